@@ -1,0 +1,130 @@
+"""Where things are: cameras, rays, and the only world <-> voxel map.
+
+Notation. World points `x` are in world units. Voxel `(i, j, k)` of a lattice of `shape = (X, Y, Z)` sits at
+`lo + (i, j, k) / (shape - 1) * (hi - lo)`: corner-aligned, `lo` is the first voxel and `hi` the last. Axes are in memory
+order, Z fastest. Cameras follow the OpenGL / Blender convention (x right, y up, looking along -z), poses map camera to
+world, and the centre of pixel `(column, row)` is at `(column + 0.5, row + 0.5)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+MAX_ROTATION_ERROR = 1e-3
+"""How far `R R^T` may be from the identity before a pose is refused: text files carry 4 to 6 digits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera.
+
+    Args:
+      pose: [4,4] float64, camera to world, rigid: rotation columns orthonormal, determinant +1, last row 0 0 0 1.
+      fx, fy: focal lengths in pixels, > 0.
+      cx, cy: principal point in pixels.
+      width, height: image size in pixels, >= 1.
+
+    Raises:
+      ValueError: a value is not finite, the pose is not rigid, a size or a focal length is not positive.
+    """
+
+    pose: Float64
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        pose = np.asarray(self.pose, np.float64)
+        object.__setattr__(self, "pose", pose)
+        if pose.shape != (4, 4):
+            raise ValueError(f"pose: expected [4,4], got {list(pose.shape)}")
+        if not np.isfinite(pose).all():
+            raise ValueError("pose has a value that is not finite")
+        if not np.allclose(pose[3], (0, 0, 0, 1), atol=MAX_ROTATION_ERROR):
+            raise ValueError(f"pose: expected last row 0 0 0 1, got {pose[3].tolist()}")
+        rotation = pose[:3, :3]
+        error = np.abs(rotation @ rotation.T - np.eye(3)).max()
+        if error > MAX_ROTATION_ERROR or np.linalg.det(rotation) < 0:
+            raise ValueError(f"pose is not rigid: its 3x3 part is no rotation (off by {error:.3g})")
+        if not np.isfinite([self.fx, self.fy, self.cx, self.cy]).all() or min(self.fx, self.fy) <= 0:
+            raise ValueError(f"intrinsics: expected finite values and positive focal lengths, got {self.fx}, {self.fy}")
+        if min(self.width, self.height) < 1:
+            raise ValueError(f"image size: expected at least 1x1, got {self.width}x{self.height}")
+
+    def rays(self, pixels: NDArray[np.int64] | None = None) -> tuple[Float32, Float32]:
+        """Origins [N,3] and unit directions [N,3], both float32, of the given pixels.
+
+        Args:
+          pixels: [N] int64, row-major pixel numbers `row * width + column`; all pixels when None.
+        """
+        if pixels is None:
+            pixels = np.arange(self.width * self.height)
+        x = (pixels % self.width + 0.5 - self.cx) / self.fx
+        y = (pixels // self.width + 0.5 - self.cy) / self.fy
+        directions = np.stack([x, -y, -np.ones_like(x)], -1) @ self.pose[:3, :3].T
+        directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+        origins = np.broadcast_to(self.pose[:3, 3], directions.shape)
+        return np.ascontiguousarray(origins, np.float32), directions.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The regular arrangement of voxels and its place in the world: corner-aligned, axis-aligned.
+
+    Args:
+      lo, hi: world coordinates of the first and the last voxel, `lo < hi` on every axis.
+      shape: number of voxels on each axis, each >= 2 (corner alignment divides by `shape - 1`).
+
+    Raises:
+      ValueError: a coordinate is not finite, `lo >= hi`, or a side is below 2.
+    """
+
+    lo: tuple[float, float, float]
+    hi: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if not np.isfinite([*self.lo, *self.hi]).all():
+            raise ValueError(f"lattice: bounds are not finite: {self.lo}, {self.hi}")
+        if any(a >= b for a, b in zip(self.lo, self.hi, strict=True)):
+            raise ValueError(f"lattice: expected lo < hi on every axis, got {self.lo}, {self.hi}")
+        if any(side < 2 for side in self.shape):
+            raise ValueError(f"lattice: expected at least 2 voxels on every axis, got {self.shape}")
+
+    @classmethod
+    def with_voxels(cls, lo: ArrayLike, hi: ArrayLike, n_voxels: int) -> Lattice:
+        """The lattice over the box `lo..hi` with about `n_voxels` voxels of equal edge.
+
+        The edge is `(volume / n_voxels)^(1/3)` and each side holds as many whole edges as fit (DVGO's rule).
+        """
+        low, high = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+        extent = high - low
+        edge = float(np.prod(extent) / n_voxels) ** (1 / 3)
+        side = np.maximum((extent / edge).astype(int), 2)
+        return cls(tuple(low.tolist()), tuple(high.tolist()), tuple(side.tolist()))
+
+    @property
+    def n_voxels(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def extent(self) -> Float64:
+        """[3] float64 world size from first to last voxel."""
+        return np.subtract(self.hi, self.lo)
+
+    def index_from_world(self, x: ArrayLike) -> Float64:
+        """Continuous voxel coordinates [...,3] of world points [...,3]; whole numbers are voxels."""
+        return (np.asarray(x, np.float64) - self.lo) / self.extent * (np.array(self.shape) - 1)
+
+    def world_from_index(self, index: ArrayLike) -> Float64:
+        """World points [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_world`."""
+        return np.asarray(index, np.float64) / (np.array(self.shape) - 1) * self.extent + self.lo
