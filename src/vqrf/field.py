@@ -1,0 +1,111 @@
+"""What is at this point: the radiance field, as the eight verbs hand it around.
+
+A `RadianceField` is plain NumPy and knows nothing of files, optimisers or codes. The rendering equation that its numbers
+enter is in `vqrf.kernels`. Paper: DirectVoxGO (arXiv 2111.11215), sec. 3 and 4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.geometry import Float32, Lattice
+from vqrf.kernels import Volume, select
+
+Layers = tuple[tuple[Float32, Float32], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RadianceField:
+    """A DVGO field: raw density and features on one lattice, coloured by a small MLP.
+
+    Attributes:
+      lattice: places the voxels.
+      density: [X,Y,Z] float32, raw (before the softplus).
+      features: [X,Y,Z,C] float32.
+      color_mlp: ((weight [out,in] float32, bias [out] float32), ...); empty when the features are rgb logits.
+      density_bias: added to raw density before the softplus (DVGO's shift).
+      interval: exponent that turns softplus density into alpha: the step in units of the base voxel.
+      step_world: distance between two samples of a ray, world units.
+      near: world distance before which nothing is sampled.
+      alpha_threshold: samples with alpha at or below it do not exist, those with weight at or below it have no colour.
+      background: rgb behind everything, 0..1.
+      allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
+        cells next to a voxel that is not pruned).
+
+    Raises:
+      ValueError: shapes disagree or a value is not finite.
+    """
+
+    lattice: Lattice
+    density: Float32
+    features: Float32
+    color_mlp: Layers
+    density_bias: float
+    interval: float
+    step_world: float
+    near: float
+    alpha_threshold: float
+    background: tuple[float, float, float]
+    allowed: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.lattice.shape
+        if self.density.shape != shape:
+            raise ValueError(f"density: expected {list(shape)}, got {list(self.density.shape)}")
+        if self.features.ndim != 4 or self.features.shape[:3] != shape:
+            raise ValueError(f"features: expected {[*shape, 'C']}, got {list(self.features.shape)}")
+        if self.allowed is not None and self.allowed.shape != tuple(side - 1 for side in shape):
+            raise ValueError(f"allowed: expected {[side - 1 for side in shape]}, got {list(self.allowed.shape)}")
+        if not self.color_mlp and self.features.shape[3] != 3:
+            raise ValueError(f"features: without a colour MLP expected 3 channels, got {self.features.shape[3]}")
+        arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
+        if not all(np.isfinite(a).all() for a in arrays):
+            raise ValueError("the field has a value that is not finite")
+
+    @property
+    def n_channels(self) -> int:
+        return int(self.features.shape[3])
+
+    @property
+    def grid_bytes(self) -> int:
+        """Bytes of density and features as float32: what compression is measured against."""
+        return 4 * self.lattice.n_voxels * (1 + self.n_channels)
+
+    def volume(self) -> Volume:
+        """The field as the kernels take it on the CPU, with its occupied cells found."""
+        kernels = select()
+        floor = density_of_alpha(self.alpha_threshold, self.density_bias, self.interval)
+        cells = kernels.find_cells(self.density, floor, self.allowed)
+        return Volume(
+            lo=self.lattice.lo,
+            hi=self.lattice.hi,
+            density=self.density,
+            features=self.features,
+            rows=None,
+            layers=self.color_mlp,
+            cells=cells,
+            skip=kernels.measure_skip(cells),
+            density_bias=self.density_bias,
+            interval=self.interval,
+            step_world=self.step_world,
+            near=self.near,
+            alpha_threshold=self.alpha_threshold,
+            background=self.background,
+        )
+
+    def with_background(self, background: tuple[float, float, float]) -> RadianceField:
+        return replace(self, background=background)
+
+
+def density_of_alpha(alpha: float, density_bias: float, interval: float) -> float:
+    """The raw density that gives `alpha` over one step; the inverse of the density activation.
+
+    >>> d = density_of_alpha(1e-4, -4.6, 0.5)
+    >>> round(1 - (1 + math.exp(d - 4.6)) ** -0.5, 9)
+    0.0001
+    """
+    return math.log(math.expm1(-math.log1p(-alpha) / interval)) - density_bias

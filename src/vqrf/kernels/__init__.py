@@ -1,0 +1,131 @@
+"""The kernel contract: small functions, arrays in, arrays out, each with a readable twin.
+
+`reference` (PyTorch, any device, differentiable) *defines* every result. The compiled core computes the same on the CPU,
+faster, and is held against the reference by the tests. `select(device)` answers with the one to use; a machine without
+the compiled core gets the reference, which is slower and otherwise the same.
+
+Notation, used by every kernel:
+
+    lattice      shape (X,Y,Z); voxel coordinate u = (x - lo) / (hi - lo) * (shape - 1) of world point x
+    cell         the box between 8 voxels, numbered by its lowest one: floor(u), clamped to 0..shape-2
+    density d    raw value at u, trilinear between the cell's voxels
+    alpha        1 - (1 + exp(d + density_bias)) ^ (-interval)
+    samples      x_i = o + (t_0 + i * step_world) * dir for i = 0, 1, ... while t <= t_1; [t_0, t_1] is where the ray is inside
+                 the lattice, t_0 at least `near`. `dir` is of unit length. No jitter: an image is a pure function.
+    live sample  one in an occupied cell with alpha > alpha_threshold; every other sample is as if it were not there
+    weight       w_i = T_i * alpha_i over the live samples; T_0 = 1, T_{i+1} = T_i * (1 - alpha_i)
+    early stop   after the first live sample that leaves T < STOP_TRANSMITTANCE; it is the last one
+    shaded       a live sample with weight > alpha_threshold: only these have a colour
+    color        sigmoid(color_mlp([features, view encoding])), or sigmoid(features) when there are no layers (then C = 3)
+    view encoding [dir, sin(dir * 2^k), cos(dir * 2^k)], k = 0..n-1, each block axis-major: x2^0 x2^1 ... y2^0 ...
+    pixel        sum over shaded samples of w_i * color_i + background_weight * background;
+                 background_weight = T after the last live sample
+
+Sources: DirectVoxGO (arXiv 2111.11215) sec. 3 and 4 for the density activation and the two thresholds; VQRF (arXiv
+2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel mask, ours is by cell, so that skipping is exact:
+a cell whose 8 densities are all too low for `alpha_threshold` holds no live sample (see `find_cells`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+Array = Any
+"""A NumPy array, or a torch tensor on the device of the backend. The compiled core takes either, on the CPU."""
+
+STOP_TRANSMITTANCE = 1e-3
+"""A ray ends once less light than this is left: what lies behind adds at most 0.1 % of a colour (DVGO's constant)."""
+
+SKIP_BLOCK = 4
+"""Side, in cells, of the blocks that `measure_skip` measures distances in."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A radiance field as the kernels see it. All arrays contiguous, float32 unless said (reference: any float).
+
+    Attributes:
+      lo, hi: world coordinates of the first and last voxel.
+      density: [X,Y,Z] raw density.
+      features: [X,Y,Z,C]; with `rows`, a table [R,C] that voxels point into.
+      rows: None, or [X,Y,Z] int32: the row of `features` of each voxel, -1 for a pruned voxel, whose features are 0 and
+        which takes no gradient. Tied voxels share a row.
+      layers: colour MLP as ((weight [out,in], bias [out]), ...), ReLU between; first `in` is C + 3 + 6n, last `out` is 3.
+        Empty: features are the logits of rgb and C = 3.
+      cells: [X-1,Y-1,Z-1] uint8, 1 where the cell is occupied.
+      skip: [ceil((X-1)/SKIP_BLOCK), ...] uint8 from `measure_skip(cells)`.
+      density_bias, interval: turn raw density into alpha; `interval` is the step in units of the base voxel.
+      step_world: distance between samples, world units, > 0.
+      near: world distance before which there are no samples.
+      alpha_threshold: see the notation above.
+      background: rgb behind everything, 0..1.
+    """
+
+    lo: tuple[float, float, float]
+    hi: tuple[float, float, float]
+    density: Array
+    features: Array
+    rows: Array | None
+    layers: tuple[tuple[Array, Array], ...]
+    cells: Array
+    skip: Array
+    density_bias: float
+    interval: float
+    step_world: float
+    near: float
+    alpha_threshold: float
+    background: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Where `render_gradients` adds: same shapes as the values, except that features are always per voxel.
+
+    Attributes:
+      density: [X,Y,Z].
+      features: [X,Y,Z,C], also when the volume has `rows`.
+      layers: like `Volume.layers`.
+      touched: [X,Y,Z] uint8, set to 1 at every voxel that got a gradient (density or features); never cleared here.
+    """
+
+    density: Array
+    features: Array
+    layers: tuple[tuple[Array, Array], ...]
+    touched: Array
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The loss over N rays with targets y: mean squared error of the pixel, plus
+
+        background_entropy * mean_rays H(clamp(background_weight, 1e-6, 1 - 1e-6)),  H(p) = -p log p - (1-p) log(1-p)
+        point_color        * sum_shaded w_i |color_i - y|^2 / N,   w_i held constant
+
+    Source: DVGO sec. 4.2, eq. 8 to 10 (all natural logarithms).
+    """
+
+    background_entropy: float
+    point_color: float
+
+
+def has_native() -> bool:
+    """Whether the compiled core is here and not switched off by `VQRF_NATIVE=0` in the environment."""
+    if os.environ.get("VQRF_NATIVE", "1") == "0":
+        return False
+    return importlib.util.find_spec("vqrf._native") is not None
+
+
+def select(device: str = "cpu") -> ModuleType:
+    """The module of kernels to use on `device`: the compiled core on a CPU that has it, else the reference.
+
+    Raises:
+      ModuleNotFoundError: neither the compiled core nor PyTorch is installed.
+    """
+    if device == "cpu" and has_native():
+        return importlib.import_module("vqrf.kernels.native")
+    return importlib.import_module("vqrf.kernels.reference")
