@@ -1,0 +1,499 @@
+// The kernels of one instruction set. Compiled several times with other flags and another VQRF_ISA; see CMakeLists.txt.
+//
+// Determinism: rays are cut into N_SLOTS ranges that depend on their number only, each range is worked through in order, and
+// slots are combined in order. Gradients reach voxels sorted by x plane, so every voxel sums its contributions in one fixed
+// order whoever does it. Results are therefore the same for any number of threads, bit for bit.
+#include <algorithm>
+#include <vector>
+
+#include "march.hpp"
+#include "mlp.hpp"
+#include "threads.hpp"
+
+namespace vqrf::VQRF_ISA {
+
+constexpr int N_SLOTS = 32;
+constexpr int GROUP_RAYS = 64;       // rays whose view parts are held at once
+constexpr int GROUP_SHADED = 1024;   // shaded samples whose activations are held at once: about 0.6 MB at width 128
+
+struct RayRange {
+    int64_t begin, end;
+};
+
+static RayRange slot_range(int64_t n, int slot) { return {n * slot / N_SLOTS, n * (slot + 1) / N_SLOTS}; }
+
+// What one live sample adds to its 8 voxels.
+struct Record {
+    int32_t voxel;
+    float share[3];
+    float amount;          // to the density, or to the importance
+    int64_t feature = -1;  // where its feature gradient starts, -1 for none
+};
+
+struct Group {
+    std::vector<Sample> samples;
+    std::vector<int64_t> rays;
+    std::vector<int32_t> first;   // first sample of each ray, and one past the last
+    std::vector<int32_t> shaded;  // per sample: its number among the shaded ones, -1 for none
+    std::vector<float> background;
+    std::vector<int32_t> view_of;
+    int n_shaded = 0;
+    std::vector<float> features, rgb, rgb_gradient, feature_gradient, encodings, view_parts, view_gradients;
+    Activations activations;
+    BackwardScratch scratch;
+
+    void clear() {
+        samples.clear(), rays.clear(), first.clear(), shaded.clear(), background.clear(), view_of.clear();
+        n_shaded = 0;
+    }
+    bool full() const { return rays.size() >= GROUP_RAYS || n_shaded >= GROUP_SHADED; }
+};
+
+struct Slot {
+    Group group;
+    MlpGradients mlp;
+    std::vector<Record> records;
+    std::vector<float> feature_gradients;
+    BatchStats stats;
+};
+
+// Kept between calls so that no step pays for fresh pages; the bindings let one kernel run at a time.
+static std::vector<Slot> &slots() {
+    static std::vector<Slot> all(N_SLOTS);
+    return all;
+}
+
+static void encode_view(const float *direction, int n_view, float *out) {
+    const int n = (n_view - 3) / 6;
+    for (int axis = 0; axis < 3; ++axis) {
+        out[axis] = direction[axis];
+        for (int k = 0; k < n; ++k) {
+            const float angle = direction[axis] * static_cast<float>(1 << k);
+            out[3 + axis * n + k] = std::sin(angle);
+            out[3 + (3 + axis) * n + k] = std::cos(angle);
+        }
+    }
+}
+
+template <int C4>
+static inline void gather_quads(const VolumeView &v, const int32_t *corners, const float *w, float *out) {
+    v4 sum[C4] = {};
+    for (int corner = 0; corner < 8; ++corner) {
+        const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
+        if (row < 0) continue;
+        const float *p = v.features + row * (4 * C4);
+        for (int c = 0; c < C4; ++c) sum[c] += w[corner] * load4(p + 4 * c);
+    }
+    for (int c = 0; c < C4; ++c) store4(out + 4 * c, sum[c]);
+}
+
+static inline void gather_features(const VolumeView &v, const Sample &s, float *out) {
+    float w[8];
+    int32_t corners[8];
+    corner_shares(s.share, w);
+    corner_voxels(v, s.voxel, corners);
+    if (v.channels == 12) return gather_quads<3>(v, corners, w, out);
+    for (int c = 0; c < v.channels; ++c) out[c] = 0;
+    for (int corner = 0; corner < 8; ++corner) {
+        const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
+        if (row < 0) continue;
+        const float *p = v.features + row * v.channels;
+        for (int c = 0; c < v.channels; ++c) out[c] += w[corner] * p[c];
+    }
+}
+
+static inline void prefetch_features(const VolumeView &v, int32_t voxel) {
+    if (v.rows) return;
+    const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
+    for (int64_t base : {int64_t{0}, sy, sx, sx + sy}) {
+        const char *p = reinterpret_cast<const char *>(v.features + (voxel + base) * v.channels);
+        __builtin_prefetch(p);
+        __builtin_prefetch(p + 64);
+    }
+}
+
+static void march_into(const VolumeView &v, const RayView &rays, int64_t ray, Group &g) {
+    const int32_t number = static_cast<int32_t>(g.rays.size());
+    g.rays.push_back(ray);
+    g.first.push_back(static_cast<int32_t>(g.samples.size()));
+    g.background.push_back(march(v, rays.origins + 3 * ray, rays.directions + 3 * ray, [&](const Sample &s) {
+        const bool is_shaded = s.transmittance * s.alpha > v.alpha_threshold;
+        g.samples.push_back(s);
+        g.shaded.push_back(is_shaded ? g.n_shaded++ : -1);
+        if (is_shaded) {
+            g.view_of.push_back(number);
+            prefetch_features(v, s.voxel);
+        }
+    }));
+}
+
+// Features and colours of the group's shaded samples.
+static void shade(const VolumeView &v, const RayView &rays, const Mlp &mlp, Group &g) {
+    g.first.push_back(static_cast<int32_t>(g.samples.size()));
+    const int C = v.channels, n = g.n_shaded, n_rays = static_cast<int>(g.rays.size());
+    g.features.resize(static_cast<size_t>(n) * C);
+    g.rgb.resize(static_cast<size_t>(n) * 3);
+    for (size_t i = 0; i < g.samples.size(); ++i)
+        if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[static_cast<size_t>(g.shaded[i]) * C]);
+    if (v.n_layers == 0) {
+        for (int i = 0; i < 3 * n; ++i) g.rgb[i] = 1 / (1 + std::exp(-g.features[i]));
+        return;
+    }
+    g.encodings.resize(static_cast<size_t>(n_rays) * v.n_view);
+    g.view_parts.resize(static_cast<size_t>(n_rays) * v.width);
+    for (int r = 0; r < n_rays; ++r) {
+        encode_view(rays.directions + 3 * g.rays[r], v.n_view, &g.encodings[static_cast<size_t>(r) * v.n_view]);
+        mlp.view_part(&g.encodings[static_cast<size_t>(r) * v.n_view], &g.view_parts[static_cast<size_t>(r) * v.width]);
+    }
+    mlp_forward(mlp, g.features.data(), g.view_of.data(), g.view_parts.data(), n, g.activations, g.rgb.data());
+}
+
+static inline float weight_of(const Sample &s) { return s.transmittance * s.alpha; }
+
+static void composite(const VolumeView &v, const Group &g, int r, float *pixel, float *depth) {
+    for (int c = 0; c < 3; ++c) pixel[c] = g.background[r] * v.background[c];
+    float distance = 0;
+    for (int i = g.first[r]; i < g.first[r + 1]; ++i) {
+        const float w = weight_of(g.samples[i]);
+        distance += w * g.samples[i].distance;
+        if (g.shaded[i] < 0) continue;
+        for (int c = 0; c < 3; ++c) pixel[c] += w * g.rgb[3 * static_cast<size_t>(g.shaded[i]) + c];
+    }
+    if (depth) *depth = distance;
+}
+
+static void render(const VolumeView &v, const RayView &rays, float *rgb, float *background_weight, float *depth) {
+    Mlp mlp;
+    if (v.n_layers) mlp.prepare(v);
+    ThreadPool::instance().parallel_for(N_SLOTS, [&](int64_t slot) {
+        Group &g = slots()[slot].group;
+        const RayRange range = slot_range(rays.n, static_cast<int>(slot));
+        for (int64_t ray = range.begin; ray < range.end;) {
+            g.clear();
+            for (; ray < range.end && !g.full(); ++ray) march_into(v, rays, ray, g);
+            shade(v, rays, mlp, g);
+            for (size_t r = 0; r < g.rays.size(); ++r) {
+                composite(v, g, static_cast<int>(r), rgb + 3 * g.rays[r], depth + g.rays[r]);
+                background_weight[g.rays[r]] = g.background[r];
+            }
+        }
+    });
+}
+
+// Loss of one ray, and its gradient with respect to colours (into g.rgb_gradient) and densities (into the records).
+static void ray_backward(const VolumeView &v, const LossView &loss, int64_t n_rays, int r, Slot &slot) {
+    Group &g = slot.group;
+    const float *target = loss.targets + 3 * g.rays[r];
+    const float last = g.background[r];
+    float pixel[3], pixel_gradient[3], background_gradient = 0;
+    composite(v, g, r, pixel, nullptr);
+    for (int c = 0; c < 3; ++c) {
+        const float error = pixel[c] - target[c];
+        slot.stats.squared_error += static_cast<double>(error) * error;
+        pixel_gradient[c] = 2 * error / (3 * static_cast<float>(n_rays));
+        background_gradient += pixel_gradient[c] * v.background[c];
+    }
+    const float p = std::fmin(std::fmax(last, 1e-6f), 1 - 1e-6f);
+    slot.stats.background_entropy += -(p * std::log(p) + (1 - p) * std::log(1 - p));
+    if (last > 1e-6f && last < 1 - 1e-6f)
+        background_gradient += loss.background_entropy / static_cast<float>(n_rays) * (std::log(1 - p) - std::log(p));
+    float behind = background_gradient * last;  // sum over what is behind sample i of dL/dw_j * w_j, background included
+    for (int i = g.first[r + 1] - 1; i >= g.first[r]; --i) {
+        const Sample &s = g.samples[i];
+        const float w = weight_of(s);
+        float weight_gradient = 0;
+        Record record{s.voxel, {s.share[0], s.share[1], s.share[2]}, 0, -1};
+        if (g.shaded[i] >= 0) {
+            const float *color = &g.rgb[3 * static_cast<size_t>(g.shaded[i])];
+            float *gradient = &g.rgb_gradient[3 * static_cast<size_t>(g.shaded[i])];
+            for (int c = 0; c < 3; ++c) {
+                const float error = color[c] - target[c];
+                weight_gradient += pixel_gradient[c] * color[c];
+                gradient[c] = w * (pixel_gradient[c] + loss.point_color * 2 * error / static_cast<float>(n_rays));
+                slot.stats.point_color += static_cast<double>(w) * error * error;
+            }
+            record.feature = static_cast<int64_t>(slot.feature_gradients.size()) + static_cast<int64_t>(g.shaded[i]) * v.channels;
+        }
+        record.amount = s.slope * (weight_gradient * s.transmittance * (1 - s.alpha) - behind);
+        behind += weight_gradient * w;
+        slot.records.push_back(record);
+    }
+}
+
+static void group_backward(const VolumeView &v, const LossView &loss, int64_t n_rays, const Mlp &mlp, Slot &slot) {
+    Group &g = slot.group;
+    const size_t n = static_cast<size_t>(g.n_shaded), n_group = g.rays.size();
+    g.rgb_gradient.resize(3 * n);
+    for (size_t r = 0; r < n_group; ++r) ray_backward(v, loss, n_rays, static_cast<int>(r), slot);
+    slot.stats.live += static_cast<int64_t>(g.samples.size());
+    slot.stats.shaded += g.n_shaded;
+    const size_t base = slot.feature_gradients.size();
+    slot.feature_gradients.resize(base + n * v.channels);
+    float *feature_gradient = slot.feature_gradients.data() + base;
+    if (v.n_layers == 0) {
+        for (size_t i = 0; i < 3 * n; ++i) feature_gradient[i] = g.rgb_gradient[i] * g.rgb[i] * (1 - g.rgb[i]);
+        return;
+    }
+    g.view_gradients.assign(n_group * v.width, 0);
+    mlp_backward(mlp, g.activations, g.features.data(), g.view_of.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded,
+                 g.scratch, slot.mlp, g.view_gradients.data(), feature_gradient);
+    for (size_t r = 0; r < n_group; ++r)
+        view_backward(mlp, &g.view_gradients[r * v.width], &g.encodings[r * v.n_view], slot.mlp);
+}
+
+struct SortedRecord {
+    Record record;
+    const float *feature;
+};
+
+// All slots' records by x plane of their cell, within a plane in ray order; `first[x]` is where plane x starts.
+static void sort_records(const VolumeView &v, std::vector<SortedRecord> &sorted, std::vector<int64_t> &first) {
+    const int planes = v.shape[0] - 1;
+    const int64_t plane = static_cast<int64_t>(v.shape[1]) * v.shape[2];
+    static std::vector<int64_t> offset;
+    offset.assign(static_cast<size_t>(N_SLOTS) * planes, 0);
+    auto &pool = ThreadPool::instance();
+    pool.parallel_for(N_SLOTS, [&](int64_t s) {
+        for (const Record &r : slots()[s].records) ++offset[s * planes + r.voxel / plane];
+    });
+    first.assign(planes + 1, 0);
+    int64_t total = 0;
+    for (int x = 0; x < planes; ++x) {
+        first[x] = total;
+        for (int s = 0; s < N_SLOTS; ++s) {
+            const int64_t n = offset[static_cast<size_t>(s) * planes + x];
+            offset[static_cast<size_t>(s) * planes + x] = total;
+            total += n;
+        }
+    }
+    first[planes] = total;
+    if (static_cast<int64_t>(sorted.size()) < total) sorted.resize(total + total / 4);
+    pool.parallel_for(N_SLOTS, [&](int64_t s) {
+        const Slot &slot = slots()[s];
+        for (const Record &r : slot.records)
+            sorted[offset[s * planes + r.voxel / plane]++] = {r, r.feature < 0 ? nullptr : &slot.feature_gradients[r.feature]};
+    });
+}
+
+// Hand every record to add(record, corner shares, corner voxels, first corner, last corner) so that each voxel is written by
+// one task only, in an order that does not depend on the tasks: plane x gets the far corners of plane x - 1, then the near ones
+// of x.
+template <class Add>
+static void scatter_by_plane(const VolumeView &v, const Add &add) {
+    static std::vector<SortedRecord> sorted;
+    static std::vector<int64_t> first;
+    sort_records(v, sorted, first);
+    const int planes = v.shape[0] - 1;
+    const int64_t total = first[planes];
+    std::vector<int> cuts{0};  // tasks own voxel planes [cuts[i], cuts[i + 1]); balanced by records
+    for (int x = 1; x < planes; ++x)
+        if (first[x] * N_SLOTS >= total * static_cast<int64_t>(cuts.size())) cuts.push_back(x);
+    cuts.push_back(v.shape[0]);
+    ThreadPool::instance().parallel_for(static_cast<int64_t>(cuts.size()) - 1, [&](int64_t task) {
+        const int begin = cuts[task], end = cuts[task + 1];
+        for (int x = std::max(begin - 1, 0); x < std::min(end, planes); ++x) {
+            const int first_corner = x >= begin ? 0 : 4, last_corner = x + 1 < end ? 8 : 4;
+            for (int64_t i = first[x]; i < first[x + 1]; ++i) {
+                float w[8];
+                int32_t corners[8];
+                corner_shares(sorted[i].record.share, w);
+                corner_voxels(v, sorted[i].record.voxel, corners);
+                add(sorted[i], i + 6 < first[x + 1] ? &sorted[i + 6] : nullptr, w, corners, first_corner, last_corner);
+            }
+        }
+    });
+}
+
+static BatchStats gradients(const VolumeView &v, const RayView &rays, const LossView &loss, const GradientView &to) {
+    Mlp mlp;
+    if (v.n_layers) mlp.prepare(v);
+    ThreadPool::instance().parallel_for(N_SLOTS, [&](int64_t number) {
+        Slot &slot = slots()[number];
+        Group &g = slot.group;
+        slot.records.clear(), slot.feature_gradients.clear();
+        slot.stats = BatchStats{};
+        if (v.n_layers) slot.mlp.clear(mlp);
+        const RayRange range = slot_range(rays.n, static_cast<int>(number));
+        for (int64_t ray = range.begin; ray < range.end;) {
+            g.clear();
+            for (; ray < range.end && !g.full(); ++ray) march_into(v, rays, ray, g);
+            shade(v, rays, mlp, g);
+            group_backward(v, loss, rays.n, mlp, slot);
+        }
+    });
+    const int C = v.channels;
+    const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
+    scatter_by_plane(v, [&](const SortedRecord &s, const SortedRecord *ahead, const float *w, const int32_t *corners, int begin, int end) {
+        if (ahead && ahead->feature)
+            for (int64_t base : {int64_t{0}, sy, sx, sx + sy}) {
+                const float *p = to.features + (ahead->record.voxel + base) * C;
+                __builtin_prefetch(p, 1);
+                __builtin_prefetch(p + 16, 1);
+            }
+        for (int corner = begin; corner < end; ++corner) {
+            const int64_t voxel = corners[corner];
+            if (v.rows && v.rows[voxel] < 0) continue;
+            to.touched[voxel] = 1;
+            to.density[voxel] += w[corner] * s.record.amount;
+            if (!s.feature) continue;
+            float *p = to.features + voxel * C;
+            if (C == 12) {
+                for (int c = 0; c < 12; c += 4) store4(p + c, load4(p + c) + w[corner] * load4(s.feature + c));
+            } else {
+                for (int c = 0; c < C; ++c) p[c] += w[corner] * s.feature[c];
+            }
+        }
+    });
+    BatchStats stats;
+    for (const Slot &slot : slots()) {
+        stats.squared_error += slot.stats.squared_error;
+        stats.background_entropy += slot.stats.background_entropy;
+        stats.point_color += slot.stats.point_color;
+        stats.live += slot.stats.live;
+        stats.shaded += slot.stats.shaded;
+        if (v.n_layers) slot.mlp.add_to(mlp, to);
+    }
+    return stats;
+}
+
+static void importance(const VolumeView &v, const RayView &rays, double *to) {
+    ThreadPool::instance().parallel_for(N_SLOTS, [&](int64_t number) {
+        Slot &slot = slots()[number];
+        slot.records.clear();
+        const RayRange range = slot_range(rays.n, static_cast<int>(number));
+        for (int64_t ray = range.begin; ray < range.end; ++ray)
+            march(v, rays.origins + 3 * ray, rays.directions + 3 * ray, [&](const Sample &s) {
+                const float w = weight_of(s);
+                if (w > v.alpha_threshold) slot.records.push_back({s.voxel, {s.share[0], s.share[1], s.share[2]}, w, -1});
+            });
+    });
+    scatter_by_plane(v, [&](const SortedRecord &s, const SortedRecord *, const float *w, const int32_t *corners, int begin, int end) {
+        for (int corner = begin; corner < end; ++corner)
+            to[corners[corner]] += static_cast<double>(w[corner]) * s.record.amount;
+    });
+}
+
+static void hits(const VolumeView &v, const RayView &rays, uint8_t *hit) {
+    constexpr int64_t CHUNK = 4096;
+    ThreadPool::instance().parallel_for((rays.n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
+        for (int64_t ray = chunk * CHUNK; ray < std::min(rays.n, (chunk + 1) * CHUNK); ++ray) {
+            Path path;
+            bool met = false;
+            if (enter(v, rays.origins + 3 * ray, rays.directions + 3 * ray, path))
+                walk(v, path, [&](int32_t, const float *, int) {
+                    met = true;
+                    return false;
+                });
+            hit[ray] = met;
+        }
+    });
+}
+
+constexpr float BETA1 = 0.9f, BETA2 = 0.99f;
+
+static void adam(const AdamView &a) {
+    constexpr int64_t CHUNK = 16384;
+    const float root2 = std::sqrt(a.correction2);
+    ThreadPool::instance().parallel_for((a.n_voxels + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
+        const int64_t end = std::min(a.n_voxels, (chunk + 1) * CHUNK);
+        for (int64_t voxel = chunk * CHUNK; voxel < end; ++voxel) {
+            if (a.touched) {
+                uint64_t eight;
+                if (voxel + 8 <= end && (std::memcpy(&eight, a.touched + voxel, 8), eight == 0)) {
+                    voxel += 7;
+                    continue;
+                }
+                if (!a.touched[voxel]) continue;
+            }
+            const float step = (a.rates ? a.rates[voxel] * a.rate : a.rate) / a.correction1;
+            const int64_t at = voxel * a.channels;
+            float *__restrict values = a.values + at, *__restrict gradient = a.gradient + at;
+            float *__restrict first = a.first + at, *__restrict second = a.second + at;
+            for (int c = 0; c < a.channels; ++c) {
+                const float g = gradient[c];
+                const bool moves = g != 0;
+                const float m = BETA1 * first[c] + (1 - BETA1) * g;
+                const float s = BETA2 * second[c] + (1 - BETA2) * g * g;
+                const float value = values[c] - step * m / (std::sqrt(s) / root2 + a.epsilon);
+                first[c] = moves ? m : first[c];
+                second[c] = moves ? s : second[c];
+                values[c] = moves ? value : values[c];
+                gradient[c] = 0;
+            }
+        }
+    });
+}
+
+// Nearest codeword by score |c|^2 / 2 - x.c; codes side by side in the lanes, ROWS vectors at a time.
+static void assign(const float *vectors, int64_t n, int channels, const float *codebook, int n_codes, int32_t *codes,
+                   float *distances) {
+    constexpr int ROWS = 8;
+    constexpr int64_t CHUNK = 1024;
+    const int padded = round_up(n_codes, LANES);
+    std::vector<float> columns(static_cast<size_t>(channels) * padded, 0.0f), half(padded, 3e38f);
+    for (int k = 0; k < n_codes; ++k) {
+        float sum = 0;
+        for (int c = 0; c < channels; ++c) {
+            const float x = codebook[static_cast<size_t>(k) * channels + c];
+            columns[static_cast<size_t>(c) * padded + k] = x;
+            sum += x * x;
+        }
+        half[k] = sum / 2;
+    }
+    ThreadPool::instance().parallel_for((n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
+        for (int64_t begin = chunk * CHUNK; begin < std::min(n, (chunk + 1) * CHUNK); begin += ROWS) {
+            const int rows = static_cast<int>(std::min<int64_t>(ROWS, std::min(n, (chunk + 1) * CHUNK) - begin));
+            vf best[ROWS];
+            vi where[ROWS];
+            const float *x[ROWS];
+            for (int r = 0; r < ROWS; ++r) {
+                best[r] = splat(3.4e38f), where[r] = vi{};
+                x[r] = vectors + (begin + std::min(r, rows - 1)) * channels;
+            }
+            for (int k = 0; k < padded; k += LANES) {
+                vf score[ROWS];
+                for (int r = 0; r < ROWS; ++r) score[r] = load(&half[k]);
+                for (int c = 0; c < channels; ++c) {
+                    const vf column = load(&columns[static_cast<size_t>(c) * padded + k]);
+                    for (int r = 0; r < ROWS; ++r) score[r] -= x[r][c] * column;
+                }
+                const vi block = vi{} + k;
+                for (int r = 0; r < ROWS; ++r) {
+                    const vi better = score[r] < best[r];
+                    best[r] = better ? score[r] : best[r];
+                    where[r] = better ? block : where[r];
+                }
+            }
+            for (int r = 0; r < rows; ++r) {
+                float lowest = best[r][0];
+                int code = where[r][0];
+                for (int lane = 1; lane < LANES; ++lane) {
+                    const int candidate = where[r][lane] + lane;
+                    if (best[r][lane] < lowest || (best[r][lane] == lowest && candidate < code))
+                        lowest = best[r][lane], code = candidate;
+                }
+                float square = 0;
+                for (int c = 0; c < channels; ++c) {
+                    const float d = x[r][c] - codebook[static_cast<size_t>(code) * channels + c];
+                    square += d * d;
+                }
+                codes[begin + r] = code, distances[begin + r] = square;
+            }
+        }
+    });
+}
+
+}  // namespace vqrf::VQRF_ISA
+
+namespace vqrf {
+
+extern const Kernels VQRF_TABLE = {VQRF_NAME,
+                                   VQRF_ISA::COLOR_TOLERANCE,
+                                   VQRF_ISA::render,
+                                   VQRF_ISA::gradients,
+                                   VQRF_ISA::importance,
+                                   VQRF_ISA::hits,
+                                   VQRF_ISA::adam,
+                                   VQRF_ISA::assign};
+
+}  // namespace vqrf

@@ -1,0 +1,121 @@
+// Vector primitives of one instruction set. Included once per instruction set, inside its own namespace, by hot.cpp.
+// A `unit` is what one 32-bit lane of a matrix product consumes per step: one float, or two bfloat16.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(VQRF_BF16)
+#include <immintrin.h>
+#endif
+
+namespace vqrf::VQRF_ISA {
+
+#if defined(VQRF_BF16) || defined(__AVX512F__)
+constexpr int LANES = 16, TILE_VECTORS = 4;
+#elif defined(__AVX__)
+constexpr int LANES = 8, TILE_VECTORS = 2;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, TILE_VECTORS = 4;
+#else
+constexpr int LANES = 4, TILE_VECTORS = 2;
+#endif
+constexpr int TILE_ROWS = 6;
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef float vf_mem __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef float v4 __attribute__((vector_size(16)));
+typedef float v4_mem __attribute__((vector_size(16), aligned(4), may_alias));
+
+static inline vf load(const float *p) { return *reinterpret_cast<const vf_mem *>(p); }
+static inline void store(float *p, vf v) { *reinterpret_cast<vf_mem *>(p) = v; }
+static inline v4 load4(const float *p) { return *reinterpret_cast<const v4_mem *>(p); }
+static inline void store4(float *p, v4 v) { *reinterpret_cast<v4_mem *>(p) = v; }
+static inline vf splat(float x) { return x - vf{}; }
+static inline vf relu(vf v) { return v > 0.0f ? v : vf{}; }
+
+#if defined(VQRF_BF16)
+
+constexpr int PAIR = 2;
+constexpr float COLOR_TOLERANCE = 4e-3f;
+typedef uint16_t act;
+typedef uint32_t unit;
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu_mem __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t va_mem __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
+static inline vu load_units(const unit *p) { return *reinterpret_cast<const vu_mem *>(p); }
+static inline vu splat_unit(unit x) { return x - vu{}; }
+static inline vf dot(vf sum, vu a, vu b) {
+    return reinterpret_cast<vf>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a),
+                                                 reinterpret_cast<__m512bh>(b)));
+}
+static inline void store_act(act *p, vf v) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
+    std::memcpy(p, &rounded, sizeof rounded);
+}
+static inline vf load_act(const act *p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+    return reinterpret_cast<vf>(_mm512_slli_epi32(wide, 16));
+}
+static inline act to_act(float x) {  // round to nearest even; values here are finite
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return static_cast<act>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+#else
+
+constexpr int PAIR = 1;
+constexpr float COLOR_TOLERANCE = 1e-5f;
+typedef float act;
+typedef float unit;
+typedef vf vu;
+
+static inline vu load_units(const unit *p) { return load(p); }
+static inline vu splat_unit(unit x) { return splat(x); }
+static inline vf dot(vf sum, vu a, vu b) { return sum + a * b; }
+static inline void store_act(act *p, vf v) { store(p, v); }
+static inline vf load_act(const act *p) { return load(p); }
+static inline act to_act(float x) { return x; }
+
+#endif
+
+// C[row][column] for rows [0, rows), columns [0, columns): init(row, column) plus the sum over k of A(row, k) * B(k, column),
+// handed to store(row, column, vector). `rows` is a multiple of ROWS, `columns` of LANES.
+// A unit (row, k) is a[row * a_row + k * a_k]; B unit (k, column) is b[k * ldb + column].
+template <int ROWS, int VECTORS, class Init, class Store>
+static inline void product_tile(const unit *a, int64_t a_row, int64_t a_k, const unit *b, int64_t ldb, int depth, int row,
+                                int column, const Init &init, const Store &save) {
+    vf sum[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = init(row + r, column + v * LANES);
+    const unit *a0 = a + row * a_row;
+    const unit *b0 = b + column;
+    for (int k = 0; k < depth; ++k) {
+        vu right[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) right[v] = load_units(b0 + k * ldb + v * LANES);
+        for (int r = 0; r < ROWS; ++r) {
+            const vu left = splat_unit(a0[r * a_row + k * a_k]);
+            for (int v = 0; v < VECTORS; ++v) sum[r][v] = dot(sum[r][v], left, right[v]);
+        }
+    }
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) save(row + r, column + v * LANES, sum[r][v]);
+}
+
+template <int ROWS, class Init, class Store>
+static inline void product(const unit *a, int64_t a_row, int64_t a_k, const unit *b, int64_t ldb, int depth, int rows,
+                           int columns, const Init &init, const Store &save) {
+    int column = 0;
+    for (; column + TILE_VECTORS * LANES <= columns; column += TILE_VECTORS * LANES)
+        for (int row = 0; row < rows; row += ROWS)
+            product_tile<ROWS, TILE_VECTORS>(a, a_row, a_k, b, ldb, depth, row, column, init, save);
+    for (; column < columns; column += LANES)
+        for (int row = 0; row < rows; row += ROWS)
+            product_tile<ROWS, 1>(a, a_row, a_k, b, ldb, depth, row, column, init, save);
+}
+
+}  // namespace vqrf::VQRF_ISA

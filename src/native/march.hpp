@@ -1,0 +1,150 @@
+// Rays through the lattice: sample positions, empty-space skipping, live samples. Included by hot.cpp per instruction set.
+#pragma once
+
+#include "isa.hpp"
+#include "kernels.hpp"
+
+namespace vqrf::VQRF_ISA {
+
+struct Sample {
+    int32_t voxel;          // lowest voxel of the cell
+    float share[3];         // position inside the cell, 0..1
+    float alpha;
+    float transmittance;    // before this sample
+    float slope;            // sigmoid(d + bias) * interval: d alpha / d density = slope * (1 - alpha)
+    float distance;
+};
+
+struct Path {
+    int n;              // samples inside the lattice
+    float t0;
+    float u[3], du[3];  // voxel coordinates of the first sample, and the step
+};
+
+static inline bool enter(const VolumeView &v, const float *origin, const float *direction, Path &path) {
+    double t0 = v.near, t1 = 1e30;
+    for (int axis = 0; axis < 3; ++axis) {
+        const double o = origin[axis], d = direction[axis];
+        if (d == 0) {
+            if (o < v.lo[axis] || o > v.hi[axis]) return false;
+            continue;
+        }
+        const double a = (v.lo[axis] - o) / d, b = (v.hi[axis] - o) / d;
+        t0 = std::fmax(t0, std::fmin(a, b));
+        t1 = std::fmin(t1, std::fmax(a, b));
+    }
+    if (!(t0 <= t1)) return false;
+    path.t0 = static_cast<float>(t0);
+    path.n = static_cast<int>((t1 - t0) / v.step) + 1;
+    for (int axis = 0; axis < 3; ++axis) {
+        const double scale = (v.shape[axis] - 1) / (static_cast<double>(v.hi[axis]) - v.lo[axis]);
+        path.u[axis] = static_cast<float>((origin[axis] + t0 * direction[axis] - v.lo[axis]) * scale);
+        path.du[axis] = static_cast<float>(v.step * direction[axis] * scale);
+    }
+    return true;
+}
+
+// How many steps surely stay inside the empty cube of `distance - 1` blocks around the block of `cell`; at least 1.
+static inline int steps_to_leave(const Path &path, const float *u, const int *cell, int distance) {
+    float steps = 1e9f;
+    for (int axis = 0; axis < 3; ++axis) {
+        const int block = cell[axis] >> SKIP_BLOCK_LOG2;
+        const float du = path.du[axis];
+        const int edge = (du > 0 ? block + distance : block - distance + 1) << SKIP_BLOCK_LOG2;
+        if (du != 0) steps = std::fmin(steps, (static_cast<float>(edge) - u[axis]) / du);
+    }
+    // Rounded down: the sample after it may still be inside the cube, which costs a look and changes nothing.
+    return steps > 1 ? static_cast<int>(steps) : 1;
+}
+
+// Call visit(cell voxel, shares, i) for every sample in an occupied cell, front to back, until it returns false.
+template <class Visit>
+static inline void walk(const VolumeView &v, const Path &path, const Visit &visit) {
+    const int64_t cy = v.shape[1] - 1, cz = v.shape[2] - 1;
+    for (int i = 0; i < path.n;) {
+        float u[3];
+        int cell[3];
+        for (int axis = 0; axis < 3; ++axis) {
+            u[axis] = path.u[axis] + static_cast<float>(i) * path.du[axis];
+            u[axis] = std::fmin(std::fmax(u[axis], 0.0f), static_cast<float>(v.shape[axis] - 1));
+            cell[axis] = static_cast<int>(u[axis]);
+            if (cell[axis] > v.shape[axis] - 2) cell[axis] = v.shape[axis] - 2;
+        }
+        const int distance = v.skip[((cell[0] >> SKIP_BLOCK_LOG2) * v.blocks[1] + (cell[1] >> SKIP_BLOCK_LOG2)) * v.blocks[2] +
+                                    (cell[2] >> SKIP_BLOCK_LOG2)];
+        if (distance != 0) {
+            i += steps_to_leave(path, u, cell, distance);
+            continue;
+        }
+        if (v.cells[(cell[0] * cy + cell[1]) * cz + cell[2]]) {
+            const int32_t voxel = (cell[0] * v.shape[1] + cell[1]) * v.shape[2] + cell[2];
+            const float share[3] = {u[0] - cell[0], u[1] - cell[1], u[2] - cell[2]};
+            if (!visit(voxel, share, i)) return;
+        }
+        ++i;
+    }
+}
+
+static inline float density_at(const VolumeView &v, int32_t voxel, const float *share) {
+    const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
+    const float *p = v.density + voxel;
+    const float x = share[0], y = share[1], z = share[2];
+    const float d00 = p[0] + z * (p[1] - p[0]);
+    const float d01 = p[sy] + z * (p[sy + 1] - p[sy]);
+    const float d10 = p[sx] + z * (p[sx + 1] - p[sx]);
+    const float d11 = p[sx + sy] + z * (p[sx + sy + 1] - p[sx + sy]);
+    const float d0 = d00 + y * (d01 - d00), d1 = d10 + y * (d11 - d10);
+    return d0 + x * (d1 - d0);
+}
+
+// alpha and slope of a raw density; exact forms that do not cancel for small alpha.
+static inline void activate(const VolumeView &v, float density, float &alpha, float &slope) {
+    const float x = std::fmin(density + v.density_bias, 80.0f);  // exp stays finite; alpha is 1 long before
+    const float e = std::exp(x);
+    slope = v.interval * (e / (1 + e));
+    if (v.interval == 0.5f) {
+        const float root = std::sqrt(1 + e);
+        alpha = e / (root * (root + 1));
+    } else {
+        alpha = -std::expm1(-v.interval * std::log1p(e));
+    }
+}
+
+// Call live(sample) for every live sample; returns the background weight.
+template <class Live>
+static inline float march(const VolumeView &v, const float *origin, const float *direction, const Live &live) {
+    Path path;
+    float transmittance = 1;
+    if (!enter(v, origin, direction, path)) return transmittance;
+    walk(v, path, [&](int32_t voxel, const float *share, int i) {
+        const float density = density_at(v, voxel, share);
+        if (density <= v.density_floor) return true;
+        Sample s;
+        activate(v, density, s.alpha, s.slope);
+        if (!(s.alpha > v.alpha_threshold)) return true;
+        s.voxel = voxel;
+        for (int axis = 0; axis < 3; ++axis) s.share[axis] = share[axis];
+        s.transmittance = transmittance;
+        s.distance = path.t0 + static_cast<float>(i) * v.step;
+        live(s);
+        transmittance *= 1 - s.alpha;
+        return transmittance >= STOP_TRANSMITTANCE;
+    });
+    return transmittance;
+}
+
+// The 8 trilinear shares, corner number 4x + 2y + z.
+static inline void corner_shares(const float *share, float *w) {
+    const float x = share[0], y = share[1], z = share[2];
+    const float x0 = 1 - x, y0 = 1 - y, z0 = 1 - z;
+    w[0] = x0 * y0 * z0, w[1] = x0 * y0 * z, w[2] = x0 * y * z0, w[3] = x0 * y * z;
+    w[4] = x * y0 * z0, w[5] = x * y0 * z, w[6] = x * y * z0, w[7] = x * y * z;
+}
+
+static inline void corner_voxels(const VolumeView &v, int32_t voxel, int32_t *corners) {
+    const int32_t sx = v.shape[1] * v.shape[2], sy = v.shape[2];
+    const int32_t base[4] = {voxel, voxel + sy, voxel + sx, voxel + sx + sy};
+    for (int i = 0; i < 4; ++i) corners[2 * i] = base[i], corners[2 * i + 1] = base[i] + 1;
+}
+
+}  // namespace vqrf::VQRF_ISA

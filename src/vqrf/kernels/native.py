@@ -1,0 +1,117 @@
+"""The compiled core behind the kernel contract. Twin: `vqrf.kernels.reference`, which holds the documentation.
+
+Takes NumPy arrays or CPU tensors, without copying. Results never depend on the number of threads: the core works in fixed
+pieces and adds them in a fixed order.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from vqrf import _native
+from vqrf.kernels import SKIP_BLOCK, Array, Gradients, LossWeights, Volume
+
+DEVICE = "cpu"
+COLOR_TOLERANCE: float = _native.color_tolerance()
+"""Absolute error of a colour against float32 arithmetic: the core multiplies in bfloat16 where the CPU can."""
+
+
+def set_threads(n: int) -> None:
+    """Use `n` threads from now on; the number of CPUs is the default."""
+    _native.set_threads(n)
+
+
+def use_instruction_set(name: str) -> None:
+    """Use the kernels of one of `instruction_sets()`; the best is the default.
+
+    Raises:
+      ValueError: this CPU or this build does not have it.
+    """
+    global COLOR_TOLERANCE
+    _native.use_instruction_set(name)
+    COLOR_TOLERANCE = _native.color_tolerance()
+
+
+def instruction_sets() -> list[str]:
+    """What this CPU can run, slowest first."""
+    return list(_native.instruction_sets())
+
+
+def _like(array: Array, result: Array) -> Array:
+    """`result` as the kind of array that came in."""
+    return result if isinstance(array, np.ndarray) else sys.modules["torch"].from_numpy(result)
+
+
+def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
+    cells = np.empty(tuple(side - 1 for side in density.shape), np.uint8)
+    _native.find_cells(density, floor, allowed, cells)
+    return _like(density, cells)
+
+
+def measure_skip(cells: Array) -> Array:
+    skip = np.empty(tuple(-(-side // SKIP_BLOCK) for side in cells.shape), np.uint8)
+    _native.measure_skip(cells, skip)
+    return _like(cells, skip)
+
+
+def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
+    hit = np.empty(len(origins), np.uint8)
+    _native.hit_rays(volume, origins, directions, hit)
+    return _like(origins, hit)
+
+
+def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Array, Array, Array]:
+    n = len(origins)
+    out = np.empty((n, 3), np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
+    _native.render_rays(volume, origins, directions, *out)
+    rgb, background_weight, depth = (_like(origins, array) for array in out)
+    return rgb, background_weight, depth
+
+
+def render_gradients(
+    volume: Volume, origins: Array, directions: Array, targets: Array, losses: LossWeights, gradients: Gradients
+) -> dict[str, float]:
+    return dict(_native.render_gradients(volume, origins, directions, targets, losses, gradients))
+
+
+def accumulate_importance(volume: Volume, origins: Array, directions: Array, importance: Array) -> None:
+    _native.accumulate_importance(volume, origins, directions, importance)
+
+
+def masked_adam(
+    values: Array,
+    gradient: Array,
+    first: Array,
+    second: Array,
+    touched: Array | None,
+    *,
+    rate: float | Array,
+    step: int,
+    epsilon: float,
+) -> None:
+    if isinstance(rate, int | float):
+        _native.masked_adam(values, gradient, first, second, touched, None, rate, step, epsilon)
+    else:
+        _native.masked_adam(values, gradient, first, second, touched, rate, 1.0, step, epsilon)
+
+
+def add_total_variation(values: Array, gradient: Array, touched: Array | None, *, weight: float) -> None:
+    _native.add_total_variation(values, gradient, touched, weight)
+
+
+def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
+    codes, distances = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
+    _native.assign_codes(vectors, codebook, codes, distances)
+    return _like(vectors, codes), _like(vectors, distances)
+
+
+def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tuple[Array, Array]:
+    sums, totals = np.zeros((n_codes, values.shape[1])), np.zeros(n_codes)
+    _native.sum_by_code(values, np.asarray(weights, np.float64), codes, sums, totals)
+    return _like(values, sums), _like(values, totals)
+
+
+def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: Array) -> None:
+    _native.tie_gradients(gradient, rows, touched, table_gradient)
