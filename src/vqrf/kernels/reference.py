@@ -1,0 +1,675 @@
+"""The readable twin: every kernel in plain PyTorch. What these functions answer is the definition.
+
+Any device, float32 or float64: the dtype of the density decides, and the rays are brought to it. NumPy arrays
+and torch tensors are both taken; a result is of the kind of the first array argument (of `origins` for the
+kernels of rays), and arrays that a kernel adds to are changed in place.
+
+Notation: `vqrf.kernels`, and N rays, M samples, V voxels flattened in memory order, C channels, R rows of a
+table, K codewords. The optical depth of a sample is -log(1 - alpha); the depth of a ray is a distance.
+
+Deterministic on the CPU; on a GPU sums over samples depend on the order of atomics.
+
+    march -> keep_live -> weigh -> colorize -> the kernels of rays
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqrf.kernels import SKIP_BLOCK, STOP_TRANSMITTANCE, Array, Gradients, LossWeights, Volume
+
+CHUNK_SAMPLES = 2**20
+"""Places for samples that are looked at together, occupied or not; bounds memory."""
+
+CHUNK_DISTANCES = 2**24
+"""Vector-to-codeword distances held at once: 64 MiB in float32."""
+
+ADAM_BETAS = (0.9, 0.99)
+"""Decay of the first and second moment (DVGO's)."""
+
+ENTROPY_MARGIN = 1e-6
+"""The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
+
+MAX_SKIP = 255
+
+# --------------------------------------------------------------------------------------- arrays and tensors
+
+
+def _tensor(array: Array) -> Tensor:
+    """The array as a tensor: shared where it can be written to, a copy of a read-only one."""
+    if isinstance(array, np.ndarray) and not (array.flags.writeable and array.flags.c_contiguous):
+        array = np.array(array, order="C")
+    return torch.as_tensor(array)
+
+
+def _target(array: Array, name: str) -> Tensor:
+    """The array as a tensor that shares its memory, for a kernel to write to."""
+    if isinstance(array, np.ndarray) and not (array.flags.writeable and array.flags.c_contiguous):
+        raise ValueError(f"{name}: expected a contiguous array that can be written to")
+    tensor = torch.as_tensor(array)
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: expected a contiguous array")
+    return tensor.detach()
+
+
+def _like(result: Tensor, array: Array) -> Array:
+    """The result as the same kind of array as the argument."""
+    return result if isinstance(array, Tensor) else result.detach().cpu().numpy()
+
+
+def _tensors(volume: Volume) -> Volume:
+    """The volume with tensors for arrays, its shapes checked: of a wrong one other voxels would be read."""
+    tensors = replace(
+        volume,
+        density=_tensor(volume.density),
+        features=_tensor(volume.features),
+        rows=None if volume.rows is None else _tensor(volume.rows),
+        layers=tuple((_tensor(weight), _tensor(bias)) for weight, bias in volume.layers),
+        cells=_tensor(volume.cells),
+        skip=_tensor(volume.skip),
+    )
+    shape = tuple(tensors.density.shape)
+    if tuple(tensors.cells.shape) != tuple(side - 1 for side in shape):
+        raise ValueError(f"cells: expected {[side - 1 for side in shape]}, got {list(tensors.cells.shape)}")
+    voxels = tensors.features.shape[:-1] if tensors.rows is None else tensors.rows.shape
+    if tuple(voxels) != shape:
+        raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
+    n_channels = tensors.features.shape[-1]
+    if tensors.layers:
+        n_inputs = tensors.layers[0][0].shape[1]
+        if n_inputs < n_channels + 3 or (n_inputs - n_channels - 3) % 6:
+            raise ValueError(f"layers: expected {n_channels} + 3 + 6n inputs, got {n_inputs}")
+    elif n_channels != 3:
+        raise ValueError(f"features: without layers expected 3 channels, got {n_channels}")
+    return tensors
+
+
+def _rays(volume: Volume, *arrays: Array) -> tuple[Tensor, ...]:
+    """Arrays [N,3] as tensors of the volume's dtype and device."""
+    return tuple(_tensor(array).to(volume.density) for array in arrays)
+
+
+# ------------------------------------------------------------------------------------------ samples of rays
+
+
+@dataclass(frozen=True)
+class Samples:
+    """M samples, ray by ray and front to back.
+
+    Attributes:
+      ray_id: [M] int64, ascending.
+      t: [M] distance along the ray.
+      voxels: [M,8] int64, flat index of the voxels of the sample's cell.
+      shares: [M,8] trilinear share of each, >= 0, sum 1.
+    """
+
+    ray_id: Tensor
+    t: Tensor
+    voxels: Tensor
+    shares: Tensor
+
+    def where(self, mask: Tensor) -> Samples:
+        return Samples(self.ray_id[mask], self.t[mask], self.voxels[mask], self.shares[mask])
+
+
+def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances ([N], [N]) where each ray enters (`near` at least) and leaves the lattice; a miss enters
+    later.
+
+    An axis along which the ray stands still bounds nothing if the origin is between its two planes, else all.
+    """
+    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
+    still = directions == 0
+    speed = torch.where(still, 1.0, directions)
+    first, second = (lo - origins) / speed, (hi - origins) / speed
+    endless = torch.where((origins >= lo) & (origins <= hi), math.inf, -math.inf).to(origins)
+    enter = torch.where(still, -endless, torch.minimum(first, second))
+    leave = torch.where(still, endless, torch.maximum(first, second))
+    return enter.amax(-1).clamp(min=volume.near), leave.amin(-1)
+
+
+def march(volume: Volume, origins: Tensor, directions: Tensor) -> Samples:
+    """All samples of the rays [N,3] that lie in occupied cells."""
+    enter, leave = span(volume, origins, directions)
+    n_steps = ((leave - enter) / volume.step_world).clamp(min=-1).max().item() if len(origins) else -1
+    step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: t <= leave decides
+    t = enter[:, None] + step * volume.step_world
+    ray_id, step_id = torch.nonzero(t <= leave[:, None], as_tuple=True)
+    t = t[ray_id, step_id]
+
+    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
+    last = torch.tensor(volume.density.shape, device=origins.device) - 1
+    u = (origins[ray_id] + t[:, None] * directions[ray_id] - lo) / (hi - lo) * last
+    u = torch.minimum(u.clamp(min=0), last.to(u))  # rounding may leave the box, and no share may be negative
+    cell = torch.minimum(u.long(), last - 1)
+    occupied = volume.cells[cell[:, 0], cell[:, 1], cell[:, 2]] != 0
+    voxels, shares = _corners(cell[occupied], u[occupied], volume.density.shape)
+    return Samples(ray_id[occupied], t[occupied], voxels, shares)
+
+
+def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The 8 voxels [M,8] of each cell [M,3], Z fastest, and their trilinear shares [M,8] at u [M,3]."""
+    bit = torch.arange(2, device=cell.device)
+    x, y, z = ((cell[:, axis, None] + bit) for axis in range(3))
+    voxels = (x[:, :, None, None] * shape[1] + y[:, None, :, None]) * shape[2] + z[:, None, None, :]
+    upper = u - cell
+    share = torch.stack([1 - upper, upper], -1)  # [M, axis, lower or upper]
+    shares = share[:, 0, :, None, None] * share[:, 1, None, :, None] * share[:, 2, None, None, :]
+    return voxels.reshape(-1, 8), shares.reshape(-1, 8)
+
+
+def optical_depth(volume: Volume, density: Tensor) -> Tensor:
+    """-log(1 - alpha) of one step from interpolated raw density: interval * softplus(density + density_bias).
+
+    `threshold` is where PyTorch takes softplus(x) = x; its default of 20 is too low for float64.
+    """
+    return volume.interval * F.softplus(density + volume.density_bias, threshold=40)
+
+
+def alpha_from_depth(depth: Tensor) -> Tensor:
+    """The opacity of one step, exact for thin steps and without overflow for thick ones."""
+    return -torch.expm1(-depth)
+
+
+def transmittance(depth: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
+    """Light left before each sample [M] and behind each ray [N], from the optical depths [M] of the samples.
+
+    The product of (1 - alpha) is taken as exp(-sum of depths): its gradient is finite also where a factor is
+    0.
+    """
+    n_samples = torch.bincount(ray_id, minlength=n_rays)
+    first = n_samples.cumsum(0) - n_samples
+    rank = torch.arange(len(ray_id), device=ray_id.device) - first[ray_id]
+    width = int(n_samples.max().item()) + 1 if n_rays else 1
+    late = depth.new_zeros(n_rays, width).index_put(
+        (ray_id, rank + 1), depth
+    )  # a sample dims those behind it
+    left = torch.exp(-late.cumsum(1))
+    return left[ray_id, rank], left[:, -1]
+
+
+def keep_live(volume: Volume, samples: Samples, n_rays: int) -> Samples:
+    """The live samples: alpha above the threshold, and light left when they are reached."""
+    with torch.no_grad():
+        depth = optical_depth(volume, read_density(volume, samples)[0])
+        opaque = alpha_from_depth(depth) > volume.alpha_threshold
+        samples, depth = samples.where(opaque), depth[opaque]
+        before, _ = transmittance(depth, samples.ray_id, n_rays)
+        return samples.where(before >= STOP_TRANSMITTANCE)
+
+
+# ------------------------------------------------------------------------------------ values at the samples
+
+
+def read_density(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Raw density at the samples [M] and at their voxels [M,8]."""
+    at_voxels = volume.density.reshape(-1)[samples.voxels]
+    return (samples.shares * at_voxels).sum(-1), at_voxels
+
+
+def read_features(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Features at the samples [M,C] and at their voxels [M,8,C]; those of a pruned voxel are 0."""
+    n_channels = volume.features.shape[-1]
+    table = volume.features.reshape(-1, n_channels)
+    row = samples.voxels
+    if volume.rows is not None:
+        table = F.pad(table, (0, 0, 0, 1))  # a last row of zeros, where -1 leads
+        row = volume.rows.reshape(-1)[samples.voxels].long()
+    at_voxels = table[row]
+    return (samples.shares[..., None] * at_voxels).sum(1), at_voxels
+
+
+def encode_view(directions: Tensor, n_frequencies: int) -> Tensor:
+    """[dir, sin(dir 2^k), cos(dir 2^k)] for k < n_frequencies: [N,3] -> [N, 3 + 6n], blocks axis-major."""
+    powers = 2.0 ** torch.arange(n_frequencies, device=directions.device).to(directions)
+    angles = (directions[:, :, None] * powers).reshape(len(directions), 3 * n_frequencies)
+    return torch.cat([directions, angles.sin(), angles.cos()], -1)
+
+
+def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
+    """The colour [M,3] in 0..1 of features [M,C] seen along unit directions [M,3]."""
+    hidden = features
+    if volume.layers:
+        n_inputs = volume.layers[0][0].shape[1]
+        view = encode_view(directions, (n_inputs - features.shape[1] - 3) // 6)
+        hidden = torch.cat([features, view], -1)
+    for number, (weight, bias) in enumerate(volume.layers):
+        hidden = F.linear(hidden.relu() if number else hidden, weight, bias)
+    return hidden.sigmoid()
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What N rays see, and what it was made of.
+
+    Attributes:
+      pixel: [N,3].
+      background_weight: [N].
+      samples: the live ones, M; theirs are `weight` [M] and `density_at_voxels` [M,8].
+      shaded: the shaded ones, S; theirs are `shaded_weight` [S], `color` [S,3], `features_at_voxels` [S,8,C].
+    """
+
+    pixel: Tensor
+    background_weight: Tensor
+    samples: Samples
+    weight: Tensor
+    density_at_voxels: Tensor
+    shaded: Samples
+    shaded_weight: Tensor
+    color: Tensor
+    features_at_voxels: Tensor
+
+
+def weigh(volume: Volume, samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of live samples [M], background weights of rays [N], and the densities [M,8] they come from."""
+    density, at_voxels = read_density(volume, samples)
+    depth = optical_depth(volume, density)
+    before, background_weight = transmittance(depth, samples.ray_id, n_rays)
+    return before * alpha_from_depth(depth), background_weight, at_voxels
+
+
+def render(volume: Volume, origins: Tensor, directions: Tensor) -> Rendering:
+    """The rendering equation; differentiable in density, features, layers for a constant choice of samples."""
+    samples = keep_live(volume, march(volume, origins, directions), len(origins))
+    weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))
+    has_color = weight > volume.alpha_threshold
+    shaded, shaded_weight = samples.where(has_color), weight[has_color]
+    features, features_at_voxels = read_features(volume, shaded)
+    color = colorize(volume, features, directions[shaded.ray_id])
+    pixel = background_weight[:, None] * origins.new_tensor(volume.background)
+    pixel = pixel.index_add(0, shaded.ray_id, shaded_weight[:, None] * color)
+    return Rendering(
+        pixel=pixel,
+        background_weight=background_weight,
+        samples=samples,
+        weight=weight,
+        density_at_voxels=density_at_voxels,
+        shaded=shaded,
+        shaded_weight=shaded_weight,
+        color=color,
+        features_at_voxels=features_at_voxels,
+    )
+
+
+def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
+    """The rays in slices of at most CHUNK_SAMPLES places for samples; one empty slice when there are none."""
+    per_ray = math.dist(volume.lo, volume.hi) / volume.step_world + 2
+    n_together = max(1, int(CHUNK_SAMPLES / per_ray))
+    for start in range(0, max(n_rays, 1), n_together):
+        yield slice(start, start + n_together)
+
+
+# -------------------------------------------------------------------------------------- the kernels of rays
+
+
+def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
+    """Say which rays have a sample in an occupied cell; density is not looked at.
+
+    Args:
+      origins, directions: [N,3]; directions of unit length.
+
+    Returns:
+      [N] uint8, 1 for a hit.
+    """
+    volume = _tensors(volume)
+    o, d = _rays(volume, origins, directions)
+    hit = torch.zeros(len(o), dtype=torch.uint8, device=o.device)
+    for part in _chunks(volume, len(o)):
+        hit[part][march(volume, o[part], d[part]).ray_id] = 1
+    return _like(hit, origins)
+
+
+def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Array, Array, Array]:
+    """Render rays.
+
+    Args:
+      origins, directions: [N,3]; directions of unit length.
+
+    Returns:
+      rgb [N,3] in 0..1, background_weight [N], and depth [N], the sum over live samples of weight * t in
+      world units. The background adds nothing to the depth: divide by `1 - background_weight` for the mean
+      distance of the rest.
+
+    Differentiable in density, features and layers where these are tensors that require a gradient. Which
+    samples are live or shaded is held constant.
+    """
+    volume = _tensors(volume)
+    o, d = _rays(volume, origins, directions)
+    parts = []
+    for part in _chunks(volume, len(o)):
+        seen = render(volume, o[part], d[part])
+        depth = torch.zeros_like(seen.background_weight)
+        depth = depth.index_add(0, seen.samples.ray_id, seen.weight * seen.samples.t)
+        parts.append((seen.pixel, seen.background_weight, depth))
+    rgb, background_weight, depth = (torch.cat(column) for column in zip(*parts, strict=True))
+    return _like(rgb, origins), _like(background_weight, origins), _like(depth, origins)
+
+
+@torch.enable_grad()
+def render_gradients(
+    volume: Volume,
+    origins: Array,
+    directions: Array,
+    targets: Array,
+    losses: LossWeights,
+    gradients: Gradients,
+) -> dict[str, float]:
+    """Add the gradient of the loss over N rays to `gradients`, in place, and mark the voxels that it reaches.
+
+    Args:
+      origins, directions: [N,3], N >= 1; directions of unit length.
+      targets: [N,3] rgb, 0..1.
+      losses: see `LossWeights`.
+      gradients: arrays of the volume's dtype. A voxel is marked as touched if it is one of the 8 voxels of a
+        live sample. A pruned one (`rows` -1) is not, and gets no gradient, neither for its density nor for
+        its features.
+
+    Returns:
+      `mse` (mean over N*3 numbers), `background_entropy` (mean over rays), `point_color` (sum over shaded
+      samples / N), each without its weight, and the counts `n_live` and `n_shaded`.
+
+    Raises:
+      ValueError: no rays, or an array of `gradients` cannot be written to.
+
+    Density acts through every weight and the background weight; in `point_color` the weights are constant.
+    The entropy passes no gradient where the background weight is within ENTROPY_MARGIN of 0 or 1.
+    """
+    volume = _tensors(volume)
+    o, d, target = _rays(volume, origins, directions, targets)
+    if not len(o):
+        raise ValueError("origins: expected at least one ray")
+    volume = replace(
+        volume,
+        density=volume.density.detach().requires_grad_(),
+        features=volume.features.detach().requires_grad_(),
+        layers=tuple((w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in volume.layers),
+    )
+    into = Gradients(
+        density=_target(gradients.density, "gradients.density"),
+        features=_target(gradients.features, "gradients.features"),
+        layers=tuple(
+            (_target(w, "gradients.layers"), _target(b, "gradients.layers")) for w, b in gradients.layers
+        ),
+        touched=_target(gradients.touched, "gradients.touched"),
+    )
+    totals = dict.fromkeys(("mse", "background_entropy", "point_color", "n_live", "n_shaded"), 0.0)
+    for part in _chunks(volume, len(o)):
+        seen = render(volume, o[part], d[part])
+        terms = _loss_terms(seen, target[part], len(o))
+        loss = (
+            terms["mse"]
+            + losses.background_entropy * terms["background_entropy"]
+            + losses.point_color * terms["point_color"]
+        )
+        _add_gradients(volume, seen, loss, into)
+        for name, term in terms.items():
+            totals[name] += term.item()
+        totals["n_live"] += len(seen.weight)
+        totals["n_shaded"] += len(seen.color)
+    return totals
+
+
+def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
+    """The three terms of the loss, of some of the n_rays rays that they are means over."""
+    p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
+    entropy = -p * p.log() - (1 - p) * (1 - p).log()
+    off = (seen.color - target[seen.shaded.ray_id]).square().sum(-1)
+    return {
+        "mse": (seen.pixel - target).square().sum() / (3 * n_rays),
+        "background_entropy": entropy.sum() / n_rays,
+        "point_color": (seen.shaded_weight.detach() * off).sum() / n_rays,
+    }
+
+
+def _add_gradients(volume: Volume, seen: Rendering, loss: Tensor, into: Gradients) -> None:
+    """Differentiate the loss up to the values at the voxels, then add those where they came from.
+
+    Cutting there keeps the work in proportion to the samples: autograd alone makes a dense lattice per chunk.
+    """
+    weights = [array for layer in volume.layers for array in layer]
+    by_density, by_features, *by_weights = torch.autograd.grad(
+        loss, [seen.density_at_voxels, seen.features_at_voxels, *weights]
+    )
+    kept = torch.ones_like(into.touched) if volume.rows is None else (volume.rows >= 0).to(into.touched)
+    kept = kept.reshape(-1)
+    voxels, shaded_voxels = seen.samples.voxels.reshape(-1), seen.shaded.voxels.reshape(-1)
+    n_channels = by_features.shape[-1]
+    into.touched.view(-1)[voxels[kept[voxels] != 0]] = 1
+    into.density.view(-1).index_add_(0, voxels, by_density.reshape(-1) * kept[voxels])
+    into.features.view(-1, n_channels).index_add_(
+        0, shaded_voxels, by_features.reshape(-1, n_channels) * kept[shaded_voxels, None]
+    )
+    for target, gradient in zip((array for layer in into.layers for array in layer), by_weights, strict=True):
+        target += gradient
+
+
+@torch.no_grad()
+def accumulate_importance(volume: Volume, origins: Array, directions: Array, importance: Array) -> None:
+    """Add to each voxel the weight that it gave to the rays, in place.
+
+        I(v) += sum_rays sum_shaded  w_s * share(v, x_s)
+
+    Args:
+      origins, directions: [N,3]; directions of unit length.
+      importance: [X,Y,Z] float64. What is added sums to the total weight of the shaded samples.
+
+    Source: VQRF (arXiv 2211.16386), importance score. The paper sums over all samples; here, as in the
+    authors' code, only samples with a colour count, that is those with weight above `alpha_threshold`.
+    """
+    volume = _tensors(volume)
+    o, d = _rays(volume, origins, directions)
+    into = _target(importance, "importance").view(-1)
+    for part in _chunks(volume, len(o)):
+        samples = keep_live(volume, march(volume, o[part], d[part]), len(o[part]))
+        weight, _, _ = weigh(volume, samples, len(o[part]))
+        weight = torch.where(weight > volume.alpha_threshold, weight, 0.0)
+        given = weight[:, None].double() * samples.shares.double()
+        into.index_add_(0, samples.voxels.reshape(-1), given.reshape(-1))
+
+
+# -------------------------------------------------------------------------------------- what may be skipped
+
+
+def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
+    """Find the cells that may hold a live sample: allowed, with a corner of density above `floor`.
+
+    Args:
+      density: [X,Y,Z] raw density.
+      floor: raw density. With that of `alpha_threshold` no other cell holds a live sample (up to rounding):
+        trilinear interpolation never exceeds the highest corner.
+      allowed: [X-1,Y-1,Z-1] uint8, or None for all.
+
+    Returns:
+      [X-1,Y-1,Z-1] uint8.
+    """
+    highest = _tensor(density)
+    for axis, side in enumerate(highest.shape):
+        highest = torch.maximum(highest.narrow(axis, 0, side - 1), highest.narrow(axis, 1, side - 1))
+    occupied = highest > floor
+    if allowed is not None:
+        permit = _tensor(allowed)
+        if permit.shape != occupied.shape:
+            raise ValueError(f"allowed: expected {list(occupied.shape)}, got {list(permit.shape)}")
+        occupied &= permit != 0
+    return _like(occupied.to(torch.uint8), density)
+
+
+def measure_skip(cells: Array) -> Array:
+    """Measure how many blocks of SKIP_BLOCK^3 cells lie between each block and the nearest occupied one.
+
+    Args:
+      cells: [x,y,z] uint8.
+
+    Returns:
+      [ceil(x / SKIP_BLOCK), ...] uint8: Chebyshev distance in blocks to the nearest block with an occupied
+      cell, 0 for such a block itself, at most 255, and 255 if there is none.
+    """
+    occupied = (_tensor(cells) != 0).float()[None, None]
+    reached = F.max_pool3d(occupied, SKIP_BLOCK, ceil_mode=True)[0, 0]
+    distance = torch.full(reached.shape, MAX_SKIP, dtype=torch.uint8, device=reached.device)
+    for n_blocks in range(MAX_SKIP):
+        fresh = (reached != 0) & (distance == MAX_SKIP)
+        if not fresh.any():
+            break
+        distance[fresh] = n_blocks
+        reached = F.max_pool3d(reached[None, None], 3, stride=1, padding=1)[0, 0]
+    return _like(distance, cells)
+
+
+# ------------------------------------------------------------------------------------------------- optimisation
+
+
+@torch.no_grad()
+def masked_adam(
+    values: Array,
+    gradient: Array,
+    first: Array,
+    second: Array,
+    touched: Array | None,
+    *,
+    rate: float | Array,
+    step: int,
+    epsilon: float,
+) -> None:
+    """Take one step of Adam where there is a gradient, in place, and clear the gradient.
+
+        m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,   (b1, b2) = ADAM_BETAS
+        x <- x - rate * (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + epsilon)
+
+    Args:
+      values, gradient, first, second: x, g, m, v; all [V] or all [V,C].
+      touched: [V] uint8, the voxels to look at, or None for all. Only elements with gradient != 0 change,
+        moments included; then all gradients of these voxels are 0.
+      rate: >= 0, one for all or [V].
+      step: 1 for the first call. It counts calls, not the updates of an element.
+      epsilon: > 0.
+
+    Source: Adam (arXiv 1412.6980), algorithm 1; skipping elements without gradient as in DirectVoxGO.
+    """
+    x, g = _target(values, "values"), _target(gradient, "gradient")
+    m, v = _target(first, "first"), _target(second, "second")
+    n_voxels = len(x)
+    has_gradient = g.reshape(n_voxels, -1) != 0
+    if touched is not None:
+        has_gradient &= (_tensor(touched) != 0)[:, None]
+    voxel, channel = torch.nonzero(has_gradient, as_tuple=True)
+    element = voxel * has_gradient.shape[1] + channel
+
+    b1, b2 = ADAM_BETAS
+    flat_g = g.view(-1)[element]
+    flat_m = b1 * m.view(-1)[element] + (1 - b1) * flat_g
+    flat_v = b2 * v.view(-1)[element] + (1 - b2) * flat_g.square()
+    m.view(-1)[element], v.view(-1)[element] = flat_m, flat_v
+    speed = (flat_m / (1 - b1**step)) / ((flat_v / (1 - b2**step)).sqrt() + epsilon)
+    rates = rate if isinstance(rate, float | int) else _tensor(rate).to(x)[voxel]
+    x.view(-1)[element] -= rates * speed
+    if touched is None:
+        g.zero_()
+    else:
+        g[_tensor(touched) != 0] = 0
+
+
+@torch.no_grad()
+def add_total_variation(values: Array, gradient: Array, touched: Array | None, *, weight: float) -> None:
+    """Add the slope of a smoothed total variation to the gradient of touched voxels, in place.
+
+        gradient(v) += weight * sum over the up to 6 neighbours n of v of clamp(v - n, -1, 1)
+
+    This is the derivative of `weight` times the sum over pairs of neighbours of their Huber distance
+    (threshold 1).
+
+    Args:
+      values, gradient: [X,Y,Z,C], or [X,Y,Z].
+      touched: [X,Y,Z] uint8, the voxels whose gradient changes, or None for all. Neighbours count in any
+      case. weight: >= 0.
+
+    Source: DirectVoxGO, total variation as a gradient of its own.
+    """
+    x, into = _tensor(values).detach(), _target(gradient, "gradient")
+    slope = torch.zeros_like(x)
+    for axis in range(3):
+        n_pairs = x.shape[axis] - 1
+        rise = (x.narrow(axis, 1, n_pairs) - x.narrow(axis, 0, n_pairs)).clamp(-1, 1)
+        slope.narrow(axis, 1, n_pairs).add_(rise)
+        slope.narrow(axis, 0, n_pairs).sub_(rise)
+    if touched is not None:
+        is_touched = _tensor(touched) != 0
+        slope *= is_touched.reshape(*is_touched.shape, *[1] * (x.ndim - 3))
+    into.add_(slope, alpha=weight)
+
+
+# ------------------------------------------------------------------------------------------------------- codes
+
+
+@torch.no_grad()
+def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
+    """Find the nearest codeword of each vector.
+
+    Args:
+      vectors: [N,C].
+      codebook: [K,C], K >= 1.
+
+    Returns:
+      codes [N] int32, the lowest index among codewords that are equally near up to rounding, and the squared
+      Euclidean distance [N] float32 to that codeword.
+
+    Raises:
+      ValueError: no codeword, or the channels differ.
+    """
+    x, words = _tensor(vectors).detach(), _tensor(codebook).detach()
+    if not len(words) or x.shape[1:] != words.shape[1:]:
+        raise ValueError(f"codebook: expected [K >= 1,{x.shape[1]}], got {list(words.shape)}")
+    codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    half_norm = words.square().sum(1) / 2
+    n_together = max(1, CHUNK_DISTANCES // len(words))
+    for start in range(0, len(x), n_together):
+        part = slice(start, start + n_together)
+        codes[part] = (half_norm - x[part] @ words.T).argmin(1)  # |x - w|^2 = |x|^2 + 2 (|w|^2 / 2 - x.w)
+    distance = (x - words[codes]).square().sum(1).float()
+    return _like(codes.int(), vectors), _like(distance, vectors)
+
+
+@torch.no_grad()
+def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tuple[Array, Array]:
+    """Sum vectors and weights by code: `sums / totals` are the weighted means.
+
+    Args:
+      values: [N,C].
+      weights: [N] float64 or float32.
+      codes: [N] int32, each in 0..n_codes-1.
+      n_codes: K.
+
+    Returns:
+      sums [K,C] float64, sum of weight * value by code, and totals [K] float64, sum of weights by code.
+    """
+    x, weight, code = _tensor(values).double(), _tensor(weights).double(), _tensor(codes).long()
+    sums = x.new_zeros(n_codes, x.shape[1]).index_add_(0, code, weight[:, None] * x)
+    totals = x.new_zeros(n_codes).index_add_(0, code, weight)
+    return _like(sums, values), _like(totals, values)
+
+
+@torch.no_grad()
+def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: Array) -> None:
+    """Move the gradients of voxels to the rows that they share, in place.
+
+    For every touched voxel with a row: table_gradient[row] += gradient[v], then gradient[v] = 0. The
+    derivative of looking a row up.
+
+    Args:
+      gradient: [V,C].
+      rows: [V] int32, -1 for a pruned voxel.
+      touched: [V] uint8.
+      table_gradient: [R,C].
+    """
+    from_voxel, into = _target(gradient, "gradient"), _target(table_gradient, "table_gradient")
+    row = _tensor(rows).long()
+    voxel = torch.nonzero((_tensor(touched) != 0) & (row >= 0)).squeeze(1)
+    into.index_add_(0, row[voxel], from_voxel[voxel])
+    from_voxel[voxel] = 0
