@@ -1,0 +1,100 @@
+"""Training rays: every pixel of every view, sampled by number, so that images stay bytes and nothing is precomputed.
+
+A pixel's number counts through the views in order, row by row. A step's batch depends on the seed and the step alone, which
+is what lets a killed run go on exactly where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.geometry import Float32
+from vqrf.kernels import Volume, select
+from vqrf.scene import View
+
+PIXELS_PER_CHUNK = 1 << 18
+"""Pixels whose rays exist at once when all of them are walked through: 6 MB of rays."""
+
+
+class RayPool:
+    """The pixels of some views, or those of them that are worth a ray.
+
+    Args:
+      views: non-empty; held as they are (bytes).
+
+    Raises:
+      ValueError: no views.
+    """
+
+    def __init__(self, views: Sequence[View]) -> None:
+        if not views:
+            raise ValueError("expected at least one view to take rays from")
+        cameras = [view.camera for view in views]
+        sizes = np.array([camera.width * camera.height for camera in cameras], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._colors = np.concatenate([view.image.reshape(-1, 3) for view in views])
+        self._widths = np.array([camera.width for camera in cameras], np.int64)
+        self._pinholes = np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras])
+        self._poses = np.stack([camera.pose[:3] for camera in cameras])
+        self._kept: NDArray[np.uint32] | None = None
+
+    @property
+    def n_pixels(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def n_kept(self) -> int:
+        return self.n_pixels if self._kept is None else len(self._kept)
+
+    def rays(self, pixels: NDArray[np.integer]) -> tuple[Float32, Float32]:
+        """Origins and unit directions, [N,3] float32 each, of pixels given by number [N]."""
+        view = np.searchsorted(self._starts, pixels, side="right") - 1
+        local = pixels - self._starts[view]
+        width = self._widths[view]
+        fx, fy, cx, cy = self._pinholes[view].T
+        x = (local % width + 0.5 - cx) / fx
+        y = (local // width + 0.5 - cy) / fy
+        directions = np.einsum("nij,nj->ni", self._poses[view, :, :3], np.stack([x, -y, np.full_like(x, -1)], -1))
+        directions /= np.sqrt((directions**2).sum(-1, keepdims=True))
+        return self._poses[view, :, 3].astype(np.float32), directions.astype(np.float32)
+
+    def sample(self, n: int, *, seed: tuple[int, ...]) -> tuple[Float32, Float32, Float32]:
+        """Origins, unit directions and colours, [n,3] float32 each, of random kept pixels (with replacement)."""
+        pixels = np.random.default_rng(seed).integers(0, self.n_kept, n)
+        if self._kept is not None:
+            pixels = self._kept[pixels].astype(np.int64)
+        origins, directions = self.rays(pixels)
+        return origins, directions, self._colors[pixels].astype(np.float32) / np.float32(255)
+
+    def chunks(self) -> Iterator[tuple[Float32, Float32]]:
+        """The rays of all pixels, in order, kept or not."""
+        for start in range(0, self.n_pixels, PIXELS_PER_CHUNK):
+            yield self.rays(np.arange(start, min(start + PIXELS_PER_CHUNK, self.n_pixels)))
+
+    def keep_hits(self, volume: Volume) -> None:
+        """From now on sample only pixels whose ray meets an occupied cell of `volume` (all pixels, if none does).
+
+        A ray that meets nothing teaches nothing: its pixel is the background whatever the field.
+        """
+        kernels = select()
+        hits = np.concatenate([kernels.hit_rays(volume, *rays) for rays in self.chunks()])
+        self._restrict(hits.astype(bool))
+
+    def kept_bits(self) -> NDArray[np.uint8]:
+        """Which pixels are kept, packed, for a checkpoint; empty when all are."""
+        if self._kept is None:
+            return np.zeros(0, np.uint8)
+        kept = np.zeros(self.n_pixels, bool)
+        kept[self._kept] = True
+        return np.packbits(kept)
+
+    def restore(self, bits: NDArray[np.uint8]) -> None:
+        """Keep what `kept_bits` said."""
+        if len(bits):
+            self._restrict(np.unpackbits(bits, count=self.n_pixels).astype(bool))
+
+    def _restrict(self, kept: NDArray[np.bool_]) -> None:
+        self._kept = np.flatnonzero(kept).astype(np.uint32) if kept.any() else None

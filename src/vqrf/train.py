@@ -1,0 +1,444 @@
+"""The only optimisation loop, and the DVGO field it optimises: coarse, then fine.
+
+Stages (DirectVoxGO, arXiv 2111.11215, sec. 5): a coarse field of plain colours over everything the cameras see finds where
+the scene is; a fine field with a small MLP starts in that box, skips what the coarse one found empty, and doubles its voxels
+several times on the way. Learning rates decay tenfold over a stage.
+
+Departs from DVGO: Adam's epsilon is small enough for the coarse start (at alpha 1e-6 the gradients are below 1e-8, where the
+usual epsilon swallows them); occupied cells are found anew every `REFRESH_STEPS` steps and exactly (`kernels.find_cells`)
+instead of by a mask that only ever shrinks; stages are shorter, because the rays are better spent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool3d
+
+from vqrf.field import RadianceField, density_of_alpha
+from vqrf.geometry import Lattice
+from vqrf.kernels import Gradients, LossWeights, Volume, select
+from vqrf.rays import RayPool
+from vqrf.scene import Scene, camera_bounds
+
+ADAM_EPSILON = 1e-15
+REFRESH_STEPS = 32
+"""Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
+
+VIEW_FREQUENCIES = 4
+UNSEEN_DENSITY = -100.0
+"""Raw density that no bias lifts to a visible alpha: voxels that no camera sees, or that sit in front of a lens."""
+
+MIN_VIEWS = 3
+"""A voxel that fewer views see is taken as empty (DVGO): one image alone can put anything anywhere."""
+
+BOX_MARGIN = 1.05
+COARSE_ALPHA = 1e-3
+"""Coarse voxels above it bound the fine box and, one voxel wider, the space where the fine field may be."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage. Steps are batches of `rays_per_step` rays; `rate_*` are Adam's, at the start of the stage.
+
+    Attributes:
+      n_voxels: of the lattice at the end of the stage.
+      grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
+      channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3.
+      depth, width: layers of the colour MLP, hidden width.
+      alpha_init: opacity of one base-voxel step of the empty field.
+      step_voxels: distance between samples, in voxels.
+    """
+
+    steps: int
+    n_voxels: int
+    grow_at: tuple[int, ...] = ()
+    channels: int = 12
+    depth: int = 3
+    width: int = 128
+    rays_per_step: int = 8192
+    rate_density: float = 0.1
+    rate_features: float = 0.1
+    rate_mlp: float = 1e-3
+    alpha_init: float = 1e-2
+    alpha_threshold: float = 1e-4
+    step_voxels: float = 0.5
+    losses: LossWeights = LossWeights(background_entropy=0.001, point_color=0.01)
+
+    def scaled(self, factor: float) -> StageConfig:
+        """The same stage with every count of steps multiplied by `factor`."""
+        return replace(
+            self,
+            steps=max(1, round(self.steps * factor)),
+            grow_at=tuple(round(step * factor) for step in self.grow_at),
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A preset: the images' side it is meant for, and the two stages."""
+
+    image_side: int
+    coarse: StageConfig
+    fine: StageConfig
+
+
+COARSE = StageConfig(
+    steps=1500,
+    n_voxels=100**3,
+    channels=3,
+    depth=0,
+    alpha_init=1e-6,
+    alpha_threshold=1e-7,
+    losses=LossWeights(background_entropy=0.01, point_color=0.1),
+)
+
+PRESETS = {
+    "demo": TrainConfig(
+        200,
+        replace(COARSE, steps=600, n_voxels=80**3, rays_per_step=4096),
+        StageConfig(steps=3000, n_voxels=112**3, grow_at=(200, 400, 600, 800), rays_per_step=4096),
+    ),
+    "quick": TrainConfig(400, COARSE, StageConfig(steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
+    "standard": TrainConfig(800, COARSE, StageConfig(steps=12000, n_voxels=160**3, grow_at=(700, 1400, 2100, 2800))),
+    "large": TrainConfig(800, COARSE, StageConfig(steps=16000, n_voxels=256**3, grow_at=(700, 1400, 2100, 2800))),
+}
+
+
+@dataclass
+class Moments:
+    """An optimised array, its Adam moments, and where its gradient is summed."""
+
+    values: Tensor
+    gradient: Tensor
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Moments:
+        return cls(values.contiguous(), *(torch.zeros_like(values) for _ in range(3)))
+
+    def update(self, kernels: Any, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
+        """One Adam step on what has a gradient; `step` counts from 1. Clears the gradient."""
+        arrays = self.values, self.gradient, self.first, self.second
+        if touched is None:
+            arrays = tuple(array.reshape(1, -1) for array in arrays)  # type: ignore[assignment]
+        else:
+            arrays = tuple(array.reshape(touched.numel(), -1) for array in arrays)  # type: ignore[assignment]
+            touched = touched.reshape(-1)
+        kernels.masked_adam(*arrays, touched, rate=rate, step=step, epsilon=ADAM_EPSILON)
+
+
+class Model(Protocol):
+    """What the loop optimises: it shows itself as a volume and takes gradients."""
+
+    volume: Volume
+    gradients: Gradients
+    losses: LossWeights
+
+    def prepare(self, step: int) -> bool:
+        """Make `volume` ready for the step; True when rays should be picked anew by what is occupied."""
+
+    def update(self, step: int) -> None:
+        """Apply the summed gradients and clear them."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs to go on after a step."""
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop reports after a step."""
+
+    step: int
+    steps: int
+    mse: float
+    n_shaded: float
+
+    @property
+    def psnr(self) -> float:
+        """dB over the batch, all rays of which meet something: lower than an image's."""
+        return -10 * math.log10(max(self.mse, 1e-12))
+
+
+def optimize(
+    model: Model, pool: RayPool, *, steps: int, rays_per_step: int, seed: tuple[int, ...], start: int = 0, device: str = "cpu"
+) -> Iterator[Progress]:
+    """Run steps `start` to `steps` of `model` on rays of `pool`, yielding after each.
+
+    The loop of every stage and of the joint tuning. The model is whole whenever the caller has the word, so a checkpoint may
+    be taken then. With the same seed and model, stopping and going on changes nothing.
+    """
+    kernels = select(device)
+    for step in range(start, steps):
+        if model.prepare(step):
+            pool.keep_hits(model.volume)
+        batch = pool.sample(rays_per_step, seed=(*seed, step))
+        rays = tuple(torch.from_numpy(array).to(device) for array in batch)
+        terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
+        model.update(step)
+        yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
+
+
+class FieldModel:
+    """A DVGO field under optimisation.
+
+    Args:
+      stage: its constants.
+      lo, hi: the box of its lattice.
+      scene: for near and background.
+      coarse: what the coarse stage found, to stay inside of; None in the coarse stage itself.
+      seed: of the MLP's start.
+    """
+
+    def __init__(
+        self,
+        stage: StageConfig,
+        box: tuple[np.ndarray, np.ndarray],
+        scene: Scene,
+        *,
+        coarse: RadianceField | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.stage, self.device, self.scene, self.coarse = stage, device, scene, coarse
+        self.box = box
+        self.kernels = select(device)
+        self.losses = stage.losses
+        self.mlp = [Moments.of(array) for array in initial_mlp(stage, seed, device)]
+        self.rates: Tensor | None = None
+        self._allocate(stage.n_voxels >> len(stage.grow_at))
+
+    def _allocate(self, n_voxels: int, old: tuple[Tensor, Tensor] | None = None) -> None:
+        """Put the lattice at `n_voxels`: empty, or resampled from the `old` density and features."""
+        self.lattice = Lattice.with_voxels(*self.box, n_voxels)
+        shape = self.lattice.shape
+        self.interval = self.stage.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
+        self.density_bias = math.log(1 / (1 - self.stage.alpha_init) - 1) - self._n_grown(n_voxels)
+        self.step_world = self.stage.step_voxels * float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+        if old is None:
+            density = torch.zeros(*shape, 1, device=self.device)
+            features = torch.zeros(*shape, self.stage.channels, device=self.device)
+        else:
+            density, features = (resample(values, shape) for values in old)
+        self.density, self.features = Moments.of(density), Moments.of(features)
+        self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        self.allowed = None
+        if self.coarse is not None:
+            self.allowed = torch.from_numpy(cells_near(self.coarse, self.lattice)).to(self.device)
+        self.gradients = Gradients(
+            self.density.gradient[..., 0], self.features.gradient, self._layers("gradient"), self.touched
+        )
+        self._refresh()
+
+    def _n_grown(self, n_voxels: int) -> int:
+        """How often the lattice has doubled; each time the bias falls by one, which sharpens what is there (DVGO)."""
+        return len(self.stage.grow_at) - round(math.log2(self.stage.n_voxels / n_voxels))
+
+    def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
+        arrays = [getattr(moments, attribute) for moments in self.mlp]
+        return tuple(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def _refresh(self) -> None:
+        """Find the occupied cells of the density as it is now."""
+        density = self.density.values[..., 0]
+        floor = density_of_alpha(self.stage.alpha_threshold, self.density_bias, self.interval)
+        cells = self.kernels.find_cells(density, floor, self.allowed)
+        self.volume = Volume(
+            lo=self.lattice.lo,
+            hi=self.lattice.hi,
+            density=density,
+            features=self.features.values,
+            rows=None,
+            layers=self._layers("values"),
+            cells=cells,
+            skip=self.kernels.measure_skip(cells),
+            density_bias=self.density_bias,
+            interval=self.interval,
+            step_world=self.step_world,
+            near=self.scene.near,
+            alpha_threshold=self.stage.alpha_threshold,
+            background=self.scene.background,
+        )
+
+    def hide(self, seen: np.ndarray) -> None:
+        """Use how many views see each voxel, [X,Y,Z]: what too few see is emptied, the rest learns in proportion."""
+        share = torch.from_numpy((seen / max(seen.max(), 1)).astype(np.float32)).to(self.device)
+        self.density.values[torch.from_numpy(seen < MIN_VIEWS).to(self.device)] = UNSEEN_DENSITY
+        self.rates = share.reshape(-1)
+        self._refresh()
+
+    def prepare(self, step: int) -> bool:
+        if step in self.stage.grow_at:
+            n_voxels = self.stage.n_voxels >> (len(self.stage.grow_at) - 1 - self.stage.grow_at.index(step))
+            self._allocate(n_voxels, (self.density.values, self.features.values))
+        elif step % REFRESH_STEPS == 0:
+            self._refresh()
+        return self.coarse is not None and step in (0, *self.stage.grow_at[-1:], self.stage.steps // 2)
+
+    def update(self, step: int) -> None:
+        since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
+        decay = 0.1 ** (step / self.stage.steps)
+        density_rate: float | Tensor = self.stage.rate_density * decay
+        feature_rate: float | Tensor = self.stage.rate_features * decay
+        if self.rates is not None:
+            density_rate, feature_rate = self.rates * density_rate, self.rates * feature_rate
+        self.density.update(self.kernels, self.touched, density_rate, since)
+        self.features.update(self.kernels, self.touched, feature_rate, since)
+        for moments in self.mlp:
+            moments.update(self.kernels, None, self.stage.rate_mlp * decay, step + 1)
+        self.touched.zero_()
+
+    def field(self) -> RadianceField:
+        """The field as it stands, its cells limited to those occupied now."""
+        self._refresh()
+        arrays = [array.cpu().numpy().copy() for pair in self._layers("values") for array in pair]
+        return RadianceField(
+            lattice=self.lattice,
+            density=self.density.values[..., 0].cpu().numpy().copy(),
+            features=self.features.values.cpu().numpy().copy(),
+            color_mlp=tuple(zip(arrays[::2], arrays[1::2], strict=True)),
+            density_bias=self.density_bias,
+            interval=self.interval,
+            step_world=self.step_world,
+            near=self.scene.near,
+            alpha_threshold=self.stage.alpha_threshold,
+            background=self.scene.background,
+            allowed=self.volume.cells.cpu().numpy(),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        state = {}
+        for name, moments in self._named():
+            state |= {f"{name}.{part}": getattr(moments, part) for part in ("values", "first", "second")}
+        return state
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        grown = sum(at < step for at in self.stage.grow_at)
+        self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown))
+        for name, moments in self._named():
+            for part in ("values", "first", "second"):
+                getattr(moments, part).copy_(state[f"{name}.{part}"])
+        self._refresh()
+
+    def _named(self) -> list[tuple[str, Moments]]:
+        return [("density", self.density), ("features", self.features), *((f"mlp{i}", m) for i, m in enumerate(self.mlp))]
+
+
+def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
+    """Weights and biases in turn, uniform in +-1/sqrt(in) as linear layers commonly start; the last bias is 0."""
+    if stage.depth == 0:
+        return []
+    generator = torch.Generator().manual_seed(seed)
+    sides = [stage.channels + 3 + 6 * VIEW_FREQUENCIES, *[stage.width] * (stage.depth - 1), 3]
+    arrays = []
+    for n_in, n_out in zip(sides, sides[1:], strict=False):
+        for shape in ((n_out, n_in), (n_out,)):
+            arrays.append((torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(n_in))
+    arrays[-1].zero_()
+    return [array.to(device) for array in arrays]
+
+
+def resample(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Values [X,Y,Z,C] on another corner-aligned lattice over the same box, trilinearly."""
+    moved = values.permute(3, 0, 1, 2)[None]
+    return interpolate(moved, size=shape, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
+
+
+def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
+    """How many training views see each voxel, [X,Y,Z] int32; 0 where a voxel is within `near` of a camera.
+
+    Source: DVGO's view-count learning rate. Departs: a voxel counts by projecting it, not by the rays that pass near it.
+    """
+    index = np.stack(np.meshgrid(*[np.arange(side) for side in lattice.shape], indexing="ij"), -1)
+    points = lattice.world_from_index(index.reshape(-1, 3)).astype(np.float32)
+    seen = np.zeros(len(points), np.int32)
+    covered = np.zeros(len(points), bool)
+    for camera in (view.camera for view in scene.train):
+        pose = camera.pose.astype(np.float32)
+        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        depth = np.maximum(-local[:, 2], 1e-6)
+        x, y = camera.fx * local[:, 0] / depth + camera.cx, -camera.fy * local[:, 1] / depth + camera.cy
+        inside = (local[:, 2] < 0) & (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
+        seen += inside
+        covered |= (local**2).sum(-1) < scene.near**2
+    seen[covered] = 0
+    return seen.reshape(lattice.shape)
+
+
+def coarse_alive(coarse: RadianceField) -> np.ndarray:
+    """Coarse voxels [X,Y,Z] bool whose alpha over one voxel is above `COARSE_ALPHA`."""
+    return coarse.density > density_of_alpha(COARSE_ALPHA, coarse.density_bias, 1.0)
+
+
+def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:
+    """The fine stage's box: around the coarse voxels that are alive, a little wider; everything if none is."""
+    alive = np.argwhere(coarse_alive(coarse))
+    if len(alive) == 0:
+        return np.array(coarse.lattice.lo), np.array(coarse.lattice.hi)
+    lo, hi = (coarse.lattice.world_from_index(edge) for edge in (alive.min(0), alive.max(0)))
+    half = np.maximum((hi - lo) / 2 * BOX_MARGIN, coarse.lattice.extent / np.array(coarse.lattice.shape))
+    centre = (lo + hi) / 2
+    return centre - half, centre + half
+
+
+def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:
+    """Cells [X-1,Y-1,Z-1] uint8 of `lattice` whose centre is within a voxel or so of an alive coarse voxel."""
+    alive = torch.from_numpy(coarse_alive(coarse)).float()[None, None]
+    wider = max_pool3d(alive, 3, stride=1, padding=1)[0, 0].numpy() > 0
+    axes = []
+    for axis in range(3):
+        centres = np.zeros((lattice.shape[axis] - 1, 3))
+        centres[:, axis] = np.arange(lattice.shape[axis] - 1) + 0.5
+        index = coarse.lattice.index_from_world(lattice.world_from_index(centres))[:, axis]
+        axes.append(np.clip(np.rint(index).astype(int), 0, coarse.lattice.shape[axis] - 1))
+    return wider[np.ix_(*axes)].astype(np.uint8)
+
+
+def coarse_model(scene: Scene, config: TrainConfig, *, seed: int, device: str) -> FieldModel:
+    """The model of the coarse stage at its start."""
+    model = FieldModel(config.coarse, camera_bounds(scene), scene, seed=seed, device=device)
+    model.hide(count_views(scene, model.lattice))
+    return model
+
+
+def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed: int, device: str) -> FieldModel:
+    """The model of the fine stage at its start."""
+    return FieldModel(config.fine, scene_box(coarse), scene, coarse=coarse, seed=seed, device=device)
+
+
+Report = Callable[[str, Progress], None]
+
+
+def fit(scene: Scene, config: TrainConfig, *, seed: int = 0, device: str = "cpu", report: Report | None = None) -> RadianceField:
+    """Train a field on the scene's training views: the coarse stage, then the fine one.
+
+    Args:
+      report: called after every step with the stage's name and its progress.
+
+    Deterministic on the CPU with a given seed, whatever the number of threads.
+    Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
+    """
+    pool = RayPool(scene.train)
+    coarse: RadianceField | None = None
+    for number, (name, stage) in enumerate((("coarse", config.coarse), ("fine", config.fine))):
+        model = (
+            coarse_model(scene, config, seed=seed, device=device)
+            if coarse is None
+            else fine_model(scene, config, coarse, seed=seed, device=device)
+        )
+        for progress in optimize(
+            model, pool, steps=stage.steps, rays_per_step=stage.rays_per_step, seed=(seed, number), device=device
+        ):
+            if report is not None:
+                report(name, progress)
+        coarse = model.field()
+    return coarse
