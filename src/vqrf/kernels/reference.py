@@ -276,7 +276,7 @@ def weigh(volume: Volume, samples: Samples, n_rays: int) -> tuple[Tensor, Tensor
 
 
 def render(volume: Volume, origins: Tensor, directions: Tensor) -> Rendering:
-    """The rendering equation; differentiable in density, features, layers for a constant choice of samples."""
+    """The rendering equation; differentiable in density, features and layers."""
     samples = keep_live(volume, march(volume, origins, directions), len(origins))
     weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))
     has_color = weight > volume.alpha_threshold
@@ -523,7 +523,7 @@ def measure_skip(cells: Array) -> Array:
     return _like(distance, cells)
 
 
-# ------------------------------------------------------------------------------------------------- optimisation
+# --------------------------------------------------------------------------------------------- optimisation
 
 
 @torch.no_grad()
@@ -605,7 +605,7 @@ def add_total_variation(values: Array, gradient: Array, touched: Array | None, *
     into.add_(slope, alpha=weight)
 
 
-# ------------------------------------------------------------------------------------------------------- codes
+# ---------------------------------------------------------------------------------------------------- codes
 
 
 @torch.no_grad()

@@ -1,0 +1,48 @@
+"""The analytic scene that every room may use: a coloured ball in closed form, and a camera on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vqrf.field import RadianceField
+from vqrf.geometry import Camera, Lattice
+
+BALL_RADIUS = 0.6
+"""World units, around the origin; here density + bias is 0 and one step has alpha 1 - 2^-0.5 = 0.29."""
+
+BALL_BIAS = -13.0
+"""Density bias. Raw density 0 is empty (alpha 1e-6 a step), as in a field that was just begun."""
+
+
+@pytest.fixture(scope="session")
+def ball_field() -> RadianceField:
+    """A ball in a lattice of 16^3 voxels over -1..1: red grows with x, green with y, blue with z; white
+    around it.
+
+    Raw density is 40 * (BALL_RADIUS - r) - BALL_BIAS, features are the logits 4 * (x, y, z), there is no MLP.
+    """
+    side = 16
+    lattice = Lattice((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (side, side, side))
+    place = lattice.world_from_index(np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1))
+    radius = np.linalg.norm(place, axis=-1)
+    return RadianceField(
+        lattice=lattice,
+        density=(40 * (BALL_RADIUS - radius) - BALL_BIAS).astype(np.float32),
+        features=(4 * place).astype(np.float32),
+        color_mlp=(),
+        density_bias=BALL_BIAS,
+        interval=0.5,
+        step_world=0.5 * 2 / (side - 1),
+        near=0.2,
+        alpha_threshold=1e-4,
+        background=(1.0, 1.0, 1.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def ball_camera() -> Camera:
+    """24x20 pixels at (0, 0, 3), looking along -z at the ball, which is about 12 pixels wide."""
+    pose = np.eye(4)
+    pose[2, 3] = 3.0
+    return Camera(pose, fx=30.0, fy=30.0, cx=12.0, cy=10.0, width=24, height=20)
