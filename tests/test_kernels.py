@@ -76,7 +76,7 @@ def make_volume(
 
 
 def make_rays(n_rays: int, dtype: type = np.float64) -> Rays:
-    """Rays from outside and inside the lattice, some with a direction of 0 along an axis or two, some that miss."""
+    """Rays from outside and inside the lattice, some of which stand still along an axis or two, or miss."""
     rng = np.random.default_rng(n_rays)
     origins = rng.normal(size=(n_rays, 3))
     origins *= np.where(np.arange(n_rays) % 3 == 0, 0.3, 3.0)[:, None] / np.linalg.norm(
@@ -333,6 +333,46 @@ def test_tensors_give_tensors_and_arrays_give_arrays_and_read_only_ones_will_do(
     importance.flags.writeable = False
     with pytest.raises(ValueError, match="written to"):
         reference.accumulate_importance(volume, origins, directions, importance)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_tensors_on_any_device_are_worked_on_in_place(device: str) -> None:
+    volume, rays, targets = make_volume("small", True), make_rays(40), random_targets(40)
+
+    def move(array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, device=device)
+
+    def move_layers(layers: Any) -> Any:
+        return tuple((move(weight), move(bias)) for weight, bias in layers)
+
+    gradients = zero_gradients(volume)
+    there = Gradients(
+        move(gradients.density),
+        move(gradients.features),
+        move_layers(gradients.layers),
+        move(gradients.touched),
+    )
+    terms = reference.render_gradients(volume, *rays, targets, LOSSES, gradients)
+    moved = replace(
+        volume,
+        density=move(volume.density),
+        features=move(volume.features),
+        rows=move(volume.rows),
+        layers=move_layers(volume.layers),
+        cells=move(volume.cells),
+        skip=move(volume.skip),
+    )
+    moved_terms = reference.render_gradients(moved, *map(move, rays), move(targets), LOSSES, there)
+    assert moved_terms == pytest.approx(terms)
+    np.testing.assert_allclose(there.density.cpu(), gradients.density, atol=1e-13)
+    np.testing.assert_allclose(there.features.cpu(), gradients.features, atol=1e-13)
+    np.testing.assert_allclose(there.layers[0][0].cpu(), gradients.layers[0][0], atol=1e-13)
+    np.testing.assert_array_equal(there.touched.cpu(), gradients.touched)
+    found = reference.find_cells(moved.density, 1.0, moved.cells)
+    assert found.device.type == reference.measure_skip(found).device.type == device
 
 
 @pytest.mark.parametrize(

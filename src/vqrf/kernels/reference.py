@@ -25,8 +25,8 @@ from torch import Tensor
 
 from vqrf.kernels import SKIP_BLOCK, STOP_TRANSMITTANCE, Array, Gradients, LossWeights, Volume
 
-CHUNK_SAMPLES = 2**20
-"""Places for samples that are looked at together, occupied or not; bounds memory."""
+CHUNK_SAMPLES = 2**19
+"""Places for samples looked at together, occupied or not: 0.8 GB of float32 if all of them are shaded."""
 
 CHUNK_DISTANCES = 2**24
 """Vector-to-codeword distances held at once: 64 MiB in float32."""
