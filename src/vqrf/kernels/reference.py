@@ -75,6 +75,12 @@ def _tensors(volume: Volume) -> Volume:
         cells=_tensor(volume.cells),
         skip=_tensor(volume.skip),
     )
+    if volume.step_world <= 0 or volume.interval <= 0:
+        raise ValueError(
+            f"step_world, interval: expected positive, got {volume.step_world}, {volume.interval}"
+        )
+    if not 0 < volume.alpha_threshold < 1:
+        raise ValueError(f"alpha_threshold: expected 0 < threshold < 1, got {volume.alpha_threshold}")
     shape = tuple(tensors.density.shape)
     if tuple(tensors.cells.shape) != tuple(side - 1 for side in shape):
         raise ValueError(f"cells: expected {[side - 1 for side in shape]}, got {list(tensors.cells.shape)}")
@@ -364,7 +370,7 @@ def render_gradients(
     """Add the gradient of the loss over N rays to `gradients`, in place, and mark the voxels that it reaches.
 
     Args:
-      origins, directions: [N,3], N >= 1; directions of unit length.
+      origins, directions: [N,3]; directions of unit length. Without rays every number is 0.
       targets: [N,3] rgb, 0..1.
       losses: see `LossWeights`.
       gradients: arrays of the volume's dtype. A voxel is marked as touched if it is one of the 8 voxels of a
@@ -376,15 +382,13 @@ def render_gradients(
       samples / N), each without its weight, and the counts `n_live` and `n_shaded`.
 
     Raises:
-      ValueError: no rays, or an array of `gradients` cannot be written to.
+      ValueError: an array of `gradients` cannot be written to.
 
     Density acts through every weight and the background weight; in `point_color` the weights are constant.
     The entropy passes no gradient where the background weight is within ENTROPY_MARGIN of 0 or 1.
     """
     volume = _tensors(volume)
     o, d, target = _rays(volume, origins, directions, targets)
-    if not len(o):
-        raise ValueError("origins: expected at least one ray")
     volume = replace(
         volume,
         density=volume.density.detach().requires_grad_(),
@@ -402,7 +406,7 @@ def render_gradients(
     totals = dict.fromkeys(("mse", "background_entropy", "point_color", "n_live", "n_shaded"), 0.0)
     for part in _chunks(volume, len(o)):
         seen = render(volume, o[part], d[part])
-        terms = _loss_terms(seen, target[part], len(o))
+        terms = _loss_terms(seen, target[part], max(len(o), 1))
         loss = (
             terms["mse"]
             + losses.background_entropy * terms["background_entropy"]

@@ -1,0 +1,89 @@
+"""Random volumes and rays that the tests of the kernels share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from vqrf.field import density_of_alpha
+from vqrf.kernels import Gradients, LossWeights, Volume, reference
+
+WIDTHS: dict[str, tuple[int, ...]] = {"logits": (), "small": (4 + 15, 16, 3), "paper": (12 + 27, 64, 64, 3)}
+"""Kind of colour: widths of its layers. The channels are 3, 4 and 12, the view frequencies none, 2 and 4."""
+
+CHANNELS = {"logits": 3, "small": 4, "paper": 12}
+N_ROWS = 40
+SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
+every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
+LOSSES = LossWeights(background_entropy=0.3, point_color=0.7)
+
+Rays = tuple[np.ndarray, np.ndarray]
+
+
+def make_volume(
+    kind: str, has_rows: bool, dtype: type = np.float64, shape: tuple[int, int, int] = (9, 11, 7)
+) -> Volume:
+    """A random volume: thin around a solid core, a third of its cells forbidden, with rows a third pruned."""
+    rng = np.random.default_rng([len(kind), has_rows])
+    density = (3 * rng.normal(size=shape)).astype(dtype)
+    density[tuple(slice(side // 3, side - side // 3) for side in shape)] += 12
+    rows = rng.integers(-N_ROWS // 2, N_ROWS, shape).clip(-1).astype(np.int32) if has_rows else None
+    places = (N_ROWS,) if has_rows else shape
+    layers = tuple(
+        (
+            (rng.normal(size=(o, i)) / math.sqrt(i) * 1.5).astype(dtype),
+            (0.3 * rng.normal(size=o)).astype(dtype),
+        )
+        for i, o in itertools.pairwise(WIDTHS[kind])
+    )
+    allowed = (rng.random([side - 1 for side in shape]) > 0.3).astype(np.uint8)
+    cells = reference.find_cells(density, density_of_alpha(1e-4, -2.0, 0.5), allowed)
+    return Volume(
+        lo=(-1.0, -1.2, -0.8),
+        hi=(1.0, 1.1, 0.9),
+        density=density,
+        features=(1.5 * rng.normal(size=(*places, CHANNELS[kind]))).astype(dtype),
+        rows=rows,
+        layers=layers,
+        cells=cells,
+        skip=reference.measure_skip(cells),
+        density_bias=-2.0,
+        interval=0.5,
+        step_world=0.1234,
+        near=0.3,
+        alpha_threshold=1e-4,
+        background=(1.0, 0.5, 0.2),
+    )
+
+
+def make_rays(n_rays: int, dtype: type = np.float64) -> Rays:
+    """Rays from outside and inside the lattice, some of which stand still along an axis or two, or miss."""
+    rng = np.random.default_rng(n_rays)
+    origins = rng.normal(size=(n_rays, 3))
+    origins *= np.where(np.arange(n_rays) % 3 == 0, 0.3, 3.0)[:, None] / np.linalg.norm(
+        origins, axis=1, keepdims=True
+    )
+    directions = rng.uniform(-0.8, 0.8, (n_rays, 3)) - origins
+    directions[::8, 0] = 0
+    directions[::16, 1] = 0
+    directions[4::8, 2] = 0
+    origins[::16, 0] *= 0.3
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return origins.astype(dtype), directions.astype(dtype)
+
+
+def zero_gradients(volume: Volume) -> Gradients:
+    n_channels = volume.features.shape[-1]
+    return Gradients(
+        density=np.zeros_like(volume.density),
+        features=np.zeros((*volume.density.shape, n_channels), volume.density.dtype),
+        layers=tuple((np.zeros_like(weight), np.zeros_like(bias)) for weight, bias in volume.layers),
+        touched=np.zeros(volume.density.shape, np.uint8),
+    )
+
+
+def random_targets(n_rays: int, dtype: type = np.float64) -> np.ndarray:
+    return np.random.default_rng(5).random((n_rays, 3)).astype(dtype)
