@@ -41,6 +41,7 @@ def native(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 Results = dict[str, np.ndarray]
 
 
+@functools.cache
 def sparse_volume(kind: str, has_rows: bool) -> Volume:
     """A larger, mostly empty volume: long skips, rays that start in them, and cells at every face."""
     volume = make_volume(kind, has_rows, np.float32, (37, 29, 41))
@@ -148,6 +149,7 @@ def expected_results(run: Run, kind: str, has_rows: bool, is_sparse: bool) -> Re
     return run(reference, *twin_scene(kind, has_rows, is_sparse))
 
 
+@functools.cache
 def twin_scene(kind: str, has_rows: bool, is_sparse: bool) -> tuple[Volume, Rays]:
     volume = sparse_volume(kind, has_rows) if is_sparse else make_volume(kind, has_rows, np.float32)
     return volume, make_rays(301, np.float32)
