@@ -124,6 +124,7 @@ Volume read_volume(nb::object object) {
         v.features = keep<const float>(volume, features, "features", {-1, -1});
         const auto table = array<const float>(features, "features", {-1, -1});
         v.channels = static_cast<int>(table.shape(1));
+        v.n_rows = static_cast<int64_t>(table.shape(0));
         v.rows = keep<const int32_t>(volume, rows, "rows", {X, Y, Z});
     }
     expect(v.channels >= 1 && v.channels <= MAX_CHANNELS, "features: expected 1 to 64 channels");
@@ -354,7 +355,9 @@ void sum_by_code(Dense<const float> values, Dense<const double> weights, Dense<c
     const int64_t n = static_cast<int64_t>(values.shape(0)), C = static_cast<int64_t>(values.shape(1));
     const int64_t n_codes = static_cast<int64_t>(sums.shape(0));
     const int32_t *code = codes.data();
-    for (int64_t i = 0; i < n; ++i) expect(code[i] >= 0 && code[i] < n_codes, "codes: out of range");
+    bool in_range = true;
+    for (int64_t i = 0; i < n; ++i) in_range = in_range && code[i] >= 0 && code[i] < n_codes;
+    expect(in_range, "codes: out of range");
     run([&] {
         for (int64_t i = 0; i < n; ++i) {
             const double w = weights.data()[i];
@@ -373,9 +376,6 @@ void tie_gradients(Dense<float> gradient, Dense<const int32_t> rows, Dense<const
     expect(rows.size() == gradient.shape(0) && touched.size() == gradient.shape(0), "rows, touched: expected one per voxel");
     const int64_t n = static_cast<int64_t>(gradient.shape(0)), C = static_cast<int64_t>(gradient.shape(1));
     const int64_t n_rows = static_cast<int64_t>(table_gradient.shape(0));
-    bool in_range = true;
-    for (int64_t i = 0; i < n; ++i) in_range = in_range && rows.data()[i] < n_rows;
-    expect(in_range, "rows: out of range");
     run([&] {
         ThreadPool::instance().parallel_for(2, [&](int64_t half) {
             const int64_t begin = half ? C / 2 : 0, end = half ? C : C / 2;
@@ -386,7 +386,7 @@ void tie_gradients(Dense<float> gradient, Dense<const int32_t> rows, Dense<const
                     v += 7;
                     continue;
                 }
-                if (!mask[v] || rows.data()[v] < 0) continue;
+                if (!mask[v] || rows.data()[v] < 0 || rows.data()[v] >= n_rows) continue;
                 float *from = gradient.data() + v * C;
                 float *to = table_gradient.data() + rows.data()[v] * C;
                 for (int64_t c = begin; c < end; ++c) to[c] += from[c], from[c] = 0;

@@ -75,12 +75,17 @@ static void encode_view(const float *direction, int n_view, float *out) {
     }
 }
 
+// A row out of range, above or below, counts as no row: nothing is read or written through it.
+static inline bool is_pruned(const VolumeView &v, int64_t voxel) {
+    return v.rows && static_cast<uint32_t>(v.rows[voxel]) >= static_cast<uint32_t>(v.n_rows);
+}
+
 template <int C4>
 static inline void gather_quads(const VolumeView &v, const int32_t *corners, const float *w, float *out) {
     v4 sum[C4] = {};
     for (int corner = 0; corner < 8; ++corner) {
         const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
-        if (row < 0) continue;
+        if (is_pruned(v, corners[corner])) continue;
         const float *p = v.features + row * (4 * C4);
         for (int c = 0; c < C4; ++c) sum[c] += w[corner] * load4(p + 4 * c);
     }
@@ -96,7 +101,7 @@ static inline void gather_features(const VolumeView &v, const Sample &s, float *
     for (int c = 0; c < v.channels; ++c) out[c] = 0;
     for (int corner = 0; corner < 8; ++corner) {
         const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
-        if (row < 0) continue;
+        if (is_pruned(v, corners[corner])) continue;
         const float *p = v.features + row * v.channels;
         for (int c = 0; c < v.channels; ++c) out[c] += w[corner] * p[c];
     }
@@ -193,7 +198,7 @@ static void ray_backward(const VolumeView &v, const LossView &loss, int64_t n_ra
         pixel_gradient[c] = 2 * error / (3 * static_cast<float>(n_rays));
         background_gradient += pixel_gradient[c] * v.background[c];
     }
-    const float p = std::fmin(std::fmax(last, 1e-6f), 1 - 1e-6f);
+    const float p = lesser(greater(last, 1e-6f), 1 - 1e-6f);
     slot.stats.background_entropy += -(p * std::log(p) + (1 - p) * std::log(1 - p));
     if (last > 1e-6f && last < 1 - 1e-6f)
         background_gradient += loss.background_entropy / static_cast<float>(n_rays) * (std::log(1 - p) - std::log(p));
@@ -332,7 +337,7 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
             }
         for (int corner = begin; corner < end; ++corner) {
             const int64_t voxel = corners[corner];
-            if (v.rows && v.rows[voxel] < 0) continue;
+            if (is_pruned(v, voxel)) continue;
             to.touched[voxel] = 1;
             to.density[voxel] += w[corner] * s.record.amount;
             if (!s.feature) continue;

@@ -19,6 +19,7 @@ struct VolumeView {
     const float *density;
     const float *features;
     const int32_t *rows;  // or null: voxel v has row v
+    int64_t n_rows;       // rows of `features`, where there are `rows`
     int channels;
     const uint8_t *cells;
     const uint8_t *skip;

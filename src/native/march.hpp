@@ -30,8 +30,8 @@ static inline bool enter(const VolumeView &v, const float *origin, const float *
             continue;
         }
         const double a = (v.lo[axis] - o) / d, b = (v.hi[axis] - o) / d;
-        t0 = std::fmax(t0, std::fmin(a, b));
-        t1 = std::fmin(t1, std::fmax(a, b));
+        t0 = greater(t0, lesser(a, b));
+        t1 = lesser(t1, greater(a, b));
     }
     if (!(t0 <= t1)) return false;
     path.t0 = static_cast<float>(t0);
@@ -51,7 +51,7 @@ static inline int steps_to_leave(const Path &path, const float *u, const int *ce
         const int block = cell[axis] >> SKIP_BLOCK_LOG2;
         const float du = path.du[axis];
         const int edge = (du > 0 ? block + distance : block - distance + 1) << SKIP_BLOCK_LOG2;
-        if (du != 0) steps = std::fmin(steps, (static_cast<float>(edge) - u[axis]) / du);
+        if (du != 0) steps = lesser(steps, (static_cast<float>(edge) - u[axis]) / du);
     }
     // Rounded down: the sample after it may still be inside the cube, which costs a look and changes nothing.
     return steps > 1 ? static_cast<int>(steps) : 1;
@@ -66,7 +66,7 @@ static inline void walk(const VolumeView &v, const Path &path, const Visit &visi
         int cell[3];
         for (int axis = 0; axis < 3; ++axis) {
             u[axis] = path.u[axis] + static_cast<float>(i) * path.du[axis];
-            u[axis] = std::fmin(std::fmax(u[axis], 0.0f), static_cast<float>(v.shape[axis] - 1));
+            u[axis] = lesser(greater(u[axis], 0.0f), static_cast<float>(v.shape[axis] - 1));
             cell[axis] = static_cast<int>(u[axis]);
             if (cell[axis] > v.shape[axis] - 2) cell[axis] = v.shape[axis] - 2;
         }
@@ -99,7 +99,7 @@ static inline float density_at(const VolumeView &v, int32_t voxel, const float *
 
 // alpha and slope of a raw density; exact forms that do not cancel for small alpha.
 static inline void activate(const VolumeView &v, float density, float &alpha, float &slope) {
-    const float x = std::fmin(density + v.density_bias, 80.0f);  // exp stays finite; alpha is 1 long before
+    const float x = lesser(density + v.density_bias, 80.0f);  // exp stays finite; alpha is 1 long before
     const float e = std::exp(x);
     slope = v.interval * (e / (1 + e));
     if (v.interval == 0.5f) {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume, select
 
@@ -99,6 +100,36 @@ class RadianceField:
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
         return replace(self, background=background)
+
+
+def expand(compressed: CompressedField) -> RadianceField:
+    """The field that a `CompressedField` stands for: dequantise and scatter, no choice made.
+
+    PRUNED voxels get the density that the file says, and zero features.
+    """
+    shape, constants = compressed.lattice.shape, compressed.constants
+    density = np.full(shape, constants.empty_density, np.float32)
+    density[compressed.partition != PRUNED] = compressed.density.dequantize()
+    features = np.zeros((*shape, compressed.n_channels), np.float32)
+    features[compressed.partition == CODED] = float_table(compressed.codebook)[compressed.codes]
+    features[compressed.partition == KEPT] = compressed.kept.dequantize()
+    return RadianceField(
+        lattice=compressed.lattice,
+        density=density,
+        features=features,
+        color_mlp=tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp),
+        density_bias=constants.density_bias,
+        interval=constants.interval,
+        step_world=constants.step_world,
+        near=constants.near,
+        alpha_threshold=constants.alpha_threshold,
+        background=constants.background,
+    )
+
+
+def float_table(table: Table) -> Float32:
+    """The float32 values of a table, whichever way it is stored."""
+    return table.dequantize() if isinstance(table, Quantized) else table.astype(np.float32)
 
 
 def density_of_alpha(alpha: float, density_bias: float, interval: float) -> float:

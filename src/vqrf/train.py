@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -120,18 +120,18 @@ class Moments:
     first: Tensor
     second: Tensor
 
+    KEPT_PARTS: ClassVar = ("values", "first", "second")
+    """What a checkpoint needs; the gradient is zero between steps."""
+
     @classmethod
     def of(cls, values: Tensor) -> Moments:
         return cls(values.contiguous(), *(torch.zeros_like(values) for _ in range(3)))
 
     def update(self, kernels: Any, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
         """One Adam step on what has a gradient; `step` counts from 1. Clears the gradient."""
-        arrays = self.values, self.gradient, self.first, self.second
-        if touched is None:
-            arrays = tuple(array.reshape(1, -1) for array in arrays)  # type: ignore[assignment]
-        else:
-            arrays = tuple(array.reshape(touched.numel(), -1) for array in arrays)  # type: ignore[assignment]
-            touched = touched.reshape(-1)
+        n = len(self.values) if touched is None else touched.numel()
+        arrays = [array.view(n, -1) for array in (self.values, self.gradient, self.first, self.second)]
+        touched = None if touched is None else touched.view(-1)
         kernels.masked_adam(*arrays, touched, rate=rate, step=step, epsilon=ADAM_EPSILON)
 
 
@@ -318,14 +318,14 @@ class FieldModel:
     def state(self) -> dict[str, Tensor]:
         state = {}
         for name, moments in self._named():
-            state |= {f"{name}.{part}": getattr(moments, part) for part in ("values", "first", "second")}
+            state |= {f"{name}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
         return state
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         grown = sum(at < step for at in self.stage.grow_at)
         self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown))
         for name, moments in self._named():
-            for part in ("values", "first", "second"):
+            for part in Moments.KEPT_PARTS:
                 getattr(moments, part).copy_(state[f"{name}.{part}"])
         self._refresh()
 

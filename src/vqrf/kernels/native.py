@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from vqrf import _native
+import vqrf._native as _native
 from vqrf.kernels import SKIP_BLOCK, Array, Gradients, LossWeights, Volume
 
 DEVICE = "cpu"
