@@ -1,0 +1,447 @@
+#include "bitstream.hpp"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+namespace vqrf {
+namespace {
+
+constexpr std::array<std::uint8_t, 8> kSignature{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
+constexpr std::uint16_t kMajor = 0, kMinor = 1;
+constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 112;
+constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
+constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
+constexpr std::uint64_t kMaxVoxels = std::uint64_t{1} << 31, kMaxMetadataBytes = std::uint64_t{1} << 20;
+constexpr int kMaxRatioBits = 19;  // a coded byte describes fewer than 2^19 bytes: no context is surer than 39/32768
+constexpr std::uint32_t kColumnTreeRows = 256;  // from so many rows on, a column pays for a tree of its own
+
+enum Known { kHEAD, kMETA, kCOLR, kBOOK, kPART, kDENS, kCODE, kKEPT, kKnown };
+constexpr std::array<const char *, kKnown> kNames{"HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT"};
+constexpr bool is_critical(int known) { return known != kMETA; }
+constexpr std::uint16_t method_of(int known) { return known == kHEAD || known == kMETA ? 0 : 1; }
+
+using std::to_string;
+
+template <class T>
+T load(const std::uint8_t *p) {
+    static_assert(sizeof(T) <= 8);
+    std::uint64_t bits = 0;
+    for (std::size_t i = 0; i < sizeof(T); ++i) bits |= std::uint64_t{p[i]} << (8 * i);
+    if constexpr (std::is_same_v<T, float>)
+        return std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+    else if constexpr (std::is_same_v<T, double>)
+        return std::bit_cast<double>(bits);
+    else
+        return static_cast<T>(bits);
+}
+
+std::uint32_t crc32(Bytes bytes, std::uint32_t start = 0) {
+    static constexpr auto table = [] {
+        std::array<std::uint32_t, 256> t{};
+        for (std::uint32_t i = 0; i < 256; ++i) {
+            std::uint32_t c = i;
+            for (int k = 0; k < 8; ++k) c = c & 1 ? 0xEDB88320u ^ (c >> 1) : c >> 1;
+            t[i] = c;
+        }
+        return t;
+    }();
+    std::uint32_t c = ~start;
+    for (const std::uint8_t b : bytes) c = table[(c ^ b) & 255] ^ (c >> 8);
+    return ~c;
+}
+
+struct Section {
+    std::string name;
+    std::uint64_t offset = 0, stored = 0, raw = 0;
+    std::uint32_t crc = 0;
+    std::uint64_t entry = 0;  // where its row of the table is
+    int known = -1;
+};
+
+// Unwinds to decode_file, where it becomes the caller's `error`.
+[[noreturn]] void refuse(std::string section, std::uint64_t offset, std::string reason) {
+    throw BitstreamError{std::move(section), offset, std::move(reason)};
+}
+
+void check_header(Bytes data) {
+    const std::size_t n = data.size();
+    if (!std::equal(kSignature.begin(), kSignature.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(n, 8)),
+                    data.begin()))
+        refuse("header", 0, "not a .vqrf file");
+    if (n < kHeaderBytes)
+        refuse("header", n, "truncated: the header has 32 bytes, the file " + to_string(n));
+    const auto major = load<std::uint16_t>(&data[8]), minor = load<std::uint16_t>(&data[10]);
+    if (major != kMajor || minor != kMinor)
+        refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
+                                " is not supported: this reader knows 0.1");
+    const auto count = load<std::uint32_t>(&data[12]);
+    if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
+    const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;
+    if (n < table_end)
+        refuse("header", n,
+               "truncated: header and section table have " + to_string(table_end) + " bytes, the file " + to_string(n));
+    const std::uint32_t crc = crc32(data.subspan(kHeaderBytes, kEntryBytes * count), crc32(data.first(28)));
+    if (crc != load<std::uint32_t>(&data[28])) refuse("header", 28, "checksum mismatch");
+    if (load<std::uint32_t>(&data[24]) != 0) refuse("header", 24, "reserved bytes are not zero");
+}
+
+Section read_entry(Bytes data, std::uint64_t entry) {
+    const std::uint8_t *p = &data[entry];
+    Section s;
+    s.entry = entry;
+    for (int i = 0; i < 4; ++i)
+        if (!((p[i] >= 'A' && p[i] <= 'Z') || (p[i] >= '0' && p[i] <= '9')))
+            refuse("header", entry, "section name is not four capital letters or digits");
+    s.name.assign(reinterpret_cast<const char *>(p), 4);
+    for (int k = 0; k < kKnown; ++k)
+        if (s.name == kNames[k]) s.known = k;
+    const auto flags = load<std::uint16_t>(p + 4), method = load<std::uint16_t>(p + 6);
+    s.stored = load<std::uint64_t>(p + 8);
+    s.raw = load<std::uint64_t>(p + 16);
+    s.crc = load<std::uint32_t>(p + 24);
+    if (s.known < 0) {
+        if (flags & 1) refuse(s.name, entry, "unknown critical section");
+        return s;
+    }
+    if (flags != is_critical(s.known)) refuse(s.name, entry + 4, "flags are " + to_string(flags) + ", not the section's");
+    if (method != method_of(s.known))
+        refuse(s.name, entry + 6, "coding method " + to_string(method) + " is not supported");
+    if (load<std::uint32_t>(p + 28) != 0) refuse(s.name, entry + 28, "reserved bytes are not zero");
+    return s;
+}
+
+// The section table, checked to tile the file exactly, with every checksum right.
+std::vector<Section> read_table(Bytes data) {
+    check_header(data);
+    const auto count = load<std::uint32_t>(&data[12]);
+    const auto total = load<std::uint64_t>(&data[16]);
+    std::vector<Section> sections;
+    std::uint64_t end = kHeaderBytes + kEntryBytes * count;
+    int last_known = -1;
+    for (std::uint32_t i = 0; i < count; ++i) {
+        Section s = read_entry(data, kHeaderBytes + kEntryBytes * i);
+        if (s.known >= 0 && s.known <= last_known) refuse(s.name, s.entry, "appears twice or out of order");
+        if (s.known >= 0) last_known = s.known;
+        if (end > total || s.stored > total - end)
+            refuse("header", 16, "file length " + to_string(total) + " is not the sum of its parts");
+        s.offset = end;
+        end += s.stored;
+        sections.push_back(std::move(s));
+    }
+    if (end != total) refuse("header", 16, "file length " + to_string(total) + " is not the sum of its parts");
+    for (const Section &s : sections)
+        if (s.offset + s.stored > data.size())
+            refuse(s.name, data.size(),
+                   "truncated: ends at byte " + to_string(s.offset + s.stored) + ", the file has " +
+                       to_string(data.size()));
+    if (data.size() > total) refuse("end", total, to_string(data.size() - total) + " trailing bytes");
+    for (const Section &s : sections)
+        if (crc32(data.subspan(s.offset, s.stored)) != s.crc) refuse(s.name, s.offset, "checksum mismatch");
+    return sections;
+}
+
+std::array<Section, kKnown> select_known(const std::vector<Section> &sections, std::uint64_t max_bytes) {
+    std::array<Section, kKnown> known;
+    std::uint64_t raw = 0;
+    for (const Section &s : sections) {
+        if (s.known < 0) continue;
+        known[s.known] = s;
+        if (method_of(s.known) == 0 && s.raw != s.stored)
+            refuse(s.name, s.entry + 16, "raw length " + to_string(s.raw) + " is not the stored length");
+        if (method_of(s.known) == 1 && s.known != kCODE && s.raw >> kMaxRatioBits > s.stored)
+            refuse(s.name, s.entry + 16,
+                   "raw length " + to_string(s.raw) + " is too great for " + to_string(s.stored) + " stored bytes");
+        if (s.raw > max_bytes - raw)
+            refuse(s.name, s.entry + 16, "decoded sections take more than the limit of " + to_string(max_bytes) + " bytes");
+        raw += s.raw;
+    }
+    for (int k = 0; k < kKnown; ++k)
+        if (is_critical(k) && known[k].known < 0) refuse(kNames[k], kHeaderBytes, "section is missing");
+    return known;
+}
+
+// A section's bytes, read from the front.
+class Reader {
+  public:
+    Reader(Bytes data, const Section &section)
+        : section_(section), bytes_(data.subspan(section.offset, section.stored)) {}
+
+    template <class T>
+    T take() {
+        if (bytes_.size() < sizeof(T)) fail("ends inside its own header");
+        const T value = load<T>(bytes_.data());
+        bytes_ = bytes_.subspan(sizeof(T));
+        return value;
+    }
+    Bytes rest() const { return bytes_; }
+    void expect_raw(std::uint64_t expected) const {
+        if (section_.raw != expected)
+            refuse(section_.name, section_.entry + 16,
+                   "raw length is " + to_string(section_.raw) + ", expected " + to_string(expected));
+    }
+    [[noreturn]] void fail(std::string reason) const { refuse(section_.name, section_.offset, std::move(reason)); }
+
+    // Decode the rest of the section with `walk(decoder)`; it must use up every byte.
+    template <class Walk>
+    void decode(std::size_t n_contexts, Walk walk) const {
+        Decoder decoder(n_contexts, bytes_);
+        walk(decoder);
+        if (!decoder.is_complete()) fail("coded bytes are damaged");
+    }
+
+  private:
+    const Section &section_;
+    Bytes bytes_;
+};
+
+Head read_head(Bytes data, const Section &section) {
+    Reader in(data, section);
+    if (section.stored != kHeadBytes)
+        in.fail("has " + to_string(section.stored) + " bytes, expected " + to_string(kHeadBytes));
+    Head head;
+    bool bounds_are_fine = true;
+    for (double &v : head.lo) v = in.take<double>();
+    for (double &v : head.hi) v = in.take<double>();
+    for (int a = 0; a < 3; ++a)
+        bounds_are_fine &= std::isfinite(head.lo[a]) && std::isfinite(head.hi[a]) && head.lo[a] < head.hi[a];
+    for (std::uint32_t *side : {&head.shape.x, &head.shape.y, &head.shape.z}) *side = in.take<std::uint32_t>();
+    for (std::uint32_t *n : {&head.n_channels, &head.codebook_size, &head.n_coded, &head.n_kept})
+        *n = in.take<std::uint32_t>();
+    for (float &v : head.constants) v = in.take<float>();
+    for (const std::uint32_t side : {head.shape.x, head.shape.y, head.shape.z})
+        if (side < kMinSide || side > kMaxSide) in.fail("side " + to_string(side) + " is outside 2..4096");
+    const std::uint64_t n_voxels = head.shape.n_voxels();
+    if (n_voxels > kMaxVoxels) in.fail(to_string(n_voxels) + " voxels, the limit is " + to_string(kMaxVoxels));
+    if (head.n_channels < 1 || head.n_channels > kMaxChannels)
+        in.fail("channel count " + to_string(head.n_channels) + " is outside 1..64");
+    if (head.codebook_size < 1 || head.codebook_size > kMaxCodewords)
+        in.fail("codebook size " + to_string(head.codebook_size) + " is outside 1..65536");
+    if (std::uint64_t{head.n_coded} + head.n_kept > n_voxels) in.fail("more voxels hold values than there are");
+    if (!bounds_are_fine) in.fail("bounds are not finite with lo < hi");
+    for (const float v : head.constants)
+        if (!std::isfinite(v)) in.fail("a constant is not finite");
+    if (head.constants[2] <= 0 || head.constants[3] <= 0) in.fail("interval or step_world is not positive");
+    return head;
+}
+
+// The record before a table's items: its type, and scale and offset when it holds levels.
+void read_quantizer(Reader &in, Table &table) {
+    const auto type = in.take<std::uint8_t>(), mode = in.take<std::uint8_t>();
+    if (in.take<std::uint16_t>() != 0) in.fail("reserved bytes are not zero");
+    if (type > 2) in.fail("table type " + to_string(type) + " is not supported");
+    table.type = static_cast<TableType>(type);
+    const bool is_float = table.type == TableType::kFloat16;
+    if (mode > 2 || (mode == 0) != is_float || (mode == 2 && table.columns == 1))
+        in.fail("quantiser mode " + to_string(mode) + " does not fit the table");
+    const std::uint32_t n = mode == 0 ? 0 : mode == 1 ? 1 : table.columns;
+    for (std::vector<float> *values : {&table.scale, &table.offset})
+        for (std::uint32_t i = 0; i < n; ++i) {
+            values->push_back(in.take<float>());
+            if (!std::isfinite(values->back())) in.fail("scale or offset is not finite");
+        }
+}
+
+int item_bytes(TableType type) { return type == TableType::kUint8 ? 1 : 2; }
+
+std::uint32_t trees_of(const Table &table, bool by_column) {
+    return by_column && table.rows >= kColumnTreeRows ? table.columns : 1;
+}
+
+template <class Coder>
+void code_tables(Coder &coder, std::span<Table> tables, bool by_column) {
+    std::size_t base = 0;
+    for (Table &t : tables) {
+        const std::uint32_t n_trees = trees_of(t, by_column);
+        code_table(coder, base, n_trees, item_bytes(t.type), t.items);
+        base += std::size_t{256} * n_trees;
+    }
+}
+
+std::size_t table_contexts(std::span<const Table> tables, bool by_column) {
+    std::size_t n = 0;
+    for (const Table &t : tables) n += std::size_t{256} * trees_of(t, by_column);
+    return n;
+}
+
+// The items of tables whose shapes and quantisers are known.
+void read_items(Reader &in, std::span<Table> tables, bool by_column) {
+    std::uint64_t raw = 0;
+    for (const Table &t : tables) raw += std::uint64_t{t.rows} * t.columns * item_bytes(t.type);
+    in.expect_raw(raw);
+    for (Table &t : tables) t.items.assign(std::size_t{t.rows} * t.columns, 0);
+    in.decode(table_contexts(tables, by_column), [&](Decoder &d) { code_tables(d, tables, by_column); });
+    for (const Table &t : tables)
+        if (t.type == TableType::kFloat16)
+            for (const std::uint16_t bits : t.items)
+                if ((bits & 0x7C00) == 0x7C00) in.fail("a value is not finite");
+}
+
+std::vector<Table> read_color_mlp(Bytes data, const Section &section, std::uint32_t n_channels) {
+    Reader in(data, section);
+    const auto n_layers = in.take<std::uint16_t>();
+    if (in.take<std::uint16_t>() != 0) in.fail("reserved bytes are not zero");
+    if (n_layers > kMaxLayers) in.fail(to_string(n_layers) + " layers, the limit is 16");
+    if (n_layers == 0 && n_channels != 3) in.fail("without layers there must be 3 channels");
+    std::vector<Table> tables;
+    for (std::uint32_t i = 0; i < n_layers; ++i) {
+        Table weight, bias;
+        weight.rows = in.take<std::uint32_t>();
+        weight.columns = in.take<std::uint32_t>();
+        for (const std::uint32_t side : {weight.rows, weight.columns})
+            if (side < 1 || side > kMaxLayerSide) in.fail("layer side " + to_string(side) + " is outside 1..4096");
+        const std::uint32_t width = weight.columns;
+        const bool fits = i ? width == tables[2 * i - 2].rows
+                            : width >= n_channels + 3 && (width - n_channels - 3) % 6 == 0;
+        if (!fits || (i + 1u == n_layers && weight.rows != 3)) in.fail("layers do not lead from the features to rgb");
+        bias.columns = weight.rows;
+        read_quantizer(in, weight);
+        read_quantizer(in, bias);
+        tables.push_back(std::move(weight));
+        tables.push_back(std::move(bias));
+    }
+    read_items(in, tables, false);
+    return tables;
+}
+
+Table read_codebook(Bytes data, const Section &section, const Head &head) {
+    Reader in(data, section);
+    Table table;
+    table.rows = head.codebook_size;
+    table.columns = head.n_channels;
+    read_quantizer(in, table);
+    read_items(in, std::span(&table, 1), true);
+    return table;
+}
+
+void read_partition(Bytes data, const Section &section, CompressedField &field) {
+    const Reader in(data, section);
+    const Shape shape = field.head.shape;
+    const std::uint32_t by = n_blocks(shape.y), bz = n_blocks(shape.z);
+    std::vector<std::uint8_t> blocks(std::size_t{n_blocks(shape.x)} * by * bz);
+    field.partition.assign(shape.n_voxels(), kPruned);
+    in.decode(kPartitionContexts, [&](Decoder &d) { code_partition(d, shape, blocks, field.partition); });
+    std::uint64_t n_coded = 0, n_kept = 0;
+    std::size_t i = 0;
+    for (std::uint32_t x = 0; x < shape.x; ++x)
+        for (std::uint32_t y = 0; y < shape.y; ++y)
+            for (std::uint32_t z = 0; z < shape.z; ++z, ++i) {
+                if (!field.partition[i]) continue;
+                blocks[(std::size_t{x / kBlockSide} * by + y / kBlockSide) * bz + z / kBlockSide] = 0;
+                (field.partition[i] == kCoded ? n_coded : n_kept) += 1;
+            }
+    if (std::any_of(blocks.begin(), blocks.end(), [](std::uint8_t b) { return b != 0; }))
+        in.fail("a block that is marked as occupied is empty");
+    if (n_coded != field.head.n_coded || n_kept != field.head.n_kept)
+        in.fail("holds " + to_string(n_coded) + " coded and " + to_string(n_kept) + " kept voxels, the head says " +
+                to_string(field.head.n_coded) + " and " + to_string(field.head.n_kept));
+}
+
+// The quantiser of per-voxel levels, which are always bytes.
+void read_level_quantizer(Reader &in, std::uint32_t columns, std::vector<float> &scale, std::vector<float> &offset) {
+    Table table;
+    table.columns = columns;
+    read_quantizer(in, table);
+    if (table.type != TableType::kUint8) in.fail("levels of voxels are not bytes");
+    scale = std::move(table.scale);
+    offset = std::move(table.offset);
+}
+
+void read_levels(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
+    const Head &head = field.head;
+    Reader density(data, known[kDENS]);
+    read_level_quantizer(density, 1, field.density_scale, field.density_offset);
+    field.density.assign(std::size_t{head.n_coded} + head.n_kept, 0);
+    density.decode(kDensityContexts, [&](Decoder &d) { code_density(d, head.shape, field.partition, field.density); });
+
+    const Reader codes(data, known[kCODE]);
+    field.codes.assign(head.n_coded, 0);
+    codes.decode(code_contexts(head.codebook_size),
+                 [&](Decoder &d) { code_codes(d, head.shape, field.partition, head.codebook_size, field.codes); });
+    for (const std::int32_t code : field.codes)
+        if (static_cast<std::uint32_t>(code) >= head.codebook_size) codes.fail("a code is not below the codebook size");
+
+    Reader kept(data, known[kKEPT]);
+    read_level_quantizer(kept, head.n_channels, field.kept_scale, field.kept_offset);
+    field.kept.assign(std::size_t{head.n_kept} * head.n_channels, 0);
+    kept.decode(kKeptContexts,
+                [&](Decoder &d) { code_kept(d, head.shape, field.partition, head.n_channels, field.kept); });
+}
+
+CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
+    const std::array<Section, kKnown> known = select_known(read_table(data), max_bytes);
+    CompressedField field;
+    field.head = read_head(data, known[kHEAD]);
+    const Head &head = field.head;
+    Reader(data, known[kPART]).expect_raw(head.shape.n_voxels());
+    Reader(data, known[kDENS]).expect_raw(std::uint64_t{head.n_coded} + head.n_kept);
+    Reader(data, known[kCODE]).expect_raw(std::uint64_t{4} * head.n_coded);
+    Reader(data, known[kKEPT]).expect_raw(std::uint64_t{head.n_kept} * head.n_channels);
+    if (const Section &meta = known[kMETA]; meta.known >= 0) {
+        const Reader in(data, meta);
+        if (meta.stored > kMaxMetadataBytes)
+            in.fail("metadata has " + to_string(meta.stored) + " bytes, the limit is " + to_string(kMaxMetadataBytes));
+        field.metadata.assign(in.rest().begin(), in.rest().end());
+    }
+    field.color_mlp = read_color_mlp(data, known[kCOLR], head.n_channels);
+    field.codebook = read_codebook(data, known[kBOOK], head);
+    read_partition(data, known[kPART], field);
+    read_levels(data, known, field);
+    return field;
+}
+
+template <class Walk>
+std::vector<std::uint8_t> encode_with(std::size_t n_contexts, Walk walk) {
+    Encoder encoder(n_contexts);
+    walk(encoder);
+    return encoder.finish();
+}
+
+}  // namespace
+
+std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, BitstreamError &error) {
+    try {
+        return decode_sections(data, max_bytes);
+    } catch (BitstreamError &e) {
+        error = std::move(e);
+    } catch (const std::bad_alloc &) {
+        error = {"header", 0, "not enough memory to decode"};
+    }
+    return std::nullopt;
+}
+
+std::vector<std::uint8_t> encode_partition(Shape shape, Bytes partition) {
+    const std::uint32_t by = n_blocks(shape.y), bz = n_blocks(shape.z);
+    std::vector<std::uint8_t> blocks(std::size_t{n_blocks(shape.x)} * by * bz), values(partition.begin(), partition.end());
+    std::size_t i = 0;
+    for (std::uint32_t x = 0; x < shape.x; ++x)
+        for (std::uint32_t y = 0; y < shape.y; ++y)
+            for (std::uint32_t z = 0; z < shape.z; ++z, ++i)
+                if (values[i]) blocks[(std::size_t{x / kBlockSide} * by + y / kBlockSide) * bz + z / kBlockSide] = 1;
+    return encode_with(kPartitionContexts, [&](Encoder &e) { code_partition(e, shape, blocks, values); });
+}
+
+std::vector<std::uint8_t> encode_density(Shape shape, Bytes partition, Bytes levels) {
+    std::vector<std::uint8_t> values(levels.begin(), levels.end());
+    return encode_with(kDensityContexts, [&](Encoder &e) { code_density(e, shape, partition, values); });
+}
+
+std::vector<std::uint8_t> encode_codes(Shape shape, Bytes partition, std::uint32_t codebook_size,
+                                       std::span<const std::int32_t> codes) {
+    std::vector<std::int32_t> values(codes.begin(), codes.end());
+    return encode_with(code_contexts(codebook_size),
+                       [&](Encoder &e) { code_codes(e, shape, partition, codebook_size, values); });
+}
+
+std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_t n_channels, Bytes levels) {
+    std::vector<std::uint8_t> values(levels.begin(), levels.end());
+    return encode_with(kKeptContexts, [&](Encoder &e) { code_kept(e, shape, partition, n_channels, values); });
+}
+
+std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column) {
+    std::vector<Table> values(tables.begin(), tables.end());
+    return encode_with(table_contexts(tables, by_column), [&](Encoder &e) { code_tables(e, std::span(values), by_column); });
+}
+
+}  // namespace vqrf

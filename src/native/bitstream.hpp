@@ -1,0 +1,66 @@
+// Decode a whole .vqrf file without Python, and encode the payloads of its sections. FORMAT.md is the specification.
+// Safe for untrusted input: nothing is allocated before the number that asks for it is bounded.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "walks.hpp"
+
+namespace vqrf {
+
+using Bytes = std::span<const std::uint8_t>;
+
+// Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
+struct BitstreamError {
+    std::string section;
+    std::uint64_t offset;
+    std::string reason;
+};
+
+enum class TableType : std::uint8_t { kFloat16 = 0, kUint8 = 1, kUint16 = 2 };
+
+// An array of numbers: float16 bits, or levels with scale and offset (both of 1 or `columns` values).
+struct Table {
+    TableType type = TableType::kFloat16;
+    std::uint32_t rows = 1, columns = 1;
+    std::vector<float> scale, offset;
+    std::vector<std::uint16_t> items;
+};
+
+struct Head {
+    std::array<double, 3> lo, hi;
+    Shape shape;
+    std::uint32_t n_channels, codebook_size, n_coded, n_kept;
+    std::array<float, 9> constants;  // empty_density, density_bias, interval, step_world, near, alpha_threshold, rgb
+};
+
+struct CompressedField {
+    Head head;
+    std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
+    std::vector<Table> color_mlp;        // weight [out,in], bias [1,out], weight, ...
+    Table codebook;
+    std::vector<std::uint8_t> partition;
+    std::vector<std::uint8_t> density, kept;
+    std::vector<float> density_scale, density_offset, kept_scale, kept_offset;
+    std::vector<std::int32_t> codes;
+};
+
+// The file's field, or nothing and the reason in `error`. Arrays of the result take at most `max_bytes` (see FORMAT.md
+// section 7 for what is counted); working memory beyond them is a few lattice planes and the entropy models.
+std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, BitstreamError &error);
+
+std::vector<std::uint8_t> encode_partition(Shape shape, Bytes partition);
+std::vector<std::uint8_t> encode_density(Shape shape, Bytes partition, Bytes levels);
+std::vector<std::uint8_t> encode_codes(Shape shape, Bytes partition, std::uint32_t codebook_size,
+                                       std::span<const std::int32_t> codes);
+std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_t n_channels, Bytes levels);
+
+// Tables one after the other in one stream; with `by_column` each column has its own tree.
+std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column);
+
+}  // namespace vqrf
