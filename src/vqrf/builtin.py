@@ -1,9 +1,9 @@
-"""The built-in scene: an armillary sphere, ray traced here, so that everything can be tried without a dataset.
+"""The built-in scene: an armillary sphere, ray traced, so that everything can be tried without a dataset.
 
-It has what is hard for a radiance field and its compression: thin bands and rods in front of other things, texture (a
-globe, a tiled floor), soft shadows, and highlights that move with the eye. Two shapes make all of it, `Sphere` and `Tube`;
-their surfaces are closed formulas, so that tracing is a few NumPy expressions per shape. Vectors are columns [3,N]. It stands in [-1.1, 1.1]^3, z up.
-Colours are computed as they are shown, without a gamma curve: the light is part of the picture, not of physics.
+It has what is hard for a radiance field and its compression: thin bands and rods in front of other things,
+texture (a globe, a tiled floor), soft shadows, and highlights that move with the eye. Two shapes make all of
+it, `Sphere` and `Tube`; their surfaces are closed formulas, so that tracing is a few NumPy expressions per
+shape. Vectors are columns: [3,N]. z is up. Colours are computed as they are shown, without a gamma curve.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vqrf.geometry import Camera, Float64
-from vqrf.scene import BACKGROUNDS, Bytes, Scene, View
+from vqrf.scene import BACKGROUNDS, Scene, View
 
 CAMERA_ANGLE_X = 0.6911112070083618
 CAMERA_DISTANCE = 4.0
@@ -26,7 +26,7 @@ NEAR, FAR = 2.0, 6.0
 """Cameras as in the Synthetic-NeRF scenes, so that every default made for those fits."""
 
 SAMPLES_PER_SIDE = 3
-"""3x3 rays per pixel, each to its own point of the lamp: smooth edges and soft shadows from the same nine rays."""
+"""3x3 rays per pixel, each to its own point of the lamp: smooth edges and soft shadows from the same rays."""
 
 LAMP = np.array([0.45, -0.35, 0.82])
 LAMP_RADIUS = 0.03
@@ -36,10 +36,10 @@ MAX_THREADS = 8
 """Views traced at a time, at most: each takes 100 MB at 200x200."""
 
 REACH = 1.28
-"""World radius of the ball around the origin that holds the scene: rays that pass it by see the background."""
+"""World radius of the ball around the origin that holds the scene: rays that pass it by see white."""
 
 SURFACE_EPSILON = 1e-4
-"""World units that a shadow ray starts above its surface, lest it meets that surface again: rays come as float32."""
+"""World units that a shadow ray starts above its surface, lest it meets it again: rays come as float32."""
 
 Texture = Callable[[Float64], Float64]
 """World points [3,N] -> rgb [3,N]."""
@@ -66,7 +66,7 @@ class Sphere:
         return self.radius
 
     def distances(self, origins: Float64, directions: Float64) -> Float64:
-        """[N] distance along each ray to the first surface point in front of the origin, inf where there is none."""
+        """[N] distance along each ray to the first surface point in front of its origin, inf: none."""
         offset = origins - self.center[:, None]
         b, c = _dot(offset, directions), _dot(offset, offset) - self.radius**2
         root = np.sqrt(np.where(b * b > c, b * b - c, np.nan))
@@ -79,7 +79,7 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Tube:
-    """A solid cylinder, or with `inner_radius` a pipe: a rod when long, a disc when flat, a ring when flat and hollow."""
+    """A cylinder, with `inner_radius` a pipe: a rod if long, a disc if flat, a ring if flat and hollow."""
 
     center: Float64
     axis: Float64
@@ -106,7 +106,7 @@ class Tube:
     def _distances(self, height: Float64, climb: Float64, a: Float64, b: Float64, c: Float64) -> Float64:
         """With the square of the distance from the axis, at t along the ray, as a t^2 + 2 b t + c."""
         hits = []
-        with np.errstate(divide="ignore", invalid="ignore"):  # rays along the axis, or across it, miss by being nan
+        with np.errstate(divide="ignore", invalid="ignore"):  # along or across the axis: nan, a miss
             for radius in (self.radius, self.inner_radius)[: 2 if self.inner_radius else 1]:
                 root = np.sqrt(b * b - a * (c - radius**2))
                 for t in ((-b - root) / a, (-b + root) / a):
@@ -114,7 +114,8 @@ class Tube:
             for end in (-self.half_length, self.half_length):
                 t = (end - height) / climb
                 square = c + t * (2 * b + t * a)
-                hits.append(np.where((square >= self.inner_radius**2) & (square <= self.radius**2), t, np.nan))
+                is_on_end = (square >= self.inner_radius**2) & (square <= self.radius**2)
+                hits.append(np.where(is_on_end, t, np.nan))
         return _first(np.stack(hits))
 
     def normals(self, points: Float64) -> Float64:
@@ -124,10 +125,10 @@ class Tube:
         outward = offset - height * axis
         radius = np.sqrt(_dot(outward, outward))
         outward /= np.maximum(radius, 1e-12)
-        # A point is on the surface that it is the least inside of: the mantle, an end, the mantle of the bore.
-        depths = np.stack([self.radius - radius, self.half_length - np.abs(height), radius - self.inner_radius])
-        surface = np.argmin(np.abs(depths[: 3 if self.inner_radius else 2]), axis=0)
-        return np.choose(surface, [outward, np.sign(height) * axis, -outward])
+        # A point is on the surface that it is the least inside of: the mantle, an end, the bore.
+        depths = np.abs([self.radius - radius, self.half_length - np.abs(height), radius - self.inner_radius])
+        surface = np.argmin(depths[: 3 if self.inner_radius else 2], axis=0)
+        return np.where(surface == 1, np.sign(height) * axis, np.where(surface == 0, outward, -outward))
 
 
 Shape = Sphere | Tube
@@ -142,7 +143,7 @@ def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int
       n_test: cameras on a wavy circle between 13 and 47 degrees above the floor.
       side: pixels of the square images; the thinnest rod is 0.016 * side pixels wide.
 
-    Deterministic. Takes about 0.1 s per view of 200x200 on one core.
+    Deterministic. Takes about 0.25 s per view of 200x200 on one core.
     """
     random = np.random.default_rng(seed)
     shapes = _armillary_sphere(random)
@@ -198,7 +199,8 @@ def _lamp_points(n: int) -> Float64:
     across = _unit(np.cross(lamp, [0.0, 0.0, 1.0]))
     up = np.cross(across, lamp)
     down, right = np.mgrid[:n, :n][:, None] * (2 / n) + (1 / n - 1)
-    return _unit(lamp[:, None, None] + LAMP_RADIUS * (right * across[:, None, None] - down * up[:, None, None]))
+    offsets = right * across[:, None, None] - down * up[:, None, None]
+    return _unit(lamp[:, None, None] + LAMP_RADIUS * offsets)
 
 
 def _trace(shapes: Sequence[Shape], origins: Float64, directions: Float64, lamps: Float64) -> Float64:
@@ -215,7 +217,7 @@ def _trace(shapes: Sequence[Shape], origins: Float64, directions: Float64, lamps
 
 
 def _nearest(shapes: Sequence[Shape], origins: Float64, directions: Float64) -> tuple[Float64, Float64]:
-    """[N] distance to what each ray meets first (inf: nothing) and [N] its number among the shapes (-1: nothing)."""
+    """What each ray meets first: [N] its distance, [N] its number among the shapes; inf and -1: nothing."""
     distances, shape_ids = np.full(origins.shape[1], np.inf), np.full(origins.shape[1], -1)
     square, along = _dot(origins, origins), _dot(origins, directions)
     for shape_id, shape in enumerate(shapes):
@@ -232,15 +234,16 @@ def _nearest(shapes: Sequence[Shape], origins: Float64, directions: Float64) -> 
 def _shade(
     shapes: Sequence[Shape], shape: Shape, points: Float64, directions: Float64, lamps: Float64
 ) -> Float64:
-    """[3,N] rgb of surface points: sky light from above, the lamp with shadows, and Blinn and Phong's highlight."""
+    """[3,N] rgb of surface points: the sky, the lamp with its shadows, and Blinn and Phong's highlight."""
     normals = shape.normals(points)
     lit = np.maximum(_dot(normals, lamps), 0)
     facing = np.flatnonzero(lit > 0)
     above = points[:, facing] + SURFACE_EPSILON * normals[:, facing]
     lit[facing[np.isfinite(_nearest(shapes, above, lamps[:, facing])[0])]] = 0
-    highlight = np.maximum(_dot(normals, _unit(lamps - directions)), 0) ** shape.material.sharpness * (lit > 0)
+    material = shape.material
+    highlight = np.maximum(_dot(normals, _unit(lamps - directions)), 0) ** material.sharpness * (lit > 0)
     sky = 0.50 + 0.14 * normals[2]
-    colors = shape.material.texture(points) * (sky + 0.52 * lit) + shape.material.gloss * highlight
+    colors: Float64 = material.texture(points) * (sky + 0.52 * lit) + material.gloss * highlight
     return np.clip(colors, 0, 1)
 
 
@@ -309,14 +312,17 @@ def _rgb(red: float, green: float, blue: float) -> Float64:
 def _unit(vectors: ArrayLike) -> Float64:
     """Vectors [3,...] at unit length."""
     v = np.asarray(vectors, np.float64)
-    return v / np.sqrt(_dot(v, v))
+    unit: Float64 = v / np.sqrt(_dot(v, v))
+    return unit
 
 
 def _dot(a: Float64, b: Float64) -> Float64:
-    """Scalar products [...] of vectors [3,...]. Three products in a row are faster here than einsum or BLAS."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    """Scalar products [...] of vectors [3,...]. Three products in a row outrun einsum and BLAS here."""
+    product: Float64 = a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+    return product
 
 
 def _first(distances: Float64) -> Float64:
     """[N] the smallest positive of [K,N] distances, inf where there is none; nan stands for a miss."""
-    return np.where(distances > 0, distances, np.inf).min(axis=0)
+    first: Float64 = np.where(distances > 0, distances, np.inf).min(axis=0)
+    return first

@@ -10,8 +10,8 @@ from pathlib import Path
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` so that `path` holds the old bytes or all of the new ones, whatever happens in between.
 
-    The bytes go to a file beside it, which is flushed to the disk and renamed; on failure that file is removed. A path
-    that exists and is no regular file (a device, a pipe) cannot be renamed onto and is written directly.
+    The bytes go to a file beside it, which is flushed to the disk and renamed; on failure it is removed.
+    A path that exists and is no regular file (a device, a pipe) cannot be replaced: it is written directly.
 
     Raises:
       OSError: the folder is missing, the disk is full, ...; `filename` is `path`.
@@ -24,7 +24,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         _write(temporary, data, named=path)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

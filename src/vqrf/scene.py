@@ -1,8 +1,8 @@
 """Photos with cameras: files on disk -> `Scene`. The only code that opens images.
 
-Images are bytes: rgb already composited on the background, because a hundred views of 800x800 as floats are 0.8 GB. What
-the file holds opaque is held exactly; a pixel that was half transparent or averaged is rounded to 1/255, an error of
-variance (1/255)^2 / 12, which moves a PSNR of 35 dB by less than 0.02 dB.
+Images are bytes: rgb already composited on the background, because a hundred views of 800x800 as floats are
+0.8 GB. What a file holds opaque is held exactly; a pixel that was half transparent or averaged is rounded to
+1/255, an error of variance (1/255)^2 / 12, which moves a PSNR of 35 dB by less than 0.02 dB.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera, Float32, Float64
 
 Bytes = NDArray[np.uint8]
 Background = Literal["white", "black"]
+Color = tuple[float, float, float]
 
-BACKGROUNDS: dict[Background, tuple[float, float, float]] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+BACKGROUNDS: dict[Background, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 SPLITS = ("train", "test")
 
 BLENDER_NEAR, BLENDER_FAR = 2.0, 6.0
@@ -41,8 +44,11 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P")
 """8-bit modes; the wider ones would have to be cut to 8 bits, and Pillow clips them without a word."""
 
+READ_THREADS = 4
+"""Images read at a time; at 800x800 each takes 30 MB while it is composited."""
+
 BOUND_RAYS = 65
-"""Rays per image side that `camera_bounds` looks at: between two of them a frustum bulges by less than 1e-4 of `far`."""
+"""Rays per image side in `camera_bounds`: between them a frustum bulges by less than 1e-4 of `far`."""
 
 
 class SceneError(ValueError):
@@ -91,7 +97,7 @@ class Scene:
 
     train: tuple[View, ...]
     test: tuple[View, ...]
-    background: tuple[float, float, float]
+    background: Color
     near: float
     far: float
     name: str
@@ -105,17 +111,18 @@ def load_scene(
     background: Background = "white",
     every: int = 1,
 ) -> Scene:
-    """Read a dataset in Blender's layout: `transforms_train.json`, `transforms_test.json` and the images they list.
+    """Read a dataset in Blender's layout: `transforms_train.json`, `transforms_test.json` and their images.
 
     Args:
       path: the dataset's folder. Nothing outside it is opened.
       splits: which of `train` and `test` to read; the others' files are not touched.
       downscale: average n x n pixels to one, in premultiplied alpha; has to divide both sides of the images.
-      background: what shows through where the images are transparent. Images without alpha are taken as opaque.
+      background: what shows through where images are transparent; without alpha they are taken as opaque.
       every: of the test split, take frames 0, n, 2n, ...
 
     Raises:
-      SceneError: a file is missing, broken, or says what cannot be; all poses are checked before an image is opened.
+      SceneError: a file is missing, broken, or says what cannot be. All poses are checked before an image is
+        opened.
       ValueError: an argument is out of its range.
 
     Safe for untrusted input: JSON is bounded by `MAX_JSON_BYTES` and images by Pillow's limit of pixels.
@@ -130,10 +137,12 @@ def load_scene(
     if not any((folder / f"transforms_{split}.json").exists() for split in SPLITS):
         raise SceneError(folder, "is no dataset: it has no transforms_train.json and no transforms_test.json")
     listings = {split: _read_listing(folder, split, background) for split in splits}
-    views = {
-        split: _read_views(folder, listing, downscale, background, every if split == "test" else 1)
-        for split, listing in listings.items()
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        views = {
+            split: _read_views(folder, listing, downscale, background, every if split == "test" else 1)
+            for split, listing in listings.items()
+        }
     first = listings[splits[0]]
     return Scene(
         train=views.get("train", ()),
@@ -146,14 +155,14 @@ def load_scene(
 
 
 def save_scene(scene: Scene, path: str | Path) -> None:
-    """Write a scene as a dataset that `load_scene` reads back to the same images; the inverse of `load_scene`.
+    """Write a scene as a dataset that `load_scene` reads back to the same images.
 
-    Beside Blender's keys the JSON gets `near`, `far` and `background`: the images are opaque, so a reader has to be told
-    what they stand on. Each file is written atomically, the JSON of a split after its images.
+    Beside Blender's keys the JSON gets `near`, `far` and `background`: the images are opaque, so a reader has
+    to be told what they stand on. Each file is written atomically, the JSON of a split after its images.
 
     Raises:
-      ValueError: the background is not white or black, two views share a name, or cameras of a split differ in more than
-        their pose, which this format cannot say.
+      ValueError: the background is not white or black, two views share a name, or cameras of a split differ
+        in more than their pose, which this format cannot say.
       OSError: a file cannot be written.
     """
     background = next((name for name, rgb in BACKGROUNDS.items() if rgb == scene.background), None)
@@ -171,7 +180,10 @@ def save_scene(scene: Scene, path: str | Path) -> None:
             "near": scene.near,
             "far": scene.far,
             "background": background,
-            "frames": [{"file_path": f"./{v.name}", "transform_matrix": v.camera.pose.tolist()} for v in of_split],
+            "frames": [
+                {"file_path": f"./{view.name}", "transform_matrix": view.camera.pose.tolist()}
+                for view in of_split
+            ],
         }
         for view in of_split:
             file = _image_path(folder, view.name)
@@ -187,15 +199,22 @@ def png_from_image(image: Bytes) -> bytes:
     return buffer.getvalue()
 
 
+def bytes_from_colors(colors: Float32) -> Bytes:
+    """The nearest uint8 of values in 0..1; what lies outside is clipped."""
+    image: Bytes = np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8)
+    return image
+
+
 def camera_bounds(scene: Scene) -> tuple[Float64, Float64]:
     """The box [3], [3] float64 around what the training cameras see between `near` and `far`.
 
-    Rays of unit length end on a sphere, so a frustum bulges between its corners; `BOUND_RAYS` per side are looked at.
+    Rays of unit length end on a sphere, so a frustum bulges between its corners: `BOUND_RAYS` per side are
+    asked.
 
     Raises:
       ValueError: the scene has no training views.
 
-    Source: DirectVoxGO (arXiv 2111.11215), sec. 5, the box of the coarse stage. Departs: DVGO takes every pixel.
+    Source: DirectVoxGO (arXiv 2111.11215), the box of the coarse stage. Departs: DVGO asks every pixel.
     """
     if not scene.train:
         raise ValueError("camera_bounds: the scene has no training views")
@@ -264,8 +283,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(data)
     except json.JSONDecodeError as error:
-        raise SceneError(path, f"is not JSON: {error.msg}, line {error.lineno} column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, endless nesting
+        where = f"line {error.lineno} column {error.colno}"
+        raise SceneError(path, f"is not JSON: {error.msg}, {where}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of 5000 digits, endless nesting
         raise SceneError(path, f"is not JSON: {type(error).__name__}") from None
     if not isinstance(tree, dict):
         raise SceneError(path, f"expected a JSON object, got {type(tree).__name__}")
@@ -286,68 +306,87 @@ def _is_number(value: object) -> bool:
 
 
 def _pose(rows: object) -> Float64:
-    """The matrix as [4,4] float64. Raises ValueError with what is wrong, also where no camera could have this pose."""
-    is_matrix = isinstance(rows, list) and len(rows) == 4
-    if not is_matrix or not all(isinstance(r, list) and len(r) == 4 and all(map(_is_number, r)) for r in rows):  # type: ignore[attr-defined]
-        raise ValueError("transform_matrix: expected 4 x 4 numbers")
+    """The matrix as [4,4] float64. Raises ValueError where it is none, or none that a camera can have."""
+    if not isinstance(rows, list) or [len(row) for row in rows if isinstance(row, list)] != [4, 4, 4, 4]:
+        raise ValueError("transform_matrix: expected 4 rows of 4 numbers")
+    if not all(_is_number(value) for row in rows for value in row):
+        raise ValueError("transform_matrix: expected numbers")
     return Camera(np.array(rows, np.float64), 1.0, 1.0, 0.0, 0.0, 1, 1).pose
 
 
 def _image_path(folder: Path, name: str) -> Path:
-    """Where the image `name` lies; `.png` is understood. Raises ValueError for a place outside of `folder`."""
-    inside = os.path.normpath(name)
-    if "\0" in name or Path(inside).is_absolute() or inside.split(os.sep)[0] == os.pardir:
+    """Where the image `name` lies; `.png` may be left out. Raises ValueError for a place outside `folder`."""
+    inside = Path(os.path.normpath(name))
+    if "\0" in name or inside.is_absolute() or os.pardir in inside.parts:
         raise ValueError(f"file_path {name[:80]!r} leads out of the dataset's folder")
-    return folder / (inside if inside.lower().endswith(IMAGE_SUFFIXES) else inside + ".png")
+    return folder / (inside if inside.suffix.lower() in IMAGE_SUFFIXES else f"{inside}.png")
 
 
 def _read_views(
     folder: Path, listing: _Listing, downscale: int, background: Background, every: int
 ) -> tuple[View, ...]:
-    views: list[View] = []
-    size = None
-    for file, pose in zip(listing.files[::every], listing.poses[::every], strict=True):
-        rgba = _read_rgba(file)
-        height, width = rgba.shape[:2]
-        size = size or (width, height)
-        if (width, height) != size:
-            raise SceneError(file, f"is {width}x{height}, the views before it are {size[0]}x{size[1]}")
-        if width % downscale or height % downscale:
-            raise SceneError(file, f"its {width}x{height} pixels cannot be cut into blocks of {downscale}x{downscale}")
-        image = _composite(rgba, downscale, BACKGROUNDS[background])
-        height, width = image.shape[:2]
-        focal = width / 2 / math.tan(listing.angle / 2)
-        camera = Camera(pose, focal, focal, width / 2, height / 2, width, height)
-        views.append(View(camera, image, file.relative_to(folder).with_suffix("").as_posix()))
-    return tuple(views)
+    files, poses = listing.files[::every], listing.poses[::every]
+    size = _read_size(files[0])
+    if size[0] % downscale or size[1] % downscale:
+        raise SceneError(files[0], f"is {size[0]}x{size[1]}, which cannot be downscaled by {downscale}")
+
+    def read(file: Path) -> Bytes:
+        return _composite(_read_rgba(file, size), downscale, BACKGROUNDS[background])
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        images = list(pool.map(read, files))
+    height, width = images[0].shape[:2]
+    focal = width / 2 / math.tan(listing.angle / 2)
+    return tuple(
+        View(
+            Camera(pose, focal, focal, width / 2, height / 2, width, height),
+            image,
+            file.relative_to(folder).with_suffix("").as_posix(),
+        )
+        for file, pose, image in zip(files, poses, images, strict=True)
+    )
 
 
-def _read_rgba(path: Path) -> Bytes:
+def _read_size(path: Path) -> tuple[int, int]:
+    """Width and height, from the head of the file."""
+    with _opened(path) as image:
+        return image.size
+
+
+def _read_rgba(path: Path, size: tuple[int, int]) -> Bytes:
     """[H,W,4] uint8, alpha not premultiplied."""
+    with _opened(path) as image:
+        if image.size != size:
+            got, expected = "x".join(map(str, image.size)), "x".join(map(str, size))
+            raise SceneError(path, f"is {got}, the first view of its split is {expected}")
+        if image.mode not in IMAGE_MODES:
+            raise SceneError(path, f"expected 8 bits per channel, rgb or gray, got mode {image.mode}")
+        return np.asarray(image.convert("RGBA"), np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image file, its pixels not yet read. What goes wrong while it is open becomes a SceneError."""
     if not path.is_file():
         raise SceneError(path, "there is no such image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
-                if image.mode not in IMAGE_MODES:
-                    raise SceneError(path, f"expected 8 bits per channel, rgb or gray, got mode {image.mode}")
-                return np.asarray(image.convert("RGBA"))
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise SceneError(path, "has more pixels than an image may have") from None
-        except Image.UnidentifiedImageError:
-            raise SceneError(path, "is no image, or of a format that is not read (PNG, JPEG, WebP are)") from None
-        except (OSError, SyntaxError) as error:  # what Pillow's decoders raise on a broken file
-            raise SceneError(path, f"is damaged: {error}") from None
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise SceneError(path, "has more pixels than an image may have") from None
+    except UnidentifiedImageError:
+        raise SceneError(path, f"is no image, or not one of {', '.join(IMAGE_FORMATS)}") from None
+    except (OSError, SyntaxError) as error:  # what Pillow's decoders raise on a broken file
+        raise SceneError(path, f"is damaged: {error}") from None
 
 
-def _composite(rgba: Bytes, downscale: int, background: tuple[float, float, float]) -> Bytes:
+def _composite(rgba: Bytes, downscale: int, background: Color) -> Bytes:
     """[H/n,W/n,3] uint8: block averages of premultiplied colour and alpha, laid on the background."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    color = rgba[..., :3] * alpha + (1 - alpha) * (np.array(background, np.float32) * 255)
+    colors = rgba[..., :3] * (alpha / 255) + (1 - alpha) * np.array(background, np.float32)
     height, width = rgba.shape[0] // downscale, rgba.shape[1] // downscale
-    blocks = color.reshape(height, downscale, width, downscale, 3).mean((1, 3), dtype=np.float32)
-    return np.rint(blocks).astype(np.uint8)
+    blocks = colors.reshape(height, downscale, width, downscale, 3).mean((1, 3), dtype=np.float32)
+    return bytes_from_colors(blocks)
 
 
 def _shared_angle(views: tuple[View, ...]) -> float:
@@ -357,5 +396,5 @@ def _shared_angle(views: tuple[View, ...]) -> float:
     for view in views:
         c = view.camera
         if not np.allclose((c.fx, c.fy, c.cx, c.cy, c.width, c.height), centred, rtol=1e-9):
-            raise ValueError(f"camera of view {view.name}: this format has one focal length and a centred image")
+            raise ValueError(f"camera of view {view.name}: all of a split share one focal length, centred")
     return 2 * math.atan(first.width / 2 / first.fx)

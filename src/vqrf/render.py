@@ -1,0 +1,69 @@
+"""What does this camera see: a radiance field -> an image.
+
+The rendering equation is in `vqrf.kernels`; here a camera becomes rays, and rays become an image again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vqrf.field import RadianceField
+from vqrf.files import write_atomically
+from vqrf.geometry import Camera, Float32
+from vqrf.kernels import Volume, select
+from vqrf.scene import bytes_from_colors, png_from_image
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """What a camera sees.
+
+    Attributes:
+      rgb: [H,W,3] float32 in 0..1, background included.
+      depth: [H,W] float32, sum of weight * distance in world units: how far it is to what is there where
+        `opacity` is 1, and 0 where there is nothing.
+      opacity: [H,W] float32 in 0..1, what is not background.
+    """
+
+    rgb: Float32
+    depth: Float32
+    opacity: Float32
+
+
+def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int = 1 << 16) -> Image:
+    """Render what `camera` sees of a field, on the CPU.
+
+    Args:
+      field: for many views of one field pass its `volume()`, so that its cells are searched once.
+      rays_per_batch: bounds memory; the image does not depend on it.
+
+    Deterministic. Not differentiable.
+
+    Raises:
+      ValueError: `rays_per_batch` is below 1.
+    """
+    if rays_per_batch < 1:
+        raise ValueError(f"rays_per_batch: expected at least 1, got {rays_per_batch}")
+    volume = field if isinstance(field, Volume) else field.volume()
+    kernels = select()
+    n_rays = camera.width * camera.height
+    rgb = np.empty((n_rays, 3), np.float32)
+    background_weight, depth = np.empty((2, n_rays), np.float32)
+    for start in range(0, n_rays, rays_per_batch):
+        batch = slice(start, min(start + rays_per_batch, n_rays))
+        origins, directions = camera.rays(np.arange(batch.start, batch.stop))
+        rgb[batch], background_weight[batch], depth[batch] = kernels.render_rays(volume, origins, directions)
+    size = (camera.height, camera.width)
+    return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
+
+
+def save_image(colors: Float32, path: str | Path) -> None:
+    """Write [H,W,3] or [H,W] floats as an 8-bit PNG, what is outside of 0..1 clipped: the whole file or none.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    write_atomically(path, png_from_image(bytes_from_colors(colors)))
