@@ -135,9 +135,7 @@ def _assemble(sections: list[tuple[str, int, bytes]]) -> bytes:
         )
     total = HEADER_BYTES + len(table) + sum(len(stored) for _, _, stored in sections)
     start = SIGNATURE + struct.pack("<HHIQI", *VERSION, len(sections), total, 0)
-    return b"".join(
-        [start, struct.pack("<I", zlib.crc32(start + table)), table, *(s for _, _, s in sections)]
-    )
+    return b"".join([start, struct.pack("<I", zlib.crc32(start + table)), table, *(s for _, _, s in sections)])
 
 
 def _method_of(name: str) -> int:
@@ -266,9 +264,7 @@ def _check_header(data: bytes) -> int:
         raise BitstreamError("header", 12, f"section count {count} is outside 1..64")
     table_end = HEADER_BYTES + ENTRY_BYTES * count
     if n < table_end:
-        raise BitstreamError(
-            "header", n, f"truncated: header and section table have {table_end} bytes, the file {n}"
-        )
+        raise BitstreamError("header", n, f"truncated: header and section table have {table_end} bytes, the file {n}")
     if zlib.crc32(data[:28] + data[HEADER_BYTES:table_end]) != crc:
         raise BitstreamError("header", 28, "checksum mismatch")
     if reserved:
@@ -277,9 +273,7 @@ def _check_header(data: bytes) -> int:
 
 
 def _read_entry(data: bytes, entry: int, offset: int) -> _Section:
-    letters, flags, method, stored, raw, crc, reserved = struct.unpack(
-        "<4sHHQQII", data[entry : entry + ENTRY_BYTES]
-    )
+    letters, flags, method, stored, raw, crc, reserved = struct.unpack("<4sHHQQII", data[entry : entry + ENTRY_BYTES])
     if any(not (65 <= c <= 90 or 48 <= c <= 57) for c in letters):
         raise BitstreamError("header", entry, "section name is not four capital letters or digits")
     name = letters.decode()
@@ -316,9 +310,7 @@ def _read_table(data: bytes) -> list[_Section]:
         raise bad_sum
     for s in entries:
         if (stop := s.offset + s.stored) > len(data):
-            raise BitstreamError(
-                s.name, len(data), f"truncated: ends at byte {stop}, the file has {len(data)}"
-            )
+            raise BitstreamError(s.name, len(data), f"truncated: ends at byte {stop}, the file has {len(data)}")
     if len(data) > total:
         raise BitstreamError("end", total, f"{len(data) - total} trailing bytes")
     for s in entries:
@@ -337,9 +329,7 @@ def _select_known(entries: list[_Section], max_bytes: int) -> dict[str, _Section
         if _method_of(s.name) == RANGE_CODED and s.name != "CODE" and s.raw >> MAX_RATIO_BITS > s.stored:
             raise BitstreamError(s.name, at, f"raw length {s.raw} is too great for {s.stored} stored bytes")
         if s.raw > left:
-            raise BitstreamError(
-                s.name, at, f"decoded sections take more than the limit of {max_bytes} bytes"
-            )
+            raise BitstreamError(s.name, at, f"decoded sections take more than the limit of {max_bytes} bytes")
         left -= s.raw
     for name in KNOWN:
         if _is_critical(name) and name not in known:

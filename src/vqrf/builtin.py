@@ -163,9 +163,7 @@ def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int
 
 def _camera(azimuth: float, elevation: float, side: int) -> Camera:
     """At `CAMERA_DISTANCE` from the origin and looking at it, upright. Angles in radians."""
-    back = np.array(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
-    )
+    back = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(back, right), back], axis=1)
@@ -231,9 +229,7 @@ def _nearest(shapes: Sequence[Shape], origins: Float64, directions: Float64) -> 
     return distances, shape_ids
 
 
-def _shade(
-    shapes: Sequence[Shape], shape: Shape, points: Float64, directions: Float64, lamps: Float64
-) -> Float64:
+def _shade(shapes: Sequence[Shape], shape: Shape, points: Float64, directions: Float64, lamps: Float64) -> Float64:
     """[3,N] rgb of surface points: the sky, the lamp with its shadows, and Blinn and Phong's highlight."""
     normals = shape.normals(points)
     lit = np.maximum(_dot(normals, lamps), 0)

@@ -19,7 +19,6 @@ Departs from the authors' code, each time because theirs loses quality for nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +31,9 @@ from vqrf.field import RadianceField, density_of_alpha
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.rays import RayPool
-from vqrf.train import REFRESH_STEPS, Moments, Progress, optimize
+from vqrf.scene import Scene
+from vqrf.storage import Checkpoint
+from vqrf.train import REFRESH_STEPS, STAGES, Moments, Report, optimize
 
 LEVELS = 256
 EMPTY_MARGIN = 1.0
@@ -82,7 +83,7 @@ PRESETS = {
 }
 
 
-def measure_importance(field: RadianceField, pool: RayPool, progress: Iterator[None] | None = None) -> NDArray[np.float64]:
+def measure_importance(field: RadianceField, pool: RayPool) -> NDArray[np.float64]:
     """Sum, over every training ray, the weight each voxel gave to the pixel.
 
         I(v) = sum_rays sum_shaded  w_s * share(v, x_s)
@@ -97,8 +98,6 @@ def measure_importance(field: RadianceField, pool: RayPool, progress: Iterator[N
     importance = np.zeros(field.lattice.shape)
     for rays in pool.chunks():
         kernels.accumulate_importance(volume, *rays, importance)
-        if progress is not None:
-            next(progress, None)
     return importance
 
 
@@ -213,7 +212,13 @@ class TiedModel:
         *,
         device: str = "cpu",
     ) -> None:
-        self.field, self.partition, self.codes, self.config, self.device = field, partition, codes, config, device
+        self.field, self.partition, self.codes, self.config, self.device = (
+            field,
+            partition,
+            codes,
+            config,
+            device,
+        )
         self.kernels = select(device)
         self.losses = config.losses
         self.n_codes = len(codebook)
@@ -285,6 +290,7 @@ class TiedModel:
         self.touched.zero_()
 
     def _named(self) -> list[tuple[str, Moments]]:
+        """What is checkpointed whole."""
         return [("table", self.table), *((f"mlp{i}", moments) for i, moments in enumerate(self.mlp))]
 
     def state(self) -> dict[str, Tensor]:
@@ -326,7 +332,12 @@ class TiedModel:
 
 
 def tied_model(
-    field: RadianceField, importance: NDArray[np.float64], config: CompressConfig, *, seed: int = 0, device: str = "cpu"
+    field: RadianceField,
+    importance: NDArray[np.float64],
+    config: CompressConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> TiedModel:
     """Partition, cluster, and set up the tuning: the stages of the paper before its last."""
     partition = partition_voxels(importance, prune=config.prune, keep=config.keep)
@@ -335,28 +346,35 @@ def tied_model(
     return TiedModel(field, partition, codebook, codes, config, device=device)
 
 
-def tune(model: TiedModel, pool: RayPool, *, seed: int, start: int = 0) -> Iterator[Progress]:
-    """The joint tuning: `train.optimize` over the codewords, density, kept features and MLP."""
-    config = model.config
-    return optimize(
+def compress(
+    field: RadianceField,
+    scene: Scene,
+    config: CompressConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> CompressedField:
+    """Compress a field with the training views of its scene: importance, partition, codebook, tuning, quantisation.
+
+    Args:
+      report: called after every step of the tuning.
+      checkpoint: where the tuning is saved now and then; the same call goes on from it.
+
+    Deterministic on the CPU with a given seed, whatever the number of threads.
+    """
+    pool = RayPool(scene.train)
+    model = tied_model(field, measure_importance(field, pool), config, seed=seed, device=device)
+    for progress in optimize(
         model,
         pool,
         steps=config.steps,
         rays_per_step=config.rays_per_step,
-        seed=(seed, 2),
-        start=start,
-        device=model.device,
-    )
-
-
-def compress(
-    field: RadianceField, pool: RayPool, config: CompressConfig, *, seed: int = 0, device: str = "cpu"
-) -> CompressedField:
-    """Compress a field with the pixels of its training views: importance, partition, codebook, tuning, quantisation.
-
-    Deterministic on the CPU with a given seed, whatever the number of threads.
-    """
-    model = tied_model(field, measure_importance(field, pool), config, seed=seed, device=device)
-    for _ in tune(model, pool, seed=seed):
-        pass
+        seed=(seed, len(STAGES)),
+        device=device,
+        checkpoint=checkpoint,
+    ):
+        if report is not None:
+            report("tune", progress)
     return model.pack()

@@ -53,9 +53,7 @@ class Quantized:
         allowed = ((1,), self.levels.shape[-1:])
         for name, values in (("scale", self.scale), ("offset", self.offset)):
             if values.dtype != np.float32 or values.shape not in allowed or values.shape != self.scale.shape:
-                raise ValueError(
-                    f"{name}: expected float32 [1] or one per column, got {values.dtype} {values.shape}"
-                )
+                raise ValueError(f"{name}: expected float32 [1] or one per column, got {values.dtype} {values.shape}")
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} is not finite")
         object.__setattr__(self, "levels", np.ascontiguousarray(self.levels))
@@ -203,17 +201,13 @@ class CompressedField:
 
 def _expect(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
-        raise ValueError(
-            f"{name}: expected {dtype.__name__} {list(shape)}, got {array.dtype} {list(array.shape)}"
-        )
+        raise ValueError(f"{name}: expected {dtype.__name__} {list(shape)}, got {array.dtype} {list(array.shape)}")
 
 
 def _expect_table(name: str, table: Table, ndim: int) -> None:
     items = items_of(table)
     if items.ndim != ndim or (not isinstance(table, Quantized) and items.dtype != np.float16):
-        raise ValueError(
-            f"{name}: expected {ndim} axes of float16 or levels, got {items.ndim} of {items.dtype}"
-        )
+        raise ValueError(f"{name}: expected {ndim} axes of float16 or levels, got {items.ndim} of {items.dtype}")
     if not isinstance(table, Quantized) and not np.isfinite(items).all():
         raise ValueError(f"{name}: a value is not finite")
 
@@ -228,12 +222,8 @@ def _check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int) -> N
         _expect_table("color_mlp", weight, ndim=2)
         _expect_table("color_mlp", bias, ndim=1)
         n_out, n_in = items_of(weight).shape
-        if not (1 <= n_in <= MAX_LAYER_SIDE and 1 <= n_out <= MAX_LAYER_SIDE) or items_of(bias).shape != (
-            n_out,
-        ):
-            raise ValueError(
-                f"color_mlp: layer {i} has weight [{n_out},{n_in}] and bias {items_of(bias).shape}"
-            )
+        if not (1 <= n_in <= MAX_LAYER_SIDE and 1 <= n_out <= MAX_LAYER_SIDE) or items_of(bias).shape != (n_out,):
+            raise ValueError(f"color_mlp: layer {i} has weight [{n_out},{n_in}] and bias {items_of(bias).shape}")
         extra = n_in - n_channels - 3
         if n_in != width if i else extra < 0 or extra % 6:
             raise ValueError(f"color_mlp: layer {i} cannot take its {n_in} inputs")

@@ -123,8 +123,10 @@ class Lattice:
 
     def index_from_world(self, x: ArrayLike) -> Float64:
         """Continuous voxel coordinates [...,3] of world points [...,3]; whole numbers are voxels."""
-        return (np.asarray(x, np.float64) - self.lo) / self.extent * (np.array(self.shape) - 1)
+        index: Float64 = (np.asarray(x, np.float64) - self.lo) / self.extent * (np.array(self.shape) - 1)
+        return index
 
     def world_from_index(self, index: ArrayLike) -> Float64:
         """World points [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_world`."""
-        return np.asarray(index, np.float64) / (np.array(self.shape) - 1) * self.extent + self.lo
+        x: Float64 = np.asarray(index, np.float64) / (np.array(self.shape) - 1) * self.extent + self.lo
+        return x

@@ -122,10 +122,7 @@ def _summary(before: Evaluation, after: Evaluation, file_bytes: int, grid_bytes:
         ("PSNR", f"{_decibels(after.psnr)} dB", f"{_change(before.psnr, after.psnr, 2)} dB from the field"),
         ("SSIM", f"{after.ssim:.4f}", f"{_change(before.ssim, after.ssim, 4)} from the field"),
     ]
-    items = [
-        f"<div><dt>{name}</dt><dd><b>{value}</b> <span>{note}</span></dd></div>"
-        for name, value, note in cards
-    ]
+    items = [f"<div><dt>{name}</dt><dd><b>{value}</b> <span>{note}</span></dd></div>" for name, value, note in cards]
     n_views = len(after.views)
     note = f"Means over {n_views} held-out view{'s' if n_views > 1 else ''}. MB = 10<sup>6</sup> bytes."
     return f'<dl class="cards">{"".join(items)}</dl><p class="note">{note}</p>'
@@ -207,8 +204,7 @@ def _chart(sections: Mapping[str, int]) -> str:
 
 def _score_table(before: Evaluation, after: Evaluation) -> str:
     lines = [
-        (escape(a.name), (a.psnr, b.psnr), (a.ssim, b.ssim))
-        for a, b in zip(before.views, after.views, strict=True)
+        (escape(a.name), (a.psnr, b.psnr), (a.ssim, b.ssim)) for a, b in zip(before.views, after.views, strict=True)
     ]
     lines.append(("mean", (before.psnr, after.psnr), (before.ssim, after.ssim)))
     cells = [

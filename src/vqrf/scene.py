@@ -181,8 +181,7 @@ def save_scene(scene: Scene, path: str | Path) -> None:
             "far": scene.far,
             "background": background,
             "frames": [
-                {"file_path": f"./{view.name}", "transform_matrix": view.camera.pose.tolist()}
-                for view in of_split
+                {"file_path": f"./{view.name}", "transform_matrix": view.camera.pose.tolist()} for view in of_split
             ],
         }
         for view in of_split:

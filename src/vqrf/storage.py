@@ -155,7 +155,7 @@ def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
     """A short name of the training images and settings: a checkpoint goes on only with the ones it began with."""
     crc = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
     for view in scene.train:
-        crc = zlib.crc32(view.image, zlib.crc32(np.asarray(view.camera.pose).tobytes(), crc))
+        crc = zlib.crc32(view.image.tobytes(), zlib.crc32(view.camera.pose.tobytes(), crc))
     return f"{crc:08x}"
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -27,6 +28,18 @@ from vqrf.geometry import Lattice
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene, camera_bounds
+from vqrf.storage import (
+    Arrays,
+    Checkpoint,
+    StorageError,
+    fingerprint,
+    load_field,
+    save_field,
+    voxels_of_cells,
+)
+
+STAGES = ("coarse", "fine")
+CHECKPOINT_FILE, COARSE_FILE = "checkpoint.safetensors", "coarse.safetensors"
 
 ADAM_EPSILON = 1e-15
 REFRESH_STEPS = 32
@@ -176,14 +189,22 @@ class Progress:
 
 
 def optimize(
-    model: Model, pool: RayPool, *, steps: int, rays_per_step: int, seed: tuple[int, ...], start: int = 0, device: str = "cpu"
+    model: Model,
+    pool: RayPool,
+    *,
+    steps: int,
+    rays_per_step: int,
+    seed: tuple[int, ...],
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[Progress]:
-    """Run steps `start` to `steps` of `model` on rays of `pool`, yielding after each.
+    """Run `steps` steps of `model` on rays of `pool`, yielding after each.
 
-    The loop of every stage and of the joint tuning. The model is whole whenever the caller has the word, so a checkpoint may
-    be taken then. With the same seed and model, stopping and going on changes nothing.
+    The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, saves now and
+    then, and removes it at the end; going on changes nothing, since a step depends on the seed, its number and the model.
     """
     kernels = select(device)
+    start = 0 if checkpoint is None else resume(model, pool, checkpoint)
     for step in range(start, steps):
         if model.prepare(step):
             pool.keep_hits(model.volume)
@@ -191,7 +212,28 @@ def optimize(
         rays = tuple(torch.from_numpy(array).to(device) for array in batch)
         terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
         model.update(step)
+        if checkpoint is not None:
+            checkpoint.save_if_due(lambda: snapshot(model, pool, step + 1))  # noqa: B023 (called at once)
         yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
+    if checkpoint is not None:
+        checkpoint.remove()
+
+
+def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, Any]]:
+    """What a checkpoint holds after `step` steps."""
+    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
+    return arrays | {"kept_pixels": pool.kept_bits()}, {"step": step}
+
+
+def resume(model: Model, pool: RayPool, checkpoint: Checkpoint) -> int:
+    """Put model and pool where the checkpoint left them; returns the number of steps already done, 0 without one."""
+    saved = checkpoint.load()
+    if saved is None:
+        return 0
+    arrays, state = saved
+    pool.restore(arrays.pop("kept_pixels"))
+    model.restore({name: torch.from_numpy(array) for name, array in arrays.items()}, state["step"])
+    return int(state["step"])
 
 
 class FieldModel:
@@ -238,9 +280,11 @@ class FieldModel:
             density, features = (resample(values, shape) for values in old)
         self.density, self.features = Moments.of(density), Moments.of(features)
         self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-        self.allowed = None
+        self.allowed, self.active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
-            self.allowed = torch.from_numpy(cells_near(self.coarse, self.lattice)).to(self.device)
+            cells = cells_near(self.coarse, self.lattice)
+            self.allowed = torch.from_numpy(cells).to(self.device)
+            self.active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         self.gradients = Gradients(
             self.density.gradient[..., 0], self.features.gradient, self._layers("gradient"), self.touched
         )
@@ -326,22 +370,28 @@ class FieldModel:
         )
 
     def state(self) -> dict[str, Tensor]:
+        """Only voxels of allowed cells: no other is ever looked at."""
         state = {}
-        for name, moments in self._named():
-            state |= {f"{name}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
+        for name, moments in self._grids():
+            for part in Moments.KEPT_PARTS:
+                state[f"{name}.{part}"] = getattr(moments, part).view(self.lattice.n_voxels, -1)[self.active]
+        for i, moments in enumerate(self.mlp):
+            state |= {f"mlp{i}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
         return state
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         grown = sum(at < step for at in self.stage.grow_at)
         self.step = step
         self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown))
-        for name, moments in self._named():
-            for part in Moments.KEPT_PARTS:
-                getattr(moments, part).copy_(state[f"{name}.{part}"])
+        for part in Moments.KEPT_PARTS:
+            for name, moments in self._grids():
+                getattr(moments, part).view(self.lattice.n_voxels, -1)[self.active] = state[f"{name}.{part}"]
+            for i, moments in enumerate(self.mlp):
+                getattr(moments, part).copy_(state[f"mlp{i}.{part}"])
         self._refresh()
 
-    def _named(self) -> list[tuple[str, Moments]]:
-        return [("density", self.density), ("features", self.features), *((f"mlp{i}", m) for i, m in enumerate(self.mlp))]
+    def _grids(self) -> tuple[tuple[str, Moments], ...]:
+        return ("density", self.density), ("features", self.features)
 
 
 def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
@@ -429,27 +479,75 @@ def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed
 Report = Callable[[str, Progress], None]
 
 
-def fit(scene: Scene, config: TrainConfig, *, seed: int = 0, device: str = "cpu", report: Report | None = None) -> RadianceField:
+def fit(
+    scene: Scene,
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report | None = None,
+    run: Path | None = None,
+) -> RadianceField:
     """Train a field on the scene's training views: the coarse stage, then the fine one.
 
     Args:
       report: called after every step with the stage's name and its progress.
+      run: a folder for checkpoints; a call that was killed goes on from the last one when it is made again.
 
-    Deterministic on the CPU with a given seed, whatever the number of threads.
+    Deterministic on the CPU with a given seed, whatever the number of threads, and however often it was interrupted.
+
+    Raises:
+      StorageError: `run` holds the checkpoint of other images or settings.
+
     Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
     """
     pool = RayPool(scene.train)
-    coarse: RadianceField | None = None
-    for number, (name, stage) in enumerate((("coarse", config.coarse), ("fine", config.fine))):
-        model = (
-            coarse_model(scene, config, seed=seed, device=device)
-            if coarse is None
-            else fine_model(scene, config, coarse, seed=seed, device=device)
-        )
-        for progress in optimize(
-            model, pool, steps=stage.steps, rays_per_step=stage.rays_per_step, seed=(seed, number), device=device
-        ):
-            if report is not None:
-                report(name, progress)
-        coarse = model.field()
-    return coarse
+    print_of_run = fingerprint(scene, {"config": asdict(config), "seed": seed})
+    coarse = None if run is None else _load_coarse(run, print_of_run)
+    if coarse is None:
+        first = coarse_model(scene, config, seed=seed, device=device)
+        coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run)
+        if run is not None:
+            save_field(run / COARSE_FILE, coarse, notes={"fingerprint": print_of_run})
+    fine = fine_model(scene, config, coarse, seed=seed, device=device)
+    field = _run_stage("fine", fine, pool, seed, report, run, print_of_run)
+    if run is not None:
+        (run / COARSE_FILE).unlink(missing_ok=True)
+    return field
+
+
+def _load_coarse(run: Path, print_of_run: str) -> RadianceField | None:
+    """The finished coarse stage of an interrupted run, if there is one."""
+    path = run / COARSE_FILE
+    if not path.exists():
+        return None
+    field, notes = load_field(path)
+    if notes["fingerprint"] != print_of_run:
+        raise StorageError(path, "belongs to other images or settings; give --overwrite to start afresh")
+    return field
+
+
+def _run_stage(
+    name: str,
+    model: FieldModel,
+    pool: RayPool,
+    seed: int,
+    report: Report | None,
+    run: Path | None,
+    print_of_run: str,
+) -> RadianceField:
+    checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILE, f"{name} {print_of_run}")
+    stage = model.stage
+    steps = optimize(
+        model,
+        pool,
+        steps=stage.steps,
+        rays_per_step=stage.rays_per_step,
+        seed=(seed, STAGES.index(name)),
+        device=model.device,
+        checkpoint=checkpoint,
+    )
+    for progress in steps:
+        if report is not None:
+            report(name, progress)
+    return model.field()

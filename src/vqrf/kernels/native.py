@@ -71,7 +71,12 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
 
 
 def render_gradients(
-    volume: Volume, origins: Array, directions: Array, targets: Array, losses: LossWeights, gradients: Gradients
+    volume: Volume,
+    origins: Array,
+    directions: Array,
+    targets: Array,
+    losses: LossWeights,
+    gradients: Gradients,
 ) -> dict[str, float]:
     return dict(_native.render_gradients(volume, origins, directions, targets, losses, gradients))
 

@@ -76,9 +76,7 @@ def _tensors(volume: Volume) -> Volume:
         skip=_tensor(volume.skip),
     )
     if volume.step_world <= 0 or volume.interval <= 0:
-        raise ValueError(
-            f"step_world, interval: expected positive, got {volume.step_world}, {volume.interval}"
-        )
+        raise ValueError(f"step_world, interval: expected positive, got {volume.step_world}, {volume.interval}")
     if not 0 < volume.alpha_threshold < 1:
         raise ValueError(f"alpha_threshold: expected 0 < threshold < 1, got {volume.alpha_threshold}")
     shape = tuple(tensors.density.shape)
@@ -194,9 +192,7 @@ def transmittance(depth: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, T
     first = n_samples.cumsum(0) - n_samples
     rank = torch.arange(len(ray_id), device=ray_id.device) - first[ray_id]
     width = int(n_samples.max().item()) + 1 if n_rays else 1
-    late = depth.new_zeros(n_rays, width).index_put(
-        (ray_id, rank + 1), depth
-    )  # a sample dims those behind it
+    late = depth.new_zeros(n_rays, width).index_put((ray_id, rank + 1), depth)  # a sample dims those behind it
     left = torch.exp(-late.cumsum(1))
     return left[ray_id, rank], left[:, -1]
 
@@ -398,9 +394,7 @@ def render_gradients(
     into = Gradients(
         density=_target(gradients.density, "gradients.density"),
         features=_target(gradients.features, "gradients.features"),
-        layers=tuple(
-            (_target(w, "gradients.layers"), _target(b, "gradients.layers")) for w, b in gradients.layers
-        ),
+        layers=tuple((_target(w, "gradients.layers"), _target(b, "gradients.layers")) for w, b in gradients.layers),
         touched=_target(gradients.touched, "gradients.touched"),
     )
     totals = dict.fromkeys(("mse", "background_entropy", "point_color", "n_live", "n_shaded"), 0.0)

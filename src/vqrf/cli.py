@@ -1,0 +1,590 @@
+"""Words -> calls. Every verb is a dataclass of its flags and a `run`; what it does is in the other rooms.
+
+Errors that a user can cause end in one line on the error stream and exit code 2; nothing half-written is left.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vqrf import __version__
+from vqrf.bitstream import BitstreamError, decode, encode, sections, verify
+from vqrf.builtin import built_in_scene
+from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.evaluate import Evaluation, evaluate
+from vqrf.field import RadianceField, expand
+from vqrf.files import write_atomically
+from vqrf.kernels import has_native
+from vqrf.render import save_image
+from vqrf.report import ReportRow, write_report
+from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
+from vqrf.storage import Checkpoint, StorageError, fingerprint, load_field, save_field
+
+if TYPE_CHECKING:
+    from vqrf.compress import CompressConfig
+    from vqrf.train import Progress as TrainProgress
+
+EXIT_BAD_INPUT = 2
+FIELD_FILE, CONFIG_FILE, METRICS_FILE = "field.safetensors", "config.json", "metrics.jsonl"
+METRICS_STEPS = 100
+REPORT_VIEWS = 4
+MEGABYTE = 10**6
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Flags of the verbs that work for a while.
+
+    Attributes:
+      seed: of everything random.
+      threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
+      device: where to train: cpu, or a torch device such as cuda.
+      quiet: print nothing but results.
+      overwrite: replace what is there.
+    """
+
+    seed: int = 0
+    threads: int = 0
+    device: str = "cpu"
+    quiet: bool = False
+    overwrite: bool = False
+
+
+CommonFlags = Annotated[Common, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a field on the photos of a dataset folder; the same command goes on after it was killed."""
+
+    data: tyro.conf.Positional[Path]
+    """Dataset folder (Blender transforms_*.json)."""
+    out: Path
+    """Run folder to write."""
+    preset: Literal["demo", "quick", "standard", "large"] = "standard"
+    """Size of the images and the grid: 200/112^3, 400/128^3, 800/160^3, 800/256^3."""
+    downscale: int = 0
+    """Average n x n pixels to one; 0: what the preset's image size asks for."""
+    background: Background = "white"
+    """What stands behind transparent pixels."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        scene, downscale = load_sized(self.data, self.preset, self.downscale, self.background)
+        train_into(self.out, scene, self.preset, {"downscale": downscale, "background": self.background}, self.common)
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on."""
+
+    field: tyro.conf.Positional[Path]
+    """Run folder that `train` wrote."""
+    data: Path
+    """Dataset folder."""
+    out: Path
+    """The .vqrf file to write."""
+    preset: Literal["paper", "demo"] = "paper"
+    """paper: VQRF as published; demo: a codebook and a tuning for small scenes."""
+    prune: float | None = None
+    """Share of the importance that the voxels which stay carry."""
+    keep: float | None = None
+    """Share of the importance whose voxels keep features of their own."""
+    codes: int | None = None
+    """Size of the codebook."""
+    steps: int | None = None
+    """Steps of joint tuning."""
+    report: Path | None = None
+    """Where the report page goes; beside the file, with the ending .html, if not given."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        from vqrf.compress import PRESETS
+
+        dials: dict[str, Any] = {
+            "prune": self.prune,
+            "keep": self.keep,
+            "n_codes": self.codes,
+            "steps": self.steps,
+        }
+        try:
+            config = replace(PRESETS[self.preset], **{k: v for k, v in dials.items() if v is not None})
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        field, notes = load_run(self.field)
+        scene = load_like(notes, self.data, ("train", "test"))
+        report = self.report or self.out.with_suffix(".html")
+        compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render the views of a dataset's split from a .vqrf file or a run folder into PNG files."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file or a run folder."""
+    data: Path
+    """Dataset folder, for its cameras."""
+    out: Path
+    """Folder for the images."""
+    split: Literal["train", "test"] = "test"
+    every: int = 1
+    """Of the test split, take every n-th view."""
+    downscale: int = 0
+    """0: as trained."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        from vqrf.render import render
+
+        field, notes, _ = load_any(self.scene)
+        scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
+        if self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
+            raise UsageError(f"{self.out}: is not empty; give --overwrite")
+        volume = field.with_background(scene.background).volume()
+        views = getattr(scene, self.split)
+        self.out.mkdir(parents=True, exist_ok=True)
+        with progress_bar("render", len(views), self.common.quiet) as advance:
+            for view in views:
+                save_image(render(volume, view.camera).rgb, self.out / f"{Path(view.name).name}.png")
+                advance(1, "")
+        say(self.common.quiet, f"wrote {len(views)} images to {self.out}")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file or a run folder."""
+    data: Path
+    """Dataset folder."""
+    split: Literal["train", "test"] = "test"
+    every: int = 1
+    """Of the test split, take every n-th view."""
+    downscale: int = 0
+    """0: as trained."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        field, notes, sizes = load_any(self.scene)
+        scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
+        views = getattr(scene, self.split)
+        result = score(field, views, scene.background, self.common.quiet or self.as_json)
+        if sizes is not None:
+            result = replace(result, file_bytes=sum(sizes.values()), sections=sizes)
+        print(result.to_json() if self.as_json else describe(result, views[0].image.shape))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what is in a .vqrf file or a run folder."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file or a run folder."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        facts = facts_of(self.scene)
+        if self.as_json:
+            print(json.dumps(facts, indent=2))
+            return
+        table = Table(show_header=False, box=None)
+        for name, value in facts.items():
+            if name == "sections":
+                value = ", ".join(f"{section} {size}" for section, size in value.items())
+            table.add_row(name.replace("_", " "), str(value))
+        Console().print(table)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a .vqrf file: structure, checksums, that it decodes, and that it encodes again to the same bytes."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file."""
+
+    def run(self) -> None:
+        data = read_bytes(self.scene)
+        with named(self.scene):
+            verify(data)
+        print(f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Make the built-in scene, train, compress, verify and score it, and write a report: the whole job in minutes."""
+
+    out: Path = Path("demo")
+    """Folder for everything."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        from vqrf.compress import PRESETS
+
+        start = time.perf_counter()
+        data, run, out = self.out / "data", self.out / "run", self.out / "scene.vqrf"
+        if out.exists():
+            if not self.common.overwrite:
+                raise UsageError(f"{out}: is there already; give --overwrite")
+            shutil.rmtree(run, ignore_errors=True)
+        say(self.common.quiet, "drawing the built-in scene")
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_scene(built_in_scene(self.common.seed), data)
+        scene = load_scene(data)
+        common = replace(self.common, overwrite=True)
+        if not (run / FIELD_FILE).exists():
+            train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, replace(common, overwrite=False))
+        field, notes = load_run(run)
+        compress_into(out, self.out / "report.html", field, notes, scene, "demo", PRESETS["demo"], common)
+        verify(read_bytes(out))
+        say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {self.out / 'report.html'}")
+
+
+def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, int]:
+    """The training views at the preset's size, and by how much they were averaged down."""
+    from vqrf.train import PRESETS
+
+    scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
+    width = scene.train[0].camera.width
+    if downscale == 0 and width > PRESETS[preset].image_side:
+        downscale = max(1, width // PRESETS[preset].image_side)
+        scene = load_scene(data, splits=("train",), downscale=downscale, background=background)
+    return scene, max(downscale, 1)
+
+
+def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
+    """The dataset as the field was trained on it: same downscale (unless given), same background."""
+    background: Background = "black" if notes.get("background") == "black" else "white"
+    if every < 1 or downscale < 0:
+        raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
+    size = downscale or notes.get("downscale", 1)
+    return load_scene(data, splits=splits, downscale=size, background=background, every=every)
+
+
+def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common) -> None:
+    """Train into a run folder, or go on with what is in it."""
+    from vqrf.train import CHECKPOINT_FILE, COARSE_FILE, PRESETS, fit
+
+    if common.overwrite:
+        for name in (FIELD_FILE, METRICS_FILE, CHECKPOINT_FILE, COARSE_FILE):
+            (run / name).unlink(missing_ok=True)
+    elif (run / FIELD_FILE).exists():
+        raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
+    use_threads(common)
+    run.mkdir(parents=True, exist_ok=True)
+    config = PRESETS[preset]
+    notes = {
+        **images,
+        "preset": preset,
+        "seed": common.seed,
+        "scene": scene.name,
+        "n_train": len(scene.train),
+    }
+    write_atomically(run / CONFIG_FILE, json.dumps({**notes, "config": asdict(config)}, indent=2).encode())
+    start = time.perf_counter()
+    stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
+    with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
+        field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run)
+    notes["train_seconds"] = round(time.perf_counter() - start, 1)
+    save_field(run / FIELD_FILE, field, notes=notes)
+    say(common.quiet, f"trained in {notes['train_seconds']:.0f} s; wrote {run / FIELD_FILE}")
+
+
+def compress_into(
+    out: Path,
+    report_path: Path,
+    field: RadianceField,
+    notes: dict[str, Any],
+    scene: Scene,
+    preset: str,
+    config: CompressConfig,
+    common: Common,
+) -> None:
+    """Compress, write, read back, score the file that was read back, and write the report."""
+    from vqrf.compress import compress
+
+    if out.exists() and out.is_file() and not common.overwrite:
+        raise UsageError(f"{out}: is there already; give --overwrite")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.absolute().parent}")
+    use_threads(common)
+    start = time.perf_counter()
+    settings = {"preset": preset, **asdict(config), "seed": common.seed}
+    checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), fingerprint(scene, {**settings, **notes}))
+    if common.overwrite:
+        checkpoint.remove()
+    before, field_images = score_with_images(field, scene, common.quiet)
+    with step_bars({"tune": config.steps}, None, common.quiet) as report:
+        small = compress(
+            field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint
+        )
+    after, images = score_with_images(expand(small), scene, common.quiet)
+    seconds = round(time.perf_counter() - start, 1)
+    metadata = {
+        "generator": f"vqrf {__version__}",
+        "training": notes,
+        "compression": {"preset": preset, "prune": config.prune, "keep": config.keep, "seconds": seconds},
+        "test": {"n_views": len(after.views), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
+        "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
+    }
+    data = encode(replace(small, metadata=metadata))
+    write_atomically(out, data)
+    sizes = {name: size for name, _, size in sections(data)}
+    after = replace(after, file_bytes=len(data), sections=sizes)
+    chosen = spread(len(scene.test), REPORT_VIEWS)
+    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in enumerate(scene.test) if i in chosen]
+    write_report(
+        report_path,
+        title=f"{scene.name}: {len(data) / MEGABYTE:.2f} MB",
+        rows=rows,
+        before=before,
+        after=after,
+        grid_bytes=field.grid_bytes,
+        settings={**settings, **{f"training: {k}": v for k, v in notes.items()}},
+    )
+    say(
+        common.quiet,
+        f"{out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{field.grid_bytes / len(data):.0f} of the grids; "
+        f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; report {report_path}",
+    )
+
+
+def spread(n: int, most: int) -> set[int]:
+    """At most `most` of the numbers 0..n-1, evenly spread."""
+    return {round(i * (n - 1) / max(most - 1, 1)) for i in range(min(n, most))}
+
+
+def score(
+    field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool
+) -> Evaluation:
+    with progress_bar("eval", len(views), quiet) as advance:
+        return evaluate(field.with_background(background), views, on_view=lambda *_: advance(1, ""))
+
+
+def score_with_images(field: RadianceField, scene: Scene, quiet: bool) -> tuple[Evaluation, dict[int, Any]]:
+    """Scores on the test views, and the rendered images that a report shows."""
+    chosen, images, count = spread(len(scene.test), REPORT_VIEWS), {}, iter(range(len(scene.test)))
+    with progress_bar("eval", len(scene.test), quiet) as advance:
+
+        def on_view(view: Any, image: Any, _: Any) -> None:
+            number = next(count)
+            if number in chosen:
+                images[number] = image.rgb
+            advance(1, "")
+
+        result = evaluate(field.with_background(scene.background), scene.test, on_view=on_view)
+    return result, images
+
+
+def describe(result: Evaluation, shape: tuple[int, ...]) -> str:
+    """Scores as a short text."""
+    lines = [
+        f"{len(result.views)} views of {shape[1]}x{shape[0]}",
+        f"PSNR {result.psnr:.3f} dB",
+        f"SSIM {result.ssim:.4f}",
+        f"{result.seconds_per_view:.2f} s per view",
+    ]
+    if result.file_bytes is not None and result.sections is not None:
+        lines.append(f"{result.file_bytes} bytes, {result.file_bytes / MEGABYTE:.3f} MB")
+        lines += [f"  {name:6} {size:9}" for name, size in result.sections.items()]
+    return "\n".join(lines)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What `info` prints."""
+    if path.is_dir():
+        field, notes = load_run(path)
+        return {
+            "kind": "trained field",
+            "shape": list(field.lattice.shape),
+            "channels": field.n_channels,
+            "grid_bytes": field.grid_bytes,
+            **notes,
+        }
+    small, sizes = load_compressed(path)
+    counts = [int((small.partition == kind).sum()) for kind in (PRUNED, CODED, KEPT)]
+    return {
+        "kind": "vqrf file",
+        "bytes": sum(sizes.values()),
+        "megabytes": sum(sizes.values()) / MEGABYTE,
+        "shape": list(small.lattice.shape),
+        "lo": list(small.lattice.lo),
+        "hi": list(small.lattice.hi),
+        "channels": small.n_channels,
+        "voxels_pruned_coded_kept": counts,
+        "codewords": small.n_codewords,
+        "layers": [
+            list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp
+        ],
+        "sections": sizes,
+        **small.metadata,
+    }
+
+
+def read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a .vqrf file")
+    return path.read_bytes()
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the file's name before what a decoder says is wrong with its bytes."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def load_compressed(path: Path) -> tuple[CompressedField, dict[str, int]]:
+    data = read_bytes(path)
+    with named(path):
+        return decode(data), {name: size for name, _, size in sections(data)}
+
+
+def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
+    if not path.is_dir():
+        raise UsageError(f"{path}: is no run folder")
+    if not (path / FIELD_FILE).exists():
+        raise UsageError(f"{path}: holds no {FIELD_FILE}; is it a run folder, and has its training ended?")
+    return load_field(path / FIELD_FILE)
+
+
+def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
+    """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
+    if path.is_dir():
+        return *load_run(path), None
+    small, sizes = load_compressed(path)
+    return expand(small), small.metadata.get("training", {}), sizes
+
+
+def use_threads(common: Common) -> None:
+    if common.threads < 0:
+        raise UsageError(f"--threads: expected 0 or more, got {common.threads}")
+    if has_native() and common.threads:
+        from vqrf.kernels.native import set_threads
+
+        set_threads(common.threads)
+    if "torch" in sys.modules and common.threads:
+        sys.modules["torch"].set_num_threads(common.threads)
+
+
+def say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, flush=True)
+
+
+class RateColumn(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.1f}/s", style="cyan")
+
+
+Advance = Callable[[int, str], None]
+
+
+@contextmanager
+def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
+    """A bar with a rate and an ETA on a terminal; nothing where the output is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:>7}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+    )
+    with Progress(
+        *columns, RateColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+        disable=quiet or not console.is_terminal,
+    ) as bars:  # fmt: skip
+        task = bars.add_task(name, total=total, note="")
+        yield lambda completed, note: bars.update(task, advance=completed, note=note)
+
+
+@contextmanager
+def step_bars(
+    stages: dict[str, int], metrics: Path | None, quiet: bool
+) -> Iterator[Callable[[str, TrainProgress], None]]:
+    """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
+    console = Console(stderr=True)
+    start = time.perf_counter()
+    columns = (
+        TextColumn("{task.description:>7}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+    )
+    with Progress(
+        *columns, RateColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+        disable=quiet or not console.is_terminal,
+    ) as bars:  # fmt: skip
+        tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
+
+        def report(stage: str, progress: TrainProgress) -> None:
+            if not bars.tasks[tasks[stage]].started:
+                bars.start_task(tasks[stage])
+            bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")
+            if progress.step % METRICS_STEPS and progress.step != progress.steps:
+                return
+            seconds = round(time.perf_counter() - start, 2)
+            line = {
+                "stage": stage,
+                "step": progress.step,
+                "batch_psnr": round(progress.psnr, 3),
+                "seconds": seconds,
+            }
+            if metrics is not None:
+                with metrics.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            if bars.disable and not quiet and progress.step % (10 * METRICS_STEPS) == 0:
+                rate = progress.step / max(seconds, 1e-9)
+                print(
+                    f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB {rate:.1f}/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        yield report
+
+
+Verb = Train | Compress | Render | Eval | Info | Verify | Demo
+
+
+def main() -> None:
+    """Run one verb; exit with 2 and one line where the input is bad."""
+    verb = tyro.cli(Verb, prog="vqrf", description="Volumetric radiance fields small enough to send, embed and keep.")
+    try:
+        if not has_native() and not isinstance(verb, Info | Verify):
+            print("vqrf: the compiled core is missing: using the slow reference kernels", file=sys.stderr)
+        verb.run()
+    except (SceneError, StorageError, BitstreamError, UsageError) as error:
+        print(f"vqrf: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        print(f"vqrf: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()
