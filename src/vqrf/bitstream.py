@@ -130,9 +130,7 @@ def _assemble(sections: list[tuple[str, int, bytes]]) -> bytes:
     for name, raw, stored in sections:
         method = _method_of(name)
         size = raw if method == RANGE_CODED else len(stored)
-        table += struct.pack(
-            "<4sHHQQII", name.encode(), _is_critical(name), method, len(stored), size, zlib.crc32(stored), 0
-        )
+        table += struct.pack("<4sHHQQII", name.encode(), _is_critical(name), method, len(stored), size, zlib.crc32(stored), 0)
     total = HEADER_BYTES + len(table) + sum(len(stored) for _, _, stored in sections)
     start = SIGNATURE + struct.pack("<HHIQI", *VERSION, len(sections), total, 0)
     return b"".join([start, struct.pack("<I", zlib.crc32(start + table)), table, *(s for _, _, s in sections)])
@@ -469,9 +467,7 @@ def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[tu
 def _read_partition(data: bytes, section: _Section, head: _Head) -> Uint8:
     partition = np.zeros(head.lattice.shape, np.uint8)
     flags: list[Uint8] = []
-    _Reader(data, section).decode(
-        entropy.PARTITION_CONTEXTS, lambda d: flags.append(entropy.code_partition(d, partition))
-    )
+    _Reader(data, section).decode(entropy.PARTITION_CONTEXTS, lambda d: flags.append(entropy.code_partition(d, partition)))
     if not np.array_equal(flags[0], entropy.find_blocks(partition)):
         raise section.refuse("a block that is marked as occupied is empty")
     n_coded, n_kept = (int(np.count_nonzero(partition == kind)) for kind in (CODED, KEPT))

@@ -337,9 +337,7 @@ def compress_into(
         checkpoint.remove()
     before, field_images = score_with_images(field, scene, common.quiet)
     with step_bars({"tune": config.steps}, None, common.quiet) as report:
-        small = compress(
-            field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint
-        )
+        small = compress(field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint)
     after, images = score_with_images(expand(small), scene, common.quiet)
     seconds = round(time.perf_counter() - start, 1)
     metadata = {
@@ -376,9 +374,7 @@ def spread(n: int, most: int) -> set[int]:
     return {round(i * (n - 1) / max(most - 1, 1)) for i in range(min(n, most))}
 
 
-def score(
-    field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool
-) -> Evaluation:
+def score(field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool) -> Evaluation:
     with progress_bar("eval", len(views), quiet) as advance:
         return evaluate(field.with_background(background), views, on_view=lambda *_: advance(1, ""))
 
@@ -435,9 +431,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "channels": small.n_channels,
         "voxels_pruned_coded_kept": counts,
         "codewords": small.n_codewords,
-        "layers": [
-            list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp
-        ],
+        "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
         **small.metadata,
     }
@@ -524,9 +518,7 @@ def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
 
 
 @contextmanager
-def step_bars(
-    stages: dict[str, int], metrics: Path | None, quiet: bool
-) -> Iterator[Callable[[str, TrainProgress], None]]:
+def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Callable[[str, TrainProgress], None]]:
     """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
     console = Console(stderr=True)
     start = time.perf_counter()

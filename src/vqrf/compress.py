@@ -33,7 +33,7 @@ from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
-from vqrf.train import REFRESH_STEPS, STAGES, Moments, Report, optimize
+from vqrf.train import FINE_LOSSES, REFRESH_STEPS, STAGES, Moments, Report, optimize
 
 LEVELS = 256
 EMPTY_MARGIN = 1.0
@@ -68,7 +68,7 @@ class CompressConfig:
     rate_density: float = 0.05
     rate_features: float = 0.05
     rate_mlp: float = 5e-4
-    losses: LossWeights = LossWeights(background_entropy=0.001, point_color=0.01)
+    losses: LossWeights = FINE_LOSSES
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep <= self.prune <= 1:

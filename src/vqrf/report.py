@@ -203,9 +203,7 @@ def _chart(sections: Mapping[str, int]) -> str:
 
 
 def _score_table(before: Evaluation, after: Evaluation) -> str:
-    lines = [
-        (escape(a.name), (a.psnr, b.psnr), (a.ssim, b.ssim)) for a, b in zip(before.views, after.views, strict=True)
-    ]
+    lines = [(escape(a.name), (a.psnr, b.psnr), (a.ssim, b.ssim)) for a, b in zip(before.views, after.views, strict=True)]
     lines.append(("mean", (before.psnr, after.psnr), (before.ssim, after.ssim)))
     cells = [
         f'<tr><th scope="row">{name}</th><td>{_decibels(p[0])}</td><td>{_decibels(p[1])}</td>'
@@ -222,8 +220,7 @@ def _score_table(before: Evaluation, after: Evaluation) -> str:
 
 def _settings_table(settings: Mapping[str, object]) -> str:
     lines = [
-        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>'
-        for name, value in settings.items()
+        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>' for name, value in settings.items()
     ]
     return f'<div class="scroll"><table><tbody>{"".join(lines)}</tbody></table></div>'
 

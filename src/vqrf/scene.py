@@ -180,9 +180,7 @@ def save_scene(scene: Scene, path: str | Path) -> None:
             "near": scene.near,
             "far": scene.far,
             "background": background,
-            "frames": [
-                {"file_path": f"./{view.name}", "transform_matrix": view.camera.pose.tolist()} for view in of_split
-            ],
+            "frames": [{"file_path": f"./{view.name}", "transform_matrix": view.camera.pose.tolist()} for view in of_split],
         }
         for view in of_split:
             file = _image_path(folder, view.name)
@@ -321,9 +319,7 @@ def _image_path(folder: Path, name: str) -> Path:
     return folder / (inside if inside.suffix.lower() in IMAGE_SUFFIXES else f"{inside}.png")
 
 
-def _read_views(
-    folder: Path, listing: _Listing, downscale: int, background: Background, every: int
-) -> tuple[View, ...]:
+def _read_views(folder: Path, listing: _Listing, downscale: int, background: Background, every: int) -> tuple[View, ...]:
     files, poses = listing.files[::every], listing.poses[::every]
     size = _read_size(files[0])
     if size[0] % downscale or size[1] % downscale:

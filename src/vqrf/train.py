@@ -4,14 +4,19 @@ Stages (DirectVoxGO, arXiv 2111.11215, sec. 5): a coarse field of plain colours 
 the scene is; a fine field with a small MLP starts in that box, skips what the coarse one found empty, and doubles its voxels
 several times on the way. Learning rates decay tenfold over a stage.
 
-Departs from DVGO: Adam's epsilon is small enough for the coarse start (at alpha 1e-6 the gradients are below 1e-8, where the
-usual epsilon swallows them); once what is there has risen above it, the coarse stage samples with the fine stage's alpha
-threshold, which drops the white fog on white that no loss removes and makes a step five times cheaper; occupied cells are found anew every `REFRESH_STEPS` steps and exactly (`kernels.find_cells`)
-instead of by a mask that only ever shrinks; stages are shorter, because the rays are better spent.
+Departs from DVGO:
+  - Adam's epsilon is small enough for the coarse start: at alpha 1e-6 the gradients are below 1e-8, where the usual epsilon
+    swallows them;
+  - once what is there has risen above it, the coarse stage samples with the fine stage's alpha threshold, which drops the white
+    fog on white that no loss removes and makes a step five times cheaper;
+  - occupied cells are found anew every `REFRESH_STEPS` steps, and exactly (`kernels.find_cells`), instead of by a mask that only
+    ever shrinks;
+  - stages are shorter, because the rays are better spent.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -57,6 +62,9 @@ COARSE_ALPHA = 1e-3
 """Coarse voxels above it bound the fine box and, one voxel wider, the space where the fine field may be."""
 
 
+FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01)
+
+
 @dataclass(frozen=True)
 class StageConfig:
     """One stage. Steps are batches of `rays_per_step` rays; `rate_*` are Adam's, at the start of the stage.
@@ -87,7 +95,7 @@ class StageConfig:
     alpha_threshold: float = 1e-4
     faint_steps: int = 0
     step_voxels: float = 0.5
-    losses: LossWeights = LossWeights(background_entropy=0.001, point_color=0.01)
+    losses: LossWeights = FINE_LOSSES
 
     def scaled(self, factor: float) -> StageConfig:
         """The same stage with every count of steps multiplied by `factor`."""
@@ -401,7 +409,7 @@ def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     sides = [stage.channels + 3 + 6 * VIEW_FREQUENCIES, *[stage.width] * (stage.depth - 1), 3]
     arrays = []
-    for n_in, n_out in zip(sides, sides[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(sides):
         for shape in ((n_out, n_in), (n_out,)):
             arrays.append((torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(n_in))
     arrays[-1].zero_()

@@ -402,9 +402,7 @@ def render_gradients(
         seen = render(volume, o[part], d[part])
         terms = _loss_terms(seen, target[part], max(len(o), 1))
         loss = (
-            terms["mse"]
-            + losses.background_entropy * terms["background_entropy"]
-            + losses.point_color * terms["point_color"]
+            terms["mse"] + losses.background_entropy * terms["background_entropy"] + losses.point_color * terms["point_color"]
         )
         _add_gradients(volume, seen, loss, into)
         for name, term in terms.items():
