@@ -9,8 +9,8 @@ Departs from DVGO:
     swallows them;
   - once what is there has risen above it, the coarse stage samples with the fine stage's alpha threshold, which drops the white
     fog on white that no loss removes and makes a step five times cheaper;
-  - occupied cells are found anew every `REFRESH_STEPS` steps, and exactly (`kernels.find_cells`), instead of by a mask that only
-    ever shrinks;
+  - occupied cells are found anew every `REFRESH_STEPS` steps, and exactly (`kernels.find_cells`), instead of by a mask that
+    only ever shrinks;
   - stages are shorter, because the rays are better spent.
 """
 
