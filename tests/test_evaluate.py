@@ -21,9 +21,7 @@ def pictures(height: int, width: int, noise: float, seed: int = 0) -> tuple[np.n
     """A smooth picture with an edge, and the same with noise; in 0..1."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / 10
-    picture = np.stack(
-        [0.5 + 0.4 * np.sin(x + y), 0.5 + 0.4 * np.cos(x - y), np.where(x > 1.2, 0.9, 0.1)], -1
-    )
+    picture = np.stack([0.5 + 0.4 * np.sin(x + y), 0.5 + 0.4 * np.cos(x - y), np.where(x > 1.2, 0.9, 0.1)], -1)
     return picture, np.clip(picture + noise * random.normal(size=picture.shape), 0, 1)
 
 
@@ -100,7 +98,7 @@ def test_images_that_do_not_compare_are_refused() -> None:
 
 
 def views_of(field: RadianceField, camera: Camera) -> list[View]:
-    """Two views: one that the field renders to the byte, one with 0.1 added to black corners of it."""
+    """Two views: one that the field renders to the byte, and one that is 0.1 darker."""
     image = render(field, camera).rgb
     return [
         View(camera, bytes_from_colors(image), "same"),
@@ -108,9 +106,7 @@ def views_of(field: RadianceField, camera: Camera) -> list[View]:
     ]
 
 
-def test_a_field_is_scored_view_by_view_on_what_it_renders(
-    ball_field: RadianceField, ball_camera: Camera
-) -> None:
+def test_a_field_is_scored_view_by_view_on_what_it_renders(ball_field: RadianceField, ball_camera: Camera) -> None:
     views = views_of(ball_field, ball_camera)
     seen: list[tuple[View, Image, ViewScore]] = []
     result = evaluate(ball_field, views, on_view=lambda *call: seen.append(call))
@@ -133,9 +129,7 @@ def test_the_score_of_a_dataset_is_the_mean_of_its_views() -> None:
 
 def test_an_evaluation_as_json_says_everything_and_no_infinity() -> None:
     views = (ViewScore("a", math.inf, 1.0, 0.5), ViewScore("b", 30.0, 0.9, 0.5))
-    tree = json.loads(
-        Evaluation(views, 120, {"header": 20, "codes": 100}).to_json(), parse_constant=pytest.fail
-    )
+    tree = json.loads(Evaluation(views, 120, {"header": 20, "codes": 100}).to_json(), parse_constant=pytest.fail)
     assert tree == {
         "psnr": None,
         "ssim": 0.95,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +45,7 @@ def march(field: RadianceField, origin: np.ndarray, direction: np.ndarray) -> tu
     return rgb + left * np.array(field.background), left, depth
 
 
-def test_an_image_is_the_rendering_equation_at_every_pixel(
-    ball_field: RadianceField, ball_camera: Camera
-) -> None:
+def test_an_image_is_the_rendering_equation_at_every_pixel(ball_field: RadianceField, ball_camera: Camera) -> None:
     image = render(ball_field, ball_camera)
     assert image.rgb.shape == (20, 24, 3) and image.depth.shape == image.opacity.shape == (20, 24)
     assert image.rgb.dtype == image.depth.dtype == image.opacity.dtype == np.float32
@@ -58,9 +58,7 @@ def test_an_image_is_the_rendering_equation_at_every_pixel(
         assert image.depth[row, column] == pytest.approx(depth, abs=1e-3)
 
 
-def test_the_ball_is_where_it_is_and_the_corner_is_background(
-    ball_field: RadianceField, ball_camera: Camera
-) -> None:
+def test_the_ball_is_where_it_is_and_the_corner_is_background(ball_field: RadianceField, ball_camera: Camera) -> None:
     image = render(ball_field.with_background((0.0, 0.5, 1.0)), ball_camera)
     assert image.opacity[10, 12] > 0.99
     assert 3 - 0.75 < image.depth[10, 12] < 3 - 0.3, "its surface is 0.6 before its centre, 3 away"
@@ -82,6 +80,12 @@ def test_the_image_does_not_depend_on_the_batches(
     np.testing.assert_allclose(image.rgb.reshape(-1, 3), rgb, atol=1e-6)
     np.testing.assert_allclose(image.opacity.ravel(), 1 - background_weight, atol=1e-6)
     np.testing.assert_allclose(image.depth.ravel(), depth, atol=1e-5)
+
+
+def test_rooms_that_look_and_measure_do_not_import_torch() -> None:
+    rooms = ", ".join(f"vqrf.{room}" for room in ("scene", "builtin", "render", "evaluate", "report"))
+    code = f"import sys, {rooms}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_batch_of_no_rays_is_refused(ball_field: RadianceField, ball_camera: Camera) -> None:

@@ -92,16 +92,12 @@ def image_of(attributes: dict[str, str | None]) -> np.ndarray:
 def test_the_page_shows_every_picture_that_was_given(page: Page) -> None:
     images = page.all("img")
     assert [image["alt"] for image in images] == [
-        f"{kind} of view test/r_{i}"
-        for i in range(2)
-        for kind in ("reference", "field", "compressed", "error")
+        f"{kind} of view test/r_{i}" for i in range(2) for kind in ("reference", "field", "compressed", "error")
     ]
     for i in range(2):
         given_row = row(f"test/r_{i}")
         shown = [image_of(image) for image in images[4 * i : 4 * i + 4]]
-        for image, colors in zip(
-            shown, (given_row.reference, given_row.field, given_row.compressed), strict=False
-        ):
+        for image, colors in zip(shown, (given_row.reference, given_row.field, given_row.compressed), strict=False):
             np.testing.assert_array_equal(image, bytes_from_colors(colors))
         error = np.abs(given_row.compressed - given_row.reference).mean(-1)
         np.testing.assert_array_equal(shown[3], bytes_from_colors(error_colors(10 * error)))
