@@ -70,9 +70,7 @@ def test_rays_have_unit_length_and_start_at_the_camera(camera: Camera) -> None:
 
 
 @given(cameras(), st.data())
-def test_the_rays_of_some_pixels_are_those_of_all_pixels_taken_there(
-    camera: Camera, data: st.DataObject
-) -> None:
+def test_the_rays_of_some_pixels_are_those_of_all_pixels_taken_there(camera: Camera, data: st.DataObject) -> None:
     number = st.integers(0, camera.width * camera.height - 1)
     pixels = np.array(data.draw(st.lists(number, min_size=1, max_size=9)), np.int64)
     for some, every in zip(camera.rays(pixels), camera.rays(), strict=True):
@@ -114,9 +112,7 @@ def test_the_first_and_the_last_voxel_sit_on_the_corners(lattice: Lattice) -> No
 
 
 @given(lattices(), st.lists(point, min_size=3, max_size=3), st.floats(0, 1))
-def test_the_map_keeps_straight_lines_straight(
-    lattice: Lattice, points: list[tuple[float, ...]], t: float
-) -> None:
+def test_the_map_keeps_straight_lines_straight(lattice: Lattice, points: list[tuple[float, ...]], t: float) -> None:
     a, b = np.array(points[0]), np.array(points[1])
     between = lattice.index_from_world(a + t * (b - a))
     ends = lattice.index_from_world([a, b])

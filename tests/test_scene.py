@@ -46,10 +46,7 @@ def random_rgba(seed: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarr
 def listing_of(split: str, n_frames: int) -> dict[str, Any]:
     return {
         "camera_angle_x": ANGLE,
-        "frames": [
-            {"file_path": f"./{split}/r_{i}", "transform_matrix": pose_at(i).tolist()}
-            for i in range(n_frames)
-        ],
+        "frames": [{"file_path": f"./{split}/r_{i}", "transform_matrix": pose_at(i).tolist()} for i in range(n_frames)],
     }
 
 
@@ -247,9 +244,7 @@ def png_claiming(width: int, height: int) -> Break:
     """A small file that says it is a large image."""
     head = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
-    return lambda folder: (folder / "train" / "r_1.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT"
-    )
+    return lambda folder: (folder / "train" / "r_1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT")
 
 
 def save_sized(width: int, height: int) -> Break:
@@ -392,9 +387,7 @@ json_values = st.recursive(
 
 
 @given(
-    key=st.sampled_from(
-        ["camera_angle_x", "near", "far", "background", "frames", "file_path", "transform_matrix"]
-    ),
+    key=st.sampled_from(["camera_angle_x", "near", "far", "background", "frames", "file_path", "transform_matrix"]),
     value=json_values,
 )
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -411,9 +404,7 @@ def test_any_value_in_the_json_is_used_or_refused(dataset: Path, key: str, value
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
-def test_every_prefix_and_many_changes_of_an_image_are_refused_or_read(
-    dataset: Path, image_format: str
-) -> None:
+def test_every_prefix_and_many_changes_of_an_image_are_refused_or_read(dataset: Path, image_format: str) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(random_rgba(1)[..., :3]).save(buffer, image_format)
     data = buffer.getvalue()
