@@ -312,9 +312,11 @@ def _pose(rows: object) -> Float64:
 
 
 def _image_path(folder: Path, name: str) -> Path:
-    """Where the image `name` lies; `.png` may be left out. Raises ValueError for a place outside `folder`."""
+    """Where the image `name` lies; `.png` may be left out. Raises ValueError if not inside of `folder`."""
+    if not name.isprintable():  # a zero byte, half a surrogate, a line break in the error message
+        raise ValueError(f"file_path {name[:80]!a} is no name of a file")
     inside = Path(os.path.normpath(name))
-    if "\0" in name or inside.is_absolute() or os.pardir in inside.parts:
+    if inside.is_absolute() or os.pardir in inside.parts:
         raise ValueError(f"file_path {name[:80]!r} leads out of the dataset's folder")
     return folder / (inside if inside.suffix.lower() in IMAGE_SUFFIXES else f"{inside}.png")
 
@@ -371,8 +373,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise SceneError(path, "has more pixels than an image may have") from None
     except UnidentifiedImageError:
         raise SceneError(path, f"is no image, or not one of {', '.join(IMAGE_FORMATS)}") from None
-    except (OSError, SyntaxError) as error:  # what Pillow's decoders raise on a broken file
-        raise SceneError(path, f"is damaged: {error}") from None
+    except SceneError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on a broken file
+        raise SceneError(path, f"cannot be read: {error}") from None
 
 
 def _composite(rgba: Bytes, downscale: int, background: Color) -> Bytes:

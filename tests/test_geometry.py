@@ -1,0 +1,147 @@
+"""Cameras and lattices: inverse pairs, closed formulas, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vqrf.geometry import Camera, Float64, Lattice
+
+settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("any machine")
+
+coordinate = st.floats(-50, 50)
+point = st.tuples(coordinate, coordinate, coordinate)
+
+
+@st.composite
+def poses(draw: st.DrawFn) -> Float64:
+    """Any rotation (from a quaternion) and any position."""
+    q = np.array([draw(st.floats(-1, 1)) for _ in range(4)])
+    norm = np.linalg.norm(q)
+    w, x, y, z = q / norm if norm > 0.1 else np.array([1.0, 0, 0, 0])
+    pose = np.eye(4)
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    pose[:3, 3] = draw(point)
+    return pose
+
+
+@st.composite
+def cameras(draw: st.DrawFn) -> Camera:
+    width, height = draw(st.integers(1, 30)), draw(st.integers(1, 30))
+    fx, fy = draw(st.floats(5, 100)), draw(st.floats(5, 100))
+    cx, cy = draw(st.floats(0, 30)), draw(st.floats(0, 30))
+    return Camera(draw(poses()), fx, fy, cx, cy, width, height)
+
+
+@st.composite
+def lattices(draw: st.DrawFn) -> Lattice:
+    lo = np.array(draw(point))
+    extent = np.array([draw(st.floats(0.1, 20)) for _ in range(3)])
+    side = st.integers(2, 40)
+    return Lattice(tuple(lo), tuple(lo + extent), draw(st.tuples(side, side, side)))
+
+
+@given(cameras())
+def test_a_point_on_a_ray_projects_back_to_the_centre_of_its_pixel(camera: Camera) -> None:
+    origins, directions = camera.rays()
+    points = origins.astype(np.float64) + 3.0 * directions
+    x, y, z = ((points - camera.pose[:3, 3]) @ camera.pose[:3, :3]).T
+    numbers = np.arange(camera.width * camera.height)
+    assert (z < 0).all(), "a camera looks along its -z axis"
+    np.testing.assert_allclose(camera.cx + camera.fx * x / -z, numbers % camera.width + 0.5, atol=5e-3)
+    np.testing.assert_allclose(camera.cy - camera.fy * y / -z, numbers // camera.width + 0.5, atol=5e-3)
+
+
+@given(cameras())
+def test_rays_have_unit_length_and_start_at_the_camera(camera: Camera) -> None:
+    origins, directions = camera.rays()
+    assert origins.dtype == directions.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(origins, np.tile(camera.pose[:3, 3], (len(origins), 1)), rtol=1e-6, atol=1e-30)
+
+
+@given(cameras(), st.data())
+def test_the_rays_of_some_pixels_are_those_of_all_pixels_taken_there(camera: Camera, data: st.DataObject) -> None:
+    number = st.integers(0, camera.width * camera.height - 1)
+    pixels = np.array(data.draw(st.lists(number, min_size=1, max_size=9)), np.int64)
+    for some, every in zip(camera.rays(pixels), camera.rays(), strict=True):
+        np.testing.assert_array_equal(some, every[pixels])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"pose": np.eye(3)}, r"expected \[4,4\]"),
+        ({"pose": np.full((4, 4), np.nan)}, "not finite"),
+        ({"pose": np.diag([2.0, 2, 2, 1])}, "not rigid"),
+        ({"pose": np.diag([1.0, 1, -1, 1])}, "not rigid"),
+        ({"pose": np.eye(4) + np.eye(4)[[3, 1, 2, 0]] * [1, 0, 0, 0]}, "last row"),
+        ({"fx": 0.0}, "focal"),
+        ({"fy": np.inf}, "finite"),
+        ({"height": 0}, "at least 1x1"),
+    ],
+)
+def test_a_camera_that_cannot_be_is_refused(change: dict[str, object], reason: str) -> None:
+    camera = Camera(np.eye(4), 10, 10, 5, 5, 10, 10)
+    with pytest.raises(ValueError, match=reason):
+        dataclasses.replace(camera, **change)
+
+
+@given(lattices(), st.lists(point, min_size=1, max_size=5))
+def test_world_to_index_and_back_is_the_identity(lattice: Lattice, points: list[tuple[float, ...]]) -> None:
+    x = np.array(points)
+    scale = np.abs(x).max() + np.abs([lattice.lo, lattice.hi]).max() + 1
+    np.testing.assert_allclose(lattice.world_from_index(lattice.index_from_world(x)), x, atol=1e-12 * scale)
+
+
+@given(lattices())
+def test_the_first_and_the_last_voxel_sit_on_the_corners(lattice: Lattice) -> None:
+    last = np.array(lattice.shape) - 1
+    np.testing.assert_array_equal(lattice.index_from_world([lattice.lo, lattice.hi]), [[0, 0, 0], last])
+    np.testing.assert_array_equal(lattice.world_from_index([0, 0, 0]), lattice.lo)
+    np.testing.assert_allclose(lattice.world_from_index(last), lattice.hi, rtol=1e-12, atol=1e-12)
+
+
+@given(lattices(), st.lists(point, min_size=3, max_size=3), st.floats(0, 1))
+def test_the_map_keeps_straight_lines_straight(lattice: Lattice, points: list[tuple[float, ...]], t: float) -> None:
+    a, b = np.array(points[0]), np.array(points[1])
+    between = lattice.index_from_world(a + t * (b - a))
+    ends = lattice.index_from_world([a, b])
+    np.testing.assert_allclose(between, ends[0] + t * (ends[1] - ends[0]), atol=1e-7)
+
+
+@given(point, st.tuples(*[st.floats(0.5, 4)] * 3), st.integers(1000, 10**7))
+@settings(max_examples=50)
+def test_a_lattice_with_n_voxels_has_equal_edges_and_no_more_than_n(
+    lo: tuple[float, ...], extent: tuple[float, ...], n_voxels: int
+) -> None:
+    lattice = Lattice.with_voxels(lo, np.add(lo, extent), n_voxels)
+    edge = float(np.prod(extent) / n_voxels) ** (1 / 3)
+    assert lattice.n_voxels <= n_voxels * (1 + 1e-9)
+    # A side holds as many whole edges as fit: it falls short of the extent by less than one.
+    short = np.array(extent) - np.array(lattice.shape) * edge
+    assert (short > -1e-6).all() and (short < edge + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "shape"),
+    [
+        ((0, 0, 0), (1, 1, np.nan), (2, 2, 2)),
+        ((0, 0, 0), (1, 0, 1), (2, 2, 2)),
+        ((0, 0, 0), (1, 1, 1), (2, 1, 2)),
+    ],
+)
+def test_a_lattice_that_cannot_be_is_refused(
+    lo: tuple[float, float, float], hi: tuple[float, float, float], shape: tuple[int, int, int]
+) -> None:
+    with pytest.raises(ValueError, match="lattice"):
+        Lattice(lo, hi, shape)
