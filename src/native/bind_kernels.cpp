@@ -216,6 +216,42 @@ void hit_rays(nb::object object, Dense<const float> origins, Dense<const float> 
     run([&] { kernels().hits(volume.view, rays, hit.data()); });
 }
 
+// Rays of pixels given by number: view by binary search in `starts` [V+1], then the pinhole and the pose [3,4] of that view.
+void pixel_rays(Dense<const int64_t> pixels, Dense<const int64_t> starts, Dense<const int64_t> widths,
+                Dense<const double> pinholes, Dense<const double> poses, Dense<float> origins, Dense<float> directions) {
+    const int64_t n = static_cast<int64_t>(pixels.size()), n_views = static_cast<int64_t>(widths.size());
+    expect(starts.size() == static_cast<size_t>(n_views + 1) && pinholes.size() == static_cast<size_t>(4 * n_views) &&
+               poses.size() == static_cast<size_t>(12 * n_views),
+           "starts [V+1], pinholes [V,4], poses [V,3,4]: expected the same V");
+    expect(origins.size() == static_cast<size_t>(3 * n) && directions.size() == static_cast<size_t>(3 * n), "outputs: wrong size");
+    const int64_t *pixel = pixels.data(), *start = starts.data();
+    bool in_range = true;
+    for (int64_t i = 0; i < n; ++i) in_range = in_range && pixel[i] >= 0 && pixel[i] < start[n_views];
+    expect(in_range, "pixels: out of range");
+    run([&] {
+        constexpr int64_t CHUNK = 4096;
+        ThreadPool::instance().parallel_for((n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
+            for (int64_t i = chunk * CHUNK; i < std::min(n, (chunk + 1) * CHUNK); ++i) {
+                const int64_t view = std::upper_bound(start, start + n_views + 1, pixel[i]) - start - 1;
+                const int64_t local = pixel[i] - start[view], width = widths.data()[view];
+                const double *pinhole = pinholes.data() + 4 * view, *pose = poses.data() + 12 * view;
+                const double x = (static_cast<double>(local % width) + 0.5 - pinhole[2]) / pinhole[0];
+                const double y = (static_cast<double>(local / width) + 0.5 - pinhole[3]) / pinhole[1];
+                double d[3], square = 0;
+                for (int axis = 0; axis < 3; ++axis) {
+                    d[axis] = pose[4 * axis] * x - pose[4 * axis + 1] * y - pose[4 * axis + 2];
+                    square += d[axis] * d[axis];
+                }
+                const double scale = 1 / std::sqrt(square);
+                for (int axis = 0; axis < 3; ++axis) {
+                    origins.data()[3 * i + axis] = static_cast<float>(pose[4 * axis + 3]);
+                    directions.data()[3 * i + axis] = static_cast<float>(d[axis] * scale);
+                }
+            }
+        });
+    });
+}
+
 void find_cells(Dense<const float> density, float floor, std::optional<Dense<const uint8_t>> allowed, Dense<uint8_t> cells) {
     expect(density.ndim() == 3 && density.shape(0) >= 2 && density.shape(1) >= 2 && density.shape(2) >= 2,
            "density: expected [X,Y,Z], each at least 2");
@@ -404,6 +440,7 @@ void bind_kernels(nb::module_ &m) {
     m.def("render_gradients", &render_gradients);
     m.def("accumulate_importance", &accumulate_importance);
     m.def("hit_rays", &hit_rays);
+    m.def("pixel_rays", &pixel_rays);
     m.def("find_cells", &find_cells, nb::arg("density"), nb::arg("floor"), nb::arg("allowed").none(), nb::arg("cells"));
     m.def("measure_skip", &measure_skip);
     m.def("masked_adam", &masked_adam, nb::arg("values"), nb::arg("gradient"), nb::arg("first"), nb::arg("second"),

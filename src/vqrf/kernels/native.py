@@ -44,6 +44,12 @@ def _like(array: Array, result: Array) -> Array:
     return result if isinstance(array, np.ndarray) else sys.modules["torch"].from_numpy(result)
 
 
+def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[Array, Array]:
+    origins, directions = np.empty((len(pixels), 3), np.float32), np.empty((len(pixels), 3), np.float32)
+    _native.pixel_rays(pixels, starts, widths, pinholes, poses, origins, directions)
+    return _like(pixels, origins), _like(pixels, directions)
+
+
 def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
     cells = np.empty(tuple(side - 1 for side in density.shape), np.uint8)
     _native.find_cells(density, floor, allowed, cells)

@@ -311,6 +311,35 @@ def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
 # -------------------------------------------------------------------------------------- the kernels of rays
 
 
+def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[Array, Array]:
+    """Rays of pixels given by number, which counts through the views in order, row by row.
+
+    Args:
+      pixels: [N] int64, each in 0..starts[V]-1.
+      starts: [V+1] int64, number of each view's first pixel, and of all pixels.
+      widths: [V] int64, pixels in a row of each view.
+      pinholes: [V,4] float64, fx, fy, cx, cy in pixels.
+      poses: [V,3,4] float64, camera to world, OpenGL axes.
+
+    Returns:
+      Origins and unit directions, [N,3] float32 each. Oracle: `geometry.Camera.rays`.
+
+    Raises:
+      ValueError: a pixel is out of range.
+    """
+    number, first, width, pinhole, pose = (_tensor(array) for array in (pixels, starts, widths, pinholes, poses))
+    if len(number) and not (0 <= int(number.min()) and int(number.max()) < int(first[-1])):
+        raise ValueError("pixels: out of range")
+    view = torch.searchsorted(first, number, right=True) - 1
+    local = number - first[view]
+    fx, fy, cx, cy = pinhole[view].unbind(-1)
+    x = (local % width[view] + 0.5 - cx) / fx
+    y = (local // width[view] + 0.5 - cy) / fy
+    directions = (pose[view, :, :3] @ torch.stack([x, -y, -torch.ones_like(x)], -1)[..., None])[..., 0]
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    return _like(pose[view, :, 3].float(), pixels), _like(directions.float(), pixels)
+
+
 def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
     """Say which rays have a sample in an occupied cell; density is not looked at.
 
