@@ -232,30 +232,29 @@ std::uint32_t code_one(Coder &coder, int n_bits, std::uint32_t code, std::array<
                        int n_faces, int n_alike) {
     const std::size_t agreement = std::size_t{1} << n_bits;
     std::uint32_t node = 1;
-    for (int i = n_bits - 1; i >= 0; --i) {
-        std::size_t context = node;
-        if (n_alike) {
-            int faces1 = 0, all1 = 0;
-            for (int k = 0; k < n_alike; ++k) {
-                const int says = static_cast<int>(alike[k] >> i & 1);
-                all1 += says;
-                faces1 += k < n_faces ? says : 0;
-            }
-            const int all0 = n_alike - all1, faces0 = n_faces - faces1;
-            context = agreement +
-                      (((std::size_t(i) * 6 + std::min(all1, 5)) * 6 + std::min(all0, 5)) * 4 + faces1) * 4 + faces0;
+    int i = n_bits;
+    while (n_alike && i > 0) {
+        --i;
+        int faces1 = 0, all1 = 0;
+        for (int k = 0; k < n_alike; ++k) {
+            const int says = static_cast<int>(alike[k] >> i & 1);
+            all1 += says;
+            faces1 += k < n_faces ? says : 0;
         }
+        const int all0 = n_alike - all1, faces0 = n_faces - faces1;
+        const std::size_t context =
+            agreement + (((std::size_t(i) * 6 + std::min(all1, 5)) * 6 + std::min(all0, 5)) * 4 + faces1) * 4 + faces0;
         const std::uint32_t bit = coder.bit(context, code >> i & 1);
         node = 2 * node + bit;
-        int kept_faces = 0, kept = 0;
-        for (int k = 0; k < n_alike; ++k)
-            if ((alike[k] >> i & 1) == bit) {
-                kept_faces += k < n_faces;
-                alike[kept++] = alike[k];
-            }
-        n_faces = kept_faces;
-        n_alike = kept;
+        if (const int n_same = bit ? all1 : all0; n_same < n_alike) {
+            int n = 0;
+            for (int k = 0; n < n_same; ++k)
+                if ((alike[k] >> i & 1) == bit) alike[n++] = alike[k];
+            n_faces = bit ? faces1 : faces0;
+            n_alike = n_same;
+        }
     }
+    while (i-- > 0) node = 2 * node + coder.bit(node, code >> i & 1);
     return node - (1u << n_bits);
 }
 
