@@ -306,6 +306,7 @@ def bad_sections(good: bytes) -> dict[str, tuple[str, str, bytes]]:
         "stream_short": ("CODE", "damaged", edit(good, "CODE", lambda body: body[:-1])),
         "stream_long": ("CODE", "damaged", edit(good, "CODE", lambda body: body + b"\0")),
         "stream_other_end": ("PART", "damaged", edit(good, "PART", lambda body: body[:-1] + b"\1")),
+        "stream_of_ones": ("CODE", "damaged", edit(good, "CODE", lambda body: b"\xff" * len(body))),
         "stream_empty": ("CODE", "damaged", edit(good, "CODE", lambda body: b"")),
         "code_too_high": ("CODE", "codebook size", edit(good, "CODE", lambda body: too_high)),
     }

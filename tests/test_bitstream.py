@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -337,3 +338,19 @@ def test_fields_differ_when_any_part_of_them_does() -> None:
     assert field == generate.replace(field)
     assert all(field != other for other in others)
     assert field != "field"
+
+
+def test_no_damage_makes_the_core_misbehave(tmp_path: Path) -> None:
+    """The C++ decoder alone, under the address and undefined-behaviour sanitizers, on thousands of bad files."""
+    compiler, root = shutil.which("g++"), CONFORMANCE.parent
+    if compiler is None:
+        pytest.skip("no g++ to build the decoder with sanitizers")
+    program = tmp_path / "sanitize"
+    flags = ["-std=c++20", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Isrc/native"]
+    sources = ["tests/sanitize_codec.cpp", "src/native/bitstream.cpp"]
+    subprocess.run([compiler, *flags, *sources, "-o", str(program)], check=True, cwd=root)
+    files = [str(path) for path in sorted(CONFORMANCE.glob("*/*.vqrf"))]
+    out = subprocess.run([program, "100", *files], check=True, capture_output=True, text=True).stdout
+    n_tried, n_accepted = (int(word) for word in out.split() if word.isdigit())
+    assert n_tried > 5000
+    assert len(list(CONFORMANCE.glob("valid/*.vqrf"))) <= n_accepted < n_tried / 10

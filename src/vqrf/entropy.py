@@ -173,6 +173,8 @@ class Decoder:
         self._model = _Model(n_contexts)
         self._data, self._next = data, 4
         self._range, self._code = 0xFFFFFFFF, int.from_bytes(data[:4], "big")
+        if self._code >= self._range:  # `code < range` holds from here on, so that 32 bits are enough
+            raise Damaged
 
     def bit(self, context: int, value: int = 0) -> int:
         bit = self._narrow(self._model.probability(context))
