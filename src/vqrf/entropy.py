@@ -14,7 +14,7 @@ video coding (VVC's CABAC). Departs: young contexts learn at about 1/n before th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -214,15 +214,16 @@ class Decoder:
         return bit
 
 
-def _neighbour_ranks(selected: NDArray[np.bool_]) -> list[list[int]]:
+def _neighbour_ranks(selected: NDArray[np.bool_]) -> Iterator[list[int]]:
     """For each selected voxel in raster order, the ranks of its 13 causal neighbours; -1 if not selected."""
     x, y, z = selected.shape
-    ranks = np.full((x + 1, y + 2, z + 2), -1, np.int64)
+    ranks = np.full((x + 1, y + 2, z + 2), -1, np.int32)
     inner = ranks[1:, 1:-1, 1:-1]
     inner[selected] = np.arange(selected.sum())
     shifted = [ranks[1 + dx :, 1 + dy :, 1 + dz :][:x, :y, :z] for dx, dy, dz in OFFSETS]
-    table: list[list[int]] = np.stack([view[selected] for view in shifted], -1).tolist()
-    return table
+    table = np.stack([view[selected] for view in shifted], -1)
+    for start in range(0, len(table), 4096):  # lists are quick to read but large: a few at a time
+        yield from table[start : start + 4096].tolist()
 
 
 def find_blocks(partition: Uint8) -> Uint8:
