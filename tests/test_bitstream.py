@@ -179,9 +179,7 @@ def outcome(data: bytes, native: str) -> Any:
 def test_behind_the_checksums_both_decoders_say_the_same_of_any_damage(data: st.DataObject) -> None:
     """Damage a section and make lengths and checksums right again: only the decoders stand in the way."""
     name = data.draw(st.sampled_from(["small", "quantized"]))
-    good = (
-        encode(small_field()) if name == "small" else (CONFORMANCE / "valid" / "quantized.vqrf").read_bytes()
-    )
+    good = encode(small_field()) if name == "small" else (CONFORMANCE / "valid" / "quantized.vqrf").read_bytes()
     section = data.draw(st.sampled_from([name for name, _, _ in sections(good)[1:]]))
 
     def damage(body: bytes) -> bytes:

@@ -122,9 +122,7 @@ def test_the_bytes_are_within_half_a_percent_of_the_models_own_code_length() -> 
 
 
 def test_the_bytes_are_not_above_constrictions_for_the_same_probabilities() -> None:
-    constriction = pytest.importorskip(
-        "constriction", reason="constriction, the size oracle, is not installed"
-    )
+    constriction = pytest.importorskip("constriction", reason="constriction, the size oracle, is not installed")
     script = skewed_bits(100_000)
     encoder, model = Encoder(64), entropy._Model(64)
     chances = []

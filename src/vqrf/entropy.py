@@ -268,9 +268,7 @@ def code_partition(coder: Coder, partition: Uint8) -> Uint8:
     coarse = Border(blocks.shape)
     for x, y in np.ndindex(blocks.shape[:2]):
         for at, z in enumerate(range(blocks.shape[2]), coarse.row(x, y)):
-            blocks[x, y, z] = coarse.values[at] = coder.bit(
-                coarse.occupancy_context(at), int(blocks[x, y, z])
-            )
+            blocks[x, y, z] = coarse.values[at] = coder.bit(coarse.occupancy_context(at), int(blocks[x, y, z]))
     fine = Border(partition.shape)
     for x, y in np.ndindex(partition.shape[:2]):
         row = fine.row(x, y)
