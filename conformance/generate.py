@@ -42,8 +42,7 @@ def make_layers(rng: np.random.Generator, widths: list[int]) -> tuple[tuple[Tabl
     """Float16 layers through `widths`; none for an empty list."""
     pairs = zip(widths[1:], widths[:-1], strict=True) if widths else ()
     return tuple(
-        ((0.2 * rng.standard_normal((o, i))).astype(np.float16), rng.standard_normal(o).astype(np.float16))
-        for o, i in pairs
+        ((0.2 * rng.standard_normal((o, i))).astype(np.float16), rng.standard_normal(o).astype(np.float16)) for o, i in pairs
     )
 
 

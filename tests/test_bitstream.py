@@ -120,9 +120,7 @@ def compressed_fields(draw: st.DrawFn) -> CompressedField:
         kept=Quantized(kept_levels, kept_scale, -kept_scale),
         color_mlp=() if n_channels == 3 and draw(st.booleans()) else layers,
         constants=generate.CONSTANTS,
-        metadata=draw(
-            st.dictionaries(st.text(max_size=5), st.none() | st.floats(allow_nan=False, allow_infinity=False))
-        ),
+        metadata=draw(st.dictionaries(st.text(max_size=5), st.none() | st.floats(allow_nan=False, allow_infinity=False))),
     )
 
 
@@ -313,9 +311,7 @@ def test_a_field_that_no_file_could_hold_is_refused_when_it_is_made(reason: str)
         generate.replace(field, **BAD_FIELDS[reason])
 
 
-@pytest.mark.parametrize(
-    "scale", [np.ones(2, np.float32), np.ones(1), np.float32([np.inf]), np.ones((1, 3), np.float32)]
-)
+@pytest.mark.parametrize("scale", [np.ones(2, np.float32), np.ones(1), np.float32([np.inf]), np.ones((1, 3), np.float32)])
 def test_a_scale_of_another_shape_or_type_is_refused(scale: Any) -> None:
     with pytest.raises(ValueError, match="scale"):
         Quantized(np.zeros((5, 3), np.uint8), scale, scale)
