@@ -2,8 +2,11 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
+#include <future>
 #include <new>
+#include <system_error>
+#include <type_traits>
+#include <utility>
 
 namespace vqrf {
 namespace {
@@ -15,6 +18,7 @@ constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxCh
 constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
 constexpr std::uint64_t kMaxVoxels = std::uint64_t{1} << 31, kMaxMetadataBytes = std::uint64_t{1} << 20;
 constexpr int kMaxRatioBits = 19;  // a coded byte describes fewer than 2^19 bytes: no context is surer than 39/32768
+constexpr std::size_t kThreadedBytes = 64 << 10;  // below, starting a thread takes longer than the work
 constexpr std::uint32_t kColumnTreeRows = 256;  // from so many rows on, a column pays for a tree of its own
 
 enum Known { kHEAD, kMETA, kCOLR, kBOOK, kPART, kDENS, kCODE, kKEPT, kKnown };
@@ -318,20 +322,20 @@ Table read_codebook(Bytes data, const Section &section, const Head &head) {
 void read_partition(Bytes data, const Section &section, CompressedField &field) {
     const Reader in(data, section);
     const Shape shape = field.head.shape;
-    const std::uint32_t by = n_blocks(shape.y), bz = n_blocks(shape.z);
-    std::vector<std::uint8_t> blocks(std::size_t{n_blocks(shape.x)} * by * bz);
+    Blocks blocks(shape);
     field.partition.assign(shape.n_voxels(), kPruned);
     in.decode(kPartitionContexts, [&](Decoder &d) { code_partition(d, shape, blocks, field.partition); });
     std::uint64_t n_coded = 0, n_kept = 0;
-    std::size_t i = 0;
-    for (std::uint32_t x = 0; x < shape.x; ++x)
-        for (std::uint32_t y = 0; y < shape.y; ++y)
-            for (std::uint32_t z = 0; z < shape.z; ++z, ++i) {
-                if (!field.partition[i]) continue;
-                blocks[(std::size_t{x / kBlockSide} * by + y / kBlockSide) * bz + z / kBlockSide] = 0;
-                (field.partition[i] == kCoded ? n_coded : n_kept) += 1;
-            }
-    if (std::any_of(blocks.begin(), blocks.end(), [](std::uint8_t b) { return b != 0; }))
+    std::vector<std::uint8_t> in_vain = blocks.occupied;
+    for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
+        if (!blocks.occupied[block]) return;
+        for (std::size_t i = begin; i < end; ++i) {
+            if (field.partition[i] == kPruned) continue;
+            in_vain[block] = 0;
+            (field.partition[i] == kCoded ? n_coded : n_kept) += 1;
+        }
+    });
+    if (std::any_of(in_vain.begin(), in_vain.end(), [](std::uint8_t flag) { return flag != 0; }))
         in.fail("a block that is marked as occupied is empty");
     if (n_coded != field.head.n_coded || n_kept != field.head.n_kept)
         in.fail("holds " + to_string(n_coded) + " coded and " + to_string(n_kept) + " kept voxels, the head says " +
@@ -348,25 +352,42 @@ void read_level_quantizer(Reader &in, std::uint32_t columns, std::vector<float> 
     offset = std::move(table.offset);
 }
 
-void read_levels(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
+void read_density(Bytes data, const Section &section, CompressedField &field) {
     const Head &head = field.head;
-    Reader density(data, known[kDENS]);
-    read_level_quantizer(density, 1, field.density_scale, field.density_offset);
+    Reader in(data, section);
+    read_level_quantizer(in, 1, field.density_scale, field.density_offset);
     field.density.assign(std::size_t{head.n_coded} + head.n_kept, 0);
-    density.decode(kDensityContexts, [&](Decoder &d) { code_density(d, head.shape, field.partition, field.density); });
+    in.decode(kDensityContexts, [&](Decoder &d) { code_density(d, head.shape, field.partition, field.density); });
+}
 
-    const Reader codes(data, known[kCODE]);
+void read_codes(Bytes data, const Section &section, CompressedField &field) {
+    const Head &head = field.head;
+    const Reader in(data, section);
     field.codes.assign(head.n_coded, 0);
-    codes.decode(code_contexts(head.codebook_size),
-                 [&](Decoder &d) { code_codes(d, head.shape, field.partition, head.codebook_size, field.codes); });
+    in.decode(code_contexts(head.codebook_size),
+              [&](Decoder &d) { code_codes(d, head.shape, field.partition, head.codebook_size, field.codes); });
     for (const std::int32_t code : field.codes)
-        if (static_cast<std::uint32_t>(code) >= head.codebook_size) codes.fail("a code is not below the codebook size");
+        if (static_cast<std::uint32_t>(code) >= head.codebook_size) in.fail("a code is not below the codebook size");
+}
 
-    Reader kept(data, known[kKEPT]);
-    read_level_quantizer(kept, head.n_channels, field.kept_scale, field.kept_offset);
+void read_kept(Bytes data, const Section &section, CompressedField &field) {
+    const Head &head = field.head;
+    Reader in(data, section);
+    read_level_quantizer(in, head.n_channels, field.kept_scale, field.kept_offset);
     field.kept.assign(std::size_t{head.n_kept} * head.n_channels, 0);
-    kept.decode(kKeptContexts,
-                [&](Decoder &d) { code_kept(d, head.shape, field.partition, head.n_channels, field.kept); });
+    in.decode(kKeptContexts, [&](Decoder &d) { code_kept(d, head.shape, field.partition, head.n_channels, field.kept); });
+}
+
+// The sections that need the partition and not each other, side by side in a large file. The first that is wrong, in the
+// order of the file, is the one that is refused.
+void read_values(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
+    const auto policy = data.size() < kThreadedBytes ? std::launch::deferred : std::launch::async;
+    auto density = std::async(policy, [&] { read_density(data, known[kDENS], field); });
+    auto codes = std::async(policy, [&] { read_codes(data, known[kCODE], field); });
+    auto kept = std::async(policy, [&] { read_kept(data, known[kKEPT], field); });
+    density.get();
+    codes.get();
+    kept.get();
 }
 
 CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
@@ -387,7 +408,7 @@ CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
     field.color_mlp = read_color_mlp(data, known[kCOLR], head.n_channels);
     field.codebook = read_codebook(data, known[kBOOK], head);
     read_partition(data, known[kPART], field);
-    read_levels(data, known, field);
+    read_values(data, known, field);
     return field;
 }
 
@@ -405,6 +426,8 @@ std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, 
         return decode_sections(data, max_bytes);
     } catch (BitstreamError &e) {
         error = std::move(e);
+    } catch (const std::system_error &) {
+        error = {"header", 0, "not enough threads to decode"};
     } catch (const std::bad_alloc &) {
         error = {"header", 0, "not enough memory to decode"};
     }
@@ -412,13 +435,11 @@ std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, 
 }
 
 std::vector<std::uint8_t> encode_partition(Shape shape, Bytes partition) {
-    const std::uint32_t by = n_blocks(shape.y), bz = n_blocks(shape.z);
-    std::vector<std::uint8_t> blocks(std::size_t{n_blocks(shape.x)} * by * bz), values(partition.begin(), partition.end());
-    std::size_t i = 0;
-    for (std::uint32_t x = 0; x < shape.x; ++x)
-        for (std::uint32_t y = 0; y < shape.y; ++y)
-            for (std::uint32_t z = 0; z < shape.z; ++z, ++i)
-                if (values[i]) blocks[(std::size_t{x / kBlockSide} * by + y / kBlockSide) * bz + z / kBlockSide] = 1;
+    Blocks blocks(shape);
+    std::vector<std::uint8_t> values(partition.begin(), partition.end());
+    for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) blocks.occupied[block] |= values[i] != kPruned;
+    });
     return encode_with(kPartitionContexts, [&](Encoder &e) { code_partition(e, shape, blocks, values); });
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace vqrf {
@@ -122,6 +123,7 @@ class Decoder {
   public:
     Decoder(std::size_t n_contexts, std::span<const std::uint8_t> bytes) : models_(n_contexts), bytes_(bytes) {
         for (int i = 0; i < 4; ++i) code_ = code_ << 8 | next();
+        if (code_ >= range_) damaged_ = true;  // `code < range` holds from here on, so that nothing can wrap
     }
 
     std::uint32_t bit(std::size_t context, std::uint32_t = 0) {
@@ -143,11 +145,11 @@ class Decoder {
         return value;
     }
 
-    // Whether more bytes were asked for than there are: what was decoded since is meaningless.
-    bool failed() const { return overrun_; }
+    // Whether no encoder wrote these bytes, or more were asked for than there are: what was decoded is meaningless.
+    bool failed() const { return damaged_; }
 
     // Whether the stream ended exactly where its encoder would have ended it.
-    bool is_complete() const { return !overrun_ && next_ == bytes_.size() && code_ == 0; }
+    bool is_complete() const { return !damaged_ && next_ == bytes_.size() && code_ == 0; }
 
   private:
     bool narrow(std::uint32_t probability) {
@@ -168,7 +170,7 @@ class Decoder {
 
     std::uint8_t next() {
         if (next_ < bytes_.size()) return bytes_[next_++];
-        overrun_ = true;
+        damaged_ = true;
         return 0;
     }
 
@@ -177,7 +179,7 @@ class Decoder {
     std::size_t next_ = 0;
     std::uint32_t range_ = 0xFFFFFFFFu;
     std::uint32_t code_ = 0;
-    bool overrun_ = false;
+    bool damaged_ = false;
 };
 
 }  // namespace vqrf

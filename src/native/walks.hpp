@@ -71,33 +71,60 @@ inline std::size_t split_context(const std::array<std::uint8_t, kNeighbours> &ar
     return context;
 }
 
-// Code which blocks hold anything. `blocks` is [n_blocks(x), n_blocks(y), n_blocks(z)] of 0/1.
+// The blocks of a lattice and which of them hold anything.
+struct Blocks {
+    explicit Blocks(Shape lattice)
+        : shape{n_blocks(lattice.x), n_blocks(lattice.y), n_blocks(lattice.z)}, occupied(shape.n_voxels()) {}
+
+    std::size_t row(std::uint32_t x, std::uint32_t y) const {
+        return (std::size_t{x / kBlockSide} * shape.y + y / kBlockSide) * shape.z;
+    }
+
+    Shape shape;
+    std::vector<std::uint8_t> occupied;
+};
+
+// Visit every run of voxels along z inside one block: `visit(block, first voxel, end)`.
+template <class Visit>
+void for_each_run(Shape shape, const Blocks &blocks, Visit visit) {
+    std::size_t begin = 0;
+    for (std::uint32_t x = 0; x < shape.x; ++x)
+        for (std::uint32_t y = 0; y < shape.y; ++y) {
+            const std::size_t row = blocks.row(x, y), end = begin + shape.z;
+            for (std::uint32_t z = 0; z < blocks.shape.z; ++z, begin += kBlockSide)
+                visit(row + z, begin, std::min(begin + kBlockSide, end));
+            begin = end;
+        }
+}
+
+// Code which blocks hold anything.
 template <class Coder>
-void code_blocks(Coder &coder, Shape shape, std::vector<std::uint8_t> &blocks) {
-    const std::uint32_t nx = n_blocks(shape.x), ny = n_blocks(shape.y), nz = n_blocks(shape.z);
-    Planes<std::uint8_t> planes(ny, nz, 0);
-    std::size_t i = 0;
-    for (std::uint32_t x = 0; x < nx && !coder.failed(); ++x, planes.next_plane())
-        for (std::uint32_t y = 0; y < ny; ++y)
-            for (std::uint32_t z = 0; z < nz; ++z, ++i) {
+void code_blocks(Coder &coder, Blocks &blocks) {
+    Planes<std::uint8_t> planes(blocks.shape.y, blocks.shape.z, 0);
+    std::uint8_t *flag = blocks.occupied.data();
+    for (std::uint32_t x = 0; x < blocks.shape.x && !coder.failed(); ++x, planes.next_plane())
+        for (std::uint32_t y = 0; y < blocks.shape.y; ++y)
+            for (std::uint32_t z = 0; z < blocks.shape.z; ++z, ++flag) {
                 const std::size_t at = planes.at(y, z);
-                blocks[i] = static_cast<std::uint8_t>(coder.bit(occupancy_context(planes.neighbours(at)), blocks[i]));
-                planes[at] = blocks[i];
+                *flag = static_cast<std::uint8_t>(coder.bit(occupancy_context(planes.neighbours(at)), *flag));
+                planes[at] = *flag;
             }
 }
 
 // Code PRUNED / CODED / KEPT of every voxel, skipping empty blocks. On decoding `partition` arrives as zeros.
 template <class Coder>
-void code_partition(Coder &coder, Shape shape, std::vector<std::uint8_t> &blocks, std::span<std::uint8_t> partition) {
-    code_blocks(coder, shape, blocks);
+void code_partition(Coder &coder, Shape shape, Blocks &blocks, std::span<std::uint8_t> partition) {
+    code_blocks(coder, blocks);
     Planes<std::uint8_t> planes(shape.y, shape.z, kPruned);
     for (std::uint32_t x = 0; x < shape.x && !coder.failed(); ++x, planes.next_plane())
         for (std::uint32_t y = 0; y < shape.y; ++y) {
             const std::size_t row = (std::size_t{x} * shape.y + y) * shape.z;
-            const std::size_t block_row =
-                (std::size_t{x / kBlockSide} * n_blocks(shape.y) + y / kBlockSide) * n_blocks(shape.z);
+            const std::uint8_t *occupied = &blocks.occupied[blocks.row(x, y)];
             for (std::uint32_t z = 0; z < shape.z; ++z) {
-                if (!blocks[block_row + z / kBlockSide]) continue;
+                if (!occupied[z / kBlockSide]) {
+                    z += kBlockSide - 1;
+                    continue;
+                }
                 const std::size_t at = planes.at(y, z);
                 const auto around = planes.neighbours(at);
                 std::uint8_t value = partition[row + z];
@@ -137,31 +164,50 @@ inline int spread_class(int spread) {
     return spread < 2 ? 0 : spread < 4 ? 1 : spread < 7 ? 2 : spread < 12 ? 3 : spread < 18 ? 4 : spread < 26 ? 5 : spread < 40 ? 6 : 7;
 }
 
-// What the neighbours of one value say of it.
-struct Surroundings {
-    int sum_faces = 0, n_faces = 0, sum_edges = 0, n_edges = 0, sum_corners = 0, n_corners = 0;
-    int lowest = 255, highest = 0;
+// The ranks of a voxel's neighbours that are selected: faces first, then edges, then corners.
+struct Known {
+    std::array<std::int32_t, kNeighbours> ranks;
+    int n_faces = 0, n_edges = 0, n_corners = 0;
 
-    template <class LevelOf>
-    Surroundings(const std::array<std::int32_t, kNeighbours> &ranks, LevelOf level_of) {
-        for (const int i : kFaces) add(ranks[i], level_of, sum_faces, n_faces);
-        for (const int i : kEdges) add(ranks[i], level_of, sum_edges, n_edges);
-        for (const int i : kCorners) add(ranks[i], level_of, sum_corners, n_corners);
+    explicit Known(const std::array<std::int32_t, kNeighbours> &all) {
+        int n = 0;
+        const auto add = [&](int i) {
+            ranks[n] = all[i];
+            n += all[i] >= 0;
+        };
+        for (const int i : kFaces) add(i);
+        n_faces = n;
+        for (const int i : kEdges) add(i);
+        n_edges = n - n_faces;
+        for (const int i : kCorners) add(i);
+        n_corners = n - n_faces - n_edges;
     }
-    bool any() const { return n_faces + n_edges + n_corners > 0; }
-    int spread() const { return any() ? spread_class(highest - lowest) : kNoNeighbour; }
+    int size() const { return n_faces + n_edges + n_corners; }
+};
 
-  private:
-    template <class LevelOf>
-    void add(std::int32_t rank, LevelOf level_of, int &sum, int &n) {
-        if (rank < 0) return;
-        const int level = level_of(rank);
-        sum += level;
-        ++n;
-        lowest = std::min(lowest, level);
-        highest = std::max(highest, level);
+// What the known neighbours say of a level. `levels` has `stride` values for each rank, of which the first is meant.
+struct Surroundings {
+    int sum_faces = 0, sum_edges = 0, sum_corners = 0;
+    int spread = kNoNeighbour;
+
+    Surroundings(const Known &known, const std::uint8_t *levels, std::size_t stride) {
+        int lowest = 255, highest = 0, i = 0;
+        const auto add = [&](int end, int &sum) {
+            for (; i < end; ++i) {
+                const int level = levels[static_cast<std::size_t>(known.ranks[i]) * stride];
+                sum += level;
+                lowest = std::min(lowest, level);
+                highest = std::max(highest, level);
+            }
+        };
+        add(known.n_faces, sum_faces);
+        add(known.n_faces + known.n_edges, sum_edges);
+        add(known.size(), sum_corners);
+        if (i > 0) spread = spread_class(highest - lowest);
     }
 };
+
+inline int rounded(int sum, int n) { return (2 * sum + n) / (2 * n); }
 
 // Code `level` as its difference, modulo 256, to `prediction`.
 template <class Coder>
@@ -180,13 +226,14 @@ void code_density(Coder &coder, Shape shape, std::span<const std::uint8_t> parti
     for_each_voxel(
         coder, shape, partition, [](std::uint8_t p) { return p != kPruned; },
         [&](std::int32_t rank, const std::array<std::int32_t, kNeighbours> &ranks) {
-            const Surroundings near(ranks, [&](std::int32_t r) { return int{levels[r]}; });
+            const Known known(ranks);
+            const Surroundings near(known, levels.data(), 1);
             int prediction = mean >> kMeanShift;
-            if (near.n_faces)
-                prediction = (2 * near.sum_faces + near.n_faces) / (2 * near.n_faces);
-            else if (near.n_edges)
-                prediction = (2 * near.sum_edges + near.n_edges) / (2 * near.n_edges);
-            const std::size_t context = 4 * near.spread() + near.n_faces;
+            if (known.n_faces)
+                prediction = rounded(near.sum_faces, known.n_faces);
+            else if (known.n_edges)
+                prediction = rounded(near.sum_edges, known.n_edges);
+            const auto context = static_cast<std::size_t>(4 * near.spread + known.n_faces);
             levels[rank] = code_level(coder, context, prediction, levels[rank]);
             mean += levels[rank] - (mean >> kMeanShift);
         });
@@ -201,14 +248,14 @@ void code_kept(Coder &coder, Shape shape, std::span<const std::uint8_t> partitio
     for_each_voxel(
         coder, shape, partition, [](std::uint8_t p) { return p == kKept; },
         [&](std::int32_t rank, const std::array<std::int32_t, kNeighbours> &ranks) {
+            const Known known(ranks);
+            const int weight = 1 + 4 * known.n_faces + 2 * known.n_edges + known.n_corners;
             for (std::uint32_t c = 0; c < n_channels; ++c) {
-                const Surroundings near(ranks,
-                                        [&](std::int32_t r) { return int{levels[std::size_t(r) * n_channels + c]}; });
+                const Surroundings near(known, levels.data() + c, n_channels);
                 const int mean = means[c] >> kMeanShift;
-                const int weight = 1 + 4 * near.n_faces + 2 * near.n_edges + near.n_corners;
                 const int sum = mean + 4 * near.sum_faces + 2 * near.sum_edges + near.sum_corners;
-                std::uint8_t &level = levels[std::size_t(rank) * n_channels + c];
-                level = code_level(coder, near.spread(), (2 * sum + weight) / (2 * weight), level);
+                std::uint8_t &level = levels[static_cast<std::size_t>(rank) * n_channels + c];
+                level = code_level(coder, static_cast<std::size_t>(near.spread), rounded(sum, weight), level);
                 means[c] += level - mean;
             }
         });
@@ -232,30 +279,29 @@ std::uint32_t code_one(Coder &coder, int n_bits, std::uint32_t code, std::array<
                        int n_faces, int n_alike) {
     const std::size_t agreement = std::size_t{1} << n_bits;
     std::uint32_t node = 1;
-    for (int i = n_bits - 1; i >= 0; --i) {
-        std::size_t context = node;
-        if (n_alike) {
-            int faces1 = 0, all1 = 0;
-            for (int k = 0; k < n_alike; ++k) {
-                const int says = static_cast<int>(alike[k] >> i & 1);
-                all1 += says;
-                faces1 += k < n_faces ? says : 0;
-            }
-            const int all0 = n_alike - all1, faces0 = n_faces - faces1;
-            context = agreement +
-                      (((std::size_t(i) * 6 + std::min(all1, 5)) * 6 + std::min(all0, 5)) * 4 + faces1) * 4 + faces0;
+    int i = n_bits;
+    while (n_alike && i > 0) {
+        --i;
+        int faces1 = 0, all1 = 0;
+        for (int k = 0; k < n_alike; ++k) {
+            const int says = static_cast<int>(alike[k] >> i & 1);
+            all1 += says;
+            faces1 += k < n_faces ? says : 0;
         }
+        const int all0 = n_alike - all1, faces0 = n_faces - faces1;
+        const std::size_t context =
+            agreement + (((std::size_t(i) * 6 + std::min(all1, 5)) * 6 + std::min(all0, 5)) * 4 + faces1) * 4 + faces0;
         const std::uint32_t bit = coder.bit(context, code >> i & 1);
         node = 2 * node + bit;
-        int kept_faces = 0, kept = 0;
-        for (int k = 0; k < n_alike; ++k)
-            if ((alike[k] >> i & 1) == bit) {
-                kept_faces += k < n_faces;
-                alike[kept++] = alike[k];
-            }
-        n_faces = kept_faces;
-        n_alike = kept;
+        if (const int n_same = bit ? all1 : all0; n_same < n_alike) {
+            int n = 0;
+            for (int k = 0; n < n_same; ++k)
+                if ((alike[k] >> i & 1) == bit) alike[n++] = alike[k];
+            n_faces = bit ? faces1 : faces0;
+            n_alike = n_same;
+        }
     }
+    while (i-- > 0) node = 2 * node + coder.bit(node, code >> i & 1);
     return node - (1u << n_bits);
 }
 
@@ -266,17 +312,11 @@ void code_codes(Coder &coder, Shape shape, std::span<const std::uint8_t> partiti
     for_each_voxel(
         coder, shape, partition, [](std::uint8_t p) { return p == kCoded; },
         [&](std::int32_t rank, const std::array<std::int32_t, kNeighbours> &ranks) {
-            std::array<std::uint32_t, kNeighbours> alike{};
-            int n_alike = 0;
-            const auto add = [&](int i) {
-                if (ranks[i] >= 0) alike[n_alike++] = static_cast<std::uint32_t>(codes[ranks[i]]);
-            };
-            for (const int i : kFaces) add(i);
-            const int n_faces = n_alike;
-            for (const int i : kEdges) add(i);
-            for (const int i : kCorners) add(i);
-            codes[rank] = static_cast<std::int32_t>(
-                code_one(coder, n_bits, static_cast<std::uint32_t>(codes[rank]), alike, n_faces, n_alike));
+            const Known known(ranks);
+            std::array<std::uint32_t, kNeighbours> alike;
+            for (int k = 0; k < known.size(); ++k) alike[k] = static_cast<std::uint32_t>(codes[known.ranks[k]]);
+            codes[rank] = static_cast<std::int32_t>(code_one(coder, n_bits, static_cast<std::uint32_t>(codes[rank]), alike,
+                                                             known.n_faces, known.size()));
         });
 }
 

@@ -2,11 +2,11 @@
 
 `encode` loses nothing and `decode(encode(x)) == x`. `decode` needs the bytes and nothing else: no torch, no
 settings, no network. It is safe for untrusted input: every number of the file is bounded before anything is
-allocated for it, every section has a checksum, and the one exception it raises says in which section and at which
-byte the file is wrong.
+allocated for it, every section has a checksum, and the one exception it raises says in which section and at
+which byte the file is wrong.
 
-The compiled core decodes and encodes when it is here; otherwise this module and `vqrf.entropy` do, to the same
-bytes.
+The compiled core decodes and encodes when it is here; otherwise this module and `vqrf.entropy` do, to the
+same bytes.
 """
 
 from __future__ import annotations

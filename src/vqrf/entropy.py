@@ -1,11 +1,12 @@
 """Symbols to bytes and back: an integer range coder, and what each section codes in which context.
 
-This is the readable twin of `src/native/entropy.hpp` and `walks.hpp`; FORMAT.md sections 5 and 6 specify both, and
-the tests hold them to the same bytes. Nothing here is a float, so that any language can agree on every bit.
+This is the readable twin of `src/native/entropy.hpp` and `walks.hpp`; FORMAT.md sections 5 and 6 specify
+both, and the tests hold them to the same bytes. Nothing here is a float, so that any language can agree on
+every bit.
 
-An `Encoder` and a `Decoder` have the same methods: the encoder takes a value and gives it back, the decoder ignores
-what it is given and answers with what the bytes say. So one walk over the voxels, `code_*(coder, ...)`, serves both
-directions; on decoding it fills the arrays that it was handed.
+An `Encoder` and a `Decoder` have the same methods: the encoder takes a value and gives it back, the decoder
+ignores what it is given and answers with what the bytes say. So one walk over the voxels, `code_*(coder,
+...)`, serves both directions; on decoding it fills the arrays that it was handed.
 
 Source: the range coder is Martin's (1979) in the carry form that LZMA made common; two-speed estimates as in
 video coding (VVC's CABAC). Departs: young contexts learn at about 1/n before they settle.
@@ -13,7 +14,7 @@ video coding (VVC's CABAC). Departs: young contexts learn at about 1/n before th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -104,8 +105,8 @@ class Encoder:
     >>> encoder = Encoder(1)
     >>> _ = [encoder.bit(0, bit) for bit in (1, 1, 0, 1) * 50]
     >>> data = encoder.finish()
-    >>> len(data)                        # 200 bits of entropy 0.81
-    25
+    >>> len(data)                        # 200 bits of entropy 0.81: 20 bytes; learning and ending take 4
+    24
     >>> decoder = Decoder(1, data)
     >>> [decoder.bit(0) for _ in range(4)], decoder.is_complete()
     ([1, 1, 0, 1], False)
@@ -172,6 +173,8 @@ class Decoder:
         self._model = _Model(n_contexts)
         self._data, self._next = data, 4
         self._range, self._code = 0xFFFFFFFF, int.from_bytes(data[:4], "big")
+        if self._code >= self._range:  # `code < range` holds from here on, so that 32 bits are enough
+            raise Damaged
 
     def bit(self, context: int, value: int = 0) -> int:
         bit = self._narrow(self._model.probability(context))
@@ -211,15 +214,16 @@ class Decoder:
         return bit
 
 
-def _neighbour_ranks(selected: NDArray[np.bool_]) -> list[list[int]]:
+def _neighbour_ranks(selected: NDArray[np.bool_]) -> Iterator[list[int]]:
     """For each selected voxel in raster order, the ranks of its 13 causal neighbours; -1 if not selected."""
     x, y, z = selected.shape
-    ranks = np.full((x + 1, y + 2, z + 2), -1, np.int64)
+    ranks = np.full((x + 1, y + 2, z + 2), -1, np.int32)
     inner = ranks[1:, 1:-1, 1:-1]
     inner[selected] = np.arange(selected.sum())
     shifted = [ranks[1 + dx :, 1 + dy :, 1 + dz :][:x, :y, :z] for dx, dy, dz in OFFSETS]
-    table: list[list[int]] = np.stack([view[selected] for view in shifted], -1).tolist()
-    return table
+    table = np.stack([view[selected] for view in shifted], -1)
+    for start in range(0, len(table), 4096):  # lists are quick to read but large: a few at a time
+        yield from table[start : start + 4096].tolist()
 
 
 def find_blocks(partition: Uint8) -> Uint8:
@@ -232,8 +236,8 @@ def find_blocks(partition: Uint8) -> Uint8:
     return blocks
 
 
-class _Border:
-    """A lattice of small numbers in a flat byte array with a border of zeros, so that each has 13 neighbours."""
+class Border:
+    """A lattice of small numbers in a flat array with a border of zeros, so that each has 13 neighbours."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         _, y, z = shape
@@ -259,13 +263,13 @@ class _Border:
 
 
 def code_partition(coder: Coder, partition: Uint8) -> Uint8:
-    """Code PRUNED / CODED / KEPT of every voxel of `partition` [X,Y,Z], in place; the block flags as coded."""
+    """Code PRUNED / CODED / KEPT of every voxel of `partition` [X,Y,Z], in place. Returns the block flags."""
     blocks = find_blocks(partition)
-    coarse = _Border(blocks.shape)
+    coarse = Border(blocks.shape)
     for x, y in np.ndindex(blocks.shape[:2]):
         for at, z in enumerate(range(blocks.shape[2]), coarse.row(x, y)):
             blocks[x, y, z] = coarse.values[at] = coder.bit(coarse.occupancy_context(at), int(blocks[x, y, z]))
-    fine = _Border(partition.shape)
+    fine = Border(partition.shape)
     for x, y in np.ndindex(partition.shape[:2]):
         row = fine.row(x, y)
         occupied = blocks[x // BLOCK_SIDE, y // BLOCK_SIDE]
@@ -336,8 +340,8 @@ def bits_of_code(codebook_size: int) -> int:
 def _code_one(coder: Coder, n_bits: int, code: int, faces: list[int], others: list[int]) -> int:
     """The bits of one code, most significant first.
 
-    While causal neighbours have the same bits so far, the context is how many of them go on with 1 and with 0;
-    after that it is the node of the code tree.
+    While causal neighbours have the same bits so far, the context is how many of them go on with 1 and with
+    0; after that it is the node of the code tree.
     """
     node = 1
     for i in range(n_bits - 1, -1, -1):

@@ -1,0 +1,356 @@
+"""Write the conformance files: `python conformance/generate.py`. Same seeds, same bytes, on every machine.
+
+`valid/NAME.vqrf` decodes to the arrays of `valid/NAME.npz` (see `arrays_of` for their names).
+`invalid/NAME.vqrf` is refused, with the section, offset and reason that `invalid/expected.json` gives. Any
+decoder of FORMAT.md may be held against them.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf import bitstream, entropy
+from vqrf.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
+from vqrf.compressed import CODED, KEPT, PRUNED
+from vqrf.geometry import Lattice
+
+HERE = Path(__file__).parent
+CONSTANTS = Constants(-3.25, -8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))
+
+
+def make_partition(rng: np.random.Generator, shape: tuple[int, int, int], kept: float) -> NDArray[np.uint8]:
+    """A ragged shell, of which a patch on one side, with about a share `kept` of the voxels, is KEPT."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes)) + 0.08 * np.sin(7 * axes[0]) * np.cos(5 * axes[1])
+    occupied = np.abs(radius - 0.65) < 0.13 + 0.02 * rng.standard_normal(shape)
+    partition = np.where(occupied, CODED, PRUNED).astype(np.uint8)
+    if occupied.any() and kept > 0:
+        score = axes[2] + 0.3 * rng.standard_normal(shape)
+        partition[occupied & (score > np.quantile(score[occupied], 1 - kept))] = KEPT
+    return partition
+
+
+def make_layers(rng: np.random.Generator, widths: list[int]) -> tuple[tuple[Table, Table], ...]:
+    """Float16 layers through `widths`; none for an empty list."""
+    pairs = zip(widths[1:], widths[:-1], strict=True) if widths else ()
+    return tuple(
+        ((0.2 * rng.standard_normal((o, i))).astype(np.float16), rng.standard_normal(o).astype(np.float16)) for o, i in pairs
+    )
+
+
+def quantize(values: NDArray[Any], dtype: type = np.uint8) -> Quantized:
+    """Levels with a scale for each column of the last axis: enough for test data."""
+    lowest, highest = values.reshape(-1, values.shape[-1]).min(0), values.reshape(-1, values.shape[-1]).max(0)
+    scale = ((highest - lowest + 1e-3) / np.iinfo(dtype).max).astype(np.float32)
+    levels = np.rint((values - lowest) / scale).astype(dtype)
+    return Quantized(levels, scale, lowest.astype(np.float32))
+
+
+def make_field(
+    seed: int,
+    shape: tuple[int, int, int],
+    *,
+    n_channels: int = 12,
+    n_codewords: int = 64,
+    kept: float = 0.15,
+    partition: NDArray[np.uint8] | None = None,
+    widths: list[int] | None = None,
+) -> CompressedField:
+    """A field with the statistics of a trained one: a shell with smooth, noisy density and features.
+
+    Args:
+      widths: of the colour MLP, from its inputs to 3; None for inputs -> 8 -> 3.
+    """
+    rng = np.random.default_rng(seed)
+    partition = make_partition(rng, shape, kept) if partition is None else partition
+    where = np.argwhere(partition != PRUNED)
+    phase = rng.uniform(0, 6, n_channels + 1)
+    waves = np.sin(where @ rng.normal(0, 0.15, (3, n_channels + 1)) + phase)
+    noisy = waves + 0.15 * rng.standard_normal(waves.shape)
+    density = np.clip(np.rint(128 + 50 * noisy[:, 0]), 0, 255).astype(np.uint8)
+    features = 5 * noisy[:, 1:]
+    kind = partition[partition != PRUNED]
+    codebook = (5 * np.sin(rng.uniform(0, 6, (n_codewords, n_channels)))).astype(np.float16)
+    inside = features[kind == CODED]
+    if len(inside):
+        rows = rng.choice(len(inside), min(n_codewords, len(inside)), replace=False)
+        codebook[: len(rows)] = inside[rows]
+    codes = nearest(inside, codebook.astype(np.float64))
+    levels = np.clip(np.rint(128 + 12 * features[kind == KEPT]), 0, 255).astype(np.uint8)
+    one = np.ones(1, np.float32)
+    return CompressedField(
+        lattice=Lattice((-1.5, -1.0, -0.75), (1.25, 1.0, 1.1), shape),
+        partition=partition,
+        density=Quantized(density, 0.31 * one, -20 * one),
+        codes=codes,
+        codebook=codebook,
+        kept=Quantized(levels, one / 12, -128 * one / 12),
+        color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
+        constants=CONSTANTS,
+        metadata={"generator": "vqrf conformance", "seed": seed},
+    )
+
+
+def nearest(values: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.int32]:
+    """The row of `codebook` nearest to each of `values`."""
+    codes = [np.argmin(((codebook - value) ** 2).sum(1)) for value in values]
+    return np.array(codes, np.int32).reshape(len(values))
+
+
+def replace(field: CompressedField, **changes: Any) -> CompressedField:
+    values = {name: getattr(field, name) for name in field.__dataclass_fields__}
+    return CompressedField(**{**values, **changes})
+
+
+def quantized_field() -> CompressedField:
+    """Every table quantised: by column, by one scale, in bytes and in 16 bits."""
+    field = make_field(2, (12, 14, 10), n_codewords=300)
+    weight, bias = (np.asarray(table, np.float32) for table in field.color_mlp[0])
+    one = np.ones(1, np.float32)
+    layers = (
+        (quantize(weight, np.uint16), quantize(bias)),
+        tuple(Quantized(quantize(np.float32(t)).levels, one, -one) for t in field.color_mlp[1]),
+    )
+    kept = Quantized(field.kept.levels, np.linspace(0.1, 0.2, 12, dtype=np.float32), np.zeros(12, np.float32))
+    return replace(field, codebook=quantize(np.float32(field.codebook)), kept=kept, color_mlp=layers)
+
+
+def valid_fields() -> dict[str, CompressedField]:
+    """The fields of the valid files, by name."""
+    tiny = (2, 3, 5)
+    whole = {kind: np.full(tiny, kind, np.uint8) for kind in (PRUNED, CODED, KEPT)}
+    wide = make_field(7, (9, 8, 7), n_channels=1, n_codewords=3, kept=0)
+    book = Quantized((np.arange(65536) // 512).astype(np.uint8)[:, None], wide.kept.scale, wide.kept.offset)
+    rows = (wide.codes * 21845 + 11).astype(np.int32)
+    return {
+        "shell": make_field(1, (26, 30, 22), n_codewords=128),
+        "quantized": quantized_field(),
+        "all_pruned": make_field(3, tiny, n_channels=3, n_codewords=1, partition=whole[PRUNED], widths=[]),
+        "all_coded": make_field(4, tiny, n_codewords=3, partition=whole[CODED]),
+        "all_kept": make_field(5, tiny, n_codewords=1, partition=whole[KEPT]),
+        "one_codeword": make_field(6, (7, 6, 5), n_codewords=1),
+        "widest_codebook": replace(wide, codebook=book, codes=rows),
+        "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
+    }
+
+
+def arrays_of(field: CompressedField) -> dict[str, NDArray[Any]]:
+    """What a decoder is expected to give: tables as stored, and their real values in float32."""
+    out: dict[str, NDArray[Any]] = {
+        "lo": np.array(field.lattice.lo),
+        "hi": np.array(field.lattice.hi),
+        "constants": np.array(field.constants.values(), np.float32),
+        "metadata": np.frombuffer(json.dumps(field.metadata, sort_keys=True).encode(), np.uint8),
+        "partition": field.partition,
+        "codes": field.codes,
+    }
+    tables: dict[str, Table] = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
+    for i, (weight, bias) in enumerate(field.color_mlp):
+        tables |= {f"weight{i}": weight, f"bias{i}": bias}
+    for name, table in tables.items():
+        if isinstance(table, Quantized):
+            out[f"{name}_levels"], out[name] = table.levels, table.dequantize()
+        else:
+            out[name] = table
+    return out
+
+
+# ------------------------------------------------------------------------------------------ bad files
+
+
+def split(data: bytes) -> list[tuple[bytes, bytes]]:
+    """(row of the section table, bytes) of each section."""
+    parts = bitstream.sections(data)[1:]
+    rows = [data[32 + 32 * i : 64 + 32 * i] for i in range(len(parts))]
+    return [(row, data[offset : offset + size]) for row, (_, offset, size) in zip(rows, parts, strict=True)]
+
+
+def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
+    """A file of the sections with every length and checksum right, whatever is in them."""
+    table = b""
+    for row, body in parts:
+        raw = len(body) if row[6:8] == b"\0\0" else struct.unpack("<Q", row[16:24])[0]
+        table += row[:8] + struct.pack("<QQI", len(body), raw, zlib.crc32(body)) + row[28:]
+    total = 32 + len(table) + sum(len(body) for _, body in parts)
+    start = bitstream.SIGNATURE + struct.pack("<HHIQI", *bitstream.VERSION, len(parts), total, 0)
+    return start + struct.pack("<I", zlib.crc32(start + table)) + table + b"".join(body for _, body in parts)
+
+
+def edit(data: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
+    """The file with the bytes of one section changed and the checksums made right again."""
+    return seal([(row, change(body) if row[:4] == name.encode() else body) for row, body in split(data)])
+
+
+def edit_rows(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The file with the rows of its table changed, lengths and checksums of the sections as they were."""
+    table = b"".join(change(row) for row, _ in split(data))
+    return data[:28] + struct.pack("<I", zlib.crc32(data[:28] + table)) + table + data[32 + len(table) :]
+
+
+def put(at: int, layout: str, *values: float) -> Callable[[bytes], bytes]:
+    """Overwrite the bytes from `at`."""
+    new = struct.pack("<" + layout, *values)
+    return lambda body: body[:at] + new + body[at + len(new) :]
+
+
+def put_row(name: str, at: int, layout: str, *values: float) -> Callable[[bytes], bytes]:
+    """Overwrite bytes of one row of the section table."""
+    return lambda row: put(at, layout, *values)(row) if row[:4] == name.encode() else row
+
+
+def with_header(data: bytes, at: int, layout: str, *values: float) -> bytes:
+    """Overwrite bytes of the header and correct its checksum."""
+    data = put(at, layout, *values)(data)
+    end = 32 + 32 * struct.unpack("<I", data[12:16])[0]
+    return put(28, "I", zlib.crc32(data[:28] + data[32:end]))(data)
+
+
+def empty_block() -> bytes:
+    """The partition of a 2x3x5 lattice whose two blocks are marked as occupied, the second in vain."""
+    coder = entropy.Encoder(entropy.PARTITION_CONTEXTS)
+    flags, voxels = entropy.Border((1, 1, 2)), entropy.Border((2, 3, 5))
+    for z in range(2):
+        coder.bit(flags.occupancy_context(flags.row(0, 0) + z), 1)
+        flags.values[flags.row(0, 0) + z] = 1
+    for x, y, z in np.ndindex(2, 3, 5):
+        at, occupied = voxels.row(x, y) + z, z < 4
+        coder.bit(entropy.BLOCK_CONTEXTS + voxels.occupancy_context(at), int(occupied))
+        if occupied:
+            coder.bit(2 * entropy.BLOCK_CONTEXTS + voxels.split_context(at), 0)
+            voxels.values[at] = CODED
+    return coder.finish()
+
+
+def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files whose header or section table is wrong: name -> (section, part of the reason, bytes)."""
+    parts = split(good)
+    critical = (b"XTRA" + struct.pack("<HHQQII", 1, 0, 0, 0, 0, 0), b"more")
+    return {
+        "empty": ("header", "truncated", b""),
+        "text": ("header", "not a .vqrf file", b"<!doctype html>\n"),
+        "newline_damage": ("header", "not a .vqrf file", good.replace(b"\r\n", b"\n")),
+        "short_header": ("header", "truncated", good[:31]),
+        "short_table": ("header", "truncated", good[:40]),
+        "short_section": ("CODE", "truncated", good[: -len(parts[-1][1]) - 2]),
+        "trailing_byte": ("end", "1 trailing bytes", good + b"\0"),
+        "newer_version": ("header", "version 7.1", put(8, "H", 7)(good)),
+        "no_sections": ("header", "section count 0", put(12, "I", 0)(good)),
+        "many_sections": ("header", "section count 65", put(12, "I", 65)(good)),
+        "header_checksum": ("header", "checksum", put(28, "I", 0)(good)),
+        "header_reserved": ("header", "reserved", with_header(good, 24, "I", 1)),
+        "length_too_great": ("header", "sum of its parts", with_header(good, 16, "Q", len(good) + 1)),
+        "length_overflow": ("header", "sum", edit_rows(good, put_row("DENS", 8, "Q", 2**64 - 8))),
+        "section_checksum": ("KEPT", "checksum", good[:-1] + bytes([good[-1] ^ 1])),
+        "unknown_critical": ("XTRA", "unknown critical", seal([*parts, critical])),
+        "name_not_ascii": ("header", "four capital letters", edit_rows(good, put_row("META", 0, "I", 7))),
+        "twice": ("KEPT", "twice or out of order", seal([*parts, parts[-1]])),
+        "out_of_order": ("DENS", "out of order", seal([*parts[:5], parts[6], parts[5], parts[7]])),
+        "missing": ("PART", "missing", seal(parts[:4] + parts[5:])),
+        "flags": ("BOOK", "flags are 3", edit_rows(good, put_row("BOOK", 4, "H", 3))),
+        "method": ("BOOK", "method 2", edit_rows(good, put_row("BOOK", 6, "H", 2))),
+        "row_reserved": ("CODE", "reserved", edit_rows(good, put_row("CODE", 28, "I", 9))),
+        "stored_raw_length": ("HEAD", "stored length", edit_rows(good, put_row("HEAD", 16, "Q", 1))),
+        "ratio": ("PART", "too great for", edit_rows(good, put_row("PART", 16, "Q", 1 << 30))),
+        "over_budget": ("CODE", "more than the limit", edit_rows(good, put_row("CODE", 16, "Q", 1 << 40))),
+        "raw_length": ("DENS", "raw length is 7", edit_rows(good, put_row("DENS", 16, "Q", 7))),
+    }
+
+
+def bad_sections(good: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files with all lengths and checksums right and something else wrong."""
+    nan = float("nan")
+    partition = np.full((2, 3, 5), CODED, np.uint8)
+    too_high = entropy.encode_codes(partition, 4, np.full(30, 3, np.int32))
+    infinite = entropy.encode_tables([np.full((3, 12), 0x7C00, np.uint16)], True)
+    no_layers = struct.pack("<HH", 0, 0) + bytes(4)
+    return {
+        "bomb": ("HEAD", "voxels, the limit", edit(good, "HEAD", put(48, "3I", 4096, 4096, 4096))),
+        "side_of_one": ("HEAD", "side 1 is outside", edit(good, "HEAD", put(52, "I", 1))),
+        "side_too_great": ("HEAD", "side 4097", edit(good, "HEAD", put(48, "I", 4097))),
+        "no_channels": ("HEAD", "channel count 0", edit(good, "HEAD", put(60, "I", 0))),
+        "no_codebook": ("HEAD", "codebook size 0", edit(good, "HEAD", put(64, "I", 0))),
+        "codebook_too_great": ("HEAD", "codebook size 65537", edit(good, "HEAD", put(64, "I", 65537))),
+        "too_many_values": ("HEAD", "more voxels", edit(good, "HEAD", put(68, "2I", 2**32 - 1, 2**32 - 1))),
+        "head_size": ("HEAD", "expected 112", edit(good, "HEAD", lambda body: body + b"\0")),
+        "bounds_nan": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", nan))),
+        "bounds_reversed": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", 99.0))),
+        "constant_nan": ("HEAD", "a constant", edit(good, "HEAD", put(76, "f", nan))),
+        "step_zero": ("HEAD", "step_world", edit(good, "HEAD", put(88, "f", 0.0))),
+        "metadata_no_json": ("META", "canonical JSON", edit(good, "META", lambda body: b"{")),
+        "metadata_spaces": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a": 1}')),
+        "metadata_twice": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":1,"a":1}')),
+        "metadata_list": ("META", "canonical JSON", edit(good, "META", lambda body: b"[1]")),
+        "metadata_deep": ("META", "canonical JSON", edit(good, "META", lambda body: b"[" * 9000)),
+        "scale_nan": ("DENS", "not finite", edit(good, "DENS", put(4, "f", nan))),
+        "density_reserved": ("DENS", "reserved", edit(good, "DENS", put(2, "H", 1))),
+        "density_is_float": ("DENS", "levels of voxels", edit(good, "DENS", put(0, "BB", 0, 0))),
+        "density_by_column": ("DENS", "mode 2", edit(good, "DENS", put(0, "BB", 1, 2))),
+        "table_type": ("BOOK", "type 3", edit(good, "BOOK", put(0, "BB", 3, 1))),
+        "table_cut": ("KEPT", "own header", edit(good, "KEPT", lambda body: body[:9])),
+        "float_infinite": ("BOOK", "not finite", edit(good, "BOOK", lambda body: body[:4] + infinite)),
+        "layers_missing": ("COLR", "3 channels", edit(good, "COLR", lambda body: no_layers)),
+        "layers_many": ("COLR", "17 layers", edit(good, "COLR", put(0, "H", 17))),
+        "layers_wide": ("COLR", "layer side 4097", edit(good, "COLR", put(4, "I", 4097))),
+        "layers_apart": ("COLR", "features to rgb", edit(good, "COLR", put(8, "I", 22))),
+        "block_empty": ("PART", "occupied is empty", edit(good, "PART", lambda body: empty_block())),
+        "counts": ("PART", "the head says 29 and 1", edit_counts(good)),
+        "stream_short": ("CODE", "damaged", edit(good, "CODE", lambda body: body[:-1])),
+        "stream_long": ("CODE", "damaged", edit(good, "CODE", lambda body: body + b"\0")),
+        "stream_other_end": ("PART", "damaged", edit(good, "PART", lambda body: body[:-1] + b"\1")),
+        "stream_of_ones": ("CODE", "damaged", edit(good, "CODE", lambda body: b"\xff" * len(body))),
+        "stream_empty": ("CODE", "damaged", edit(good, "CODE", lambda body: b"")),
+        "code_too_high": ("CODE", "codebook size", edit(good, "CODE", lambda body: too_high)),
+    }
+
+
+def edit_counts(good: bytes) -> bytes:
+    """The head says that one of the 30 CODED voxels is KEPT, and the lengths agree with it."""
+    data = edit(good, "HEAD", put(68, "2I", 29, 1))
+    data = edit_rows(data, put_row("CODE", 16, "Q", 4 * 29))
+    return edit_rows(data, put_row("KEPT", 16, "Q", 12))
+
+
+def ancillary(data: bytes) -> bytes:
+    """The file with a section that nobody knows and anybody may skip."""
+    parts = split(data)
+    extra = (b"XTRA" + struct.pack("<HHQQII", 0, 9, 0, 5, 0, 77), b"whatever")
+    return seal([parts[0], extra, *parts[1:]])
+
+
+def main() -> None:
+    for folder in ("valid", "invalid"):
+        (HERE / folder).mkdir(exist_ok=True)
+        for old in (HERE / folder).iterdir():
+            old.unlink()
+    files = {name: (encode(field), field) for name, field in valid_fields().items()}
+    good, field = files["all_coded"]
+    files["unknown_ancillary"] = (ancillary(good), field)
+    for name, (data, field) in files.items():
+        (HERE / "valid" / f"{name}.vqrf").write_bytes(data)
+        np.savez_compressed(HERE / "valid" / f"{name}.npz", **arrays_of(field))
+    expected, wrong = {}, []
+    for name, (section, reason, data) in {**bad_containers(good), **bad_sections(good)}.items():
+        (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)
+        try:
+            bitstream.decode(data)
+        except BitstreamError as error:
+            if error.section != section or reason not in error.reason:
+                wrong.append(f"{name}: expected {section}: ... {reason} ..., got {error}")
+            expected[name] = {"section": error.section, "offset": error.offset, "reason": error.reason}
+        else:
+            wrong.append(f"{name} was accepted")
+    if wrong:
+        raise AssertionError("\n".join(wrong))
+    (HERE / "invalid" / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
