@@ -14,6 +14,7 @@ from vqrf.field import RadianceField
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera, Float32
 from vqrf.kernels import Volume, select
+from vqrf.rays import CameraTable
 from vqrf.scene import bytes_from_colors, png_from_image
 
 
@@ -33,7 +34,7 @@ class Image:
     opacity: Float32
 
 
-def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int = 1 << 16) -> Image:
+def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int = 1 << 17) -> Image:
     """Render what `camera` sees of a field, on the CPU.
 
     Args:
@@ -52,10 +53,8 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
     n_rays = camera.width * camera.height
     rgb = np.empty((n_rays, 3), np.float32)
     background_weight, depth = np.empty((2, n_rays), np.float32)
-    for start in range(0, n_rays, rays_per_batch):
-        batch = slice(start, min(start + rays_per_batch, n_rays))
-        origins, directions = camera.rays(np.arange(batch.start, batch.stop))
-        rgb[batch], background_weight[batch], depth[batch] = kernels.render_rays(volume, origins, directions)
+    for batch, rays in CameraTable([camera]).chunks(rays_per_batch):
+        rgb[batch], background_weight[batch], depth[batch] = kernels.render_rays(volume, *rays)
     size = (camera.height, camera.width)
     return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
 

@@ -92,7 +92,7 @@ class StageConfig:
     rate_features: float = 0.1
     rate_mlp: float = 1e-3
     alpha_init: float = 1e-2
-    alpha_threshold: float = 1e-4
+    alpha_threshold: float = 1e-3
     faint_steps: int = 0
     step_voxels: float = 0.5
     losses: LossWeights = FINE_LOSSES
@@ -122,6 +122,7 @@ COARSE = StageConfig(
     depth=0,
     rays_per_step=2048,
     alpha_init=1e-6,
+    alpha_threshold=1e-4,
     faint_steps=200,
     losses=LossWeights(background_entropy=0.01, point_color=0.1),
 )

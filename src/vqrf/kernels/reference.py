@@ -328,7 +328,7 @@ def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, pos
       ValueError: a pixel is out of range.
     """
     number, first, width, pinhole, pose = (_tensor(array) for array in (pixels, starts, widths, pinholes, poses))
-    if len(number) and not (0 <= int(number.min()) and int(number.max()) < int(first[-1])):
+    if len(number) and not (int(number.min()) >= 0 and int(number.max()) < int(first[-1])):
         raise ValueError("pixels: out of range")
     view = torch.searchsorted(first, number, right=True) - 1
     local = number - first[view]
