@@ -365,7 +365,8 @@ def compress_into(
     say(
         common.quiet,
         f"{out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{field.grid_bytes / len(data):.0f} of the grids; "
-        f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; report {report_path}",
+        f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; "
+        f"report {report_path}",
     )
 
 
