@@ -6,7 +6,7 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vqrf import __version__
-from vqrf.bitstream import BitstreamError, decode, encode, sections, verify
+from vqrf.bitstream import decode, encode, sections, verify
 from vqrf.builtin import built_in_scene
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
-from vqrf.evaluate import Evaluation, evaluate
+from vqrf.evaluate import SSIM_WINDOW, Evaluation, evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.files import write_atomically
 from vqrf.kernels import has_native
@@ -43,6 +43,8 @@ FIELD_FILE, CONFIG_FILE, METRICS_FILE = "field.safetensors", "config.json", "met
 METRICS_STEPS = 100
 REPORT_VIEWS = 4
 MEGABYTE = 10**6
+MAX_SEED = (1 << 63) - 1
+"""The largest that PyTorch's generator takes."""
 
 
 class UsageError(ValueError):
@@ -129,9 +131,14 @@ class Compress:
             config = replace(PRESETS[self.preset], **{k: v for k, v in dials.items() if v is not None})
         except ValueError as error:
             raise UsageError(str(error)) from None
+        expect_writable(self.out, self.common)
+        report = self.report or self.out.with_suffix(".html")
+        expect_writable(report, self.common)
+        if report.resolve() == self.out.resolve():
+            raise UsageError(f"{report}: cannot be both the file and its report; give --report")
         field, notes = load_run(self.field)
         scene = load_like(notes, self.data, ("train", "test"))
-        report = self.report or self.out.with_suffix(".html")
+        expect_scorable(scene.test)
         compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
 
 
@@ -190,6 +197,7 @@ class Eval:
         field, notes, sizes = load_any(self.scene)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         views = getattr(scene, self.split)
+        expect_scorable(views)
         result = score(field, views, scene.background, self.common.quiet or self.as_json)
         if sizes is not None:
             result = replace(result, file_bytes=sum(sizes.values()), sections=sizes)
@@ -244,28 +252,29 @@ class Demo:
         from vqrf.compress import PRESETS
 
         start = time.perf_counter()
-        data, run, out = self.out / "data", self.out / "run", self.out / "scene.vqrf"
-        if out.exists():
-            if not self.common.overwrite:
-                raise UsageError(f"{out}: is there already; give --overwrite")
-            shutil.rmtree(run, ignore_errors=True)
-        say(self.common.quiet, "drawing the built-in scene")
+        data, run, out, report = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html"))
         self.out.mkdir(parents=True, exist_ok=True)
+        expect_writable(out, self.common)
+        say(self.common.quiet, "drawing the built-in scene")
         save_scene(built_in_scene(self.common.seed), data)
         scene = load_scene(data)
-        common = replace(self.common, overwrite=True)
-        if not (run / FIELD_FILE).exists():
-            train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, replace(common, overwrite=False))
+        if self.common.overwrite or not (run / FIELD_FILE).exists():
+            train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
-        compress_into(out, self.out / "report.html", field, notes, scene, "demo", PRESETS["demo"], common)
-        verify(read_bytes(out))
-        say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {self.out / 'report.html'}")
+        if notes.get("seed") != self.common.seed:
+            raise UsageError(f"{run}: was trained with another seed; give --overwrite")
+        compress_into(out, report, field, notes, scene, "demo", PRESETS["demo"], self.common)
+        with named(out):
+            verify(read_bytes(out))
+        say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")
 
 
 def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, int]:
     """The training views at the preset's size, and by how much they were averaged down."""
     from vqrf.train import PRESETS
 
+    if downscale < 0:
+        raise UsageError(f"--downscale: expected 0 or more, got {downscale}")
     scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
     width = scene.train[0].camera.width
     if downscale == 0 and width > PRESETS[preset].image_side:
@@ -275,24 +284,53 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
 
 
 def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
-    """The dataset as the field was trained on it: same downscale (unless given), same background."""
+    """The dataset as the field was trained on it: same downscale (unless given), same background.
+
+    Notes may come from any file, so they are asked for and not believed.
+    """
     background: Background = "black" if notes.get("background") == "black" else "white"
     if every < 1 or downscale < 0:
         raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
-    size = downscale or notes.get("downscale", 1)
+    trained = notes.get("downscale")
+    size = downscale or (trained if isinstance(trained, int) and trained > 0 else 1)
     return load_scene(data, splits=splits, downscale=size, background=background, every=every)
+
+
+def expect_scorable(views: Sequence[View]) -> None:
+    """Refuse views, all of one size, that SSIM cannot score."""
+    height, width = views[0].image.shape[:2]
+    if min(height, width) < SSIM_WINDOW:
+        raise UsageError(f"{views[0].name}: is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
+
+
+def expect_writable(path: Path, common: Common) -> None:
+    """Refuse, before long work, a file that cannot be written or is to stay."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a file to write")
+    if path.is_file() and not common.overwrite:
+        raise UsageError(f"{path}: is there already; give --overwrite")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: there is no folder {folder}")
+    if not os.access(path if is_device(path) else folder, os.W_OK):
+        raise UsageError(f"{path}: cannot be written")
+
+
+def is_device(path: Path) -> bool:
+    """Whether something is there that is written to and not replaced: a device, a pipe."""
+    return path.exists() and not path.is_file()
 
 
 def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common) -> None:
     """Train into a run folder, or go on with what is in it."""
-    from vqrf.train import CHECKPOINT_FILE, COARSE_FILE, PRESETS, fit
+    from vqrf.train import PRESETS, clear_run, fit
 
     if common.overwrite:
-        for name in (FIELD_FILE, METRICS_FILE, CHECKPOINT_FILE, COARSE_FILE):
+        for name in (FIELD_FILE, METRICS_FILE):
             (run / name).unlink(missing_ok=True)
+        clear_run(run)
     elif (run / FIELD_FILE).exists():
         raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
-    use_threads(common)
     run.mkdir(parents=True, exist_ok=True)
     config = PRESETS[preset]
     notes = {
@@ -309,6 +347,7 @@ def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], com
         field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run)
     notes["train_seconds"] = round(time.perf_counter() - start, 1)
     save_field(run / FIELD_FILE, field, notes=notes)
+    clear_run(run)
     say(common.quiet, f"trained in {notes['train_seconds']:.0f} s; wrote {run / FIELD_FILE}")
 
 
@@ -325,16 +364,13 @@ def compress_into(
     """Compress, write, read back, score the file that was read back, and write the report."""
     from vqrf.compress import compress
 
-    if out.exists() and out.is_file() and not common.overwrite:
-        raise UsageError(f"{out}: is there already; give --overwrite")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.absolute().parent}")
-    use_threads(common)
     start = time.perf_counter()
     settings = {"preset": preset, **asdict(config), "seed": common.seed}
-    checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), fingerprint(scene, {**settings, **notes}))
-    if common.overwrite:
-        checkpoint.remove()
+    checkpoint = None
+    if not is_device(out):
+        checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), fingerprint(scene, {**settings, **notes}))
+        if common.overwrite:
+            checkpoint.remove()
     before, field_images = score_with_images(field, scene, common.quiet)
     with step_bars({"tune": config.steps}, None, common.quiet) as report:
         small = compress(field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint)
@@ -349,6 +385,8 @@ def compress_into(
     }
     data = encode(replace(small, metadata=metadata))
     write_atomically(out, data)
+    if checkpoint is not None:
+        checkpoint.remove()
     sizes = {name: size for name, _, size in sections(data)}
     after = replace(after, file_bytes=len(data), sections=sizes)
     chosen = spread(len(scene.test), REPORT_VIEWS)
@@ -422,7 +460,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         }
     small, sizes = load_compressed(path)
     counts = [int((small.partition == kind).sum()) for kind in (PRUNED, CODED, KEPT)]
-    return {
+    facts = {
         "kind": "vqrf file",
         "bytes": sum(sizes.values()),
         "megabytes": sum(sizes.values()) / MEGABYTE,
@@ -434,8 +472,8 @@ def facts_of(path: Path) -> dict[str, Any]:
         "codewords": small.n_codewords,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
-        **small.metadata,
     }
+    return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
 def read_bytes(path: Path) -> bytes:
@@ -446,10 +484,10 @@ def read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put the file's name before what a decoder says is wrong with its bytes."""
+    """Put the file's name before what is said to be wrong with its bytes."""
     try:
         yield
-    except BitstreamError as error:
+    except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
@@ -472,18 +510,34 @@ def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] 
     if path.is_dir():
         return *load_run(path), None
     small, sizes = load_compressed(path)
-    return expand(small), small.metadata.get("training", {}), sizes
+    with named(path):
+        field = expand(small)
+    notes = small.metadata.get("training")
+    return field, notes if isinstance(notes, dict) else {}, sizes
 
 
-def use_threads(common: Common) -> None:
+def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
+    """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
+    common = verb.common
     if common.threads < 0:
         raise UsageError(f"--threads: expected 0 or more, got {common.threads}")
+    if not 0 <= common.seed <= MAX_SEED:
+        raise UsageError(f"--seed: expected 0..{MAX_SEED}, got {common.seed}")
+    if not has_native() and not common.quiet:
+        print("vqrf: the compiled core is missing: using the slow reference kernels", file=sys.stderr)
     if has_native() and common.threads:
         from vqrf.kernels.native import set_threads
 
         set_threads(common.threads)
-    if "torch" in sys.modules and common.threads:
-        sys.modules["torch"].set_num_threads(common.threads)
+    if not isinstance(verb, Render | Eval):
+        import torch
+
+        if common.threads:
+            torch.set_num_threads(common.threads)
+        try:
+            torch.empty(0, device=common.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises one for a strange name, the other for a lack of CUDA
+            raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
 
 
 def say(quiet: bool, text: str) -> None:
@@ -564,19 +618,25 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
 Verb = Train | Compress | Render | Eval | Info | Verify | Demo
 
 
-def main() -> None:
-    """Run one verb; exit with 2 and one line where the input is bad."""
-    verb = tyro.cli(Verb, prog="vqrf", description="Volumetric radiance fields small enough to send, embed and keep.")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb, of the command line unless `arguments` are given; exit with 2 and one line where the input is bad."""
+    description = "Volumetric radiance fields small enough to send, embed and keep."
+    verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
     try:
-        if not has_native() and not isinstance(verb, Info | Verify):
-            print("vqrf: the compiled core is missing: using the slow reference kernels", file=sys.stderr)
+        if not isinstance(verb, Info | Verify):
+            set_up(verb)
         verb.run()
-    except (SceneError, StorageError, BitstreamError, UsageError) as error:
-        print(f"vqrf: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        return
+    except (SceneError, StorageError, UsageError) as error:
+        reason = str(error)
     except OSError as error:
-        print(f"vqrf: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        reason = "this needs PyTorch: pip install 'vqrf[train]'"
+    print(f"vqrf: {' '.join(reason.splitlines())}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

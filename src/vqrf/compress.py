@@ -75,6 +75,8 @@ class CompressConfig:
             raise ValueError(f"expected 0 <= keep <= prune <= 1, got keep {self.keep}, prune {self.prune}")
         if not 1 <= self.n_codes <= 1 << 16:
             raise ValueError(f"n_codes: expected 1..65536, got {self.n_codes}")
+        if self.steps < 0:
+            raise ValueError(f"steps: expected 0 or more, got {self.steps}")
 
 
 PRESETS = {
@@ -104,8 +106,11 @@ def measure_importance(field: RadianceField, pool: RayPool) -> NDArray[np.float6
 def carrying(importance: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     """The fewest voxels that carry at least `share` of the total importance, as a mask of the same shape.
 
-    Voxels of no importance are never among them. Of equally important voxels the first in raster order is taken.
+    Voxels of no importance are never among them. Of equally important voxels the first in raster order is taken. Sums are
+    rounded: a share that is met to 1e-12 is met. A share of 1 is every voxel that has any importance.
     """
+    if share >= 1:
+        return importance > 0
     flat = importance.ravel()
     order = np.argsort(-flat, kind="stable")
     carried = np.cumsum(flat[order])
@@ -378,7 +383,8 @@ def compress(
 
     Args:
       report: called after every step of the tuning.
-      checkpoint: where the tuning is saved now and then; the same call goes on from it.
+      checkpoint: where the tuning is saved now and then; the same call goes on from it. It stays until the caller removes
+        it, when the result is safe.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """

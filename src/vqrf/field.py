@@ -38,7 +38,8 @@ class RadianceField:
         cells next to a voxel that is not pruned).
 
     Raises:
-      ValueError: shapes disagree or a value is not finite.
+      ValueError: shapes disagree, a value is not finite, `alpha_threshold` is not between 0 and 1, or `interval` or
+        `step_world` is not positive.
     """
 
     lattice: Lattice
@@ -66,6 +67,10 @@ class RadianceField:
         arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
         if not all(np.isfinite(a).all() for a in arrays):
             raise ValueError("the field has a value that is not finite")
+        if not 0 < self.alpha_threshold < 1:
+            raise ValueError(f"alpha_threshold: expected a value between 0 and 1, got {self.alpha_threshold}")
+        if not (self.interval > 0 and self.step_world > 0):
+            raise ValueError(f"interval and step_world: expected positive values, got {self.interval}, {self.step_world}")
 
     @property
     def n_channels(self) -> int:
@@ -106,18 +111,23 @@ def expand(compressed: CompressedField) -> RadianceField:
     """The field that a `CompressedField` stands for: dequantise and scatter, no choice made.
 
     PRUNED voxels get the density that the file says, and zero features.
+
+    Raises:
+      ValueError: the numbers make no field (see `RadianceField`).
     """
     shape, constants = compressed.lattice.shape, compressed.constants
     density = np.full(shape, constants.empty_density, np.float32)
-    density[compressed.partition != PRUNED] = compressed.density.dequantize()
     features = np.zeros((*shape, compressed.n_channels), np.float32)
-    features[compressed.partition == CODED] = float_table(compressed.codebook)[compressed.codes]
-    features[compressed.partition == KEPT] = compressed.kept.dequantize()
+    with np.errstate(over="ignore"):  # what overflows is not finite, and RadianceField says so
+        density[compressed.partition != PRUNED] = compressed.density.dequantize()
+        features[compressed.partition == CODED] = float_table(compressed.codebook)[compressed.codes]
+        features[compressed.partition == KEPT] = compressed.kept.dequantize()
+        color_mlp = tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp)
     return RadianceField(
         lattice=compressed.lattice,
         density=density,
         features=features,
-        color_mlp=tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp),
+        color_mlp=color_mlp,
         density_bias=constants.density_bias,
         interval=constants.interval,
         step_world=constants.step_world,
@@ -139,4 +149,5 @@ def density_of_alpha(alpha: float, density_bias: float, interval: float) -> floa
     >>> round(1 - (1 + math.exp(d - 4.6)) ** -0.5, 9)
     0.0001
     """
-    return math.log(math.expm1(-math.log1p(-alpha) / interval)) - density_bias
+    depth = -math.log1p(-alpha) / interval
+    return depth + math.log(-math.expm1(-depth)) - density_bias  # log(expm1(depth)), which would overflow

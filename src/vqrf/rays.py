@@ -103,8 +103,8 @@ class RayPool:
 
     def restore(self, bits: NDArray[np.uint8]) -> None:
         """Keep what `kept_bits` said."""
-        if len(bits):
-            self._restrict(np.unpackbits(bits, count=self.cameras.n_pixels).astype(bool))
+        n_pixels = self.cameras.n_pixels
+        self._restrict(np.unpackbits(bits, count=n_pixels).astype(bool) if len(bits) else np.ones(n_pixels, bool))
 
     def _restrict(self, kept: NDArray[np.bool_]) -> None:
         self._kept = np.flatnonzero(kept).astype(np.uint32) if kept.any() else None

@@ -1,7 +1,7 @@
 """Our own weights on disk: safetensors with a JSON header, written atomically, readable without torch.
 
 A run folder holds `field.safetensors` (the trained field), `config.json` (what it was trained with), `metrics.jsonl` (one
-line per report) and, while training goes on, `checkpoint.safetensors`. Nothing in it names another path: it can be moved.
+line per report) and, while training goes on, checkpoints. Nothing in it names another path: it can be moved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vqrf.scene import Scene
 
 FIELD_FORMAT = "vqrf-field-1"
 CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
-HEADER_KEY = "vqrf"
+HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
 
 Arrays = dict[str, NDArray[Any]]
@@ -44,7 +44,18 @@ class StorageError(ValueError):
 def save_arrays(path: Path, arrays: Arrays, header: Mapping[str, Any]) -> None:
     """Write arrays with a JSON header, whole or not at all."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomically(path, bytes_from_tensors(contiguous, {HEADER_KEY: json.dumps(header, sort_keys=True)}))
+    text = json.dumps(header, sort_keys=True)
+    write_atomically(path, bytes_from_tensors(contiguous, {HEADER_KEY: text, CRC_KEY: checksum(contiguous, text)}))
+
+
+def checksum(arrays: Arrays, header: str) -> str:
+    """CRC-32 of header and arrays: safetensors itself does not notice a changed number."""
+    crc = zlib.crc32(header.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
 
 
 def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any]]:
@@ -62,11 +73,16 @@ def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any
     try:
         arrays = tensors_from_bytes(data)
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER_KEY])
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        header = json.loads(metadata[HEADER_KEY])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(path, f"is no file of this program, or is damaged ({error})") from error
-    if header.get("format") != expected_format:
-        raise StorageError(path, f"expected format {expected_format}, got {header.get('format')}")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StorageError(path, f"is no file of this program, or is damaged ({reason})") from error
+    if metadata.get(CRC_KEY) != checksum(arrays, metadata[HEADER_KEY]):
+        raise StorageError(path, "is damaged: its checksum is wrong")
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != expected_format:
+        raise StorageError(path, f"expected format {expected_format}, got {found}")
     return arrays, header
 
 
@@ -130,9 +146,9 @@ def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
             background=tuple(header["background"]),
             allowed=allowed,
         )
+        return field, header["notes"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise StorageError(path, f"holds no usable field ({error})") from error
-    return field, header["notes"]
+        raise StorageError(path, f"holds no usable field ({type(error).__name__}: {error})") from error
 
 
 def active_voxels(field: RadianceField) -> NDArray[np.bool_]:
@@ -152,10 +168,12 @@ def voxels_of_cells(cells: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
-    """A short name of the training images and settings: a checkpoint goes on only with the ones it began with."""
-    crc = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
+    """A short name of the training views and settings: a checkpoint goes on only with the ones it began with."""
+    crc = zlib.crc32(json.dumps([settings, scene.near, scene.far, scene.background], sort_keys=True).encode())
     for view in scene.train:
-        crc = zlib.crc32(view.image.tobytes(), zlib.crc32(view.camera.pose.tobytes(), crc))
+        camera = view.camera
+        numbers = [*camera.pose.ravel(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
+        crc = zlib.crc32(np.ascontiguousarray(view.image).data, zlib.crc32(np.array(numbers, np.float64).data, crc))
     return f"{crc:08x}"
 
 
@@ -163,7 +181,7 @@ class Checkpoint:
     """A file that a long run writes now and then, and reads when it is started again.
 
     Args:
-      path: the file; gone when the run is done.
+      path: the file; whoever keeps the result removes it then.
       fingerprint: from `fingerprint`; a checkpoint with another one is refused.
       seconds: between two saves.
     """

@@ -44,7 +44,8 @@ from vqrf.storage import (
 )
 
 STAGES = ("coarse", "fine")
-CHECKPOINT_FILE, COARSE_FILE = "checkpoint.safetensors", "coarse.safetensors"
+COARSE_FILE = "coarse.safetensors"
+CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
 
 ADAM_EPSILON = 1e-15
 REFRESH_STEPS = 32
@@ -209,8 +210,9 @@ def optimize(
 ) -> Iterator[Progress]:
     """Run `steps` steps of `model` on rays of `pool`, yielding after each.
 
-    The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, saves now and
-    then, and removes it at the end; going on changes nothing, since a step depends on the seed, its number and the model.
+    The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
+    and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
+    step depends on the seed, its number, the model, and the cells that were found last, before a step that finds them anew.
     """
     kernels = select(device)
     start = 0 if checkpoint is None else resume(model, pool, checkpoint)
@@ -221,11 +223,9 @@ def optimize(
         rays = tuple(torch.from_numpy(array).to(device) for array in batch)
         terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
         model.update(step)
-        if checkpoint is not None:
+        if checkpoint is not None and (step + 1) % REFRESH_STEPS == 0:
             checkpoint.save_if_due(lambda: snapshot(model, pool, step + 1))  # noqa: B023 (called at once)
         yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
-    if checkpoint is not None:
-        checkpoint.remove()
 
 
 def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, Any]]:
@@ -282,18 +282,19 @@ class FieldModel:
         self.interval = self.stage.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
         self.density_bias = math.log(1 / (1 - self.stage.alpha_init) - 1) - self._n_grown(n_voxels)
         self.step_world = self.stage.step_voxels * float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
-        if old is None:
-            density = torch.zeros(*shape, 1, device=self.device)
-            features = torch.zeros(*shape, self.stage.channels, device=self.device)
-        else:
-            density, features = (resample(values, shape) for values in old)
-        self.density, self.features = Moments.of(density), Moments.of(features)
-        self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.allowed, self.active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
             self.allowed = torch.from_numpy(cells).to(self.device)
             self.active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
+        density = torch.zeros(*shape, 1, device=self.device)
+        features = torch.zeros(*shape, self.stage.channels, device=self.device)
+        if old is not None:  # what is outside stays zero, as a checkpoint has it
+            for grown, values in zip((density, features), old, strict=True):
+                flat = (self.lattice.n_voxels, -1)
+                grown.view(flat)[self.active] = resample(values, shape).view(flat)[self.active]
+        self.density, self.features = Moments.of(density), Moments.of(features)
+        self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.gradients = Gradients(
             self.density.gradient[..., 0], self.features.gradient, self._layers("gradient"), self.touched
         )
@@ -501,7 +502,8 @@ def fit(
 
     Args:
       report: called after every step with the stage's name and its progress.
-      run: a folder for checkpoints; a call that was killed goes on from the last one when it is made again.
+      run: a folder for checkpoints; a call that was killed goes on from the last one when it is made again. They stay
+        until `clear_run`, when the result is safe.
 
     Deterministic on the CPU with a given seed, whatever the number of threads, and however often it was interrupted.
 
@@ -518,11 +520,15 @@ def fit(
         coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run)
         if run is not None:
             save_field(run / COARSE_FILE, coarse, notes={"fingerprint": print_of_run})
+            (run / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
-    field = _run_stage("fine", fine, pool, seed, report, run, print_of_run)
-    if run is not None:
-        (run / COARSE_FILE).unlink(missing_ok=True)
-    return field
+    return _run_stage("fine", fine, pool, seed, report, run, print_of_run)
+
+
+def clear_run(run: Path) -> None:
+    """Remove the checkpoints that `fit` left in a run folder."""
+    for name in (COARSE_FILE, *CHECKPOINT_FILES.values()):
+        (run / name).unlink(missing_ok=True)
 
 
 def _load_coarse(run: Path, print_of_run: str) -> RadianceField | None:
@@ -545,7 +551,7 @@ def _run_stage(
     run: Path | None,
     print_of_run: str,
 ) -> RadianceField:
-    checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILE, f"{name} {print_of_run}")
+    checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILES[name], print_of_run)
     stage = model.stage
     steps = optimize(
         model,
