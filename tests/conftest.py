@@ -1,12 +1,17 @@
-"""The analytic scene that every room may use: a coloured ball in closed form, and a camera on it."""
+"""What every room may use: a coloured ball in closed form with a camera on it, and a tiny scene with a field trained on it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import TINY, tiny_scene
 
+from vqrf.compress import measure_importance
 from vqrf.field import RadianceField
 from vqrf.geometry import Camera, Lattice
+from vqrf.rays import RayPool
+from vqrf.scene import Scene
+from vqrf.train import fit
 
 BALL_RADIUS = 0.6
 """World units, around the origin; here density + bias is 0 and one step has alpha 1 - 2^-0.5 = 0.29."""
@@ -46,3 +51,21 @@ def ball_camera() -> Camera:
     pose = np.eye(4)
     pose[2, 3] = 3.0
     return Camera(pose, fx=30.0, fy=30.0, cx=12.0, cy=10.0, width=24, height=20)
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """12 training and 3 test views of 48x48 of the built-in scene."""
+    return tiny_scene()
+
+
+@pytest.fixture(scope="session")
+def trained(scene: Scene) -> RadianceField:
+    """What `fit` makes of `scene` in `TINY` steps."""
+    return fit(scene, TINY)
+
+
+@pytest.fixture(scope="session")
+def importance(scene: Scene, trained: RadianceField) -> np.ndarray:
+    """[X,Y,Z] of `trained` on `scene`."""
+    return measure_importance(trained, RayPool(scene.train))

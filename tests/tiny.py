@@ -1,0 +1,87 @@
+"""The smallest training that shows something: settings that a second is enough for, and a scene for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from vqrf.builtin import built_in_scene
+from vqrf.compress import CompressConfig
+from vqrf.compressed import CompressedField
+from vqrf.field import RadianceField
+from vqrf.kernels import LossWeights
+from vqrf.scene import Scene
+from vqrf.storage import active_voxels
+from vqrf.train import Progress, StageConfig, TrainConfig
+
+TINY = TrainConfig(
+    image_side=48,
+    coarse=StageConfig(
+        steps=64,
+        n_voxels=24**3,
+        channels=3,
+        depth=0,
+        rays_per_step=512,
+        alpha_init=1e-3,
+        alpha_threshold=1e-4,
+        losses=LossWeights(background_entropy=0.01, point_color=0.1),
+    ),
+    fine=StageConfig(
+        steps=96, n_voxels=24**3, grow_at=(20, 50), channels=6, depth=2, width=16, rays_per_step=512, rate_mlp=5e-3
+    ),
+)
+"""Checkpoints fall on steps 32 and 64 of the fine stage: after the first growth of the lattice and after the second."""
+
+TINY_COMPRESS = CompressConfig(n_codes=64, steps=80, rays_per_step=512)
+
+
+def tiny_scene() -> Scene:
+    """12 training and 3 test views of 48x48."""
+    return built_in_scene(n_train=12, n_test=3, side=48)
+
+
+def emptied(field: RadianceField) -> RadianceField:
+    """The field with nothing in it: the background is all that is left."""
+    return replace(field, density=np.full_like(field.density, -100))
+
+
+def assert_same_field(a: RadianceField, b: RadianceField) -> None:
+    """To the bit, wherever anything looks."""
+    assert (a.lattice, a.background, a.near) == (b.lattice, b.background, b.near)
+    assert (a.density_bias, a.interval, a.step_world) == (b.density_bias, b.interval, b.step_world)
+    np.testing.assert_array_equal(a.allowed, b.allowed)
+    active = active_voxels(a)
+    np.testing.assert_array_equal(a.density[active], b.density[active])
+    np.testing.assert_array_equal(a.features[active], b.features[active])
+    for layer, other in zip(a.color_mlp, b.color_mlp, strict=True):
+        for x, y in zip(layer, other, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def assert_same_compressed(a: CompressedField, b: CompressedField) -> None:
+    np.testing.assert_array_equal(a.density.levels, b.density.levels)
+    assert a == b
+
+
+class Interrupted(Exception):
+    """What a report raises where a run is to end before its time."""
+
+
+class Recorder:
+    """A report that remembers the steps of every stage, and interrupts at one of them.
+
+    Args:
+      at: (stage, step) to stop at, or None.
+    """
+
+    def __init__(self, at: tuple[str, int] | None = None) -> None:
+        self.at = at
+        self.steps: dict[str, list[int]] = {}
+        self.progress: list[Progress] = []
+
+    def __call__(self, stage: str, progress: Progress) -> None:
+        self.steps.setdefault(stage, []).append(progress.step)
+        self.progress.append(progress)
+        if (stage, progress.step) == self.at:
+            raise Interrupted
