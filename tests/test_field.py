@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,7 @@ def random_compressed(seed: int, codebook: Table | None = None) -> CompressedFie
     sides = (4 + 3 + 6, 8, 3)
     layers = tuple(
         (random.normal(size=(n_out, n_in)).astype(np.float16), random.normal(size=n_out).astype(np.float16))
-        for n_in, n_out in zip(sides[:-1], sides[1:], strict=True)
+        for n_in, n_out in itertools.pairwise(sides)
     )
     return CompressedField(
         lattice=Lattice((-1, -1, -1), (1, 1, 1), (3, 4, 5)),

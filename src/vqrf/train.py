@@ -37,6 +37,7 @@ from vqrf.storage import (
     Arrays,
     Checkpoint,
     StorageError,
+    active_voxels,
     fingerprint,
     load_field,
     save_field,
@@ -446,8 +447,8 @@ def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
 
 
 def coarse_alive(coarse: RadianceField) -> np.ndarray:
-    """Coarse voxels [X,Y,Z] bool whose alpha over one voxel is above `COARSE_ALPHA`."""
-    return coarse.density > density_of_alpha(COARSE_ALPHA, coarse.density_bias, 1.0)
+    """Coarse voxels [X,Y,Z] bool that are looked at and whose alpha over one voxel is above `COARSE_ALPHA`."""
+    return (coarse.density > density_of_alpha(COARSE_ALPHA, coarse.density_bias, 1.0)) & active_voxels(coarse)
 
 
 def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:
