@@ -3,8 +3,8 @@
 //   sanitize [FILE...]
 //
 // Kernels: the baseline's and those of VQRF_BEST, on random volumes, with 1 and with 3 threads, which must give the same bits.
-// Decoder: each FILE as it is, every prefix of it and every byte of it changed. A file from a folder named `valid` must
-// decode, any damaged one must be refused.
+// Decoder: each FILE as it is. One from a folder named `valid` must decode, and every prefix of it and it with any byte changed
+// must be refused; of others only the sanitizer judges, since what is wrong with their metadata is Python's to say.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -206,8 +206,9 @@ void check_file(const std::string &path) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<uint8_t> data{std::istreambuf_iterator<char>(file), {}};
     const bool is_valid = path.find("/valid/") != std::string::npos;
-    expect(decodes(data) == is_valid, path + (is_valid ? " is refused" : " is accepted"));
+    const bool is_decoded = decodes(data);
     if (!is_valid) return;
+    expect(is_decoded, path + " is refused");
     const size_t stride = 1 + data.size() / FULL_CHECK_BYTES;
     for (size_t i = 0; i < data.size(); i += stride) {
         // A copy of exactly that many bytes, so that a read past its end is a read past its allocation.
@@ -227,5 +228,5 @@ int main(int argc, char **argv) {
     check_kernels(VQRF_BEST);
 #endif
     for (int i = 1; i < argc; ++i) check_file(argv[i]);
-    std::printf("decoder: %d files, whole, cut short and damaged\n", argc - 1);
+    if (argc > 1) std::printf("decoder: %d files, whole, cut short and damaged\n", argc - 1);
 }

@@ -2,6 +2,7 @@
 # The kernels and the decoder under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 # Only the baseline and the best instruction set of this CPU are built. Needs a C++20 compiler (CXX, else g++).
 set -euo pipefail
+shopt -s nullglob
 cd "$(dirname "$0")/../.."
 cxx=${CXX:-g++}
 build=$(mktemp -d)
