@@ -25,6 +25,7 @@ lint: $(INSTALLED)
 # The compiled core anew, and nothing else.
 native: $(INSTALLED)
 	$(BIN)/pip install --no-deps --force-reinstall --editable .
+	$(BIN)/python -c "import vqrf._native"
 
 sanitize:
 	tests/native/sanitize.sh
@@ -35,4 +36,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --editable ".[train,dev]"
+	$(BIN)/python -c "import vqrf._native"
 	touch $@

@@ -31,8 +31,8 @@ SOURCE = ROOT / "src" / "vqrf"
 
 ROOMS = [
     *("geometry", "kernels", "compressed", "entropy", "bitstream"),
-    *("files", "scene", "builtin", "field", "storage", "render", "evaluate", "report"),
-    *("rays", "train", "compress", "cli"),
+    *("files", "scene", "builtin", "rays", "field", "storage", "render", "evaluate", "report"),
+    *("train", "compress", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
