@@ -1,0 +1,40 @@
+# Everything runs in .venv, which the first target that needs it makes. Wanted beforehand: python3.11, g++ and make.
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/installed
+NATIVE := CMakeLists.txt $(wildcard src/native/*)
+
+# The second is what newer versions of pip read for the build itself; older ones take the first for both.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint native sanitize clean
+
+demo: $(INSTALLED)
+	$(BIN)/vqrf demo --out demo --overwrite
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The compiled core anew, and nothing else.
+native: $(INSTALLED)
+	$(BIN)/pip install --no-deps --force-reinstall --editable .
+	$(BIN)/python -c "import vqrf._native"
+
+sanitize:
+	tests/native/sanitize.sh
+
+clean:
+	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --editable ".[train,dev]"
+	$(BIN)/python -c "import vqrf._native"
+	touch $@

@@ -1,0 +1,197 @@
+// Works the kernels hard while a sanitizer watches (see sanitize.sh): the baseline's and those of VQRF_BEST, on random volumes,
+// with 1 and with 3 threads, which must give the same bits.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+#include "threads.hpp"
+
+namespace {
+
+using namespace vqrf;
+
+void expect(bool condition, const std::string &what) {
+    if (condition) return;
+    std::fprintf(stderr, "sanitize: %s\n", what.c_str());
+    std::exit(1);
+}
+
+constexpr int X = 23, Y = 18, Z = 29, VOXELS = X * Y * Z, VIEW = 27, N_ROWS = 50, N_RAYS = 1500, N_CODES = 37;
+
+std::mt19937 generator(1);
+
+std::vector<float> normals(size_t n, float scale) {
+    std::normal_distribution<float> normal(0, scale);
+    std::vector<float> values(n);
+    for (float &value : values) value = normal(generator);
+    return values;
+}
+
+// How far, in blocks, every block is from the nearest one with an occupied cell: the reference's `measure_skip`.
+std::vector<uint8_t> measure_skip(const std::vector<uint8_t> &cells, const int *blocks) {
+    std::vector<std::array<int, 3>> occupied;
+    for (int x = 0; x < X - 1; ++x)
+        for (int y = 0; y < Y - 1; ++y)
+            for (int z = 0; z < Z - 1; ++z)
+                if (cells[(x * (Y - 1) + y) * (Z - 1) + z])
+                    occupied.push_back({x >> SKIP_BLOCK_LOG2, y >> SKIP_BLOCK_LOG2, z >> SKIP_BLOCK_LOG2});
+    std::vector<uint8_t> skip;
+    for (int x = 0; x < blocks[0]; ++x)
+        for (int y = 0; y < blocks[1]; ++y)
+            for (int z = 0; z < blocks[2]; ++z) {
+                int nearest = 255;
+                for (const auto &o : occupied)
+                    nearest = std::min(nearest, std::max({std::abs(o[0] - x), std::abs(o[1] - y), std::abs(o[2] - z)}));
+                skip.push_back(static_cast<uint8_t>(nearest));
+            }
+    return skip;
+}
+
+// A random volume that owns its arrays. `n_middle` -1: no colour MLP, the features are rgb logits.
+struct Scene {
+    VolumeView view{};
+    std::vector<float> density, features, origins, directions, targets;
+    std::vector<int32_t> rows;
+    std::vector<uint8_t> cells, skip;
+    std::vector<std::vector<float>> layers;
+
+    Scene(int channels, int n_middle, int width, bool has_rows)
+        : density(normals(VOXELS, 3)), features(normals(static_cast<size_t>(has_rows ? N_ROWS : VOXELS) * channels, 1)) {
+        for (int voxel = 0; voxel < VOXELS; ++voxel)
+            if (has_rows) rows.push_back(std::max(static_cast<int32_t>(generator() % (N_ROWS + 20)) - 20, -1));
+        for (int x = 0; x < X - 1; ++x)
+            for (int y = 0; y < Y - 1; ++y)
+                for (int z = 0; z < Z - 1; ++z)  // the outermost cells on every side, and a core
+                    cells.push_back((x > 7 && x < 15 && y > 4 && y < 11 && z > 9 && z < 21) || generator() % 41 == 0 ||
+                                    (z == Z - 2 && x == X - 2));
+        int shape[3] = {X, Y, Z};
+        for (int axis = 0; axis < 3; ++axis) {
+            view.lo[axis] = -1, view.hi[axis] = 1, view.shape[axis] = shape[axis], view.background[axis] = 0.5f;
+            view.blocks[axis] = (shape[axis] - 1 + (1 << SKIP_BLOCK_LOG2) - 1) >> SKIP_BLOCK_LOG2;
+        }
+        skip = measure_skip(cells, view.blocks);
+        view.density_bias = -1, view.interval = 0.5f, view.step = 0.04f, view.near = 0.2f, view.alpha_threshold = 1e-4f;
+        view.density_floor = -8, view.channels = channels, view.n_rows = has_rows ? N_ROWS : 0;
+        set_layers(n_middle, width);
+        make_rays();
+        view.density = density.data(), view.features = features.data(), view.rows = has_rows ? rows.data() : nullptr;
+        view.cells = cells.data(), view.skip = skip.data();
+    }
+
+    int n_in(int layer) const { return layer == 0 ? view.channels + VIEW : view.width; }
+    int n_out(int layer) const { return layer + 1 == view.n_layers ? 3 : view.width; }
+
+    RayView rays() const { return {origins.data(), directions.data(), N_RAYS}; }
+
+  private:
+    void set_layers(int n_middle, int width) {
+        view.n_layers = n_middle < 0 ? 0 : n_middle + 2, view.width = width, view.n_view = n_middle < 0 ? 0 : VIEW;
+        for (int layer = 0; layer < view.n_layers; ++layer) {
+            layers.push_back(normals(static_cast<size_t>(n_out(layer)) * n_in(layer), 0.3f));
+            layers.push_back(normals(n_out(layer), 0.3f));
+        }
+        for (int layer = 0; layer < view.n_layers; ++layer)
+            view.weight[layer] = layers[2 * layer].data(), view.bias[layer] = layers[2 * layer + 1].data();
+    }
+
+    // From outside and inside; some stand still along an axis, some miss.
+    void make_rays() {
+        origins = normals(3 * N_RAYS, 1.5f), directions = normals(3 * N_RAYS, 1), targets = normals(3 * N_RAYS, 0.2f);
+        for (int ray = 0; ray < N_RAYS; ++ray) {
+            float *d = &directions[3 * ray];
+            if (ray % 4) {
+                for (int axis = 0; axis < 3; ++axis) d[axis] = 0.4f * d[axis] - origins[3 * ray + axis];
+            }
+            if (ray % 8 == 0) d[ray % 3] = 0;
+            const float length = std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
+            for (int axis = 0; axis < 3; ++axis) d[axis] /= length;
+        }
+    }
+};
+
+// Every number that the kernels answer with, one after the other.
+struct Answers {
+    std::vector<float> floats;
+    std::vector<double> doubles;
+
+    void add(const std::vector<float> &values) { floats.insert(floats.end(), values.begin(), values.end()); }
+    bool operator==(const Answers &other) const = default;
+};
+
+void run_rays(const Kernels &kernels, const Scene &scene, Answers &answers) {
+    std::vector<float> rgb(3 * N_RAYS), background(N_RAYS), depth(N_RAYS);
+    kernels.render(scene.view, scene.rays(), rgb.data(), background.data(), depth.data());
+    std::vector<double> importance(VOXELS);
+    kernels.importance(scene.view, scene.rays(), importance.data());
+    std::vector<uint8_t> hit(N_RAYS);
+    kernels.hits(scene.view, scene.rays(), hit.data());
+    answers.add(rgb), answers.add(background), answers.add(depth);
+    answers.doubles.insert(answers.doubles.end(), importance.begin(), importance.end());
+    answers.doubles.insert(answers.doubles.end(), hit.begin(), hit.end());
+}
+
+void run_step(const Kernels &kernels, const Scene &scene, Answers &answers) {
+    const VolumeView &v = scene.view;
+    std::vector<float> density(VOXELS), features(static_cast<size_t>(VOXELS) * v.channels);
+    std::vector<uint8_t> touched(VOXELS);
+    std::vector<std::vector<float>> layers;
+    for (const auto &layer : scene.layers) layers.emplace_back(layer.size());
+    GradientView to{};
+    to.density = density.data(), to.features = features.data(), to.touched = touched.data();
+    for (int layer = 0; layer < v.n_layers; ++layer)
+        to.weight[layer] = layers[2 * layer].data(), to.bias[layer] = layers[2 * layer + 1].data();
+    const BatchStats stats = kernels.gradients(v, scene.rays(), {scene.targets.data(), 0.1f, 0.1f}, to);
+    expect(stats.live > N_RAYS && stats.shaded > 0, "the rays meet nothing: this proves nothing");
+    answers.doubles.insert(answers.doubles.end(), {stats.squared_error, stats.background_entropy, stats.point_color});
+    answers.add(density), answers.add(features);
+    for (const auto &layer : layers) answers.add(layer);
+
+    std::vector<float> values(features.size(), 1), first(features.size()), second(features.size()), rates(VOXELS, 0.1f);
+    AdamView adam{values.data(), features.data(), first.data(), second.data(), touched.data(), rates.data(), VOXELS,
+                  v.channels,    1,               1e-15f,       0.1f,          0.01f};
+    kernels.adam(adam);
+    adam.touched = nullptr, adam.rates = nullptr;
+    kernels.adam(adam);
+    answers.add(values), answers.add(first), answers.add(second);
+}
+
+void run_codes(const Kernels &kernels, const Scene &scene, Answers &answers) {
+    const int64_t n = static_cast<int64_t>(scene.features.size()) / scene.view.channels - 1;
+    std::vector<int32_t> codes(n);
+    std::vector<float> distances(n);
+    kernels.assign(scene.features.data() + scene.view.channels, n, scene.view.channels, scene.features.data(), N_CODES,
+                   codes.data(), distances.data());
+    answers.add(distances);
+    answers.doubles.insert(answers.doubles.end(), codes.begin(), codes.end());
+}
+
+void check_kernels(const Kernels &kernels) {
+    const Scene scenes[] = {{3, -1, 0, false}, {4, 0, 16, true}, {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false}};
+    for (const Scene &scene : scenes) {
+        Answers answers[2];
+        for (int i = 0; i < 2; ++i) {
+            ThreadPool::instance().set_threads(i ? 3 : 1);
+            run_rays(kernels, scene, answers[i]);
+            run_step(kernels, scene, answers[i]);
+            run_codes(kernels, scene, answers[i]);
+        }
+        expect(answers[0] == answers[1], std::string(kernels.name) + ": results depend on the number of threads");
+    }
+    std::printf("kernels %s: the same with 1 and 3 threads\n", kernels.name);
+}
+
+}  // namespace
+
+int main() {
+    check_kernels(kernels_baseline);
+#if defined(VQRF_BEST)
+    check_kernels(VQRF_BEST);
+#endif
+}

@@ -1,0 +1,234 @@
+"""The house rules that a machine can check: who imports whom, sizes, words, and that the documents tell the truth."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import tyro
+
+import vqrf
+from vqrf import train
+from vqrf.builtin import built_in_scene
+from vqrf.compress import CompressConfig
+from vqrf.kernels import has_native
+from vqrf.scene import save_scene
+from vqrf.train import StageConfig, TrainConfig
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "vqrf"
+
+ROOMS = [
+    *("geometry", "kernels", "compressed", "entropy", "bitstream"),
+    *("files", "scene", "builtin", "rays", "field", "storage", "render", "evaluate", "report"),
+    *("train", "compress", "cli"),
+]
+"""In import order; CONTRIBUTING.md says what each is for."""
+
+PACKAGES = {
+    "torch": {"kernels", "train", "compress"},
+    "PIL": {"scene", "report"},
+    "safetensors": {"storage"},
+    "tyro": {"cli"},
+    "rich": {"cli"},
+}
+"""Who may import what is not NumPy and not Python's own."""
+
+MAX_LINES, MAX_PARAMETERS = 700, 8
+FOREIGN_WORDS = re.compile("k0|rgbnet|mask_cache|alphainv")
+"""What the papers' codes call things that have names here."""
+
+MACHINE_PATHS = re.compile(r"(?<![\w.}/])/(?:work|home|root|opt|Users)/")
+REGISTRY_HOSTS = re.compile(r"\b(?:pypi|pythonhosted|npmjs|conda|anaconda)\.(?:org|com|io)\b")
+
+MODULES = sorted(SOURCE.rglob("*.py"))
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+needs_native = pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(top-level package, room or "") of everything that a module imports, inside of functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            yield package, rest.split(".")[0]
+
+
+def tracked_texts() -> dict[str, str]:
+    """Every tracked file that is text."""
+    listing = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, check=False)
+    if listing.returncode:
+        pytest.skip("this is no git checkout: which files are tracked is not known")
+    texts = {}
+    for name in filter(None, listing.stdout.decode().split("\0")):
+        with contextlib.suppress(UnicodeDecodeError, FileNotFoundError):
+            texts[name] = (ROOT / name).read_text()
+    return texts
+
+
+# --------------------------------------------------------------------------------------------------------- who imports whom
+
+
+@each_module
+def test_a_room_imports_only_rooms_above_it(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert "vqrf" not in {package for package, _ in imported(path)}
+        return
+    above = ROOMS[: ROOMS.index(room) + 1] if room == "kernels" else ROOMS[: ROOMS.index(room)]
+    for package, other in imported(path):
+        assert package != "vqrf" or other in (*above, "__version__", "_native"), f"{room} imports {other}"
+
+
+@each_module
+def test_a_room_imports_only_packages_that_are_its_business(path: Path) -> None:
+    for package, _ in imported(path):
+        if package not in sys.stdlib_module_names | {"vqrf", "numpy"}:
+            assert room_of(path) in PACKAGES.get(package, set()), f"imports {package}"
+
+
+def test_contributing_lists_the_rooms_in_import_order() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text[text.index("## Rooms") : text.index("## Words")]
+    assert re.findall(r"^\| `(\w+)/?` \|", section, re.MULTILINE) == ROOMS
+    assert {room_of(path) for path in MODULES} == {*ROOMS, "__init__"}
+
+
+def test_every_public_name_is_where_the_package_says() -> None:
+    for name in vqrf.__all__:
+        assert getattr(vqrf, name).__name__ == name
+
+
+# ------------------------------------------------------------------------------------------------------------ sizes and words
+
+
+def test_no_file_is_longer_than_can_be_read() -> None:
+    files = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".cpp", ".hpp")]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+@each_module
+def test_no_function_takes_more_parameters_than_can_be_remembered(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            n = len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs)
+            assert n <= MAX_PARAMETERS, f"{node.name} has {n}"
+            assert node.args.kwarg is None, f"{node.name} takes **{node.args.kwarg and node.args.kwarg.arg}"
+
+
+def test_the_source_speaks_the_words_of_the_glossary() -> None:
+    texts = {path.name: path.read_text() for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".cpp", ".hpp")}
+    assert {name: found.group() for name, text in texts.items() if (found := FOREIGN_WORDS.search(text))} == {}
+
+
+def test_no_tracked_file_names_a_registry_or_a_path_of_one_machine() -> None:
+    for name, text in tracked_texts().items():
+        for pattern in (MACHINE_PATHS, REGISTRY_HOSTS):
+            found = pattern.search(text)
+            assert found is None, f"{name} holds {found and found.group()}"
+
+
+# --------------------------------------------------------------------------------------------------- what the documents say
+
+README = (ROOT / "README.md").read_text()
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def readme_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The README's Python example, run on a tiny scene with a tiny preset: a folder with `data` and `scene.vqrf`, and what it
+    printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    save_scene(built_in_scene(0, n_train=4, n_test=1, side=32), folder / "data")
+    (example,) = readme_blocks("python")
+    assert '"nerf_synthetic/lego"' in example
+    stage = StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, width=16)
+    tiny = TrainConfig(16, StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, channels=3, depth=0), stage)
+    namespace: dict[str, object] = {}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setitem(train.PRESETS, "quick", tiny)
+        patch.setattr(vqrf, "CompressConfig", partial(CompressConfig, steps=2, rays_per_step=64, n_codes=8))
+        exec(example.replace("nerf_synthetic/lego", (folder / "data").as_posix()), namespace)
+    data = namespace["data"]
+    assert isinstance(data, bytes)
+    (folder / "scene.vqrf").write_bytes(data)
+    return folder, out.getvalue()
+
+
+def run_python(arguments: list[str], folder: Path) -> None:
+    """In a process of its own, which finds the package where this one did."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, check=True)
+
+
+def test_the_example_of_the_readme_runs(readme_run: tuple[Path, str]) -> None:
+    folder, printed = readme_run
+    size = (folder / "scene.vqrf").stat().st_size
+    assert re.fullmatch(rf"{size} bytes, \d+\.\d\d dB\n", printed)
+
+
+def test_the_decoding_command_of_the_readme_runs_without_torch(readme_run: tuple[Path, str]) -> None:
+    (command,) = re.findall(r"^python (-c .*)$", README, re.MULTILINE)
+    assert "'torch' not in sys.modules" in command
+    run_python(shlex.split(command), readme_run[0])
+
+
+@needs_native
+def test_rendering_and_scoring_a_file_import_no_torch(readme_run: tuple[Path, str]) -> None:
+    code = """
+import sys, vqrf
+field = vqrf.expand(vqrf.decode(open("scene.vqrf", "rb").read()))
+scene = vqrf.load_scene("data", splits=("test",), downscale=2)
+assert vqrf.render(field, scene.test[0].camera).rgb.shape == scene.test[0].image.shape
+assert len(vqrf.evaluate(field, scene.test).views) == 1
+assert "torch" not in sys.modules
+"""
+    run_python(["-c", code], readme_run[0])
+
+
+def test_the_commands_of_the_readme_and_the_makefile_are_ones_that_the_cli_takes() -> None:
+    from vqrf.cli import Verb
+
+    lines = [line for block in readme_blocks("sh") for line in block.splitlines()]
+    lines += [line.strip().removeprefix("$(BIN)/") for line in (ROOT / "Makefile").read_text().splitlines()]
+    used = {type(tyro.cli(Verb, args=shlex.split(line)[1:])) for line in lines if line.startswith("vqrf ")}  # type: ignore[call-overload]
+    assert used == set(get_args(Verb))
+
+
+def test_the_readme_explains_every_verb() -> None:
+    from vqrf.cli import Verb
+
+    section = README[README.index("| verb | does |") :].split("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`(?=[, |])", section)) == sorted(verb.__name__.lower() for verb in get_args(Verb))
+
+
+def test_the_documents_name_targets_that_make_has() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        assert set(re.findall(r"(?:^|`)make (\w+)", document, re.MULTILINE)) <= targets
