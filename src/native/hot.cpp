@@ -396,36 +396,60 @@ static void hits(const VolumeView &v, const RayView &rays, uint8_t *hit) {
 
 constexpr float BETA1 = 0.9f, BETA2 = 0.99f;
 
-static void adam(const AdamView &a) {
-    constexpr int64_t CHUNK = 16384;
+constexpr int ADAM_CHUNK = 4096, ADAM_AHEAD = 6;
+
+// CHANNELS is known where it is common, so that a voxel's row is a few vectors; 0 for any other.
+template <int CHANNELS>
+static void adam_rows(const AdamView &a, const int32_t *rows, int n_rows, int64_t begin) {
+    const int channels = CHANNELS ? CHANNELS : a.channels;
     const float root2 = std::sqrt(a.correction2);
-    ThreadPool::instance().parallel_for((a.n_voxels + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
-        const int64_t end = std::min(a.n_voxels, (chunk + 1) * CHUNK);
-        for (int64_t voxel = chunk * CHUNK; voxel < end; ++voxel) {
-            if (a.touched) {
-                uint64_t eight;
-                if (voxel + 8 <= end && (std::memcpy(&eight, a.touched + voxel, 8), eight == 0)) {
-                    voxel += 7;
-                    continue;
-                }
-                if (!a.touched[voxel]) continue;
-            }
-            const float step = (a.rates ? a.rates[voxel] * a.rate : a.rate) / a.correction1;
-            const int64_t at = voxel * a.channels;
-            float *__restrict values = a.values + at, *__restrict gradient = a.gradient + at;
-            float *__restrict first = a.first + at, *__restrict second = a.second + at;
-            for (int c = 0; c < a.channels; ++c) {
-                const float g = gradient[c];
-                const bool moves = g != 0;
-                const float m = BETA1 * first[c] + (1 - BETA1) * g;
-                const float s = BETA2 * second[c] + (1 - BETA2) * g * g;
-                const float value = values[c] - step * m / (std::sqrt(s) / root2 + a.epsilon);
-                first[c] = moves ? m : first[c];
-                second[c] = moves ? s : second[c];
-                values[c] = moves ? value : values[c];
-                gradient[c] = 0;
+    for (int i = 0; i < n_rows; ++i) {
+        if (i + ADAM_AHEAD < n_rows) {  // touched voxels are too far apart for the hardware to guess the next one
+            const int64_t ahead = (begin + rows[i + ADAM_AHEAD]) * channels;
+            for (const float *p : {a.values + ahead, a.gradient + ahead, a.first + ahead, a.second + ahead}) {
+                __builtin_prefetch(p, 1);
+                if (channels > 4) __builtin_prefetch(p + channels - 1, 1);
             }
         }
+        const int64_t voxel = begin + rows[i], at = voxel * channels;
+        const float step = (a.rates ? a.rates[voxel] * a.rate : a.rate) / a.correction1;
+        float *__restrict values = a.values + at, *__restrict gradient = a.gradient + at;
+        float *__restrict first = a.first + at, *__restrict second = a.second + at;
+        for (int c = 0; c < channels; ++c) {
+            const float g = gradient[c];
+            const bool moves = g != 0;
+            const float m = BETA1 * first[c] + (1 - BETA1) * g;
+            const float s = BETA2 * second[c] + (1 - BETA2) * g * g;
+            const float value = values[c] - step * m / (std::sqrt(s) / root2 + a.epsilon);
+            first[c] = moves ? m : first[c];
+            second[c] = moves ? s : second[c];
+            values[c] = moves ? value : values[c];
+            gradient[c] = 0;
+        }
+    }
+}
+
+static int list_touched(const AdamView &a, int64_t begin, int64_t end, int32_t *rows) {
+    int n = 0;
+    for (int64_t voxel = begin; voxel < end; ++voxel) {
+        uint64_t eight;
+        if (a.touched && voxel + 8 <= end && (std::memcpy(&eight, a.touched + voxel, 8), eight == 0)) {
+            voxel += 7;
+            continue;
+        }
+        if (!a.touched || a.touched[voxel]) rows[n++] = static_cast<int32_t>(voxel - begin);
+    }
+    return n;
+}
+
+static void adam(const AdamView &a) {
+    ThreadPool::instance().parallel_for((a.n_voxels + ADAM_CHUNK - 1) / ADAM_CHUNK, [&](int64_t chunk) {
+        const int64_t begin = chunk * ADAM_CHUNK;
+        int32_t rows[ADAM_CHUNK];
+        const int n = list_touched(a, begin, lesser<int64_t>(a.n_voxels, begin + ADAM_CHUNK), rows);
+        if (a.channels == 12) return adam_rows<12>(a, rows, n, begin);
+        if (a.channels == 1) return adam_rows<1>(a, rows, n, begin);
+        adam_rows<0>(a, rows, n, begin);
     });
 }
 
