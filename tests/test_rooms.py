@@ -37,7 +37,7 @@ ROOMS = [
 """In import order; CONTRIBUTING.md says what each is for."""
 
 PACKAGES = {
-    "torch": {"kernels", "train", "compress"},
+    "torch": {"kernels", "train", "compress", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
     "tyro": {"cli"},
@@ -200,9 +200,9 @@ def test_the_decoding_command_of_the_readme_runs_without_torch(readme_run: tuple
 
 
 @needs_native
-def test_rendering_and_scoring_a_file_import_no_torch(readme_run: tuple[Path, str]) -> None:
+def test_the_cli_and_rendering_and_scoring_a_file_import_no_torch(readme_run: tuple[Path, str]) -> None:
     code = """
-import sys, vqrf
+import sys, vqrf, vqrf.cli
 field = vqrf.expand(vqrf.decode(open("scene.vqrf", "rb").read()))
 scene = vqrf.load_scene("data", splits=("test",), downscale=2)
 assert vqrf.render(field, scene.test[0].camera).rgb.shape == scene.test[0].image.shape
