@@ -23,9 +23,7 @@ LOSSES = LossWeights(background_entropy=0.3, point_color=0.7)
 Rays = tuple[np.ndarray, np.ndarray]
 
 
-def make_volume(
-    kind: str, has_rows: bool, dtype: type = np.float64, shape: tuple[int, int, int] = (9, 11, 7)
-) -> Volume:
+def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tuple[int, int, int] = (9, 11, 7)) -> Volume:
     """A random volume: thin around a solid core, a third of its cells forbidden, with rows a third pruned."""
     rng = np.random.default_rng([len(kind), has_rows])
     density = (3 * rng.normal(size=shape)).astype(dtype)
@@ -63,9 +61,7 @@ def make_rays(n_rays: int, dtype: type = np.float64) -> Rays:
     """Rays from outside and inside the lattice, some of which stand still along an axis or two, or miss."""
     rng = np.random.default_rng(n_rays)
     origins = rng.normal(size=(n_rays, 3))
-    origins *= np.where(np.arange(n_rays) % 3 == 0, 0.3, 3.0)[:, None] / np.linalg.norm(
-        origins, axis=1, keepdims=True
-    )
+    origins *= np.where(np.arange(n_rays) % 3 == 0, 0.3, 3.0)[:, None] / np.linalg.norm(origins, axis=1, keepdims=True)
     directions = rng.uniform(-0.8, 0.8, (n_rays, 3)) - origins
     directions[::8, 0] = 0
     directions[::16, 1] = 0

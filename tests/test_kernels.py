@@ -34,9 +34,7 @@ def softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def march_by_hand(
-    volume: Volume, o: np.ndarray, d: np.ndarray
-) -> Iterator[tuple[float, float, dict[Any, float]]]:
+def march_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tuple[float, float, dict[Any, float]]]:
     """Yield (t, alpha, shares by voxel) of the samples of one ray in occupied cells, one scalar at a time."""
     enter, leave = volume.near, math.inf
     for axis in range(3):
@@ -69,9 +67,7 @@ def march_by_hand(
         yield t, 1 - math.exp(-volume.interval * softplus(density + volume.density_bias)), shares
 
 
-def live_by_hand(
-    volume: Volume, o: np.ndarray, d: np.ndarray
-) -> Iterator[tuple[float, float, dict[Any, float], float]]:
+def live_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tuple[float, float, dict[Any, float], float]]:
     """Yield (t, weight, shares by voxel, light left behind it) of the live samples of one ray."""
     left = 1.0
     for t, alpha, shares in march_by_hand(volume, o, d):
@@ -115,9 +111,7 @@ def render_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> tuple[np.nda
 def test_rendering_agrees_with_a_scalar_marcher(kind: str, has_rows: bool) -> None:
     volume, (origins, directions) = make_volume(kind, has_rows), make_rays(80)
     expected = [render_by_hand(volume, o, d) for o, d in zip(origins, directions, strict=True)]
-    for ours, theirs in zip(
-        reference.render_rays(volume, origins, directions), zip(*expected, strict=True), strict=True
-    ):
+    for ours, theirs in zip(reference.render_rays(volume, origins, directions), zip(*expected, strict=True), strict=True):
         np.testing.assert_allclose(ours, np.array(theirs), rtol=1e-9, atol=1e-12)
     left = np.array([weight for _, weight, _ in expected])
     assert (left < STOP_TRANSMITTANCE).any() and ((left > 0.1) & (left < 1)).any() and (left == 1).any()
@@ -141,9 +135,7 @@ def test_a_ray_hits_if_a_sample_lies_in_an_occupied_cell() -> None:
     cells = np.zeros_like(volume.cells)
     cells[2:4, 3:5, 1:3] = 1
     volume = replace(volume, cells=cells, density=np.full_like(volume.density, -100))
-    expected = [
-        any(True for _ in march_by_hand(volume, o, d)) for o, d in zip(origins, directions, strict=True)
-    ]
+    expected = [any(True for _ in march_by_hand(volume, o, d)) for o, d in zip(origins, directions, strict=True)]
     hit = reference.hit_rays(volume, origins, directions)
     assert hit.dtype == np.uint8
     np.testing.assert_array_equal(hit, expected)
@@ -165,9 +157,7 @@ def test_found_cells_hide_nothing() -> None:
     """Rendering only the cells that `find_cells` finds is rendering all of them, to the last bit."""
     volume, (origins, directions) = make_volume("logits", False), make_rays(200)
     volume = replace(volume, alpha_threshold=0.6)
-    found = reference.find_cells(
-        volume.density, density_of_alpha(0.6, volume.density_bias, volume.interval), None
-    )
+    found = reference.find_cells(volume.density, density_of_alpha(0.6, volume.density_bias, volume.interval), None)
     assert 0.1 < found.mean() < 0.9
     some = reference.render_rays(replace(volume, cells=found), origins, directions)
     every = reference.render_rays(replace(volume, cells=np.ones_like(found)), origins, directions)
@@ -320,11 +310,7 @@ def test_a_volume_that_makes_no_sense_is_refused(change: dict[str, Any], message
 
 def total_loss(volume: Volume, rays: Rays, targets: np.ndarray, losses: LossWeights) -> float:
     terms = reference.render_gradients(volume, *rays, targets, losses, zero_gradients(volume))
-    return (
-        terms["mse"]
-        + losses.background_entropy * terms["background_entropy"]
-        + losses.point_color * terms["point_color"]
-    )
+    return terms["mse"] + losses.background_entropy * terms["background_entropy"] + losses.point_color * terms["point_color"]
 
 
 def slope_by_differences(array: np.ndarray, entry: Any, loss: Callable[[], float]) -> float:
@@ -346,9 +332,7 @@ def test_gradients_agree_with_finite_differences(kind: str, has_rows: bool) -> N
     gradients, without_points = zero_gradients(volume), zero_gradients(volume)
     reference.render_gradients(volume, *rays, targets, LOSSES, gradients)
     reference.render_gradients(volume, *rays, targets, with_weights, without_points)
-    np.testing.assert_array_equal(
-        gradients.density, without_points.density
-    )  # point_color holds weights constant
+    np.testing.assert_array_equal(gradients.density, without_points.density)  # point_color holds weights constant
 
     def check(array: np.ndarray, gradient: np.ndarray, entries: list[Any], losses: LossWeights) -> None:
         scale = np.abs(gradient).max()
@@ -374,9 +358,7 @@ def test_gradients_agree_with_finite_differences(kind: str, has_rows: bool) -> N
 
 
 @every_scene
-def test_exactly_the_voxels_of_live_samples_are_touched_and_pruned_ones_never(
-    kind: str, has_rows: bool
-) -> None:
+def test_exactly_the_voxels_of_live_samples_are_touched_and_pruned_ones_never(kind: str, has_rows: bool) -> None:
     volume, rays = make_volume(kind, has_rows), make_rays(30)
     expected, n_live, n_shaded = np.zeros(volume.density.shape, np.uint8), 0, 0
     for o, d in zip(*rays, strict=True):
@@ -448,12 +430,8 @@ def test_a_cell_is_found_if_it_is_allowed_and_a_corner_is_above_the_floor() -> N
         reference.find_cells(density, 1.2, allowed[:1])
 
 
-@pytest.mark.parametrize(
-    ("shape", "n_occupied"), [((21, 9, 14), 3), ((8, 30, 1), 1), ((4, 4, 4), 0), ((5, 6, 7), 40)]
-)
-def test_skip_is_the_distance_in_blocks_to_the_nearest_occupied_block(
-    shape: tuple[int, ...], n_occupied: int
-) -> None:
+@pytest.mark.parametrize(("shape", "n_occupied"), [((21, 9, 14), 3), ((8, 30, 1), 1), ((4, 4, 4), 0), ((5, 6, 7), 40)])
+def test_skip_is_the_distance_in_blocks_to_the_nearest_occupied_block(shape: tuple[int, ...], n_occupied: int) -> None:
     rng = np.random.default_rng(1)
     cells = np.zeros(shape, np.uint8)
     cells.reshape(-1)[rng.permutation(cells.size)[:n_occupied]] = 1
@@ -504,9 +482,7 @@ def test_masked_adam_leaves_alone_what_is_untouched_or_without_gradient() -> Non
     np.testing.assert_array_equal(gradient, np.where(touched[:, None] != 0, 0, before[1]))
     m, v = 0.9 * before[2] + 0.1 * before[1], 0.99 * before[3] + 0.01 * before[1] ** 2
     speed = m / (1 - 0.9**3) / (np.sqrt(v / (1 - 0.99**3)) + 1e-8)
-    np.testing.assert_allclose(
-        values, np.where(moves, before[0] - rate[:, None] * speed, before[0]), rtol=1e-9
-    )
+    np.testing.assert_allclose(values, np.where(moves, before[0] - rate[:, None] * speed, before[0]), rtol=1e-9)
 
 
 def test_total_variation_is_the_slope_of_the_huber_distance_of_neighbours() -> None:
@@ -556,9 +532,7 @@ def test_sums_by_code_are_those_of_a_loop() -> None:
     assert sums.dtype == totals.dtype == np.float64
     for code in range(12):
         own = codes == code
-        np.testing.assert_allclose(
-            sums[code], (weights[own, None] * values[own].astype(np.float64)).sum(0), atol=1e-12
-        )
+        np.testing.assert_allclose(sums[code], (weights[own, None] * values[own].astype(np.float64)).sum(0), atol=1e-12)
         np.testing.assert_allclose(totals[code], weights[own].sum(), atol=1e-12)
 
 

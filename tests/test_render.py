@@ -69,9 +69,7 @@ def test_the_ball_is_where_it_is_and_the_corner_is_background(ball_field: Radian
 
 
 @pytest.mark.parametrize("rays_per_batch", [1, 7, 480, 10_000])
-def test_the_image_does_not_depend_on_the_batches(
-    ball_field: RadianceField, ball_camera: Camera, rays_per_batch: int
-) -> None:
+def test_the_image_does_not_depend_on_the_batches(ball_field: RadianceField, ball_camera: Camera, rays_per_batch: int) -> None:
     if rays_per_batch == 1:
         ball_camera = Camera(ball_camera.pose, 8.0, 8.0, 3.0, 2.5, 6, 5)
     volume = ball_field.volume()
