@@ -255,14 +255,15 @@ class Demo:
         data, run, out, report = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html"))
         self.out.mkdir(parents=True, exist_ok=True)
         expect_writable(out, self.common)
+        is_trained = (run / FIELD_FILE).exists() and not self.common.overwrite
+        if is_trained and load_run(run)[1].get("seed") != self.common.seed:
+            raise UsageError(f"{run}: was trained with another seed; give --overwrite")
         say(self.common.quiet, "drawing the built-in scene")
         save_scene(built_in_scene(self.common.seed), data)
         scene = load_scene(data)
-        if self.common.overwrite or not (run / FIELD_FILE).exists():
+        if not is_trained:
             train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
-        if notes.get("seed") != self.common.seed:
-            raise UsageError(f"{run}: was trained with another seed; give --overwrite")
         compress_into(out, report, field, notes, scene, "demo", PRESETS["demo"], self.common)
         with named(out):
             verify(read_bytes(out))
@@ -410,7 +411,8 @@ def compress_into(
 
 def spread(n: int, most: int) -> set[int]:
     """At most `most` of the numbers 0..n-1, evenly spread."""
-    return {round(i * (n - 1) / max(most - 1, 1)) for i in range(min(n, most))}
+    chosen = min(n, most)
+    return {round(i * (n - 1) / max(chosen - 1, 1)) for i in range(chosen)}
 
 
 def score(field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool) -> Evaluation:
