@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -218,15 +219,28 @@ def optimize(
     kernels = select(device)
     start = 0 if checkpoint is None else resume(model, pool, checkpoint)
     for step in range(start, steps):
-        if model.prepare(step):
-            pool.keep_hits(model.volume)
-        batch = pool.sample(rays_per_step, seed=(*seed, step))
-        rays = tuple(torch.from_numpy(array).to(device) for array in batch)
-        terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
-        model.update(step)
+        with torch_threads(1 if kernels.__name__ == NATIVE_KERNELS else None):
+            if model.prepare(step):
+                pool.keep_hits(model.volume)
+            batch = pool.sample(rays_per_step, seed=(*seed, step))
+            rays = tuple(torch.from_numpy(array).to(device) for array in batch)
+            terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
+            model.update(step)
         if checkpoint is not None and (step + 1) % REFRESH_STEPS == 0:
             checkpoint.save_if_due(lambda: snapshot(model, pool, step + 1))  # noqa: B023 (called at once)
         yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Let PyTorch use `n` threads inside. Beside the compiled core it needs one: its idle threads spin for a while after each
+    operation and take the CPUs away from the kernels. None: as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, Any]]:
