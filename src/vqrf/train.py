@@ -219,7 +219,7 @@ def optimize(
     kernels = select(device)
     start = 0 if checkpoint is None else resume(model, pool, checkpoint)
     for step in range(start, steps):
-        with torch_threads(1 if kernels.__name__ == NATIVE_KERNELS else None):
+        with torch_threads(1 if kernels.__name__.endswith("native") else None):
             if model.prepare(step):
                 pool.keep_hits(model.volume)
             batch = pool.sample(rays_per_step, seed=(*seed, step))
