@@ -82,6 +82,8 @@ class StageConfig:
       faint_steps: for so many steps at the start the threshold is a tenth of `alpha_init`, so that a field that begins
         fainter than the threshold can rise above it.
       step_voxels: distance between samples, in voxels.
+      density_variation, feature_variation: weights of the total variation of what a step touches (DVGO's smoothing of unbounded
+        scenes; bounded ones do without).
     """
 
     steps: int
@@ -99,6 +101,8 @@ class StageConfig:
     faint_steps: int = 0
     step_voxels: float = 0.5
     losses: LossWeights = FINE_LOSSES
+    density_variation: float = 0.0
+    feature_variation: float = 0.0
 
     def scaled(self, factor: float) -> StageConfig:
         """The same stage with every count of steps multiplied by `factor`."""
@@ -369,6 +373,12 @@ class FieldModel:
         feature_rate: float | Tensor = self.stage.rate_features * decay
         if self.rates is not None:
             density_rate, feature_rate = self.rates * density_rate, self.rates * feature_rate
+        for moments, weight in (
+            (self.density, self.stage.density_variation),
+            (self.features, self.stage.feature_variation),
+        ):
+            if weight:
+                self.kernels.add_total_variation(moments.values, moments.gradient, self.touched, weight=weight)
         self.density.update(self.kernels, self.touched, density_rate, since)
         self.features.update(self.kernels, self.touched, feature_rate, since)
         for moments in self.mlp:
