@@ -346,10 +346,10 @@ def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], com
     stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
     with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
         field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run)
-    notes["train_seconds"] = round(time.perf_counter() - start, 1)
+    seconds = time.perf_counter() - start
     save_field(run / FIELD_FILE, field, notes=notes)
     clear_run(run)
-    say(common.quiet, f"trained in {notes['train_seconds']:.0f} s; wrote {run / FIELD_FILE}")
+    say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
 
 
 def compress_into(
@@ -377,10 +377,10 @@ def compress_into(
         small = compress(field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint)
     after, images = score_with_images(expand(small), scene, common.quiet)
     seconds = round(time.perf_counter() - start, 1)
-    metadata = {
+    metadata = {  # no times: two runs write the same file
         "generator": f"vqrf {__version__}",
         "training": notes,
-        "compression": {"preset": preset, "prune": config.prune, "keep": config.keep, "seconds": seconds},
+        "compression": {"preset": preset, "prune": config.prune, "keep": config.keep},
         "test": {"n_views": len(after.views), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
         "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
     }
