@@ -46,6 +46,8 @@ MEGABYTE = 10**6
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
 
+NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
+
 
 class UsageError(ValueError):
     """What was asked for cannot be done; the message says why."""
@@ -526,7 +528,7 @@ def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
     if not 0 <= common.seed <= MAX_SEED:
         raise UsageError(f"--seed: expected 0..{MAX_SEED}, got {common.seed}")
     if not has_native() and not common.quiet:
-        print("vqrf: the compiled core is missing: using the slow reference kernels", file=sys.stderr)
+        print(NO_CORE, file=sys.stderr)
     if has_native() and common.threads:
         from vqrf.kernels.native import set_threads
 
