@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from tiny import TINY, TINY_COMPRESS, tiny_scene
+from tiny import TINY, TINY_COMPRESS, Interrupted, Recorder, tiny_scene
 
 from vqrf import cli
 from vqrf.bitstream import decode, encode
@@ -30,7 +30,7 @@ from vqrf.field import expand
 from vqrf.kernels import has_native
 from vqrf.render import render
 from vqrf.scene import Scene, bytes_from_colors, save_scene
-from vqrf.storage import load_field
+from vqrf.storage import Checkpoint, load_field, save_field
 from vqrf.train import PRESETS as TRAIN_PRESETS
 
 
@@ -507,7 +507,7 @@ def test_a_file_a_report_or_images_are_not_overwritten_unless_asked_for(
     report.write_text("mine")
     succeeds(*compress, "--overwrite")
     succeeds("verify", file)
-    assert report.read_text().startswith("<!doctype html>") or "<html" in report.read_text()
+    assert "<html" in report.read_text()
     succeeds(*draw, "--overwrite")
     assert (images / "mine").read_text() == "mine" and (images / "r_0.png").exists()
 
@@ -626,9 +626,8 @@ def test_training_goes_on_after_kill_9_to_the_same_end(
     command = ("train", data, "--out", out, "--preset", "demo")
     killed("fine", 45, *command)
     assert not (out / FIELD_FILE).exists()
-    refuses("eval", out, "--data", data, saying=(out, "has its training ended"))
-    with unchanged(tmp_path / "run"):
-        refuses("eval", out, "--data", data, saying=(out,))
+    with unchanged(out):
+        refuses("eval", out, "--data", data, saying=(out, "has its training ended"))
     succeeds(*command)
     assert first_steps == {"fine": 33}
     assert {path.name for path in out.iterdir()} == {FIELD_FILE, CONFIG_FILE, METRICS_FILE}
@@ -661,8 +660,24 @@ def test_tuning_goes_on_after_kill_9_to_the_same_end(
     assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
     assert psnr_of(out, data) == pytest.approx(psnr_of(compressed, data), abs=0.1)
     if has_native():
-        a, b = (replace(decode(path.read_bytes()), metadata={}) for path in (out, compressed))
-        assert a == b
+        assert out.read_bytes() == compressed.read_bytes()
+
+
+def test_a_tuning_that_ended_early_does_not_go_on_with_another_field(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "seconds", 0.0)
+    other, out = Path(shutil.copytree(run, tmp_path / "run")), tmp_path / "scene.vqrf"
+    command = ("compress", other, "--data", data, "--out", out, "--preset", "demo", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "step_bars", lambda *_: nullcontext(Recorder(("tune", 40))))
+        with pytest.raises(Interrupted):
+            vqrf(*command)
+    field, notes = load_field(other / FIELD_FILE)
+    save_field(other / FIELD_FILE, replace(field, density=field.density + np.float32(0.1)), notes=notes)
+    refuses(*command, saying=(f"{out}.checkpoint", "--overwrite"))
+    succeeds(*command, "--overwrite", "--steps", 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "scene.vqrf", "scene.html"}
 
 
 # As a program

@@ -32,7 +32,7 @@ from vqrf.kernels import has_native
 from vqrf.render import save_image
 from vqrf.report import ReportRow, write_report
 from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
-from vqrf.storage import Checkpoint, StorageError, fingerprint, load_field, save_field
+from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, load_field, save_field
 
 if TYPE_CHECKING:
     from vqrf.compress import CompressConfig
@@ -371,7 +371,8 @@ def compress_into(
     settings = {"preset": preset, **asdict(config), "seed": common.seed}
     checkpoint = None
     if not is_device(out):
-        checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), fingerprint(scene, {**settings, **notes}))
+        begun_with = fingerprint(scene, {**settings, **notes, "density": checksum({"density": field.density}, "")})
+        checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), begun_with)
         if common.overwrite:
             checkpoint.remove()
     before, field_images = score_with_images(field, scene, common.quiet)
