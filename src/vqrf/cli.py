@@ -262,7 +262,7 @@ class Demo:
             raise UsageError(f"{run}: was trained with another seed; give --overwrite")
         say(self.common.quiet, "drawing the built-in scene")
         save_scene(built_in_scene(self.common.seed), data)
-        scene = load_scene(data)
+        scene = replace(load_scene(data), name="built-in scene")
         if not is_trained:
             train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
