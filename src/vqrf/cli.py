@@ -560,19 +560,24 @@ class RateColumn(ProgressColumn):
 Advance = Callable[[int, str], None]
 
 
-@contextmanager
-def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
-    """A bar with a rate and an ETA on a terminal; nothing where the output is no terminal."""
+def bars_on_terminal(quiet: bool) -> Progress:
+    """Bars with a rate and an ETA on a terminal; nothing where the error stream is none, or when quiet."""
     console = Console(stderr=True)
-    columns = (
+    return Progress(
         TextColumn("{task.description:>7}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-    )
-    with Progress(
-        *columns, RateColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+        RateColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
         disable=quiet or not console.is_terminal,
-    ) as bars:  # fmt: skip
+    )
+
+
+@contextmanager
+def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
+    with bars_on_terminal(quiet) as bars:
         task = bars.add_task(name, total=total, note="")
         yield lambda completed, note: bars.update(task, advance=completed, note=note)
 
@@ -580,42 +585,34 @@ def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
 @contextmanager
 def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Callable[[str, TrainProgress], None]]:
     """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
-    console = Console(stderr=True)
     start = time.perf_counter()
-    columns = (
-        TextColumn("{task.description:>7}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-    )
-    with Progress(
-        *columns, RateColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-        disable=quiet or not console.is_terminal,
-    ) as bars:  # fmt: skip
+    printed: dict[str, tuple[int, float]] = {}  # step and time of each stage's last line of text
+    with bars_on_terminal(quiet) as bars:
         tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
 
         def report(stage: str, progress: TrainProgress) -> None:
             if not bars.tasks[tasks[stage]].started:
                 bars.start_task(tasks[stage])
+            now = time.perf_counter()
+            last_step, last_time = printed.setdefault(stage, (progress.step, now))
             bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")
             if progress.step % METRICS_STEPS and progress.step != progress.steps:
                 return
-            seconds = round(time.perf_counter() - start, 2)
             line = {
                 "stage": stage,
                 "step": progress.step,
                 "batch_psnr": round(progress.psnr, 3),
-                "seconds": seconds,
+                "seconds": round(now - start, 2),
             }
             if metrics is not None:
                 with metrics.open("a") as file:
                     file.write(json.dumps(line) + "\n")
             if bars.disable and not quiet and progress.step % (10 * METRICS_STEPS) == 0:
-                rate = progress.step / max(seconds, 1e-9)
-                print(
-                    f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB {rate:.1f}/s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                rate = (progress.step - last_step) / max(now - last_time, 1e-9)
+                left = (progress.steps - progress.step) / max(rate, 1e-9)
+                done = f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB"
+                print(f"{done} {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+                printed[stage] = (progress.step, now)
 
         yield report
 
