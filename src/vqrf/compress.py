@@ -19,7 +19,7 @@ Departs from the authors' code, each time because theirs loses quality for nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
 from vqrf.field import RadianceField, density_of_alpha
 from vqrf.geometry import Float32
-from vqrf.kernels import Gradients, LossWeights, Volume, select
+from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
@@ -262,6 +262,7 @@ class TiedModel:
         self.touched = torch.zeros(partition.shape, dtype=torch.uint8, device=device)
         gradient = torch.zeros(*partition.shape, field.n_channels, device=device)
         self.gradients = Gradients(self.density.gradient[..., 0], gradient, self._layers("gradient"), self.touched)
+        self.volume = field.volume()
         self._show(find_cells=True)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -280,22 +281,14 @@ class TiedModel:
         if find_cells:
             self._cells = self.kernels.find_cells(self.shown_density, self.floor, None)
             self._skip = self.kernels.measure_skip(self._cells)
-        field = self.field
-        self.volume = Volume(
-            lo=field.lattice.lo,
-            hi=field.lattice.hi,
+        self.volume = replace(
+            self.volume,
             density=self.shown_density,
             features=table,
             rows=self.rows,
             layers=self._layers("values"),
             cells=self._cells,
             skip=self._skip,
-            density_bias=field.density_bias,
-            interval=field.interval,
-            step_world=field.step_world,
-            near=field.near,
-            alpha_threshold=field.alpha_threshold,
-            background=field.background,
         )
 
     def prepare(self, step: int) -> bool:
