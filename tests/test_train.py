@@ -21,7 +21,7 @@ from vqrf.kernels import has_native, select
 from vqrf.rays import RayPool
 from vqrf.render import render
 from vqrf.scene import Scene, camera_bounds
-from vqrf.storage import Checkpoint, StorageError, fingerprint
+from vqrf.storage import Checkpoint, StorageError, active_voxels, fingerprint
 from vqrf.train import (
     COARSE_FILE,
     MIN_VIEWS,
@@ -101,6 +101,18 @@ def test_too_few_views_give_an_empty_field_and_no_error(scene: Scene, n_views: i
 
 
 # How the lattice grows
+
+
+def roughness(field: RadianceField) -> float:
+    """Mean difference of neighbouring features along z, both voxels in use."""
+    active = active_voxels(field)
+    pairs = active[..., 1:] & active[..., :-1]
+    return float(np.abs(np.diff(field.features, axis=2))[pairs].mean())
+
+
+def test_total_variation_smooths_the_features(scene: Scene, trained: RadianceField) -> None:
+    smooth = fit(scene, replace(TINY, fine=replace(TINY.fine, feature_variation=1e-6)))
+    assert roughness(smooth) < 0.8 * roughness(trained)
 
 
 def test_resampling_keeps_the_values_at_shared_places_and_all_linear_functions() -> None:
