@@ -28,7 +28,6 @@ from vqrf.train import (
     PRESETS,
     UNSEEN_DENSITY,
     FieldModel,
-    StageConfig,
     TrainConfig,
     cells_near,
     clear_run,
@@ -403,12 +402,6 @@ def test_every_preset_grows_within_its_stages_and_fits_the_checkpoints(name: str
         assert stage.faint_steps < stage.steps
     assert preset.coarse.grow_at == ()  # its learning rates by views are counted for one lattice
     assert len(fingerprint(scene, {"config": asdict(preset)})) == 8
-
-
-def test_scaling_a_stage_scales_its_steps_alone() -> None:
-    stage = StageConfig(steps=100, n_voxels=1000, grow_at=(10, 25))
-    assert stage.scaled(2) == replace(stage, steps=200, grow_at=(20, 50))
-    assert stage.scaled(0.001).steps == 1
 
 
 def test_the_kernels_are_the_compiled_ones_where_they_are_built() -> None:

@@ -104,14 +104,6 @@ class StageConfig:
     density_variation: float = 0.0
     feature_variation: float = 0.0
 
-    def scaled(self, factor: float) -> StageConfig:
-        """The same stage with every count of steps multiplied by `factor`."""
-        return replace(
-            self,
-            steps=max(1, round(self.steps * factor)),
-            grow_at=tuple(round(step * factor) for step in self.grow_at),
-        )
-
 
 @dataclass(frozen=True)
 class TrainConfig:
