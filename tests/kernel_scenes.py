@@ -18,7 +18,7 @@ CHANNELS = {"logits": 3, "small": 4, "paper": 12}
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
-LOSSES = LossWeights(background_entropy=0.3, point_color=0.7)
+LOSSES = LossWeights(background_entropy=0.3, point_color=0.7, distortion=1.5, opacity=0.4)
 
 Rays = tuple[np.ndarray, np.ndarray]
 
@@ -82,4 +82,5 @@ def zero_gradients(volume: Volume) -> Gradients:
 
 
 def random_targets(n_rays: int, dtype: type = np.float64) -> np.ndarray:
-    return np.random.default_rng(5).random((n_rays, 3)).astype(dtype)
+    """Colours and opacities [n_rays,4]."""
+    return np.random.default_rng(5).random((n_rays, 4)).astype(dtype)

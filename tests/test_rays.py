@@ -163,3 +163,13 @@ def test_what_is_kept_goes_through_its_bits_unchanged(views: list[View], pool: R
 def test_there_are_no_rays_without_views() -> None:
     with pytest.raises(ValueError, match="at least one view"):
         RayPool([])
+
+
+def test_known_opacities_come_with_the_colours_and_known_for_some_views_only_are_refused(views: list[View]) -> None:
+    opaque = [replace(view, opacity=view.image[..., 1] + view.image[..., 2]) for view in views]
+    _, _, targets = RayPool(opaque).sample(500, seed=(1,))
+    assert targets.shape == (500, 4)
+    bytes_of = np.rint(targets * 255).astype(int)
+    np.testing.assert_array_equal(bytes_of[:, 3], bytes_of[:, 1] + bytes_of[:, 2])
+    with pytest.raises(ValueError, match="all have an opacity, or none"):
+        RayPool([opaque[0], views[1]])

@@ -95,6 +95,24 @@ def test_images_are_the_nearest_bytes_of_the_exact_composite(
         np.testing.assert_array_equal(view.colors(), view.image.astype(np.float32) / np.float32(255))
 
 
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_a_view_knows_how_opaque_its_pixels_are(dataset: Path, downscale: int) -> None:
+    for i, view in enumerate(load_scene(dataset, downscale=downscale, background="black").train):
+        alpha = random_rgba(i)[..., 3].reshape(HEIGHT // downscale, downscale, WIDTH // downscale, downscale)
+        assert view.opacity is not None
+        np.testing.assert_allclose(view.opacity, alpha.mean((1, 3)), atol=0.501)
+
+
+def test_photos_without_transparent_pixels_say_nothing_about_opacity(dataset: Path) -> None:
+    for i in range(3):
+        rgba = random_rgba(i)
+        rgba[..., 3] = 255
+        PIL.Image.fromarray(rgba).save(dataset / f"train/r_{i}.png")
+    scene = load_scene(dataset)
+    assert all(view.opacity is None for view in scene.train)
+    assert all(view.opacity is not None for view in scene.test)
+
+
 def test_what_is_opaque_is_held_exactly_whatever_the_background(dataset: Path) -> None:
     for alpha in ([], [np.full((HEIGHT, WIDTH, 1), 255, np.uint8)]):
         image = np.concatenate([random_rgba(0)[..., :3], *alpha], axis=-1)
@@ -210,6 +228,12 @@ def test_a_scene_that_the_format_cannot_say_is_not_saved(tmp_path: Path) -> None
         with pytest.raises(ValueError, match=reason):
             save_scene(Scene(views, (), background, 2.0, 6.0, "x"), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_view_whose_opacity_does_not_fit_its_image_is_refused() -> None:
+    camera, image = Camera(pose_at(0), 10.0, 10.0, 4.0, 3.0, WIDTH, HEIGHT), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"opacity of view v: expected uint8 \[6, 8\], got uint8 \[8, 6\]"):
+        View(camera, image, "v", np.zeros((WIDTH, HEIGHT), np.uint8))
 
 
 def test_a_view_whose_image_does_not_fit_its_camera_is_refused() -> None:

@@ -173,9 +173,14 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     Volume volume = read_volume(object);
     const VolumeView &v = volume.view;
     const RayView rays = read_rays(origins, directions);
-    expect(targets.ndim() == 2 && targets.shape(0) == origins.shape(0) && targets.shape(1) == 3, "targets: expected [N,3]");
-    const LossView loss{targets.data(), nb::cast<float>(losses.attr("background_entropy")),
-                        nb::cast<float>(losses.attr("point_color"))};
+    expect(targets.ndim() == 2 && targets.shape(0) == origins.shape(0) && (targets.shape(1) == 3 || targets.shape(1) == 4),
+           "targets: expected [N,3] or [N,4]");
+    const LossView loss{targets.data(),
+                        static_cast<int>(targets.shape(1)),
+                        nb::cast<float>(losses.attr("background_entropy")),
+                        nb::cast<float>(losses.attr("point_color")),
+                        nb::cast<float>(losses.attr("distortion")),
+                        nb::cast<float>(losses.attr("opacity"))};
     const int64_t X = v.shape[0], Y = v.shape[1], Z = v.shape[2];
     GradientView to{};
     to.density = keep<float>(volume, gradients.attr("density"), "gradients.density", {X, Y, Z});
@@ -194,6 +199,8 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     answer["mse"] = stats.squared_error / (3 * n);
     answer["background_entropy"] = stats.background_entropy / n;
     answer["point_color"] = stats.point_color / n;
+    answer["distortion"] = stats.distortion / n;
+    answer["opacity"] = stats.opacity / n;
     answer["n_live"] = static_cast<double>(stats.live);
     answer["n_shaded"] = static_cast<double>(stats.shaded);
     return answer;

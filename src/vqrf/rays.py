@@ -50,21 +50,29 @@ class CameraTable:
             yield part, self.rays(np.arange(part.start, part.stop))
 
 
+def _targets_of(view: View) -> NDArray[np.uint8]:
+    """The view's pixels [P,3], with their opacity [P,4] where it is known."""
+    parts = [view.image] if view.opacity is None else [view.image, view.opacity[..., None]]
+    return np.concatenate(parts, -1).reshape(-1, 2 + len(parts))
+
+
 class RayPool:
     """The pixels of some views, or those of them that are worth a ray.
 
     Args:
-      views: non-empty; held as they are (bytes).
+      views: non-empty, all with opacity or all without; held as they are (bytes).
 
     Raises:
-      ValueError: no views.
+      ValueError: no views, or only some have an opacity.
     """
 
     def __init__(self, views: Sequence[View]) -> None:
         if not views:
             raise ValueError("expected at least one view to take rays from")
+        if len({view.opacity is None for view in views}) > 1:
+            raise ValueError("expected views that all have an opacity, or none")
         self.cameras = CameraTable([view.camera for view in views])
-        self._colors = np.concatenate([view.image.reshape(-1, 3) for view in views])
+        self._targets = np.concatenate([_targets_of(view) for view in views])
         self._kept: NDArray[np.uint32] | None = None
 
     @property
@@ -72,12 +80,13 @@ class RayPool:
         return self.cameras.n_pixels if self._kept is None else len(self._kept)
 
     def sample(self, n: int, *, seed: tuple[int, ...]) -> tuple[Float32, Float32, Float32]:
-        """Origins, unit directions and colours, [n,3] float32 each, of random kept pixels (with replacement)."""
+        """Origins and unit directions [n,3], and colours [n,3] or colours and opacities [n,4], all float32, of random kept
+        pixels (with replacement)."""
         pixels = np.random.default_rng(seed).integers(0, self.n_kept, n)
         if self._kept is not None:
             pixels = self._kept[pixels].astype(np.int64)
         origins, directions = self.cameras.rays(pixels)
-        return origins, directions, self._colors[pixels].astype(np.float32) / np.float32(255)
+        return origins, directions, self._targets[pixels].astype(np.float32) / np.float32(255)
 
     def chunks(self) -> Iterator[tuple[Float32, Float32]]:
         """The rays of all pixels, in order, kept or not."""

@@ -67,17 +67,22 @@ class View:
     Attributes:
       image: [H,W,3] uint8 rgb, on the background of its scene.
       name: its path in the dataset without the ending, `train/r_0`.
+      opacity: [H,W] uint8 in 1/255, where the photo says how much of a pixel is the thing; None where it does not.
     """
 
     camera: Camera
     image: Bytes
     name: str
+    opacity: Bytes | None = None
 
     def __post_init__(self) -> None:
         expected = (self.camera.height, self.camera.width, 3)
         if self.image.dtype != np.uint8 or self.image.shape != expected:
             got = f"{self.image.dtype} {list(self.image.shape)}"
             raise ValueError(f"image of view {self.name}: expected uint8 {list(expected)}, got {got}")
+        if self.opacity is not None and (self.opacity.dtype != np.uint8 or self.opacity.shape != expected[:2]):
+            got = f"{self.opacity.dtype} {list(self.opacity.shape)}"
+            raise ValueError(f"opacity of view {self.name}: expected uint8 {list(expected[:2])}, got {got}")
 
     def colors(self) -> Float32:
         """The image as [H,W,3] float32 in 0..1."""
@@ -117,7 +122,8 @@ def load_scene(
       path: the dataset's folder. Nothing outside it is opened.
       splits: which of `train` and `test` to read; the others' files are not touched.
       downscale: average n x n pixels to one, in premultiplied alpha; has to divide both sides of the images.
-      background: what shows through where images are transparent; without alpha they are taken as opaque.
+      background: what shows through where images are transparent; without alpha they are taken as opaque. A split
+        none of whose pixels is transparent has no opacities: its backgrounds are in its photos.
       every: of the test split, take frames 0, n, 2n, ...
 
     Raises:
@@ -327,20 +333,22 @@ def _read_views(folder: Path, listing: _Listing, downscale: int, background: Bac
     if size[0] % downscale or size[1] % downscale:
         raise SceneError(files[0], f"is {size[0]}x{size[1]}, which cannot be downscaled by {downscale}")
 
-    def read(file: Path) -> Bytes:
+    def read(file: Path) -> tuple[Bytes, Bytes]:
         return _composite(_read_rgba(file, size), downscale, BACKGROUNDS[background])
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         images = list(pool.map(read, files))
-    height, width = images[0].shape[:2]
+    has_opacity = any(opacity.min() < 255 for _, opacity in images)
+    height, width = images[0][1].shape
     focal = width / 2 / math.tan(listing.angle / 2)
     return tuple(
         View(
             Camera(pose, focal, focal, width / 2, height / 2, width, height),
             image,
             file.relative_to(folder).with_suffix("").as_posix(),
+            opacity if has_opacity else None,
         )
-        for file, pose, image in zip(files, poses, images, strict=True)
+        for file, pose, (image, opacity) in zip(files, poses, images, strict=True)
     )
 
 
@@ -379,13 +387,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise SceneError(path, f"cannot be read: {error}") from None
 
 
-def _composite(rgba: Bytes, downscale: int, background: Color) -> Bytes:
-    """[H/n,W/n,3] uint8: block averages of premultiplied colour and alpha, laid on the background."""
+def _composite(rgba: Bytes, downscale: int, background: Color) -> tuple[Bytes, Bytes]:
+    """[H/n,W/n,3] and [H/n,W/n] uint8: block averages of premultiplied colour laid on the background, and of alpha."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     colors = rgba[..., :3] * (alpha / 255) + (1 - alpha) * np.array(background, np.float32)
     height, width = rgba.shape[0] // downscale, rgba.shape[1] // downscale
-    blocks = colors.reshape(height, downscale, width, downscale, 3).mean((1, 3), dtype=np.float32)
-    return bytes_from_colors(blocks)
+    shape = (height, downscale, width, downscale, -1)
+    blocks, opacity = (a.reshape(shape).mean((1, 3), dtype=np.float32) for a in (colors, alpha))
+    return bytes_from_colors(blocks), bytes_from_colors(opacity[..., 0])
 
 
 def _shared_angle(views: tuple[View, ...]) -> float:

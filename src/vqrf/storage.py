@@ -174,6 +174,8 @@ def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
         camera = view.camera
         numbers = [*camera.pose.ravel(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
         crc = zlib.crc32(np.ascontiguousarray(view.image).data, zlib.crc32(np.array(numbers, np.float64).data, crc))
+        if view.opacity is not None:
+            crc = zlib.crc32(np.ascontiguousarray(view.opacity).data, crc)
     return f"{crc:08x}"
 
 

@@ -5,25 +5,34 @@ and torch tensors are both taken; a result is of the kind of the first array arg
 kernels of rays), and arrays that a kernel adds to are changed in place.
 
 Notation: `vqrf.kernels`, and N rays, M samples, V voxels flattened in memory order, C channels, R rows of a
-table, K codewords. The optical depth of a sample is -log(1 - alpha); the depth of a ray is a distance.
+table, K codewords. The rendering equation itself is in `equation`.
 
 Deterministic on the CPU; on a GPU sums over samples depend on the order of atomics.
-
-    march -> keep_live -> weigh -> colorize -> the kernels of rays
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import SKIP_BLOCK, STOP_TRANSMITTANCE, Array, Gradients, LossWeights, Volume
+from vqrf.kernels import SKIP_BLOCK, Array, Gradients, LossWeights, Volume
+from vqrf.kernels.equation import (
+    Rendering,
+    keep_live,
+    march,
+    rays_of,
+    render,
+    result_like,
+    tensor_of,
+    tensors,
+    weigh,
+    writable,
+)
 
 CHUNK_SAMPLES = 2**19
 """Places for samples looked at together, occupied or not: 0.8 GB of float32 if all of them are shaded."""
@@ -37,267 +46,10 @@ ADAM_BETAS = (0.9, 0.99)
 ENTROPY_MARGIN = 1e-6
 """The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
 
+LOSS_TERMS = ("background_entropy", "point_color", "distortion", "opacity")
+"""The weighted terms, beside the mean squared error."""
+
 MAX_SKIP = 255
-
-# --------------------------------------------------------------------------------------- arrays and tensors
-
-
-def _tensor(array: Array) -> Tensor:
-    """The array as a tensor: shared where it can be written to, a copy of a read-only one."""
-    if isinstance(array, np.ndarray) and not (array.flags.writeable and array.flags.c_contiguous):
-        array = np.array(array, order="C")
-    return torch.as_tensor(array)
-
-
-def _target(array: Array, name: str) -> Tensor:
-    """The array as a tensor that shares its memory, for a kernel to write to."""
-    if isinstance(array, np.ndarray) and not (array.flags.writeable and array.flags.c_contiguous):
-        raise ValueError(f"{name}: expected a contiguous array that can be written to")
-    tensor = torch.as_tensor(array)
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name}: expected a contiguous array")
-    return tensor.detach()
-
-
-def _like(result: Tensor, array: Array) -> Array:
-    """The result as the same kind of array as the argument."""
-    return result if isinstance(array, Tensor) else result.detach().cpu().numpy()
-
-
-def _tensors(volume: Volume) -> Volume:
-    """The volume with tensors for arrays, its shapes checked: of a wrong one other voxels would be read."""
-    tensors = replace(
-        volume,
-        density=_tensor(volume.density),
-        features=_tensor(volume.features),
-        rows=None if volume.rows is None else _tensor(volume.rows),
-        layers=tuple((_tensor(weight), _tensor(bias)) for weight, bias in volume.layers),
-        cells=_tensor(volume.cells),
-        skip=_tensor(volume.skip),
-    )
-    if volume.step_world <= 0 or volume.interval <= 0:
-        raise ValueError(f"step_world, interval: expected positive, got {volume.step_world}, {volume.interval}")
-    if not 0 < volume.alpha_threshold < 1:
-        raise ValueError(f"alpha_threshold: expected 0 < threshold < 1, got {volume.alpha_threshold}")
-    shape = tuple(tensors.density.shape)
-    if tuple(tensors.cells.shape) != tuple(side - 1 for side in shape):
-        raise ValueError(f"cells: expected {[side - 1 for side in shape]}, got {list(tensors.cells.shape)}")
-    voxels = tensors.features.shape[:-1] if tensors.rows is None else tensors.rows.shape
-    if tuple(voxels) != shape:
-        raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
-    n_channels = tensors.features.shape[-1]
-    if tensors.layers:
-        n_inputs = tensors.layers[0][0].shape[1]
-        if n_inputs < n_channels + 3 or (n_inputs - n_channels - 3) % 6:
-            raise ValueError(f"layers: expected {n_channels} + 3 + 6n inputs, got {n_inputs}")
-    elif n_channels != 3:
-        raise ValueError(f"features: without layers expected 3 channels, got {n_channels}")
-    return tensors
-
-
-def _rays(volume: Volume, *arrays: Array) -> tuple[Tensor, ...]:
-    """Arrays [N,3] as tensors of the volume's dtype and device."""
-    return tuple(_tensor(array).to(volume.density) for array in arrays)
-
-
-# ------------------------------------------------------------------------------------------ samples of rays
-
-
-@dataclass(frozen=True)
-class Samples:
-    """M samples, ray by ray and front to back.
-
-    Attributes:
-      ray_id: [M] int64, ascending.
-      t: [M] distance along the ray.
-      voxels: [M,8] int64, flat index of the voxels of the sample's cell.
-      shares: [M,8] trilinear share of each, >= 0, sum 1.
-    """
-
-    ray_id: Tensor
-    t: Tensor
-    voxels: Tensor
-    shares: Tensor
-
-    def where(self, mask: Tensor) -> Samples:
-        return Samples(self.ray_id[mask], self.t[mask], self.voxels[mask], self.shares[mask])
-
-
-def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances ([N], [N]) where each ray enters (`near` at least) and leaves the lattice; a miss enters
-    later.
-
-    An axis along which the ray stands still bounds nothing if the origin is between its two planes, else all.
-    """
-    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
-    still = directions == 0
-    speed = torch.where(still, 1.0, directions)
-    first, second = (lo - origins) / speed, (hi - origins) / speed
-    endless = torch.where((origins >= lo) & (origins <= hi), math.inf, -math.inf).to(origins)
-    enter = torch.where(still, -endless, torch.minimum(first, second))
-    leave = torch.where(still, endless, torch.maximum(first, second))
-    return enter.amax(-1).clamp(min=volume.near), leave.amin(-1)
-
-
-def march(volume: Volume, origins: Tensor, directions: Tensor) -> Samples:
-    """All samples of the rays [N,3] that lie in occupied cells."""
-    enter, leave = span(volume, origins, directions)
-    n_steps = ((leave - enter) / volume.step_world).clamp(min=-1).max().item() if len(origins) else -1
-    step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: t <= leave decides
-    t = enter[:, None] + step * volume.step_world
-    ray_id, step_id = torch.nonzero(t <= leave[:, None], as_tuple=True)
-    t = t[ray_id, step_id]
-
-    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
-    last = torch.tensor(volume.density.shape, device=origins.device) - 1
-    u = (origins[ray_id] + t[:, None] * directions[ray_id] - lo) / (hi - lo) * last
-    u = torch.minimum(u.clamp(min=0), last.to(u))  # rounding may leave the box, and no share may be negative
-    cell = torch.minimum(u.long(), last - 1)
-    occupied = volume.cells[cell[:, 0], cell[:, 1], cell[:, 2]] != 0
-    voxels, shares = _corners(cell[occupied], u[occupied], volume.density.shape)
-    return Samples(ray_id[occupied], t[occupied], voxels, shares)
-
-
-def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The 8 voxels [M,8] of each cell [M,3], Z fastest, and their trilinear shares [M,8] at u [M,3]."""
-    bit = torch.arange(2, device=cell.device)
-    x, y, z = ((cell[:, axis, None] + bit) for axis in range(3))
-    voxels = (x[:, :, None, None] * shape[1] + y[:, None, :, None]) * shape[2] + z[:, None, None, :]
-    upper = u - cell
-    share = torch.stack([1 - upper, upper], -1)  # [M, axis, lower or upper]
-    shares = share[:, 0, :, None, None] * share[:, 1, None, :, None] * share[:, 2, None, None, :]
-    return voxels.reshape(-1, 8), shares.reshape(-1, 8)
-
-
-def optical_depth(volume: Volume, density: Tensor) -> Tensor:
-    """-log(1 - alpha) of one step from interpolated raw density: interval * softplus(density + density_bias).
-
-    `threshold` is where PyTorch takes softplus(x) = x; its default of 20 is too low for float64.
-    """
-    return volume.interval * F.softplus(density + volume.density_bias, threshold=40)
-
-
-def alpha_from_depth(depth: Tensor) -> Tensor:
-    """The opacity of one step, exact for thin steps and without overflow for thick ones."""
-    return -torch.expm1(-depth)
-
-
-def transmittance(depth: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
-    """Light left before each sample [M] and behind each ray [N], from the optical depths [M] of the samples.
-
-    The product of (1 - alpha) is taken as exp(-sum of depths): its gradient is finite also where a factor is
-    0.
-    """
-    n_samples = torch.bincount(ray_id, minlength=n_rays)
-    first = n_samples.cumsum(0) - n_samples
-    rank = torch.arange(len(ray_id), device=ray_id.device) - first[ray_id]
-    width = int(n_samples.max().item()) + 1 if n_rays else 1
-    late = depth.new_zeros(n_rays, width).index_put((ray_id, rank + 1), depth)  # a sample dims those behind it
-    left = torch.exp(-late.cumsum(1))
-    return left[ray_id, rank], left[:, -1]
-
-
-def keep_live(volume: Volume, samples: Samples, n_rays: int) -> Samples:
-    """The live samples: alpha above the threshold, and light left when they are reached."""
-    with torch.no_grad():
-        depth = optical_depth(volume, read_density(volume, samples)[0])
-        opaque = alpha_from_depth(depth) > volume.alpha_threshold
-        samples, depth = samples.where(opaque), depth[opaque]
-        before, _ = transmittance(depth, samples.ray_id, n_rays)
-        return samples.where(before >= STOP_TRANSMITTANCE)
-
-
-# ------------------------------------------------------------------------------------ values at the samples
-
-
-def read_density(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
-    """Raw density at the samples [M] and at their voxels [M,8]."""
-    at_voxels = volume.density.reshape(-1)[samples.voxels]
-    return (samples.shares * at_voxels).sum(-1), at_voxels
-
-
-def read_features(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
-    """Features at the samples [M,C] and at their voxels [M,8,C]; those of a pruned voxel are 0."""
-    n_channels = volume.features.shape[-1]
-    table = volume.features.reshape(-1, n_channels)
-    row = samples.voxels
-    if volume.rows is not None:
-        table = F.pad(table, (0, 0, 0, 1))  # a last row of zeros, where -1 leads
-        row = volume.rows.reshape(-1)[samples.voxels].long()
-    at_voxels = table[row]
-    return (samples.shares[..., None] * at_voxels).sum(1), at_voxels
-
-
-def encode_view(directions: Tensor, n_frequencies: int) -> Tensor:
-    """[dir, sin(dir 2^k), cos(dir 2^k)] for k < n_frequencies: [N,3] -> [N, 3 + 6n], blocks axis-major."""
-    powers = 2.0 ** torch.arange(n_frequencies, device=directions.device).to(directions)
-    angles = (directions[:, :, None] * powers).reshape(len(directions), 3 * n_frequencies)
-    return torch.cat([directions, angles.sin(), angles.cos()], -1)
-
-
-def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
-    """The colour [M,3] in 0..1 of features [M,C] seen along unit directions [M,3]."""
-    hidden = features
-    if volume.layers:
-        n_inputs = volume.layers[0][0].shape[1]
-        view = encode_view(directions, (n_inputs - features.shape[1] - 3) // 6)
-        hidden = torch.cat([features, view], -1)
-    for number, (weight, bias) in enumerate(volume.layers):
-        hidden = F.linear(hidden.relu() if number else hidden, weight, bias)
-    return hidden.sigmoid()
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """What N rays see, and what it was made of.
-
-    Attributes:
-      pixel: [N,3].
-      background_weight: [N].
-      samples: the live ones, M; theirs are `weight` [M] and `density_at_voxels` [M,8].
-      shaded: the shaded ones, S; theirs are `shaded_weight` [S], `color` [S,3], `features_at_voxels` [S,8,C].
-    """
-
-    pixel: Tensor
-    background_weight: Tensor
-    samples: Samples
-    weight: Tensor
-    density_at_voxels: Tensor
-    shaded: Samples
-    shaded_weight: Tensor
-    color: Tensor
-    features_at_voxels: Tensor
-
-
-def weigh(volume: Volume, samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of live samples [M], background weights of rays [N], and the densities [M,8] they come from."""
-    density, at_voxels = read_density(volume, samples)
-    depth = optical_depth(volume, density)
-    before, background_weight = transmittance(depth, samples.ray_id, n_rays)
-    return before * alpha_from_depth(depth), background_weight, at_voxels
-
-
-def render(volume: Volume, origins: Tensor, directions: Tensor) -> Rendering:
-    """The rendering equation; differentiable in density, features and layers."""
-    samples = keep_live(volume, march(volume, origins, directions), len(origins))
-    weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))
-    has_color = weight > volume.alpha_threshold
-    shaded, shaded_weight = samples.where(has_color), weight[has_color]
-    features, features_at_voxels = read_features(volume, shaded)
-    color = colorize(volume, features, directions[shaded.ray_id])
-    pixel = background_weight[:, None] * origins.new_tensor(volume.background)
-    pixel = pixel.index_add(0, shaded.ray_id, shaded_weight[:, None] * color)
-    return Rendering(
-        pixel=pixel,
-        background_weight=background_weight,
-        samples=samples,
-        weight=weight,
-        density_at_voxels=density_at_voxels,
-        shaded=shaded,
-        shaded_weight=shaded_weight,
-        color=color,
-        features_at_voxels=features_at_voxels,
-    )
 
 
 def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
@@ -327,7 +79,7 @@ def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, pos
     Raises:
       ValueError: a pixel is out of range.
     """
-    number, first, width, pinhole, pose = (_tensor(array) for array in (pixels, starts, widths, pinholes, poses))
+    number, first, width, pinhole, pose = (tensor_of(array) for array in (pixels, starts, widths, pinholes, poses))
     if len(number) and not (int(number.min()) >= 0 and int(number.max()) < int(first[-1])):
         raise ValueError("pixels: out of range")
     view = torch.searchsorted(first, number, right=True) - 1
@@ -337,7 +89,7 @@ def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, pos
     y = (local // width[view] + 0.5 - cy) / fy
     directions = (pose[view, :, :3] @ torch.stack([x, -y, -torch.ones_like(x)], -1)[..., None])[..., 0]
     directions = directions / directions.norm(dim=-1, keepdim=True)
-    return _like(pose[view, :, 3].float(), pixels), _like(directions.float(), pixels)
+    return result_like(pose[view, :, 3].float(), pixels), result_like(directions.float(), pixels)
 
 
 def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
@@ -349,12 +101,12 @@ def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
     Returns:
       [N] uint8, 1 for a hit.
     """
-    volume = _tensors(volume)
-    o, d = _rays(volume, origins, directions)
+    volume = tensors(volume)
+    o, d = rays_of(volume, origins, directions)
     hit = torch.zeros(len(o), dtype=torch.uint8, device=o.device)
     for part in _chunks(volume, len(o)):
         hit[part][march(volume, o[part], d[part]).ray_id] = 1
-    return _like(hit, origins)
+    return result_like(hit, origins)
 
 
 def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Array, Array, Array]:
@@ -371,8 +123,8 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
     Differentiable in density, features and layers where these are tensors that require a gradient. Which
     samples are live or shaded is held constant.
     """
-    volume = _tensors(volume)
-    o, d = _rays(volume, origins, directions)
+    volume = tensors(volume)
+    o, d = rays_of(volume, origins, directions)
     parts = []
     for part in _chunks(volume, len(o)):
         seen = render(volume, o[part], d[part])
@@ -380,7 +132,7 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
         depth = depth.index_add(0, seen.samples.ray_id, seen.weight * seen.samples.t)
         parts.append((seen.pixel, seen.background_weight, depth))
     rgb, background_weight, depth = (torch.cat(column) for column in zip(*parts, strict=True))
-    return _like(rgb, origins), _like(background_weight, origins), _like(depth, origins)
+    return result_like(rgb, origins), result_like(background_weight, origins), result_like(depth, origins)
 
 
 @torch.enable_grad()
@@ -396,7 +148,7 @@ def render_gradients(
 
     Args:
       origins, directions: [N,3]; directions of unit length. Without rays every number is 0.
-      targets: [N,3] rgb, 0..1.
+      targets: [N,3] rgb, 0..1, or [N,4] with the opacity, 0..1.
       losses: see `LossWeights`.
       gradients: arrays of the volume's dtype. A voxel is marked as touched if it is one of the 8 voxels of a
         live sample. A pruned one (`rows` -1) is not, and gets no gradient, neither for its density nor for
@@ -404,7 +156,8 @@ def render_gradients(
 
     Returns:
       `mse` (mean over N*3 numbers), `background_entropy` (mean over rays), `point_color` (sum over shaded
-      samples / N), each without its weight, and the counts `n_live` and `n_shaded`.
+      samples / N), `distortion` and `opacity` (means over rays), each without its weight, and the counts `n_live` and
+      `n_shaded`.
 
     Raises:
       ValueError: an array of `gradients` cannot be written to.
@@ -412,8 +165,9 @@ def render_gradients(
     Density acts through every weight and the background weight; in `point_color` the weights are constant.
     The entropy passes no gradient where the background weight is within ENTROPY_MARGIN of 0 or 1.
     """
-    volume = _tensors(volume)
-    o, d, target = _rays(volume, origins, directions, targets)
+    volume = tensors(volume)
+    o, d, target = rays_of(volume, origins, directions, targets)
+    weights = {name: getattr(losses, name) for name in LOSS_TERMS} | {"mse": 1.0}
     volume = replace(
         volume,
         density=volume.density.detach().requires_grad_(),
@@ -421,18 +175,16 @@ def render_gradients(
         layers=tuple((w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in volume.layers),
     )
     into = Gradients(
-        density=_target(gradients.density, "gradients.density"),
-        features=_target(gradients.features, "gradients.features"),
-        layers=tuple((_target(w, "gradients.layers"), _target(b, "gradients.layers")) for w, b in gradients.layers),
-        touched=_target(gradients.touched, "gradients.touched"),
+        density=writable(gradients.density, "gradients.density"),
+        features=writable(gradients.features, "gradients.features"),
+        layers=tuple((writable(w, "gradients.layers"), writable(b, "gradients.layers")) for w, b in gradients.layers),
+        touched=writable(gradients.touched, "gradients.touched"),
     )
-    totals = dict.fromkeys(("mse", "background_entropy", "point_color", "n_live", "n_shaded"), 0.0)
+    totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(volume, len(o)):
         seen = render(volume, o[part], d[part])
-        terms = _loss_terms(seen, target[part], max(len(o), 1))
-        loss = (
-            terms["mse"] + losses.background_entropy * terms["background_entropy"] + losses.point_color * terms["point_color"]
-        )
+        terms = _loss_terms(volume, seen, target[part], max(len(o), 1))
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         _add_gradients(volume, seen, loss, into)
         for name, term in terms.items():
             totals[name] += term.item()
@@ -441,8 +193,9 @@ def render_gradients(
     return totals
 
 
-def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
-    """The three terms of the loss, of some of the n_rays rays that they are means over."""
+def _loss_terms(volume: Volume, seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
+    """The terms of the loss, of some of the n_rays rays that they are means over."""
+    target, opacity = target[:, :3], target[:, 3:]  # the second is empty where the opacity is unknown
     p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
     entropy = -p * p.log() - (1 - p) * (1 - p).log()
     off = (seen.color - target[seen.shaded.ray_id]).square().sum(-1)
@@ -450,7 +203,23 @@ def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tenso
         "mse": (seen.pixel - target).square().sum() / (3 * n_rays),
         "background_entropy": entropy.sum() / n_rays,
         "point_color": (seen.shaded_weight.detach() * off).sum() / n_rays,
+        "distortion": _distortion(volume, seen).sum() / n_rays,
+        "opacity": (1 - seen.background_weight[:, None] - opacity).square().sum() / n_rays,
     }
+
+
+def _distortion(volume: Volume, seen: Rendering) -> Tensor:
+    """D of every ray [N], see `LossWeights`: pair by pair, as it is written."""
+    ray_id, n_rays = seen.samples.ray_id, len(seen.background_weight)
+    counts = torch.bincount(ray_id, minlength=n_rays)
+    first = counts.cumsum(0) - counts
+    here = torch.repeat_interleave(torch.arange(len(ray_id), device=ray_id.device), counts[ray_id])
+    start = counts[ray_id].cumsum(0) - counts[ray_id]
+    other = torch.arange(len(here), device=ray_id.device) - start[here] + first[ray_id[here]]
+    apart = (seen.samples.t[here] - seen.samples.t[other]).abs()
+    pairs = seen.weight.new_zeros(n_rays).index_add(0, ray_id[here], seen.weight[here] * seen.weight[other] * apart)
+    alone = seen.weight.new_zeros(n_rays).index_add(0, ray_id, seen.weight.square())
+    return (pairs + volume.step_world / 3 * alone) / math.dist(volume.lo, volume.hi)
 
 
 def _add_gradients(volume: Volume, seen: Rendering, loss: Tensor, into: Gradients) -> None:
@@ -488,9 +257,9 @@ def accumulate_importance(volume: Volume, origins: Array, directions: Array, imp
     Source: VQRF (arXiv 2211.16386), importance score. The paper sums over all samples; here, as in the
     authors' code, only samples with a colour count, that is those with weight above `alpha_threshold`.
     """
-    volume = _tensors(volume)
-    o, d = _rays(volume, origins, directions)
-    into = _target(importance, "importance").view(-1)
+    volume = tensors(volume)
+    o, d = rays_of(volume, origins, directions)
+    into = writable(importance, "importance").view(-1)
     for part in _chunks(volume, len(o)):
         samples = keep_live(volume, march(volume, o[part], d[part]), len(o[part]))
         weight, _, _ = weigh(volume, samples, len(o[part]))
@@ -514,16 +283,16 @@ def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
     Returns:
       [X-1,Y-1,Z-1] uint8.
     """
-    highest = _tensor(density)
+    highest = tensor_of(density)
     for axis, side in enumerate(highest.shape):
         highest = torch.maximum(highest.narrow(axis, 0, side - 1), highest.narrow(axis, 1, side - 1))
     occupied = highest > floor
     if allowed is not None:
-        permit = _tensor(allowed)
+        permit = tensor_of(allowed)
         if permit.shape != occupied.shape:
             raise ValueError(f"allowed: expected {list(occupied.shape)}, got {list(permit.shape)}")
         occupied &= permit != 0
-    return _like(occupied.to(torch.uint8), density)
+    return result_like(occupied.to(torch.uint8), density)
 
 
 def measure_skip(cells: Array) -> Array:
@@ -536,7 +305,7 @@ def measure_skip(cells: Array) -> Array:
       [ceil(x / SKIP_BLOCK), ...] uint8: Chebyshev distance in blocks to the nearest block with an occupied
       cell, 0 for such a block itself, at most 255, and 255 if there is none.
     """
-    occupied = (_tensor(cells) != 0).float()[None, None]
+    occupied = (tensor_of(cells) != 0).float()[None, None]
     reached = F.max_pool3d(occupied, SKIP_BLOCK, ceil_mode=True)[0, 0]
     distance = torch.full(reached.shape, MAX_SKIP, dtype=torch.uint8, device=reached.device)
     for n_blocks in range(MAX_SKIP):
@@ -545,7 +314,7 @@ def measure_skip(cells: Array) -> Array:
             break
         distance[fresh] = n_blocks
         reached = F.max_pool3d(reached[None, None], 3, stride=1, padding=1)[0, 0]
-    return _like(distance, cells)
+    return result_like(distance, cells)
 
 
 # --------------------------------------------------------------------------------------------- optimisation
@@ -578,12 +347,12 @@ def masked_adam(
 
     Source: Adam (arXiv 1412.6980), algorithm 1; skipping elements without gradient as in DirectVoxGO.
     """
-    x, g = _target(values, "values"), _target(gradient, "gradient")
-    m, v = _target(first, "first"), _target(second, "second")
+    x, g = writable(values, "values"), writable(gradient, "gradient")
+    m, v = writable(first, "first"), writable(second, "second")
     n_voxels = len(x)
     has_gradient = g.reshape(n_voxels, -1) != 0
     if touched is not None:
-        has_gradient &= (_tensor(touched) != 0)[:, None]
+        has_gradient &= (tensor_of(touched) != 0)[:, None]
     voxel, channel = torch.nonzero(has_gradient, as_tuple=True)
     element = voxel * has_gradient.shape[1] + channel
 
@@ -593,12 +362,12 @@ def masked_adam(
     flat_v = b2 * v.view(-1)[element] + (1 - b2) * flat_g.square()
     m.view(-1)[element], v.view(-1)[element] = flat_m, flat_v
     speed = (flat_m / (1 - b1**step)) / ((flat_v / (1 - b2**step)).sqrt() + epsilon)
-    rates = rate if isinstance(rate, float | int) else _tensor(rate).to(x)[voxel]
+    rates = rate if isinstance(rate, float | int) else tensor_of(rate).to(x)[voxel]
     x.view(-1)[element] -= rates * speed
     if touched is None:
         g.zero_()
     else:
-        g[_tensor(touched) != 0] = 0
+        g[tensor_of(touched) != 0] = 0
 
 
 @torch.no_grad()
@@ -617,7 +386,7 @@ def add_total_variation(values: Array, gradient: Array, touched: Array | None, *
 
     Source: DirectVoxGO, total variation as a gradient of its own.
     """
-    x, into = _tensor(values).detach(), _target(gradient, "gradient")
+    x, into = tensor_of(values).detach(), writable(gradient, "gradient")
     slope = torch.zeros_like(x)
     for axis in range(3):
         n_pairs = x.shape[axis] - 1
@@ -625,7 +394,7 @@ def add_total_variation(values: Array, gradient: Array, touched: Array | None, *
         slope.narrow(axis, 1, n_pairs).add_(rise)
         slope.narrow(axis, 0, n_pairs).sub_(rise)
     if touched is not None:
-        is_touched = _tensor(touched) != 0
+        is_touched = tensor_of(touched) != 0
         slope *= is_touched.reshape(*is_touched.shape, *[1] * (x.ndim - 3))
     into.add_(slope, alpha=weight)
 
@@ -648,7 +417,7 @@ def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
     Raises:
       ValueError: no codeword, or the channels differ.
     """
-    x, words = _tensor(vectors).detach(), _tensor(codebook).detach()
+    x, words = tensor_of(vectors).detach(), tensor_of(codebook).detach()
     if not len(words) or x.shape[1:] != words.shape[1:]:
         raise ValueError(f"codebook: expected [K >= 1,{x.shape[1]}], got {list(words.shape)}")
     codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
@@ -658,7 +427,7 @@ def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
         part = slice(start, start + n_together)
         codes[part] = (half_norm - x[part] @ words.T).argmin(1)  # |x - w|^2 = |x|^2 + 2 (|w|^2 / 2 - x.w)
     distance = (x - words[codes]).square().sum(1).float()
-    return _like(codes.int(), vectors), _like(distance, vectors)
+    return result_like(codes.int(), vectors), result_like(distance, vectors)
 
 
 @torch.no_grad()
@@ -674,10 +443,10 @@ def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tu
     Returns:
       sums [K,C] float64, sum of weight * value by code, and totals [K] float64, sum of weights by code.
     """
-    x, weight, code = _tensor(values).double(), _tensor(weights).double(), _tensor(codes).long()
+    x, weight, code = tensor_of(values).double(), tensor_of(weights).double(), tensor_of(codes).long()
     sums = x.new_zeros(n_codes, x.shape[1]).index_add_(0, code, weight[:, None] * x)
     totals = x.new_zeros(n_codes).index_add_(0, code, weight)
-    return _like(sums, values), _like(totals, values)
+    return result_like(sums, values), result_like(totals, values)
 
 
 @torch.no_grad()
@@ -693,8 +462,8 @@ def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: 
       touched: [V] uint8.
       table_gradient: [R,C].
     """
-    from_voxel, into = _target(gradient, "gradient"), _target(table_gradient, "table_gradient")
-    row = _tensor(rows).long()
-    voxel = torch.nonzero((_tensor(touched) != 0) & (row >= 0)).squeeze(1)
+    from_voxel, into = writable(gradient, "gradient"), writable(table_gradient, "table_gradient")
+    row = tensor_of(rows).long()
+    voxel = torch.nonzero((tensor_of(touched) != 0) & (row >= 0)).squeeze(1)
     into.index_add_(0, row[voxel], from_voxel[voxel])
     from_voxel[voxel] = 0

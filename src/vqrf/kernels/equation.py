@@ -1,0 +1,279 @@
+"""The rendering equation in plain PyTorch, differentiable, any device: samples, weights, colours, pixels.
+
+`reference` makes the kernels of rays of it. Notation: `vqrf.kernels`, and N rays, M samples, C channels. The optical depth of
+a sample is -log(1 - alpha).
+
+    march -> keep_live -> weigh -> colorize
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqrf.kernels import STOP_TRANSMITTANCE, Array, Volume
+
+# --------------------------------------------------------------------------------------- arrays and tensors
+
+
+def tensor_of(array: Array) -> Tensor:
+    """The array as a tensor: shared where it can be written to, a copy of a read-only one."""
+    if isinstance(array, np.ndarray) and not (array.flags.writeable and array.flags.c_contiguous):
+        array = np.array(array, order="C")
+    return torch.as_tensor(array)
+
+
+def writable(array: Array, name: str) -> Tensor:
+    """The array as a tensor that shares its memory, for a kernel to write to."""
+    if isinstance(array, np.ndarray) and not (array.flags.writeable and array.flags.c_contiguous):
+        raise ValueError(f"{name}: expected a contiguous array that can be written to")
+    tensor = torch.as_tensor(array)
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: expected a contiguous array")
+    return tensor.detach()
+
+
+def result_like(result: Tensor, array: Array) -> Array:
+    """The result as the same kind of array as the argument."""
+    return result if isinstance(array, Tensor) else result.detach().cpu().numpy()
+
+
+def tensors(volume: Volume) -> Volume:
+    """The volume with tensors for arrays, its shapes checked: of a wrong one other voxels would be read."""
+    tensors = replace(
+        volume,
+        density=tensor_of(volume.density),
+        features=tensor_of(volume.features),
+        rows=None if volume.rows is None else tensor_of(volume.rows),
+        layers=tuple((tensor_of(weight), tensor_of(bias)) for weight, bias in volume.layers),
+        cells=tensor_of(volume.cells),
+        skip=tensor_of(volume.skip),
+    )
+    if volume.step_world <= 0 or volume.interval <= 0:
+        raise ValueError(f"step_world, interval: expected positive, got {volume.step_world}, {volume.interval}")
+    if not 0 < volume.alpha_threshold < 1:
+        raise ValueError(f"alpha_threshold: expected 0 < threshold < 1, got {volume.alpha_threshold}")
+    shape = tuple(tensors.density.shape)
+    if tuple(tensors.cells.shape) != tuple(side - 1 for side in shape):
+        raise ValueError(f"cells: expected {[side - 1 for side in shape]}, got {list(tensors.cells.shape)}")
+    voxels = tensors.features.shape[:-1] if tensors.rows is None else tensors.rows.shape
+    if tuple(voxels) != shape:
+        raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
+    n_channels = tensors.features.shape[-1]
+    if tensors.layers:
+        n_inputs = tensors.layers[0][0].shape[1]
+        if n_inputs < n_channels + 3 or (n_inputs - n_channels - 3) % 6:
+            raise ValueError(f"layers: expected {n_channels} + 3 + 6n inputs, got {n_inputs}")
+    elif n_channels != 3:
+        raise ValueError(f"features: without layers expected 3 channels, got {n_channels}")
+    return tensors
+
+
+def rays_of(volume: Volume, *arrays: Array) -> tuple[Tensor, ...]:
+    """Arrays [N,3] as tensors of the volume's dtype and device."""
+    return tuple(tensor_of(array).to(volume.density) for array in arrays)
+
+
+# ------------------------------------------------------------------------------------------ samples of rays
+
+
+@dataclass(frozen=True)
+class Samples:
+    """M samples, ray by ray and front to back.
+
+    Attributes:
+      ray_id: [M] int64, ascending.
+      t: [M] distance along the ray.
+      voxels: [M,8] int64, flat index of the voxels of the sample's cell.
+      shares: [M,8] trilinear share of each, >= 0, sum 1.
+    """
+
+    ray_id: Tensor
+    t: Tensor
+    voxels: Tensor
+    shares: Tensor
+
+    def where(self, mask: Tensor) -> Samples:
+        return Samples(self.ray_id[mask], self.t[mask], self.voxels[mask], self.shares[mask])
+
+
+def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances ([N], [N]) where each ray enters (`near` at least) and leaves the lattice; a miss enters
+    later.
+
+    An axis along which the ray stands still bounds nothing if the origin is between its two planes, else all.
+    """
+    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
+    still = directions == 0
+    speed = torch.where(still, 1.0, directions)
+    first, second = (lo - origins) / speed, (hi - origins) / speed
+    endless = torch.where((origins >= lo) & (origins <= hi), math.inf, -math.inf).to(origins)
+    enter = torch.where(still, -endless, torch.minimum(first, second))
+    leave = torch.where(still, endless, torch.maximum(first, second))
+    return enter.amax(-1).clamp(min=volume.near), leave.amin(-1)
+
+
+def march(volume: Volume, origins: Tensor, directions: Tensor) -> Samples:
+    """All samples of the rays [N,3] that lie in occupied cells."""
+    enter, leave = span(volume, origins, directions)
+    n_steps = ((leave - enter) / volume.step_world).clamp(min=-1).max().item() if len(origins) else -1
+    step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: t <= leave decides
+    t = enter[:, None] + step * volume.step_world
+    ray_id, step_id = torch.nonzero(t <= leave[:, None], as_tuple=True)
+    t = t[ray_id, step_id]
+
+    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
+    last = torch.tensor(volume.density.shape, device=origins.device) - 1
+    u = (origins[ray_id] + t[:, None] * directions[ray_id] - lo) / (hi - lo) * last
+    u = torch.minimum(u.clamp(min=0), last.to(u))  # rounding may leave the box, and no share may be negative
+    cell = torch.minimum(u.long(), last - 1)
+    occupied = volume.cells[cell[:, 0], cell[:, 1], cell[:, 2]] != 0
+    voxels, shares = _corners(cell[occupied], u[occupied], volume.density.shape)
+    return Samples(ray_id[occupied], t[occupied], voxels, shares)
+
+
+def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The 8 voxels [M,8] of each cell [M,3], Z fastest, and their trilinear shares [M,8] at u [M,3]."""
+    bit = torch.arange(2, device=cell.device)
+    x, y, z = ((cell[:, axis, None] + bit) for axis in range(3))
+    voxels = (x[:, :, None, None] * shape[1] + y[:, None, :, None]) * shape[2] + z[:, None, None, :]
+    upper = u - cell
+    share = torch.stack([1 - upper, upper], -1)  # [M, axis, lower or upper]
+    shares = share[:, 0, :, None, None] * share[:, 1, None, :, None] * share[:, 2, None, None, :]
+    return voxels.reshape(-1, 8), shares.reshape(-1, 8)
+
+
+def optical_depth(volume: Volume, density: Tensor) -> Tensor:
+    """-log(1 - alpha) of one step from interpolated raw density: interval * softplus(density + density_bias).
+
+    `threshold` is where PyTorch takes softplus(x) = x; its default of 20 is too low for float64.
+    """
+    return volume.interval * F.softplus(density + volume.density_bias, threshold=40)
+
+
+def alpha_from_depth(depth: Tensor) -> Tensor:
+    """The opacity of one step, exact for thin steps and without overflow for thick ones."""
+    return -torch.expm1(-depth)
+
+
+def transmittance(depth: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
+    """Light left before each sample [M] and behind each ray [N], from the optical depths [M] of the samples.
+
+    The product of (1 - alpha) is taken as exp(-sum of depths): its gradient is finite also where a factor is
+    0.
+    """
+    n_samples = torch.bincount(ray_id, minlength=n_rays)
+    first = n_samples.cumsum(0) - n_samples
+    rank = torch.arange(len(ray_id), device=ray_id.device) - first[ray_id]
+    width = int(n_samples.max().item()) + 1 if n_rays else 1
+    late = depth.new_zeros(n_rays, width).index_put((ray_id, rank + 1), depth)  # a sample dims those behind it
+    left = torch.exp(-late.cumsum(1))
+    return left[ray_id, rank], left[:, -1]
+
+
+def keep_live(volume: Volume, samples: Samples, n_rays: int) -> Samples:
+    """The live samples: alpha above the threshold, and light left when they are reached."""
+    with torch.no_grad():
+        depth = optical_depth(volume, read_density(volume, samples)[0])
+        opaque = alpha_from_depth(depth) > volume.alpha_threshold
+        samples, depth = samples.where(opaque), depth[opaque]
+        before, _ = transmittance(depth, samples.ray_id, n_rays)
+        return samples.where(before >= STOP_TRANSMITTANCE)
+
+
+# ------------------------------------------------------------------------------------ values at the samples
+
+
+def read_density(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Raw density at the samples [M] and at their voxels [M,8]."""
+    at_voxels = volume.density.reshape(-1)[samples.voxels]
+    return (samples.shares * at_voxels).sum(-1), at_voxels
+
+
+def read_features(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Features at the samples [M,C] and at their voxels [M,8,C]; those of a pruned voxel are 0."""
+    n_channels = volume.features.shape[-1]
+    table = volume.features.reshape(-1, n_channels)
+    row = samples.voxels
+    if volume.rows is not None:
+        table = F.pad(table, (0, 0, 0, 1))  # a last row of zeros, where -1 leads
+        row = volume.rows.reshape(-1)[samples.voxels].long()
+    at_voxels = table[row]
+    return (samples.shares[..., None] * at_voxels).sum(1), at_voxels
+
+
+def encode_view(directions: Tensor, n_frequencies: int) -> Tensor:
+    """[dir, sin(dir 2^k), cos(dir 2^k)] for k < n_frequencies: [N,3] -> [N, 3 + 6n], blocks axis-major."""
+    powers = 2.0 ** torch.arange(n_frequencies, device=directions.device).to(directions)
+    angles = (directions[:, :, None] * powers).reshape(len(directions), 3 * n_frequencies)
+    return torch.cat([directions, angles.sin(), angles.cos()], -1)
+
+
+def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
+    """The colour [M,3] in 0..1 of features [M,C] seen along unit directions [M,3]."""
+    hidden = features
+    if volume.layers:
+        n_inputs = volume.layers[0][0].shape[1]
+        view = encode_view(directions, (n_inputs - features.shape[1] - 3) // 6)
+        hidden = torch.cat([features, view], -1)
+    for number, (weight, bias) in enumerate(volume.layers):
+        hidden = F.linear(hidden.relu() if number else hidden, weight, bias)
+    return hidden.sigmoid()
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What N rays see, and what it was made of.
+
+    Attributes:
+      pixel: [N,3].
+      background_weight: [N].
+      samples: the live ones, M; theirs are `weight` [M] and `density_at_voxels` [M,8].
+      shaded: the shaded ones, S; theirs are `shaded_weight` [S], `color` [S,3], `features_at_voxels` [S,8,C].
+    """
+
+    pixel: Tensor
+    background_weight: Tensor
+    samples: Samples
+    weight: Tensor
+    density_at_voxels: Tensor
+    shaded: Samples
+    shaded_weight: Tensor
+    color: Tensor
+    features_at_voxels: Tensor
+
+
+def weigh(volume: Volume, samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of live samples [M], background weights of rays [N], and the densities [M,8] they come from."""
+    density, at_voxels = read_density(volume, samples)
+    depth = optical_depth(volume, density)
+    before, background_weight = transmittance(depth, samples.ray_id, n_rays)
+    return before * alpha_from_depth(depth), background_weight, at_voxels
+
+
+def render(volume: Volume, origins: Tensor, directions: Tensor) -> Rendering:
+    """The rendering equation; differentiable in density, features and layers."""
+    samples = keep_live(volume, march(volume, origins, directions), len(origins))
+    weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))
+    has_color = weight > volume.alpha_threshold
+    shaded, shaded_weight = samples.where(has_color), weight[has_color]
+    features, features_at_voxels = read_features(volume, shaded)
+    color = colorize(volume, features, directions[shaded.ray_id])
+    pixel = background_weight[:, None] * origins.new_tensor(volume.background)
+    pixel = pixel.index_add(0, shaded.ray_id, shaded_weight[:, None] * color)
+    return Rendering(
+        pixel=pixel,
+        background_weight=background_weight,
+        samples=samples,
+        weight=weight,
+        density_at_voxels=density_at_voxels,
+        shaded=shaded,
+        shaded_weight=shaded_weight,
+        color=color,
+        features_at_voxels=features_at_voxels,
+    )
