@@ -366,7 +366,7 @@ def load(file: BinaryIO, storage_of: Callable[[Any], Storage] | None = None) -> 
         return _Machine(storage_of).run(file)
     except Refused:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, struct.error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError, struct.error) as error:
         raise Refused(f"a damaged pickle ({type(error).__name__}: {str(error)[:80]})") from error
 
 
@@ -441,10 +441,12 @@ def array_of(value: Any, what: str) -> NDArray[Any]:
     """
     if isinstance(value, Tensor | NumpyArray):
         return value.array()
-    if isinstance(value, bool | int | float):
-        return np.array(value)
-    if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
-        return np.array(value)
+    parts = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(part, int | float) for part in parts):
+        try:
+            return np.array(value, np.float64)
+        except OverflowError as error:
+            raise Refused(f"{what}: a number too large") from error
     raise Refused(f"{what}: expected numbers, got {type(value).__name__}")
 
 

@@ -1,0 +1,92 @@
+"""Checkpoints of other programs, in and out: DirectVoxGO's `.tar`, and what VQRF's official code writes.
+
+    pickles, archives   their containers, read as data: no code in a file is run, no size in it is believed
+    dvgo                DirectVoxGO's checkpoints and `RadianceField`
+    folder              VQRF's `extreme_saving` and `CompressedField`
+
+Words that the papers' codes use and this one does not are said in here only.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from vqrf.field import RadianceField, expand
+from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
+from vqrf.interop.dvgo import Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
+from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
+from vqrf.kernels import select
+from vqrf.rays import RayPool
+from vqrf.scene import View
+
+__all__ = [
+    *("CheckpointError", "Corners", "Imported", "Sampling", "FOLDER"),
+    *("bytes_of_dvgo", "bytes_of_torch", "files_of_vqrf", "zip_of_vqrf"),
+    *("guess_corners", "is_checkpoint", "is_vqrf", "load_checkpoint", "load_dvgo", "load_torch", "load_vqrf"),
+]
+
+FOREIGN_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+"""Of a zip, and of what torch wrote before its files were zips."""
+
+GUESS_RAYS = 4096
+"""Enough to tell: the wrong corners cost several dB."""
+
+
+def is_vqrf(path: Path) -> bool:
+    """Whether this is what VQRF's official code writes, folder or zip."""
+    if path.is_dir():
+        return is_vqrf_folder(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("metadata.npz") for name in archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this looks like a file of one of the programs that are read here."""
+    if path.is_dir():
+        return is_vqrf_folder(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in FOREIGN_STARTS
+
+
+def load_checkpoint(
+    path: Path, *, corners: Corners | None = None, sampling: Sampling = Sampling(), exact: bool = True
+) -> Imported:
+    """The field of a checkpoint of any program that is read here; arguments as for `load_dvgo`.
+
+    Raises:
+      CheckpointError: the file cannot be used.
+
+    Safe for untrusted input.
+    """
+    if not is_vqrf(path):
+        return load_dvgo(path, corners=corners, sampling=sampling, exact=exact)
+    try:
+        field = expand(load_vqrf(path, corners=corners, sampling=sampling))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from error
+    return Imported(field, {"kind": "official VQRF output", "corners": corners or "centred"}, 0)
+
+
+def guess_corners(load: Callable[[Corners], RadianceField], views: Sequence[View]) -> dict[Corners, float]:
+    """PSNR in dB of the field under each way its grids may lie, over some rays of the views; the better first.
+
+    Deterministic.
+    """
+    origins, directions, targets = RayPool(views).sample(GUESS_RAYS, seed=(0,))
+    scores: dict[Corners, float] = {}
+    for corners in get_args(Corners):
+        rgb = select().render_rays(load(corners).volume(), origins, directions)[0]
+        scores[corners] = float(-10 * np.log10(np.mean((rgb - targets[:, :3]) ** 2, dtype=np.float64) + 1e-12))
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))

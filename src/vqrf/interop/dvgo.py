@@ -1,0 +1,465 @@
+"""DirectVoxGO's checkpoints: `coarse_last.tar`, `fine_last.tar` and VQRF's `vq_last.tar`, in and out.
+
+Theirs and ours: `k0` is features, `act_shift` the density bias, `rgbnet` the colour MLP, `voxel_size_ratio` the interval in
+steps, `fast_color_thres` the alpha threshold, `mask_cache` the allowed cells. Three eras of keys:
+
+    2021-12            `density`, `k0`; the bias follows from `alpha_init`; colours may depend on the position too
+    2022-01 .. 03      the same grids; `act_shift` among the arguments; `mask_cache.mask`
+    2022-03-30 and on  `density.grid`, `k0.grid`, `act_shift`
+
+DirectVoxGO's grids are corner-aligned, as ours are. VQRF's copy of it takes the same numbers for the centres of as many boxes
+and zeros beyond: a *centred* grid. No file says which. A centred grid is ours with one voxel of zeros on every side; rays
+then begin half a voxel earlier, which moves their samples (60 dB on the official renders that the tests hold it against).
+
+DirectVoxGO masks by the nearest voxel, ours by cell. A cell that the mask cuts in two is allowed if at least half of it is,
+unless `exact` asks for voxels of half the edge, of which the mask cuts none.
+
+What no checkpoint says, the step and the nearest distance, is in `Sampling`. A file that we write says it, with all that a
+float32 would round, under the key `vqrf`, which the official loaders do not look at.
+
+Papers: DirectVoxGO (arXiv 2111.11215), VQRF (arXiv 2211.16386).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.field import Layers, RadianceField, density_of_alpha
+from vqrf.geometry import Float32, Float64, Lattice
+from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
+from vqrf.interop.pickles import Refused, array_of
+from vqrf.storage import MAX_FIELD_BYTES
+
+Corners = Literal["aligned", "centred"]
+GRIDS = (("density.grid", "k0.grid"), ("density", "k0"))
+OTHERS = {
+    "act_shift.grid": "a forward-facing scene (DirectMPIGO)",
+    "scene_center": "an unbounded scene (DirectContractedVoxGO)",
+    "density.xy_plane": "a field of planes (TensoRFGrid)",
+    "mask_cache.density": "a first-era field with a mask, whose threshold is in another file",
+}
+"""Keys of what is not read, and what it is."""
+
+LAYER_KEY = re.compile(r"rgbnet\.(\d+)(?:\.0)?\.weight")
+SMALLEST_THRESHOLD = 1e-7
+"""In place of 0, which some files have: ours is above 0."""
+
+OWN_KEY = "vqrf"
+QUARTERS = np.stack(np.meshgrid(*[(0.25, 0.75)] * 3, indexing="ij"), -1).reshape(-1, 3)
+"""Points of a cell, one in each of the 8 parts that belong to its voxels."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a checkpoint does not say.
+
+    Attributes:
+      step_voxels: distance of two samples, in voxels.
+      near: as `RadianceField.near`.
+    """
+
+    step_voxels: float = 0.5
+    near: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """A field from a checkpoint.
+
+    Attributes:
+      facts: JSON-able, what the file said.
+      n_cut: cells with something in them that the official mask cuts and ours does not.
+    """
+
+    field: RadianceField
+    facts: dict[str, Any]
+    n_cut: int
+
+
+class Parts:
+    """The arguments and the state of a checkpoint, asked for by name.
+
+    Raises:
+      Refused: a part is missing or is not what it has to be.
+    """
+
+    def __init__(self, arguments: Any, state: Any) -> None:
+        if not isinstance(arguments, dict) or not isinstance(state, dict):
+            raise Refused("holds no model_kwargs and model_state_dict: it is no checkpoint of DirectVoxGO")
+        self.arguments, self.state = arguments, state
+
+    def array(self, key: str, ndim: int) -> NDArray[Any]:
+        if key not in self.state:
+            raise Refused(f"{key}: is missing")
+        array = _within(key, lambda: array_of(self.state[key], key))
+        if array.ndim != ndim:
+            raise Refused(f"{key}: expected {ndim} axes, got shape {list(array.shape)}")
+        if not np.isfinite(array).all():
+            raise Refused(f"{key}: has a value that is not finite")
+        return array
+
+    def floats(self, key: str, ndim: int) -> Float32:
+        with np.errstate(over="ignore"):  # what overflows is not finite, and RadianceField says so
+            return np.ascontiguousarray(self.array(key, ndim), np.float32)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.arguments.get(key, default)
+        if value is None:
+            raise Refused(f"model_kwargs {key}: is missing")
+        array = _within(key, lambda: array_of(value, key))
+        if array.size != 1 or not np.isfinite(array).all():
+            raise Refused(f"model_kwargs {key}: expected a finite number")
+        return float(array.reshape(()))
+
+    def box(self) -> tuple[Float64, Float64]:
+        low, high = (self.array(key, 1).astype(np.float64) for key in ("xyz_min", "xyz_max"))
+        if low.shape != (3,) or high.shape != (3,) or not (low < high).all():
+            raise Refused("xyz_min, xyz_max: expected the corners of a box")
+        return low, high
+
+    def density_bias(self) -> float:
+        if "act_shift" in self.state:
+            return float(self.array("act_shift", 1)[0])
+        if "act_shift" in self.arguments:
+            return self.number("act_shift")
+        alpha = self.number("alpha_init")
+        if not 0 < alpha < 1:
+            raise Refused(f"model_kwargs alpha_init: expected a value between 0 and 1, got {alpha}")
+        return math.log(1 / (1 - alpha) - 1)
+
+    def edge(self) -> float:
+        """World size of the voxels that `num_voxels` asks for."""
+        low, high = self.box()
+        n_voxels = self.number("num_voxels")
+        if n_voxels < 1:
+            raise Refused(f"model_kwargs num_voxels: expected at least 1, got {n_voxels}")
+        return float(np.prod(high - low) / n_voxels) ** (1 / 3)
+
+    def alpha_threshold(self) -> float:
+        return max(self.number("fast_color_thres", 1e-4), SMALLEST_THRESHOLD)
+
+    def layers(self) -> Layers:
+        """The colour MLP as ours: features first, then the view; what it adds to the first three features passes through."""
+        found = sorted((int(match[1]), key) for key in self.state if (match := LAYER_KEY.fullmatch(str(key))))
+        layers = tuple(
+            (self.floats(key, 2), self.floats(key.removesuffix("weight") + "bias", 1)) for _, key in found
+        )
+        if not layers:
+            return ()
+        if self.arguments.get("rgbnet_full_implicit") or self.number("posbase_pe", 0) or "posfreq" in self.state:
+            raise Refused("rgbnet: its colours depend on the position, not on features and direction alone")
+        if "viewfreq" in self.state:
+            powers = self.array("viewfreq", 1)
+            if not np.array_equal(powers, 2.0 ** np.arange(len(powers))):
+                raise Refused(f"viewfreq: expected powers of two, got {powers.tolist()}")
+        return layers if self.arguments.get("rgbnet_direct", True) else _with_residual(layers)
+
+
+def _within(key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    try:
+        return make()
+    except Refused as error:
+        raise Refused(f"{key}: {error}") from error
+
+
+def _with_residual(layers: Layers) -> Layers:
+    """Layers that read all features and add the first three to the result, of layers that read all but the first three.
+
+    A value passes a ReLU as the difference of its two halves, max(x, 0) - max(-x, 0).
+    """
+    halves = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
+    made = []
+    for i, (weight, bias) in enumerate(layers):
+        n_out, n_in = weight.shape
+        is_first, is_last = i == 0, i == len(layers) - 1
+        before, extra = (3 if is_first else 6), (0 if is_last else 6)
+        wide = np.zeros((n_out + extra, n_in + before), np.float32)
+        carried = slice(0, 3) if is_first else slice(n_in, n_in + 6)
+        wide[:n_out, 3:] = weight if is_first else 0
+        if not is_first:
+            wide[:n_out, :n_in] = weight
+        passed = halves if is_first else np.eye(6, dtype=np.float32)
+        if is_last:
+            wide[:, carried] = np.eye(3) if is_first else halves.T
+        else:
+            wide[n_out:, carried] = passed
+        made.append((wide, np.concatenate([bias, np.zeros(extra, np.float32)])))
+    return tuple(made)
+
+
+# ------------------------------------------------------------------------------------------------------------- in
+
+
+def load_dvgo(
+    path: Path, *, corners: Corners | None = None, sampling: Sampling = Sampling(), exact: bool = True
+) -> Imported:
+    """Read a DirectVoxGO checkpoint.
+
+    Args:
+      corners: how its grids lie; None: centred if VQRF's copy wrote it (`use_vq`), else aligned.
+      exact: halve the edge of the voxels where the mask cuts cells with something in them.
+
+    Raises:
+      CheckpointError: the file is damaged, holds anything but numbers, or is a field that cannot be ours.
+
+    Safe for untrusted input.
+    """
+    tree = load_torch(path)
+    try:
+        if not isinstance(tree, dict):
+            raise Refused("is no checkpoint of DirectVoxGO")
+        return _imported(tree, corners, sampling, exact)
+    except CheckpointError:
+        raise
+    except ValueError as error:  # Refused, and what Lattice and RadianceField say
+        raise CheckpointError(path, str(error)) from error
+
+
+def _imported(tree: Mapping[str, Any], corners: Corners | None, sampling: Sampling, exact: bool) -> Imported:
+    parts = Parts(tree.get("model_kwargs"), tree.get("model_state_dict"))
+    for key, meaning in OTHERS.items():
+        if key in parts.state:
+            raise Refused(f"{key}: is of {meaning}, which is not read")
+    for flag in ("nearest", "pre_act_density", "in_act_density"):
+        if parts.arguments.get(flag):
+            raise Refused(f"model_kwargs {flag}: a way of sampling that is not read")
+    era, (density_key, features_key) = next(
+        ((i, keys) for i, keys in enumerate(GRIDS) if keys[0] in parts.state), (0, GRIDS[0])
+    )
+    density, features = parts.floats(density_key, 5), parts.floats(features_key, 5)
+    if density.shape[:2] != (1, 1) or features.shape[0] != 1 or features.shape[2:] != density.shape[2:]:
+        raise Refused(f"{density_key}, {features_key}: shapes {list(density.shape)} and {list(features.shape)} do not fit")
+    corners = corners or ("centred" if parts.arguments.get("use_vq") else "aligned")
+    low, high = parts.box()
+    grid = density[0, 0], np.ascontiguousarray(features[0].transpose(1, 2, 3, 0))
+    lattice = Lattice(tuple(low.tolist()), tuple(high.tolist()), grid[0].shape)
+    if corners == "centred":
+        lattice, grid = padded_lattice(low, high, grid[0].shape), (np.pad(grid[0], 1), np.pad(grid[1], [(1, 1)] * 3 + [(0, 0)]))
+    field = RadianceField(
+        lattice=lattice,
+        density=grid[0],
+        features=grid[1],
+        color_mlp=parts.layers(),
+        density_bias=parts.density_bias(),
+        interval=sampling.step_voxels * parts.number("voxel_size_ratio", 1.0),
+        step_world=sampling.step_voxels * parts.edge(),
+        near=sampling.near,
+        alpha_threshold=parts.alpha_threshold(),
+        background=(1.0, 1.0, 1.0),
+    )
+    facts = {"kind": "DirectVoxGO checkpoint", "corners": corners, "keys": "2022-03-30 and on" if era == 0 else "before 2022-03-30"}
+    if OWN_KEY in tree:
+        field = _with_own(field, tree[OWN_KEY])
+    field, n_cut = _masked(field, parts, exact)
+    return Imported(field, facts, n_cut)
+
+
+def padded_lattice(low: Float64, high: Float64, shape: tuple[int, ...]) -> Lattice:
+    """The lattice of a centred grid over a box with one more voxel on every side."""
+    half = (high - low) / shape / 2
+    sides = tuple(side + 2 for side in shape)
+    return Lattice(tuple((low - half).tolist()), tuple((high + half).tolist()), sides)  # type: ignore[arg-type]
+
+
+def own_numbers(own: Any, key: str, n: int) -> list[float]:
+    """`n` finite floats that we wrote, or somebody else says that we did."""
+    values = own.get(key) if isinstance(own, dict) else None
+    if not isinstance(values, list) or len(values) != n or not all(isinstance(v, float) and math.isfinite(v) for v in values):
+        raise Refused(f"{OWN_KEY} {key}: expected {n} finite numbers")
+    return values
+
+
+def _with_own(field: RadianceField, own: Any) -> RadianceField:
+    low, high = own_numbers(own, "lo", 3), own_numbers(own, "hi", 3)
+    density_bias, interval, step_world, near, threshold, *background = own_numbers(own, "constants", 8)
+    return replace(
+        field,
+        lattice=Lattice((low[0], low[1], low[2]), (high[0], high[1], high[2]), field.lattice.shape),
+        density_bias=density_bias,
+        interval=interval,
+        step_world=step_world,
+        near=near,
+        alpha_threshold=threshold,
+        background=(background[0], background[1], background[2]),
+    )
+
+
+def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceField, int]:
+    """The field with the cells that the mask allows; and how many cells with something in them the mask cuts."""
+    if "mask_cache.mask" not in parts.state:
+        return field, 0
+    mask = parts.array("mask_cache.mask", 3) != 0
+    scale, shift = (parts.array(f"mask_cache.xyz2ijk_{name}", 1) for name in ("scale", "shift"))
+    if scale.shape != (3,) or shift.shape != (3,):
+        raise Refused("mask_cache: expected 3 scales and shifts")
+    share = _share_of_cells(field.lattice, mask, scale, shift)
+    floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
+    n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (_highest(field.density) > floor)))
+    if exact and n_cut:
+        field = _halved(field)
+        share, n_cut = _share_of_cells(field.lattice, mask, scale, shift), 0
+    allowed = (share >= 4).astype(np.uint8)
+    return replace(field, allowed=None if allowed.all() else allowed), n_cut
+
+
+def _share_of_cells(
+    lattice: Lattice, mask: NDArray[np.bool_], scale: NDArray[Any], shift: NDArray[Any]
+) -> NDArray[np.int8]:
+    """How many eighths [X-1,Y-1,Z-1] of every cell the mask allows, which is read at its nearest entry."""
+    share = np.zeros([side - 1 for side in lattice.shape], np.int8)
+    for quarter in QUARTERS:
+        entries, inside = [], []
+        for axis in range(3):
+            index = np.zeros((share.shape[axis], 3))
+            index[:, axis] = np.arange(share.shape[axis]) + quarter[axis]
+            entry = np.rint(lattice.world_from_index(index)[:, axis] * float(scale[axis]) + float(shift[axis]))
+            inside.append((entry >= 0) & (entry < mask.shape[axis]))
+            entries.append(np.clip(entry, 0, mask.shape[axis] - 1).astype(np.int64))
+        share += mask[np.ix_(*entries)] & inside[0][:, None, None] & inside[1][:, None] & inside[2]
+    return share
+
+
+def _highest(density: Float32) -> Float32:
+    """The highest of the 8 densities of every cell."""
+    for axis in range(3):
+        n = density.shape[axis]
+        density = np.maximum(np.take(density, range(n - 1), axis), np.take(density, range(1, n), axis))
+    return density
+
+
+def _halved(field: RadianceField) -> RadianceField:
+    """The same function of space on a lattice of half the edge: each value between two voxels is their mean."""
+    shape = tuple(2 * side - 1 for side in field.lattice.shape)
+    if 4 * math.prod(shape) * (1 + field.n_channels) > MAX_FIELD_BYTES:
+        raise Refused(f"a lattice of {list(shape)} voxels, at half the edge, is too large; import it without --exact")
+    density, features = _between(field.density), _between(field.features)
+    lattice = Lattice(field.lattice.lo, field.lattice.hi, (shape[0], shape[1], shape[2]))
+    return replace(field, lattice=lattice, density=density, features=features, allowed=None)
+
+
+def _between(values: Float32) -> Float32:
+    for axis in range(3):
+        values = np.moveaxis(values, axis, 0)
+        finer = np.empty((2 * len(values) - 1, *values.shape[1:]), np.float32)
+        finer[::2] = values
+        finer[1::2] = (values[:-1] + values[1:]) / 2
+        values = np.moveaxis(finer, 0, axis)
+    return np.ascontiguousarray(values)
+
+
+# ------------------------------------------------------------------------------------------------------------ out
+
+
+def bytes_of_dvgo(field: RadianceField, name: str) -> bytes:
+    """A `fine_last.tar` of the last era, which `load_dvgo` reads back to the very same arrays; `name` is its folder inside.
+
+    Raises:
+      ValueError: DirectVoxGO has no grid or no colour MLP of this shape.
+    """
+    lattice = field.lattice
+    low, high = (np.array(corner, np.float32) for corner in (lattice.lo, lattice.hi))
+    state: dict[str, Any] = {
+        "xyz_min": low,
+        "xyz_max": high,
+        "act_shift": np.array([field.density_bias], np.float32),
+        **viewfreq_of(field.color_mlp, field.n_channels),
+        "density.grid": field.density[None, None],
+        "density.xyz_min": low,
+        "density.xyz_max": high,
+        "k0.grid": field.features.transpose(3, 0, 1, 2)[None],
+        "k0.xyz_min": low,
+        "k0.xyz_max": high,
+        **{f"rgbnet.{key}": array for key, array in named_layers(field.color_mlp).items()},
+    }
+    mask = np.ones([side - 1 for side in lattice.shape], bool) if field.allowed is None else field.allowed != 0
+    scale = (np.array(lattice.shape) - 1) / lattice.extent  # a mask of cells: its entry i is nearest from i to i + 1
+    state |= {
+        "mask_cache.mask": mask,
+        "mask_cache.xyz2ijk_scale": scale.astype(np.float32),
+        "mask_cache.xyz2ijk_shift": (-scale * lattice.lo - 0.5).astype(np.float32),
+    }
+    arguments = arguments_of(field, lattice.extent)
+    arguments |= {"xyz_min": list(lattice.lo), "xyz_max": list(lattice.hi), "mask_cache_world_size": list(mask.shape)}
+    constants = (field.density_bias, field.interval, field.step_world, field.near, field.alpha_threshold, *field.background)
+    own = {"lo": floats(lattice.lo), "hi": floats(lattice.hi), "constants": floats(constants)}
+    tree = {"global_step": 0, "model_kwargs": arguments, "model_state_dict": state, OWN_KEY: own}
+    return bytes_of_torch(tree, name)
+
+
+def floats(values: Any) -> list[float]:
+    return [float(value) for value in values]
+
+
+def arguments_of(field: RadianceField, extent: Float64) -> dict[str, Any]:
+    """The official arguments that make a model of the field's shape over a box of the given extent."""
+    edge = edge_for(extent, field.lattice.shape, 2 * field.step_world)
+    ratio = field.interval * edge / field.step_world
+    n_voxels = float(np.prod(extent)) / edge**3
+    depth = len(field.color_mlp)
+    return {
+        "num_voxels": n_voxels,
+        "num_voxels_base": n_voxels * ratio**3,
+        "alpha_init": max(1 / (1 + math.exp(-field.density_bias)), 1e-9),
+        "voxel_size_ratio": ratio,
+        "mask_cache_path": None,
+        "mask_cache_thres": 1e-3,
+        "fast_color_thres": field.alpha_threshold,
+        "density_type": "DenseGrid",
+        "k0_type": "DenseGrid",
+        "density_config": {},
+        "k0_config": {},
+        "rgbnet_dim": field.n_channels if depth else 0,
+        "rgbnet_direct": True,
+        "rgbnet_full_implicit": False,
+        "rgbnet_depth": max(depth, 2),
+        "rgbnet_width": len(field.color_mlp[0][1]) if depth else 128,
+        "viewbase_pe": n_frequencies(field.color_mlp, field.n_channels),
+    }
+
+
+def edge_for(extent: Float64, shape: tuple[int, ...], wanted: float) -> float:
+    """The edge of cubic voxels of which `shape` whole ones fit into the box: the one that is wanted, if it does.
+
+    Raises:
+      ValueError: there is none.
+    """
+    above, most = float(np.max(extent / (np.array(shape) + 1))), float(np.min(extent / shape))
+    if above < wanted * (1 - 1e-6) and wanted * (1 + 1e-6) <= most:
+        return wanted
+    if above >= most * (1 - 1e-5):
+        raise ValueError(f"DirectVoxGO has no grid of {list(shape)} voxels over {extent.tolist()}: its voxels are cubes")
+    return (above + most) / 2
+
+
+def n_frequencies(layers: Layers, n_channels: int) -> int:
+    return (layers[0][0].shape[1] - n_channels - 3) // 6 if layers else 0
+
+
+def viewfreq_of(layers: Layers, n_channels: int) -> dict[str, Float32]:
+    if not layers:
+        return {}
+    return {"viewfreq": (2.0 ** np.arange(n_frequencies(layers, n_channels))).astype(np.float32)}
+
+
+def named_layers(layers: Layers) -> dict[str, Float32]:
+    """The layers by the names that torch gives them in DirectVoxGO: 0, then 2.0, 3.0, ..., and the last without the .0.
+
+    Raises:
+      ValueError: there is only one layer, or the hidden ones are of several widths.
+    """
+    if len(layers) == 1 or len({len(bias) for _, bias in layers[:-1]}) > 1:
+        raise ValueError("DirectVoxGO's colour MLP has at least 2 layers, its hidden ones all of one width")
+    names = ["0", *(f"{i}.0" for i in range(2, len(layers))), str(len(layers))]
+    return {
+        f"{name}.{part}": array
+        for name, layer in zip(names, layers, strict=False)
+        for part, array in zip(("weight", "bias"), layer, strict=True)
+    }
