@@ -25,21 +25,23 @@ from vqrf import __version__
 from vqrf.bitstream import decode, encode, sections, verify
 from vqrf.builtin import built_in_scene
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.convert import AS_THEY_ARE, Convert, ImportFlags, ImportOptions, facts_of_checkpoint, open_checkpoint
 from vqrf.evaluate import SSIM_WINDOW, Evaluation, evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.files import write_atomically
+from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
-from vqrf.render import save_image
+from vqrf.render import own_scene, save_image
 from vqrf.report import ReportRow, write_report
 from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
-from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, load_field, save_field
+from vqrf.storage import FIELD_FILE, Checkpoint, StorageError, checksum, fingerprint, load_field, save_field
 
 if TYPE_CHECKING:
     from vqrf.compress import CompressConfig
     from vqrf.train import Progress as TrainProgress
 
 EXIT_BAD_INPUT = 2
-FIELD_FILE, CONFIG_FILE, METRICS_FILE = "field.safetensors", "config.json", "metrics.jsonl"
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 METRICS_STEPS = 100
 REPORT_VIEWS = 4
 MEGABYTE = 10**6
@@ -98,14 +100,20 @@ class Train:
 
 @dataclass(frozen=True)
 class Compress:
-    """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on."""
+    """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on, or on what it looks like."""
 
     field: tyro.conf.Positional[Path]
-    """Run folder that `train` wrote."""
-    data: Path
-    """Dataset folder."""
+    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO or official VQRF."""
     out: Path
     """The .vqrf file to write."""
+    data: Path | None = None
+    """Dataset folder. Without it the field's own renders, at cameras placed around it, take the place of photos."""
+    own: bool = False
+    """Learn from the field's own renders also where there are photos: these only score, and so say what that costs."""
+    own_views: int = 100
+    """How many renders of its own."""
+    own_side: int = 400
+    """Width and height of the field's own renders, pixels."""
     preset: Literal["paper", "demo"] = "paper"
     """paper: VQRF as published; demo: a codebook and a tuning for small scenes."""
     prune: float | None = None
@@ -118,6 +126,7 @@ class Compress:
     """Steps of joint tuning."""
     report: Path | None = None
     """Where the report page goes; beside the file, with the ending .html, if not given."""
+    options: ImportFlags = AS_THEY_ARE
     common: CommonFlags = Common()
 
     def run(self) -> None:
@@ -138,10 +147,28 @@ class Compress:
         expect_writable(report, self.common)
         if report.resolve() == self.out.resolve():
             raise UsageError(f"{report}: cannot be both the file and its report; give --report")
-        field, notes = load_run(self.field)
-        scene = load_like(notes, self.data, ("train", "test"))
+        field, notes, _ = load_any(self.field, self.options, self.data, "test", exact=False)
+        scene, notes = self._views(field, notes)
         expect_scorable(scene.test)
         compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
+
+    def _views(self, field: RadianceField, notes: dict[str, Any]) -> tuple[Scene, dict[str, Any]]:
+        """What is learned from and scored with; and the notes, which say where it comes from if it is not the photos."""
+        photos = None
+        if self.data is not None:
+            photos = load_like(notes, self.data, ("test",) if self.own else ("train", "test"))
+            if not self.own:
+                return photos, notes
+        elif self.own_views < 1 or self.own_side < SSIM_WINDOW:
+            raise UsageError(f"expected --own-views at least 1 and --own-side at least {SSIM_WINDOW}")
+        say(self.common.quiet, f"rendering {self.own_views} views of {self.own_side}x{self.own_side} of the field itself")
+        with named(self.field):
+            own = own_scene(
+                field if photos is None else field.with_background(photos.background), self.own_views, self.own_side
+            )
+        if photos is not None:
+            own = replace(own, test=photos.test, name=photos.name)
+        return own, {**notes, "tuned_on": f"{self.own_views} renders of the field, {self.own_side}x{self.own_side}"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +176,7 @@ class Render:
     """Render the views of a dataset's split from a .vqrf file or a run folder into PNG files."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file or a run folder."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
     data: Path
     """Dataset folder, for its cameras."""
     out: Path
@@ -159,12 +186,13 @@ class Render:
     """Of the test split, take every n-th view."""
     downscale: int = 0
     """0: as trained."""
+    options: ImportFlags = AS_THEY_ARE
     common: CommonFlags = Common()
 
     def run(self) -> None:
         from vqrf.render import render
 
-        field, notes, _ = load_any(self.scene)
+        field, notes, _ = load_any(self.scene, self.options, self.data, self.split)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         if self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
             raise UsageError(f"{self.out}: is not empty; give --overwrite")
@@ -183,7 +211,7 @@ class Eval:
     """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file or a run folder."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
     data: Path
     """Dataset folder."""
     split: Literal["train", "test"] = "test"
@@ -193,10 +221,11 @@ class Eval:
     """0: as trained."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
+    options: ImportFlags = AS_THEY_ARE
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        field, notes, sizes = load_any(self.scene)
+        field, notes, sizes = load_any(self.scene, self.options, self.data, self.split)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         views = getattr(scene, self.split)
         expect_scorable(views)
@@ -211,12 +240,13 @@ class Info:
     """Say what is in a .vqrf file or a run folder."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file or a run folder."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
+    options: ImportFlags = AS_THEY_ARE
 
     def run(self) -> None:
-        facts = facts_of(self.scene)
+        facts = facts_of_checkpoint(self.scene, self.options) if is_checkpoint(self.scene) else facts_of(self.scene)
         if self.as_json:
             print(json.dumps(facts, indent=2))
             return
@@ -510,8 +540,13 @@ def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
     return load_field(path / FIELD_FILE)
 
 
-def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
+def load_any(
+    path: Path, options: ImportOptions, photos: Path | None, split: Literal["train", "test"], *, exact: bool = True
+) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
     """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
+    if is_checkpoint(path):
+        made = open_checkpoint(path, options, photos=None if photos is None else (photos, split), exact=exact)
+        return made.field, made.facts, None
     if path.is_dir():
         return *load_run(path), None
     small, sizes = load_compressed(path)
@@ -617,7 +652,7 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
         yield report
 
 
-Verb = Train | Compress | Render | Eval | Info | Verify | Demo
+Verb = Train | Compress | Render | Eval | Info | Verify | Convert | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -625,7 +660,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description = "Volumetric radiance fields small enough to send, embed and keep."
     verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
     try:
-        if not isinstance(verb, Info | Verify):
+        if not isinstance(verb, Info | Verify | Convert):
             set_up(verb)
         verb.run()
         return

@@ -12,10 +12,12 @@ import numpy as np
 
 from vqrf.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32
+from vqrf.geometry import VIEWING_DISTANCE, Camera, Float32, cameras_around
 from vqrf.kernels import Volume, select
 from vqrf.rays import CameraTable
-from vqrf.scene import bytes_from_colors, png_from_image
+from vqrf.scene import Scene, View, bytes_from_colors, png_from_image
+
+OWN_TEST_VIEWS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,40 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
         rgb[batch], background_weight[batch], depth[batch] = kernels.render_rays(volume, *rays)
     size = (camera.height, camera.width)
     return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
+
+
+def own_scene(field: RadianceField, n_train: int, side: int) -> Scene:
+    """A scene without photos: what a field looks like from cameras placed around what is in it.
+
+    Its test views are `OWN_TEST_VIEWS` others. Deterministic.
+
+    Raises:
+      ValueError: there is nothing in the field.
+    """
+    volume = field.volume()
+    occupied = np.nonzero(volume.cells)
+    if not len(occupied[0]):
+        raise ValueError("there is nothing in the field")
+    low = field.lattice.world_from_index([axis.min() for axis in occupied])
+    high = field.lattice.world_from_index([axis.max() + 1 for axis in occupied])
+
+    def views(split: str, n: int, turn: float) -> tuple[View, ...]:
+        cameras = cameras_around(low, high, n, side, turn=turn)
+        images = [render(volume, camera) for camera in cameras]
+        return tuple(
+            View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
+            for i, (camera, image) in enumerate(zip(cameras, images, strict=True))
+        )
+
+    radius = float(np.linalg.norm(high - low)) / 2
+    return Scene(
+        train=views("train", n_train, 0.0),
+        test=views("test", OWN_TEST_VIEWS, 1.0),
+        background=field.background,
+        near=field.near,
+        far=radius * (VIEWING_DISTANCE + 1),
+        name="own renders",
+    )
 
 
 def save_image(colors: Float32, path: str | Path) -> None:

@@ -17,17 +17,28 @@ from typing import get_args
 import numpy as np
 
 from vqrf.field import RadianceField, expand
-from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
-from vqrf.interop.dvgo import Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
+from vqrf.interop.archives import CheckpointError
+from vqrf.interop.dvgo import USUAL, Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
 from vqrf.kernels import select
 from vqrf.rays import RayPool
 from vqrf.scene import View
 
 __all__ = [
-    *("CheckpointError", "Corners", "Imported", "Sampling", "FOLDER"),
-    *("bytes_of_dvgo", "bytes_of_torch", "files_of_vqrf", "zip_of_vqrf"),
-    *("guess_corners", "is_checkpoint", "is_vqrf", "load_checkpoint", "load_dvgo", "load_torch", "load_vqrf"),
+    "FOLDER",
+    "CheckpointError",
+    "Corners",
+    "Imported",
+    "Sampling",
+    "bytes_of_dvgo",
+    "files_of_vqrf",
+    "guess_corners",
+    "is_checkpoint",
+    "is_vqrf",
+    "load_checkpoint",
+    "load_dvgo",
+    "load_vqrf",
+    "zip_of_vqrf",
 ]
 
 FOREIGN_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
@@ -58,9 +69,7 @@ def is_checkpoint(path: Path) -> bool:
         return file.read(4) in FOREIGN_STARTS
 
 
-def load_checkpoint(
-    path: Path, *, corners: Corners | None = None, sampling: Sampling = Sampling(), exact: bool = True
-) -> Imported:
+def load_checkpoint(path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, exact: bool = True) -> Imported:
     """The field of a checkpoint of any program that is read here; arguments as for `load_dvgo`.
 
     Raises:

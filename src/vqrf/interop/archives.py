@@ -77,7 +77,7 @@ class Archive:
             self.refuse(info.filename, "has a path that leads elsewhere")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
             self.refuse(info.filename, "is encrypted, or compressed in a way that is not read")
-        if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size or info.compress_size > size:
+        if (info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size) or info.compress_size > size:
             self.refuse(info.filename, f"says that it has {info.file_size} bytes, which the file does not")
 
     def refuse(self, place: str, reason: str) -> NoReturn:
@@ -151,7 +151,7 @@ def _load_legacy(path: Path) -> Any:
     if path.stat().st_size > MAX_FIELD_BYTES:
         raise CheckpointError(path, f"is larger than {MAX_FIELD_BYTES} bytes")
     try:
-        return pickles.load_legacy(path.open("rb"))  # stays open: its tensors are read from it later
+        return pickles.load_legacy(io.BytesIO(path.read_bytes()))
     except Refused as error:
         raise CheckpointError(path, f"is no file of torch that is read: {error}") from error
 
@@ -206,11 +206,11 @@ def load_npz(data: bytes, name: str) -> dict[str, NDArray[Any] | Any]:
 
 def _npy(file: BinaryIO, size: int) -> Any:
     try:
-        version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+        version = np.lib.format.read_magic(file)
         if version == (1, 0):
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[arg-type]
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
         else:
-            shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)  # type: ignore[arg-type]
+            shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise Refused(f"no array of NumPy ({type(error).__name__})") from error
     left = size - file.tell()

@@ -11,8 +11,8 @@ DirectVoxGO's grids are corner-aligned, as ours are. VQRF's copy of it takes the
 and zeros beyond: a *centred* grid. No file says which. A centred grid is ours with one voxel of zeros on every side; rays
 then begin half a voxel earlier, which moves their samples (60 dB on the official renders that the tests hold it against).
 
-DirectVoxGO masks by the nearest voxel, ours by cell. A cell that the mask cuts in two is allowed if at least half of it is,
-unless `exact` asks for voxels of half the edge, of which the mask cuts none.
+DirectVoxGO masks by the nearest voxel, ours by cell. A cell that the mask cuts is
+allowed if more than half of it is, unless `exact` asks for voxels of half the edge, of whose cells the mask cuts none.
 
 What no checkpoint says, the step and the nearest distance, is in `Sampling`. A file that we write says it, with all that a
 float32 would round, under the key `vqrf`, which the official loaders do not look at.
@@ -68,6 +68,9 @@ class Sampling:
 
     step_voxels: float = 0.5
     near: float = 0.0
+
+
+USUAL = Sampling()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,7 @@ class Parts:
         n_voxels = self.number("num_voxels")
         if n_voxels < 1:
             raise Refused(f"model_kwargs num_voxels: expected at least 1, got {n_voxels}")
-        return float(np.prod(high - low) / n_voxels) ** (1 / 3)
+        return math.pow(float(np.prod(high - low)) / n_voxels, 1 / 3)
 
     def alpha_threshold(self) -> float:
         return max(self.number("fast_color_thres", 1e-4), SMALLEST_THRESHOLD)
@@ -149,9 +152,7 @@ class Parts:
     def layers(self) -> Layers:
         """The colour MLP as ours: features first, then the view; what it adds to the first three features passes through."""
         found = sorted((int(match[1]), key) for key in self.state if (match := LAYER_KEY.fullmatch(str(key))))
-        layers = tuple(
-            (self.floats(key, 2), self.floats(key.removesuffix("weight") + "bias", 1)) for _, key in found
-        )
+        layers = tuple((self.floats(key, 2), self.floats(key.removesuffix("weight") + "bias", 1)) for _, key in found)
         if not layers:
             return ()
         if self.arguments.get("rgbnet_full_implicit") or self.number("posbase_pe", 0) or "posfreq" in self.state:
@@ -198,9 +199,7 @@ def _with_residual(layers: Layers) -> Layers:
 # ------------------------------------------------------------------------------------------------------------- in
 
 
-def load_dvgo(
-    path: Path, *, corners: Corners | None = None, sampling: Sampling = Sampling(), exact: bool = True
-) -> Imported:
+def load_dvgo(path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, exact: bool = True) -> Imported:
     """Read a DirectVoxGO checkpoint.
 
     Args:
@@ -255,7 +254,11 @@ def _imported(tree: Mapping[str, Any], corners: Corners | None, sampling: Sampli
         alpha_threshold=parts.alpha_threshold(),
         background=(1.0, 1.0, 1.0),
     )
-    facts = {"kind": "DirectVoxGO checkpoint", "corners": corners, "keys": "2022-03-30 and on" if era == 0 else "before 2022-03-30"}
+    facts = {
+        "kind": "DirectVoxGO checkpoint",
+        "corners": corners,
+        "keys": "2022-03-30 and on" if era == 0 else "before 2022-03-30",
+    }
     if OWN_KEY in tree:
         field = _with_own(field, tree[OWN_KEY])
     field, n_cut = _masked(field, parts, exact)
@@ -306,13 +309,11 @@ def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceFi
     if exact and n_cut:
         field = _halved(field)
         share, n_cut = _share_of_cells(field.lattice, mask, scale, shift), 0
-    allowed = (share >= 4).astype(np.uint8)
+    allowed = (share > 4).astype(np.uint8)
     return replace(field, allowed=None if allowed.all() else allowed), n_cut
 
 
-def _share_of_cells(
-    lattice: Lattice, mask: NDArray[np.bool_], scale: NDArray[Any], shift: NDArray[Any]
-) -> NDArray[np.int8]:
+def _share_of_cells(lattice: Lattice, mask: NDArray[np.bool_], scale: NDArray[Any], shift: NDArray[Any]) -> NDArray[np.int8]:
     """How many eighths [X-1,Y-1,Z-1] of every cell the mask allows, which is read at its nearest entry."""
     share = np.zeros([side - 1 for side in lattice.shape], np.int8)
     for quarter in QUARTERS:

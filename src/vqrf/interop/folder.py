@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Constants, Quantized, Table, items_of
+from vqrf.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Constants, Quantized, items_of
 from vqrf.field import expand, float_table
 from vqrf.geometry import Lattice
 from vqrf.interop import dvgo
@@ -36,7 +36,7 @@ from vqrf.interop.archives import (
     bytes_of_zip,
     load_npz,
 )
-from vqrf.interop.dvgo import OWN_KEY, Corners, Parts, Sampling, floats, own_numbers
+from vqrf.interop.dvgo import OWN_KEY, USUAL, Corners, Parts, Sampling, floats, own_numbers
 from vqrf.interop.pickles import Refused, array_of
 from vqrf.storage import MAX_FIELD_BYTES
 
@@ -48,6 +48,9 @@ FOLDER = "extreme_saving"
 MAX_CODES = 4096
 """The official loader reads codes of 12 bits, whatever the codebook."""
 
+SAME_ZERO = 1e-4
+"""A zero point this near to a whole number is one: the official code writes whole numbers, our offsets are rounded."""
+
 LOWEST = 128
 """Official levels are int8, ours uint8."""
 
@@ -56,7 +59,7 @@ def is_vqrf_folder(path: Path) -> bool:
     return path.is_dir() and (path / "metadata.npz").exists()
 
 
-def load_vqrf(path: Path, *, corners: Corners | None = None, sampling: Sampling = Sampling()) -> CompressedField:
+def load_vqrf(path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL) -> CompressedField:
     """Read the official code's folder, or the zip of it.
 
     Args:
@@ -273,7 +276,8 @@ def _official(values: Quantized) -> NDArray[np.int8]:
 
 def _dequantizer(values: Quantized, moved: float) -> dict[str, float]:
     scale, offset = float(values.scale[0]), float(values.offset[0])
-    return {"zero_point": (moved - offset) / scale - LOWEST if scale else 0.0, "scale": scale}
+    zero = (moved - offset) / scale - LOWEST if scale else 0.0
+    return {"zero_point": round(zero) if abs(zero - round(zero)) < SAME_ZERO else zero, "scale": scale}
 
 
 def _metadata(small: CompressedField) -> dict[str, Any]:

@@ -366,7 +366,16 @@ def load(file: BinaryIO, storage_of: Callable[[Any], Storage] | None = None) -> 
         return _Machine(storage_of).run(file)
     except Refused:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError, struct.error) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        struct.error,
+    ) as error:
         raise Refused(f"a damaged pickle ({type(error).__name__}: {str(error)[:80]})") from error
 
 
@@ -504,7 +513,9 @@ def storage_name(array: NDArray[Any]) -> str:
 def tensor_call(storage: Any, array: NDArray[Any]) -> Call:
     """A tensor over a whole storage, to be dumped."""
     strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
-    return Call("torch._utils._rebuild_tensor_v2", (storage, 0, array.shape, strides, False, Call("collections.OrderedDict", ())))
+    return Call(
+        "torch._utils._rebuild_tensor_v2", (storage, 0, array.shape, strides, False, Call("collections.OrderedDict", ()))
+    )
 
 
 def tensor_in_pickle(array: NDArray[Any]) -> Call:

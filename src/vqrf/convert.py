@@ -1,0 +1,186 @@
+"""Checkpoints of other programs for the verbs, and the verb that changes one kind of file into another."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from vqrf.bitstream import BitstreamError, decode, encode
+from vqrf.compressed import PRUNED, CompressedField
+from vqrf.field import RadianceField, expand
+from vqrf.files import write_atomically
+from vqrf.interop import (
+    FOLDER,
+    Corners,
+    Imported,
+    Sampling,
+    bytes_of_dvgo,
+    files_of_vqrf,
+    guess_corners,
+    is_checkpoint,
+    is_vqrf,
+    load_checkpoint,
+    load_vqrf,
+    zip_of_vqrf,
+)
+from vqrf.scene import View, load_scene
+from vqrf.storage import FIELD_FILE, StorageError, load_field, save_field
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a checkpoint of another program does not say of itself.
+
+    Attributes:
+      corners: how its grids lie in their box: aligned, as DirectVoxGO's, or centred, as VQRF's. Without it the photos
+        decide, where there are any, and else the kind of the file.
+      step: distance of two samples, in voxels.
+      near: world distance before which nothing is sampled.
+    """
+
+    corners: Literal["aligned", "centred"] | None = None
+    step: float = 0.5
+    near: float = 0.0
+
+
+ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="")]
+AS_THEY_ARE = ImportOptions()
+
+
+def open_checkpoint(
+    path: Path, flags: ImportOptions, *, photos: tuple[Path, Literal["train", "test"]] | None = None, exact: bool = True
+) -> Imported:
+    """A checkpoint's field; how its grids lie is guessed from one of the photos where it is not given.
+
+    Raises:
+      StorageError: the checkpoint cannot be used.
+      SceneError: the photos cannot be.
+    """
+    sampling, corners = sampling_of(path, flags), flags.corners
+    if corners is None and photos is not None:
+        views = getattr(load_scene(photos[0], splits=(photos[1],), every=sys.maxsize), photos[1])
+        corners = _guessed(path, sampling, views[:1])
+    return load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
+
+
+def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
+    if not (0 < flags.step < math.inf and 0 <= flags.near < math.inf):
+        raise StorageError(path, f"expected --step above 0 and --near at least 0, got {flags.step} and {flags.near}")
+    return Sampling(flags.step, flags.near)
+
+
+def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> Corners:
+    def load(corners: Corners) -> RadianceField:
+        return load_checkpoint(path, corners=corners, sampling=sampling, exact=False).field
+
+    (best, best_psnr), (other, other_psnr) = guess_corners(load, views).items()
+    print(f"vqrf: {path}: {best} corners: {best_psnr:.1f} dB on a photo, {other} {other_psnr:.1f} dB", file=sys.stderr)
+    return best
+
+
+def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
+    """What `info` prints of a checkpoint."""
+    made = open_checkpoint(path, flags, exact=False)
+    lattice = made.field.lattice
+    facts = {**made.facts, "shape": list(lattice.shape), "lo": list(lattice.lo), "hi": list(lattice.hi)}
+    facts |= {"channels": made.field.n_channels, "grid_bytes": made.field.grid_bytes}
+    facts |= {"layers": [list(weight.shape) for weight, _ in made.field.color_mlp], "cells_cut_by_the_mask": made.n_cut}
+    if is_vqrf(path):
+        small = load_vqrf(path, corners=flags.corners)
+        facts |= {"codewords": small.n_codewords, "voxels_pruned": int(np.count_nonzero(small.partition == PRUNED))}
+    return facts
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Change a field's file into another kind, which the ending of OUT names.
+
+    .tar: a DirectVoxGO checkpoint. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
+    such a one has to come in. Any other name: a run folder.
+    """
+
+    field: tyro.conf.Positional[Path]
+    """A run folder, a .vqrf file, a DirectVoxGO checkpoint, or official VQRF's folder or zip."""
+    out: tyro.conf.Positional[Path]
+    """What to write."""
+    exact: bool = False
+    """Halve the voxels' edge where a checkpoint's mask cuts cells: the very same images, 8 times the voxels."""
+    overwrite: bool = False
+    """Replace what is there."""
+    options: ImportFlags = AS_THEY_ARE
+
+    def run(self) -> None:
+        target = self.out / FIELD_FILE if self._is_run_folder() else self.out
+        if target.exists() and not self.overwrite:
+            raise StorageError(self.out, "is there already; give --overwrite")
+        if not self.out.resolve().parent.is_dir():
+            raise StorageError(self.out, f"there is no folder {self.out.resolve().parent}")
+        if self.out.suffix in (".vqrf", ".zip") or self.out.name == FOLDER:
+            files = self._compressed_files(self._load_compressed())
+        else:
+            field, notes = self._load_field()
+            if self._is_run_folder():
+                self.out.mkdir(exist_ok=True)
+                save_field(target, field, notes=notes)
+                print(f"wrote {target}")
+                return
+            files = {self.out: self._named(lambda: bytes_of_dvgo(field, self.out.stem))}
+        for path, data in files.items():
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, data)
+        print(f"wrote {self.out}, {sum(map(len, files.values()))} bytes")
+
+    def _is_run_folder(self) -> bool:
+        return self.out.suffix not in (".vqrf", ".zip", ".tar") and self.out.name != FOLDER
+
+    def _named(self, make: Any) -> Any:
+        """What `make` returns; where it cannot be made, that is the fault of what was asked to be written."""
+        try:
+            return make()
+        except StorageError:
+            raise
+        except ValueError as error:
+            raise StorageError(self.out, f"cannot be made of {self.field}: {error}") from error
+
+    def _compressed_files(self, small: CompressedField) -> dict[Path, bytes]:
+        if self.out.suffix == ".vqrf":
+            return {self.out: self._named(lambda: encode(small))}
+        if self.out.suffix == ".zip":
+            return {self.out: self._named(lambda: zip_of_vqrf(small))}
+        return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
+
+    def _load_compressed(self) -> CompressedField:
+        flags = self.options
+        if is_checkpoint(self.field) and is_vqrf(self.field):
+            return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))
+        if self.field.is_dir() or is_checkpoint(self.field):
+            raise StorageError(self.field, f"is not compressed, and {self.out.name} would be; use vqrf compress")
+        return self._decoded()
+
+    def _decoded(self) -> CompressedField:
+        try:
+            return decode(self.field.read_bytes())
+        except BitstreamError as error:
+            raise StorageError(self.field, str(error)) from error
+
+    def _load_field(self) -> tuple[RadianceField, dict[str, Any]]:
+        if is_checkpoint(self.field):
+            made = open_checkpoint(self.field, self.options, exact=self.exact)
+            if made.n_cut:
+                print(
+                    f"vqrf: {self.field}: its mask cuts {made.n_cut} cells with something in them, ours takes or leaves them; "
+                    "--exact keeps them as they are",
+                    file=sys.stderr,
+                )
+            return made.field, made.facts
+        if self.field.is_dir():
+            return load_field(self.field / FIELD_FILE)
+        small = self._decoded()
+        training = small.metadata.get("training")
+        return self._named(lambda: expand(small)), training if isinstance(training, dict) else {}
