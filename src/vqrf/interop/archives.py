@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -59,7 +60,7 @@ class Archive:
             self._zip = zipfile.ZipFile(file if isinstance(file, Path) else io.BytesIO(file))
         except OSError as error:
             self.refuse("", error.strerror or str(error))
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
             self.refuse("", f"is no zip, or is cut short ({error})")
         self.members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
         if len(self._zip.infolist()) > MAX_MEMBERS or len(self.members) < sum(not i.is_dir() for i in self._zip.infolist()):

@@ -30,6 +30,15 @@ LEGACY_PROTOCOL = 1001
 MAX_OPCODES = 1 << 20
 """A checkpoint of one field takes about a thousand."""
 
+MAX_COPIED_BYTES = 1 << 25
+"""Of the MLP in a pickle, a hundred kilobytes are copied."""
+
+MAX_INT_BITS = 128
+"""`LEGACY_MAGIC` is the longest that torch writes. With long ones, arithmetic takes long too."""
+
+INSIDE = "torch.storage._load_from_bytes"
+"""A file of torch inside of a pickle."""
+
 STORAGES = {
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -69,7 +78,7 @@ class Tensor:
     def __post_init__(self) -> None:
         numbers = (self.offset, *self.shape, *self.strides)
         if len(self.shape) != len(self.strides) or any(type(n) is not int or n < 0 for n in numbers):
-            raise Refused(f"a tensor of shape {self.shape} with strides {self.strides} at {self.offset}")
+            raise Refused("a tensor whose offset, shape and strides are not whole numbers from 0 on")
         last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         n = math.prod(self.shape)
         if n and (last >= self.storage.n or n > self.storage.n):
@@ -145,8 +154,15 @@ class NumpyArray:
 # ------------------------------------------------------------------------------------------------- what names may build
 
 
-def _mapping(*pairs: Any) -> dict[Any, Any]:
-    return dict(*pairs)
+def _mapping(pairs: Any = ()) -> dict[Any, Any]:
+    return _dict([part for pair in pairs for part in pair])
+
+
+def _dict(items: list[Any]) -> dict[Any, Any]:
+    """Keys and values in turn. To hash a tuple of tuples can take for ever, so only texts and numbers are keys."""
+    if not all(isinstance(key, str | int) for key in items[::2]):
+        raise Refused("a dict whose keys are not texts and whole numbers")
+    return dict(zip(items[::2], items[1::2], strict=True))
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -162,7 +178,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 def _storage_from_bytes(data: Any) -> Any:
     if not isinstance(data, bytes):
         raise Refused("a torch storage that is not in bytes")
-    return load_legacy(io.BytesIO(data))
+    return load_legacy(io.BytesIO(data), is_inside=True)
 
 
 def _bytes_from_text(text: Any, encoding: Any) -> bytes:
@@ -195,7 +211,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch.storage._load_from_bytes": _storage_from_bytes,
+    INSIDE: _storage_from_bytes,
     "_codecs.encode": _bytes_from_text,
     "numpy.core.multiarray._reconstruct": _numpy_array,
     "numpy._core.multiarray._reconstruct": _numpy_array,
@@ -227,9 +243,13 @@ class _Machine:
 
     Attributes:
       storage_of: makes the storage that a persistent id stands for; None where a file may hold none.
+      is_inside: whether the pickle lies in another one: there may be none in it then.
+      n_copied: characters and bytes that were made of others so far: a pickle may name one text many times.
     """
 
     storage_of: Callable[[Any], Storage] | None
+    is_inside: bool
+    n_copied: int = 0
     stack: list[Any] = field(default_factory=list)
     below: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -245,6 +265,8 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         if name in PUSHED:
+            if isinstance(argument, int) and argument.bit_length() > MAX_INT_BITS:
+                raise Refused(f"a whole number of {argument.bit_length()} bits")
             self.stack.append(argument)
         elif name in CONSTANTS:
             self.stack.append(CONSTANTS[name])
@@ -277,7 +299,7 @@ class _Machine:
 
     def do_dict(self, _: Any) -> None:
         items = self.since_mark()
-        self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        self.stack.append(_dict(items))
 
     def do_empty_list(self, _: Any) -> None:
         self.stack.append([])
@@ -304,10 +326,9 @@ class _Machine:
         self.update(self.since_mark())
 
     def update(self, items: list[Any]) -> None:
-        keys = items[::2]
-        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str | int) for key in keys):
-            raise Refused("a pickle that sets what is no item of a dict")
-        self.stack[-1].update(zip(keys, items[1::2], strict=True))
+        if not isinstance(self.stack[-1], dict):
+            raise Refused("a pickle that sets an item of what is no dict")
+        self.stack[-1].update(_dict(items))
 
     def do_put(self, number: Any) -> None:
         self.memo[number] = self.stack[-1]
@@ -339,6 +360,11 @@ class _Machine:
         arguments, name = self.stack.pop(), self.stack.pop()
         if not isinstance(name, Name) or name.text not in BUILDERS or not isinstance(arguments, tuple):
             raise Refused("a pickle that calls what is no name, or a name without arguments; it was not run")
+        if name.text == INSIDE and self.is_inside:
+            raise Refused("a pickle in a pickle in a pickle")
+        self.n_copied += sum(len(argument) for argument in arguments if isinstance(argument, str | bytes | list | tuple))
+        if self.n_copied > MAX_COPIED_BYTES:
+            raise Refused(f"a pickle that copies more than {MAX_COPIED_BYTES} bytes")
         self.stack.append(BUILDERS[name.text](*arguments))
 
     do_newobj = do_reduce
@@ -356,14 +382,14 @@ class _Machine:
         self.stack.append(self.storage_of(self.stack.pop()))
 
 
-def load(file: BinaryIO, storage_of: Callable[[Any], Storage] | None = None) -> Any:
+def load(file: BinaryIO, storage_of: Callable[[Any], Storage] | None = None, *, is_inside: bool = False) -> Any:
     """The next pickle of a file, as plain containers, numbers, texts, `Tensor` and `NumpyArray`.
 
     Raises:
       Refused: it holds anything else, or is damaged.
     """
     try:
-        return _Machine(storage_of).run(file)
+        return _Machine(storage_of, is_inside).run(file)
     except Refused:
         raise
     except (
@@ -386,11 +412,11 @@ def storage_parts(identity: Any) -> tuple[np.dtype[Any], str, int]:
     kind, key, n = identity[1], identity[2], identity[4]
     name = kind.text.removeprefix("torch.") if isinstance(kind, Name) else ""
     if name not in STORAGES or not isinstance(key, str) or type(n) is not int or n < 0 or identity[5:] not in ((), (None,)):
-        raise Refused(f"a torch storage of {n!r} numbers of type {name or kind!r}")
+        raise Refused(f"a torch storage of type {name or type(kind).__name__}, or of a size that is none")
     return np.dtype(STORAGES[name]), key, n
 
 
-def load_legacy(file: BinaryIO) -> Any:
+def load_legacy(file: BinaryIO, *, is_inside: bool = False) -> Any:
     """What `torch.save` wrote before its files were zips: a row of pickles, then the bytes of the storages.
 
     Raises:
@@ -409,13 +435,13 @@ def load_legacy(file: BinaryIO) -> Any:
             raise Refused(f"a storage {key[:40]!r} of two kinds")
         return storage
 
-    made = load(file, storage_of)
+    made = load(file, storage_of, is_inside=is_inside)
     keys = load(file)
     if not isinstance(keys, list):
         raise Refused("a torch file without a list of its storages")
     for key in keys:
-        if key not in storages:
-            raise Refused(f"a storage {str(key)[:40]!r} that nothing refers to")
+        if not isinstance(key, str) or key not in storages:
+            raise Refused("a storage that nothing refers to")
         _find_bytes(file, storages[key])
     return made
 
@@ -448,14 +474,14 @@ def array_of(value: Any, what: str) -> NDArray[Any]:
     Raises:
       Refused: it is none of them.
     """
-    if isinstance(value, Tensor | NumpyArray):
-        return value.array()
     parts = value if isinstance(value, list | tuple) else [value]
-    if all(isinstance(part, int | float) for part in parts):
-        try:
+    try:
+        if isinstance(value, Tensor | NumpyArray):
+            return value.array()
+        if all(isinstance(part, int | float) for part in parts):
             return np.array(value, np.float64)
-        except OverflowError as error:
-            raise Refused(f"{what}: a number too large") from error
+    except (TypeError, OverflowError, MemoryError, struct.error) as error:
+        raise Refused(f"{what}: no numbers that can be read ({type(error).__name__})") from error
     raise Refused(f"{what}: expected numbers, got {type(value).__name__}")
 
 
