@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqrf.geometry import Camera, Float64, Lattice
+from vqrf.geometry import VIEWING_DISTANCE, Camera, Float64, Lattice, cameras_around
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
@@ -145,3 +145,32 @@ def test_a_lattice_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="lattice"):
         Lattice(lo, hi, shape)
+
+
+def test_cameras_around_a_ball_see_all_of_it_and_no_more() -> None:
+    """The oracle: points of the ball's surface, projected; none leaves the image, and some come to its borders."""
+    middle, radius, side = np.array([-1.0, 2.0, 0.5]), 1.7, 100
+    surface = np.random.default_rng(0).normal(size=(2000, 3))
+    surface = middle + radius * surface / np.linalg.norm(surface, axis=-1, keepdims=True)
+    for camera in cameras_around(middle, radius, 20, side):
+        local = (surface - camera.pose[:3, 3]) @ camera.pose[:3, :3]
+        pixels = np.stack([local[:, 0] / -local[:, 2], local[:, 1] / local[:, 2]], -1) * camera.fx + side / 2
+        assert (local[:, 2] < 0).all() and (pixels >= 0).all() and (pixels <= side).all()
+        assert pixels.min() < 0.01 * side and pixels.max() > 0.99 * side
+        assert np.linalg.norm(camera.pose[:3, 3] - middle) == pytest.approx(VIEWING_DISTANCE * radius)
+
+
+def test_cameras_around_a_ball_stand_evenly_on_all_sides() -> None:
+    places = np.stack([camera.pose[:3, 2] for camera in cameras_around((0, 0, 0), 1.0, 100, 8)])
+    np.testing.assert_allclose(places.mean(0), 0, atol=0.02)
+    apart = np.arccos(np.clip(places @ places.T - 2 * np.eye(100), -1, 1)).min(1)
+    assert apart.min() > 0.6 * apart.max()
+    turned = np.stack([camera.pose[:3, 2] for camera in cameras_around((0, 0, 0), 1.0, 100, 8, turn=1.0)])
+    np.testing.assert_allclose(turned[:, 2], places[:, 2])
+    np.testing.assert_allclose((turned[:, :2] * places[:, :2]).sum(-1), np.cos(1) * (1 - places[:, 2] ** 2), atol=1e-9)
+
+
+@pytest.mark.parametrize(("radius", "n", "side"), [(0.0, 4, 8), (1.0, 0, 8), (1.0, 4, 0)])
+def test_cameras_around_nothing_are_refused(radius: float, n: int, side: int) -> None:
+    with pytest.raises(ValueError, match="expected cameras"):
+        cameras_around((0, 0, 0), radius, n, side)

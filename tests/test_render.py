@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from tiny import emptied
 
 from vqrf.field import RadianceField
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera
 from vqrf.kernels import select
-from vqrf.render import render, save_image
+from vqrf.render import OWN_TEST_VIEWS, own_scene, render, save_image
 
 
 def march(field: RadianceField, origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -144,3 +145,23 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file() -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomically("/dev/full", b"data")
     assert caught.value.filename == "/dev/full"
+
+
+def test_a_field_is_its_own_scene(ball_field: RadianceField) -> None:
+    """The ball fills its own views; they are its renders, and no test view is a training view."""
+    scene = own_scene(ball_field, 6, 32)
+    assert (len(scene.train), len(scene.test)) == (6, OWN_TEST_VIEWS)
+    assert scene.background == ball_field.background
+    for view in scene.train + scene.test:
+        assert view.opacity is not None
+        assert 0.2 < (view.opacity > 128).mean() < 0.6  # the ball is opaque some way inside of its last occupied cell
+        assert not view.opacity[0].any() and not view.opacity[:, -1].any()
+    view = scene.train[2]
+    np.testing.assert_allclose(view.colors(), render(ball_field, view.camera).rgb, atol=0.5 / 255 + 1e-6)
+    poses = [view.camera.pose.tobytes() for view in scene.train + scene.test]
+    assert len(set(poses)) == len(poses)
+
+
+def test_an_empty_field_is_no_scene(ball_field: RadianceField) -> None:
+    with pytest.raises(ValueError, match="nothing in the field"):
+        own_scene(emptied(ball_field), 6, 32)

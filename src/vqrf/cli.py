@@ -147,7 +147,7 @@ class Compress:
         expect_writable(report, self.common)
         if report.resolve() == self.out.resolve():
             raise UsageError(f"{report}: cannot be both the file and its report; give --report")
-        field, notes, _ = load_any(self.field, self.options, self.data, "test", exact=False)
+        field, notes, _ = load_any(self.field, self.options, self.data, "test", exact=False, quiet=self.common.quiet)
         scene, notes = self._views(field, notes)
         expect_scorable(scene.test)
         compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
@@ -192,7 +192,7 @@ class Render:
     def run(self) -> None:
         from vqrf.render import render
 
-        field, notes, _ = load_any(self.scene, self.options, self.data, self.split)
+        field, notes, _ = load_any(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         if self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
             raise UsageError(f"{self.out}: is not empty; give --overwrite")
@@ -225,7 +225,7 @@ class Eval:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        field, notes, sizes = load_any(self.scene, self.options, self.data, self.split)
+        field, notes, sizes = load_any(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         views = getattr(scene, self.split)
         expect_scorable(views)
@@ -541,11 +541,17 @@ def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
 
 
 def load_any(
-    path: Path, options: ImportOptions, photos: Path | None, split: Literal["train", "test"], *, exact: bool = True
+    path: Path,
+    options: ImportOptions,
+    photos: Path | None,
+    split: Literal["train", "test"],
+    *,
+    exact: bool = True,
+    quiet: bool = False,
 ) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
     """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
     if is_checkpoint(path):
-        made = open_checkpoint(path, options, photos=None if photos is None else (photos, split), exact=exact)
+        made = open_checkpoint(path, options, photos=(photos, split) if photos else None, exact=exact, quiet=quiet)
         return made.field, made.facts, None
     if path.is_dir():
         return *load_run(path), None

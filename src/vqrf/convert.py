@@ -54,9 +54,16 @@ AS_THEY_ARE = ImportOptions()
 
 
 def open_checkpoint(
-    path: Path, flags: ImportOptions, *, photos: tuple[Path, Literal["train", "test"]] | None = None, exact: bool = True
+    path: Path,
+    flags: ImportOptions,
+    *,
+    photos: tuple[Path, Literal["train", "test"]] | None = None,
+    exact: bool = True,
+    quiet: bool = False,
 ) -> Imported:
     """A checkpoint's field; how its grids lie is guessed from one of the photos where it is not given.
+
+    What was guessed, and what was lost, it says on the error stream unless `quiet`.
 
     Raises:
       StorageError: the checkpoint cannot be used.
@@ -65,8 +72,17 @@ def open_checkpoint(
     sampling, corners = sampling_of(path, flags), flags.corners
     if corners is None and photos is not None:
         views = getattr(load_scene(photos[0], splits=(photos[1],), every=sys.maxsize), photos[1])
-        corners = _guessed(path, sampling, views[:1])
-    return load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
+        corners, reason = _guessed(path, sampling, views[:1])
+        tell(quiet, f"{path}: {reason}")
+    made = load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
+    if made.n_cut:
+        tell(quiet, f"{path}: its mask cuts {made.n_cut} cells with something in them, which are now in it or not")
+    return made
+
+
+def tell(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(f"vqrf: {text}", file=sys.stderr)
 
 
 def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
@@ -75,18 +91,17 @@ def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
     return Sampling(flags.step, flags.near)
 
 
-def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> Corners:
+def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Corners, str]:
     def load(corners: Corners) -> RadianceField:
         return load_checkpoint(path, corners=corners, sampling=sampling, exact=False).field
 
     (best, best_psnr), (other, other_psnr) = guess_corners(load, views).items()
-    print(f"vqrf: {path}: {best} corners: {best_psnr:.1f} dB on a photo, {other} {other_psnr:.1f} dB", file=sys.stderr)
-    return best
+    return best, f"its corners are {best}: {best_psnr:.1f} dB on a photo, {other} {other_psnr:.1f} dB"
 
 
 def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
     """What `info` prints of a checkpoint."""
-    made = open_checkpoint(path, flags, exact=False)
+    made = open_checkpoint(path, flags, exact=False, quiet=True)
     lattice = made.field.lattice
     facts = {**made.facts, "shape": list(lattice.shape), "lo": list(lattice.lo), "hi": list(lattice.hi)}
     facts |= {"channels": made.field.n_channels, "grid_bytes": made.field.grid_bytes}
@@ -172,12 +187,6 @@ class Convert:
     def _load_field(self) -> tuple[RadianceField, dict[str, Any]]:
         if is_checkpoint(self.field):
             made = open_checkpoint(self.field, self.options, exact=self.exact)
-            if made.n_cut:
-                print(
-                    f"vqrf: {self.field}: its mask cuts {made.n_cut} cells with something in them, ours takes or leaves them; "
-                    "--exact keeps them as they are",
-                    file=sys.stderr,
-                )
             return made.field, made.facts
         if self.field.is_dir():
             return load_field(self.field / FIELD_FILE)

@@ -20,7 +20,7 @@ MAX_ROTATION_ERROR = 1e-3
 """How far `R R^T` may be from the identity before a pose is refused: text files carry 4 to 6 digits."""
 
 VIEWING_DISTANCE = 3.0
-"""Of cameras placed around a box, in radii of the sphere around it: about that of the photos of Blender's scenes."""
+"""Of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
 
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
@@ -81,24 +81,22 @@ class Camera:
         return np.ascontiguousarray(origins, np.float32), directions.astype(np.float32)
 
 
-def cameras_around(lo: ArrayLike, hi: ArrayLike, n: int, side: int, *, turn: float = 0.0) -> tuple[Camera, ...]:
-    """`n` square cameras evenly spread over a sphere around the box `lo..hi`, each of which sees just all of it.
+def cameras_around(middle: ArrayLike, radius: float, n: int, side: int, *, turn: float = 0.0) -> tuple[Camera, ...]:
+    """`n` square cameras evenly spread around a ball, each of which sees just all of it.
 
-    They stand `VIEWING_DISTANCE` radii of the box away from its middle and look there, with +z up; a golden spiral places
-    them from the top to the bottom.
+    They stand `VIEWING_DISTANCE` radii away from its middle and look there, with +z up; a golden spiral places them from the
+    top to the bottom.
 
     Args:
       side: of the images, pixels.
       turn: by how much the spiral is turned about z, radians: another turn, other cameras.
 
     Raises:
-      ValueError: `n` or `side` is below 1, or the box is empty.
+      ValueError: `n` or `side` is below 1, or the ball is empty.
     """
-    low, high = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
-    radius = float(np.linalg.norm(high - low)) / 2
     if n < 1 or side < 1 or not radius > 0:
-        raise ValueError(f"expected cameras, pixels and a box, got {n} of {side} around {low.tolist()}..{high.tolist()}")
-    focal = side / 2 * np.sqrt(VIEWING_DISTANCE**2 - 1)  # the sphere around the box touches the image's borders
+        raise ValueError(f"expected cameras, pixels and a radius, got {n} of {side} and {radius}")
+    focal = side / 2 * np.sqrt(VIEWING_DISTANCE**2 - 1)  # the ball touches the image's borders
     height = 1 - (2 * np.arange(n) + 1) / n
     angle = np.arange(n) * GOLDEN_ANGLE + turn
     flat = np.sqrt(1 - height**2)
@@ -107,7 +105,7 @@ def cameras_around(lo: ArrayLike, hi: ArrayLike, n: int, side: int, *, turn: flo
     cameras = []
     for z, x in zip(away, right, strict=True):
         pose = np.eye(4)
-        pose[:3] = np.stack([x, np.cross(z, x), z, (low + high) / 2 + z * radius * VIEWING_DISTANCE], -1)
+        pose[:3] = np.stack([x, np.cross(z, x), z, np.asarray(middle) + z * radius * VIEWING_DISTANCE], -1)
         cameras.append(Camera(pose, focal, focal, side / 2, side / 2, side, side))
     return tuple(cameras)
 

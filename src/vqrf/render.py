@@ -70,21 +70,22 @@ def own_scene(field: RadianceField, n_train: int, side: int) -> Scene:
       ValueError: there is nothing in the field.
     """
     volume = field.volume()
-    occupied = np.nonzero(volume.cells)
-    if not len(occupied[0]):
+    occupied = np.argwhere(volume.cells)
+    if not len(occupied):
         raise ValueError("there is nothing in the field")
-    low = field.lattice.world_from_index([axis.min() for axis in occupied])
-    high = field.lattice.world_from_index([axis.max() + 1 for axis in occupied])
+    places = field.lattice.world_from_index(occupied + 0.5)
+    middle = (places.min(0) + places.max(0)) / 2
+    cell = float(np.linalg.norm(field.lattice.extent / (np.array(field.lattice.shape) - 1)))
+    radius = float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
 
     def views(split: str, n: int, turn: float) -> tuple[View, ...]:
-        cameras = cameras_around(low, high, n, side, turn=turn)
+        cameras = cameras_around(middle, radius, n, side, turn=turn)
         images = [render(volume, camera) for camera in cameras]
         return tuple(
             View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
             for i, (camera, image) in enumerate(zip(cameras, images, strict=True))
         )
 
-    radius = float(np.linalg.norm(high - low)) / 2
     return Scene(
         train=views("train", n_train, 0.0),
         test=views("test", OWN_TEST_VIEWS, 1.0),

@@ -1,0 +1,173 @@
+"""Files of other programs on the command line: every verb takes them, `convert` makes one of another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foreign import FIXTURES, Malice, needs_fixtures, saved, small_tree
+from test_cli import refuses, succeeds, unchanged
+from tiny import TINY_COMPRESS, assert_same_compressed, assert_same_field
+
+from vqrf.bitstream import decode, encode
+from vqrf.compress import PRESETS as COMPRESS_PRESETS
+from vqrf.compress import tied_model
+from vqrf.compressed import CompressedField
+from vqrf.evaluate import evaluate
+from vqrf.field import RadianceField, expand
+from vqrf.interop import load_dvgo, load_vqrf
+from vqrf.scene import Scene, save_scene
+from vqrf.storage import FIELD_FILE, load_field, save_field
+
+
+@pytest.fixture(scope="module")
+def data(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset") / "data"
+    save_scene(scene, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(trained: RadianceField, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_field(folder / FIELD_FILE, trained, notes={"preset": "demo", "background": "white"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tar(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tar") / "fine_last.tar"
+    assert f"wrote {path}" in succeeds("convert", run, path).out
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(trained: RadianceField, importance: np.ndarray) -> CompressedField:
+    return tied_model(trained, importance, TINY_COMPRESS).pack()
+
+
+@pytest.fixture(scope="module")
+def file(small: CompressedField, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("file") / "scene.vqrf"
+    path.write_bytes(encode(small))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMPRESS_PRESETS, "demo", TINY_COMPRESS)
+
+
+def test_a_run_folder_goes_through_a_checkpoint_and_comes_back(run: Path, tar: Path, tmp_path: Path) -> None:
+    succeeds("convert", tar, tmp_path / "again")
+    assert_same_field(load_field(tmp_path / "again" / FIELD_FILE)[0], load_field(run / FIELD_FILE)[0])
+    refuses("convert", tar, tmp_path / "again", saying=(tmp_path / "again", "--overwrite"))
+    succeeds("convert", tar, tmp_path / "again", "--overwrite")
+
+
+@pytest.mark.parametrize("name", ["small.zip", "extreme_saving"])
+def test_a_vqrf_file_goes_through_the_official_layout_and_comes_back(
+    name: str, file: Path, small: CompressedField, tmp_path: Path
+) -> None:
+    succeeds("convert", file, tmp_path / name)
+    assert_same_compressed(load_vqrf(tmp_path / name), small)
+    succeeds("convert", tmp_path / name, tmp_path / "again.vqrf")
+    assert (tmp_path / "again.vqrf").read_bytes() == file.read_bytes()
+
+
+def test_a_vqrf_file_becomes_a_checkpoint_and_a_run_folder(file: Path, small: CompressedField, tmp_path: Path) -> None:
+    succeeds("convert", file, tmp_path / "a.tar")
+    succeeds("convert", file, tmp_path / "run")
+    assert_same_field(load_dvgo(tmp_path / "a.tar").field, expand(small))
+    assert_same_field(load_field(tmp_path / "run" / FIELD_FILE)[0], expand(small))
+
+
+def test_what_is_not_compressed_is_not_made_a_compressed_file(run: Path, tar: Path, tmp_path: Path) -> None:
+    with unchanged(tmp_path):
+        for source in (run, tar):
+            for name in ("a.vqrf", "a.zip", "extreme_saving"):
+                refuses("convert", source, tmp_path / name, saying=(source, "not compressed", "vqrf compress"))
+
+
+def test_convert_refuses_what_it_cannot_read_or_write(tar: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.vqrf").write_bytes(b"text")
+    with unchanged(tmp_path):
+        refuses("convert", tmp_path / "text.vqrf", tmp_path / "a.tar", saying=(tmp_path / "text.vqrf",))
+        refuses("convert", tmp_path / "none", tmp_path / "a.tar", saying=(tmp_path / "none",))
+        refuses("convert", tar, tmp_path / "no" / "a.tar", saying=("no folder",))
+        refuses("convert", tar, tmp_path / "a.tar", "--step", 0, saying=(tar, "--step"))
+        refuses("convert", tar, tmp_path / "a.tar", "--near", "nan", saying=(tar, "--near"))
+
+
+def test_a_malicious_checkpoint_is_one_line_to_every_verb(data: Path, tmp_path: Path) -> None:
+    sign = tmp_path / "ran"
+    path = saved({**small_tree(), "extra": Malice(sign)}, tmp_path / "bad.tar")
+    with unchanged(tmp_path):
+        for command in (
+            ("info", path),
+            ("convert", path, tmp_path / "run"),
+            ("eval", path, "--data", data),
+            ("render", path, "--data", data, "--out", tmp_path / "images"),
+            ("compress", path, "--out", tmp_path / "a.vqrf"),
+        ):
+            refuses(*command, saying=(path, "data.pkl", "posix.system", "not run"))
+
+
+def test_info_says_what_is_in_a_checkpoint(tar: Path, file: Path, trained: RadianceField, tmp_path: Path) -> None:
+    facts = json.loads(succeeds("info", tar, "--json").out)
+    assert facts["kind"] == "DirectVoxGO checkpoint" and facts["corners"] == "aligned"
+    assert facts["shape"] == list(trained.lattice.shape) and facts["channels"] == trained.n_channels
+    succeeds("convert", file, tmp_path / "a.zip")
+    assert json.loads(succeeds("info", tmp_path / "a.zip", "--json").out)["kind"] == "official VQRF output"
+
+
+def test_a_checkpoint_is_scored_and_rendered_as_the_field_is(
+    tar: Path, data: Path, trained: RadianceField, scene: Scene, tmp_path: Path
+) -> None:
+    outcome = succeeds("eval", tar, "--data", data, "--json", "--corners", "aligned")
+    assert json.loads(outcome.out)["psnr"] == pytest.approx(evaluate(trained, scene.test).psnr)
+    told = succeeds("render", tar, "--data", data, "--out", tmp_path / "images").err
+    assert "its corners are aligned" in told
+    assert len(list((tmp_path / "images").iterdir())) == len(scene.test)
+
+
+def test_a_checkpoint_is_compressed_with_photos(tar: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.vqrf"
+    said = succeeds("compress", tar, "--data", data, "--out", out, "--preset", "demo", "--corners", "aligned").out
+    assert f"{out}: {out.stat().st_size} bytes" in said
+    assert decode(out.read_bytes()).metadata["training"]["kind"] == "DirectVoxGO checkpoint"
+
+
+def test_a_field_is_compressed_without_photos_and_photos_say_what_that_cost(
+    run: Path, data: Path, scene: Scene, trained: RadianceField, tmp_path: Path
+) -> None:
+    own, scored = tmp_path / "own.vqrf", tmp_path / "scored.vqrf"
+    dials = ("--preset", "demo", "--own-views", 12, "--own-side", 48)
+    said = succeeds("compress", run, "--out", own, *dials).out
+    assert "12 views of 48x48 of the field itself" in said
+    metadata = decode(own.read_bytes()).metadata
+    assert metadata["field_test"]["psnr"] > 50  # the field against itself in 8 bits
+    assert metadata["training"]["tuned_on"] == "12 renders of the field, 48x48"
+    succeeds("compress", run, "--data", data, "--own", "--out", scored, *dials)
+    before, after = (decode(scored.read_bytes()).metadata[key]["psnr"] for key in ("field_test", "test"))
+    assert before == pytest.approx(evaluate(trained, scene.test).psnr, abs=1e-3)
+    assert after == pytest.approx(evaluate(expand(decode(own.read_bytes())), scene.test).psnr, abs=1e-3)
+    assert after > before - 1.0
+
+
+def test_the_dials_of_own_renders_are_checked(run: Path, tmp_path: Path) -> None:
+    with unchanged(tmp_path):
+        refuses("compress", run, "--out", tmp_path / "a.vqrf", "--own-views", 0, saying=("--own-views",))
+        refuses("compress", run, "--out", tmp_path / "a.vqrf", "--own-side", 4, saying=("--own-side",))
+
+
+@needs_fixtures
+def test_official_files_are_converted(tmp_path: Path) -> None:
+    official = FIXTURES / "vqrf" / "extreme_saving.zip"
+    succeeds("convert", official, tmp_path / "a.vqrf")
+    assert (tmp_path / "a.vqrf").stat().st_size < official.stat().st_size
+    assert_same_compressed(decode((tmp_path / "a.vqrf").read_bytes()), load_vqrf(official))
+    told = succeeds("convert", FIXTURES / "dvgo" / "fine_last.tar", tmp_path / "run").err
+    assert "its mask cuts" in told
