@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint native sanitize clean
+.PHONY: demo test lint native sanitize fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/vqrf demo --out demo --overwrite
@@ -29,6 +29,9 @@ native: $(INSTALLED)
 
 sanitize:
 	tests/native/sanitize.sh
+
+fuzz:
+	tests/fuzz/run.sh 1000000
 
 clean:
 	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
