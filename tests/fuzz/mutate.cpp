@@ -173,6 +173,20 @@ void resize_values(CompressedField &field) {
     for (std::int32_t &code : field.codes) code = std::min(code, static_cast<std::int32_t>(head.codebook_size - 1));
 }
 
+// Another side, or thin with wide planes, of which a decoder keeps two or more.
+void reshape_lattice(CompressedField &field, Random &random) {
+    Shape &shape = field.head.shape;
+    if (random.one_in(16)) {
+        shape = {2, 250 + random.below(250), 250 + random.below(250)};
+        field.partition.assign(shape.n_voxels(), kPruned);
+        field.partition[random.below(field.partition.size())] = kKept;
+        return;
+    }
+    std::uint32_t *side = random.pick({&shape.x, &shape.y, &shape.z});
+    *side = 1 + random.below(random.one_in(8) ? 200 : 12);
+    if (shape.n_voxels() > kBudget / 2) *side = 2;
+}
+
 void resize_channels(CompressedField &field, std::uint32_t n_channels, Random &random) {
     Head &head = field.head;
     head.n_channels = n_channels;
@@ -207,9 +221,7 @@ void mutate_field(CompressedField &field, Random &random) {
         case 2: scatter(field.codes, random.one_in(8) ? 1u << bits_of_code(head.codebook_size) : head.codebook_size, random); break;
         case 3: scatter(field.partition, 3, random); resize_values(field); break;
         case 4: {
-            std::uint32_t *side = random.pick({&head.shape.x, &head.shape.y, &head.shape.z});
-            *side = 2 + random.below(random.one_in(8) ? 200 : 12);
-            if (head.shape.n_voxels() > kBudget / 2) *side = 2;
+            reshape_lattice(field, random);
             resize_values(field);
             break;
         }
@@ -229,6 +241,20 @@ void mutate_field(CompressedField &field, Random &random) {
     }
 }
 
+// The partition, with a block marked as occupied that may be empty: no encoder writes that.
+void mark_block(const CompressedField &field, Part &part, Random &random) {
+    const Shape shape = field.head.shape;
+    std::vector<std::uint8_t> values = field.partition;
+    Blocks blocks(shape);
+    for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) blocks.occupied[block] |= values[i] != kPruned;
+    });
+    blocks.occupied[random.below(blocks.occupied.size())] = 1;
+    Encoder encoder(kPartitionContexts);
+    code_partition(encoder, shape, blocks, values);
+    part.body = encoder.finish();
+}
+
 // The parts of another field, with the unknown sections of the file that it was made from.
 bool mutate_symbols(Bytes file, std::vector<Part> &parts, Random &random) {
     BitstreamError error;
@@ -236,6 +262,7 @@ bool mutate_symbols(Bytes file, std::vector<Part> &parts, Random &random) {
     if (!field) return false;
     for (std::uint32_t n = 1 + random.below(3); n > 0; --n) mutate_field(*field, random);
     std::vector<Part> made = encode_parts(*field);
+    if (random.one_in(16)) mark_block(*field, *find(made, "PART"), random);
     for (Part &part : parts)
         if (part.name() == "XTRA") made.insert(made.begin() + 1, std::move(part));
     parts = std::move(made);
