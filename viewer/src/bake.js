@@ -108,6 +108,7 @@ class BlockTable {
     const [nx, ny, nz] = this.size
     const [row, plane] = [nz + 2, (ny + 2) * (nz + 2)]
     const distance = new Uint8Array((nx + 2) * plane).fill(MAX_DISTANCE)
+    /** @type {number[]} */
     const before = []
     for (let i = -1; i <= 1; i++) {
       for (let j = -1; j <= 1; j++) {
