@@ -1,5 +1,9 @@
 /** Bytes to a baked field, in a worker that is made from a text: that works from `file://` too. */
 
+/** Answers of a server that has nothing new, or nothing yet. */
+const NOT_MODIFIED = 304
+const NO_CONTENT = 204
+
 /** A file that cannot be shown; the message is for a person. */
 export class LoadError extends Error {
   /**
@@ -48,17 +52,19 @@ export function loadInWorker(bytes, maxSide, signal) {
 /**
  * @param {string} source a URL
  * @param {AbortSignal} signal
- * @returns {Promise<Uint8Array>}
+ * @param {string} [version] that is there already
+ * @returns {Promise<{ bytes?: Uint8Array, version?: string }>} no bytes if there is nothing newer, or nothing yet
  * @throws {LoadError}
  */
-export async function fetchBytes(source, signal) {
+export async function fetchBytes(source, signal, version) {
   let response
   try {
-    response = await fetch(source, { signal, cache: 'no-cache' })
+    response = await fetch(source, { signal, cache: 'no-store', headers: version ? { 'If-None-Match': version } : {} })
   } catch (error) {
     if (signal.aborted) throw error
     throw new LoadError(`${source} cannot be fetched`)
   }
+  if (response.status === NOT_MODIFIED || response.status === NO_CONTENT) return { version }
   if (!response.ok) throw new LoadError(`${source} cannot be fetched: the server answers ${response.status}`)
-  return new Uint8Array(await response.arrayBuffer())
+  return { bytes: new Uint8Array(await response.arrayBuffer()), version: response.headers.get('ETag') ?? undefined }
 }
