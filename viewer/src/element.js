@@ -196,7 +196,7 @@ export class VqrfViewer extends HTMLElement {
   setRefresh() {
     clearInterval(this.refreshTimer)
     const seconds = Number(this.getAttribute('refresh'))
-    if (seconds > 0) this.refreshTimer = setInterval(() => this.refresh(), 1000 * seconds)
+    if (seconds > 0) this.refreshTimer = window.setInterval(() => this.refresh(), 1000 * seconds)
   }
 
   /**
@@ -321,7 +321,7 @@ export class VqrfViewer extends HTMLElement {
 
   keepViewInAddress() {
     if (!this.hasAttribute('hash') || this.hashTimer !== undefined) return
-    this.hashTimer = setTimeout(() => {
+    this.hashTimer = window.setTimeout(() => {
       this.hashTimer = undefined
       const view = this.stage?.orbit?.toString()
       const rest = location.hash.replace(/^#/, '').split('&').filter((part) => part && !part.startsWith('view='))

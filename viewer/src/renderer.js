@@ -65,6 +65,7 @@ export class Renderer {
     if (!gl) throw new NoGraphics('This browser has no WebGL2, which the viewer needs.')
     this.canvas = canvas
     this.gl = gl
+    this.maxSide = 0
     /** @type {[number, number, number] | undefined} */
     this.background = undefined
     /** @type {import('./bake.js').Baked | undefined} */

@@ -99,12 +99,13 @@ void prepareColor(vec3 d) {
   ${sums.map(({ name, worth }) => `${name} = vec4(${worth.join(', ')});`).join('\n  ')}
   ${constant.join('\n  ')}
 }
-vec3 colorAt(vec3 at) {
+vec3 addColor(vec3 at, float weight) {
   ${fetchFeatures(groups)}
   vec3 logit = base;
   ${add.join('\n  ')}
-  return 1.0 / (1.0 + exp(-logit));
-}`
+  return weight / (1.0 + exp(-logit));
+}
+vec3 finishColor() { return vec3(0.0); }`
 }
 
 /** @param {number} groups */
@@ -120,11 +121,12 @@ function fetchFeatures(groups) {
 function logitsSource({ featureScale, featureOffset }) {
   return `
 void prepareColor(vec3 d) {}
-vec3 colorAt(vec3 at) {
+vec3 addColor(vec3 at, float weight) {
   ${fetchFeatures(1)}
   vec3 logit = texel_0.rgb * ${vec4(featureScale, 0)}.rgb + ${vec4(featureOffset, 0)}.rgb;
-  return 1.0 / (1.0 + exp(-logit));
-}`
+  return weight / (1.0 + exp(-logit));
+}
+vec3 finishColor() { return vec3(0.0); }`
 }
 
 /** @param {number} n */
@@ -157,20 +159,28 @@ export function packLayers({ layers, channels }) {
   return packed
 }
 
+/** Samples that one reading of the colour MLP serves: reading it is what costs. */
+const AT_ONCE = 4
+/** Samples of a ray that wait for it; neighbouring rays fill this at different times, and are then worked on together. */
+const QUEUE = 16
+
 /**
- * A matrix of the colour MLP times a vector of `vec4`.
+ * A matrix of the colour MLP times the vectors of `AT_ONCE` samples, which are interleaved.
  *
  * @param {{ to: string, from: string, out: number, in: number, at: number }} product
+ * @param {number} n vectors
  */
-function productSource({ to, from, out, in: inputs, at }) {
+function productSource({ to, from, out, in: inputs, at }, n) {
+  const each = (/** @type {(s: number) => string} */ text) => Array.from({ length: n }, (_, s) => text(s)).join(' ')
   return `
   for (int row = 0; row < ${out}; row++) {
-    vec4 sum = ${to}[row];
+    ${each((s) => `vec4 sum_${s} = ${to}[row * ${n} + ${s}];`)}
     int at = ${at} + row * ${4 * inputs};
     for (int column = 0; column < ${inputs}; column++, at += 4) {
-      sum += mat4(weight(at), weight(at + 1), weight(at + 2), weight(at + 3)) * ${from}[column];
+      mat4 piece = mat4(weight(at), weight(at + 1), weight(at + 2), weight(at + 3));
+      ${each((s) => `sum_${s} += piece * ${from}[column * ${n} + ${s}];`)}
     }
-    ${to}[row] = sum;
+    ${each((s) => `${to}[row * ${n} + ${s}] = sum_${s};`)}
   }`
 }
 
@@ -183,11 +193,11 @@ function layersSource({ layers, channels, featureScale, featureOffset }) {
   const groups = fours(channels)
   const frequencies = (layers[0].in - channels - 3) / 6
   const directions = fours(layers[0].in - channels)
-  const width = Math.max(...layers.map(({ out }) => fours(out)))
+  const width = Math.max(groups, ...layers.map(({ out }) => fours(out)))
   let at = fours(layers[0].out)
-  const first = { to: 'a', from: 'texel', out: fours(layers[0].out), in: groups, at }
+  const first = { to: 'a', from: 'b', out: fours(layers[0].out), in: groups, at }
   at += first.out * 4 * groups
-  const ofDirection = { to: 'rayPart', from: 'encoded', out: first.out, in: directions, at }
+  const ofDirection = { to: 'of_ray', from: 'encoded', out: first.out, in: directions, at }
   at += first.out * 4 * directions
   const rest = layers.slice(1).map(({ out, in: inputs }, i) => {
     const [from, to] = i % 2 ? ['b', 'a'] : ['a', 'b']
@@ -195,35 +205,54 @@ function layersSource({ layers, channels, featureScale, featureOffset }) {
     const product = { to, from, out: fours(out), in: fours(inputs), at: at + fours(out) }
     at = product.at + product.out * 4 * product.in
     return `
-  for (int i = 0; i < ${product.in}; i++) ${from}[i] = max(${from}[i], 0.0);
-  for (int i = 0; i < ${product.out}; i++) ${to}[i] = weight(${bias} + i);${productSource(product)}`
+  for (int i = 0; i < ${AT_ONCE * product.in}; i++) ${from}[i] = max(${from}[i], 0.0);
+  for (int i = 0; i < ${AT_ONCE * product.out}; i++) ${to}[i] = weight(${bias} + i / ${AT_ONCE});${productSource(product, AT_ONCE)}`
   })
+  const last = layers.length % 2 ? 'a' : 'b'
   return `
 vec4 weight(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1}, i / ${WEIGHTS_WIDTH}), 0); }
-vec4 rayPart[${first.out}];
+vec4 of_ray[${first.out}];
+vec4 queue[${QUEUE}];
+int queued = 0;
 void prepareColor(vec3 d) {
-  float flat_[${4 * directions}];
-  for (int i = 0; i < ${4 * directions}; i++) flat_[i] = 0.0;
-  flat_[0] = d.x; flat_[1] = d.y; flat_[2] = d.z;
+  float parts[${4 * directions}];
+  for (int i = 0; i < ${4 * directions}; i++) parts[i] = 0.0;
   for (int axis = 0; axis < 3; axis++) {
     float turn = d[axis];
+    parts[axis] = turn;
     for (int k = 0; k < ${frequencies}; k++, turn *= 2.0) {
-      flat_[3 + axis * ${frequencies} + k] = sin(turn);
-      flat_[3 + (3 + axis) * ${frequencies} + k] = cos(turn);
+      parts[3 + axis * ${frequencies} + k] = sin(turn);
+      parts[3 + (3 + axis) * ${frequencies} + k] = cos(turn);
     }
   }
   vec4 encoded[${directions}];
-  for (int i = 0; i < ${directions}; i++) encoded[i] = vec4(flat_[4 * i], flat_[4 * i + 1], flat_[4 * i + 2], flat_[4 * i + 3]);
-  for (int i = 0; i < ${first.out}; i++) rayPart[i] = weight(i);${productSource(ofDirection)}
+  for (int i = 0; i < ${directions}; i++) encoded[i] = vec4(parts[4 * i], parts[4 * i + 1], parts[4 * i + 2], parts[4 * i + 3]);
+  for (int i = 0; i < ${first.out}; i++) of_ray[i] = weight(i);${productSource(ofDirection, 1)}
 }
-vec3 colorAt(vec3 at_) {
-  vec4 texel[${groups}];
-  ${Array.from({ length: groups }, (_, g) => {
-    return `texel[${g}] = textureLod(uFeatures${g}, at_, 0.0) * ${vec4(featureScale, 4 * g)} + ${vec4(featureOffset, 4 * g)};`
-  }).join('\n  ')}
-  vec4 a[${width}], b[${width}];
-  for (int i = 0; i < ${first.out}; i++) a[i] = rayPart[i];${productSource(first)}${rest.join('')}
-  return 1.0 / (1.0 + exp(-${layers.length % 2 ? 'a' : 'b'}[0].rgb));
+vec3 colorsFrom(int from) {
+  vec4 a[${AT_ONCE * width}], b[${AT_ONCE * width}];
+  for (int s = 0; s < ${AT_ONCE}; s++) {
+    vec3 at = queue[from + s].xyz;
+    ${Array.from({ length: groups }, (_, g) => {
+      const worth = `textureLod(uFeatures${g}, at, 0.0) * ${vec4(featureScale, 4 * g)} + ${vec4(featureOffset, 4 * g)}`
+      return `b[${AT_ONCE * g} + s] = ${worth};`
+    }).join('\n    ')}
+  }
+  for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
+  vec3 sum = vec3(0.0);
+  for (int s = 0; s < ${AT_ONCE}; s++) sum += queue[from + s].w / (1.0 + exp(-${last}[s].rgb));
+  return sum;
+}
+vec3 finishColor() {
+  vec3 sum = vec3(0.0);
+  for (int i = queued; i < ${QUEUE}; i++) queue[i] = vec4(0.0);
+  for (int from = 0; from < queued; from += ${AT_ONCE}) sum += colorsFrom(from);
+  queued = 0;
+  return sum;
+}
+vec3 addColor(vec3 at, float weight) {
+  queue[queued++] = vec4(at, weight);
+  return queued == ${QUEUE} ? finishColor() : vec3(0.0);
 }`
 }
 
@@ -301,10 +330,11 @@ void main() {
         prepareColor(direction);
         is_prepared = true;
       }
-      light.rgb += weight * colorAt(at);
+      light.rgb += addColor(at, weight);
     }
     light.a -= weight;
     if (light.a < ${float(LIGHT_LEFT)}) break;
   }
+  light.rgb += finishColor();
 }`
 }
