@@ -6,7 +6,7 @@
  */
 
 import { SHADING_HARMONICS } from './decode.js'
-import { BLOCK_CELLS, BRICK } from './bake.js'
+import { BLOCK_CELLS, BRICK, densityOfAlpha } from './bake.js'
 
 /** A ray ends after the sample that leaves less light than this. */
 const LIGHT_LEFT = 1e-3
@@ -274,6 +274,9 @@ export function marchSource(baked) {
   const limit = Math.ceil(extent / baked.stepWorld) + 8
   const atlas = baked.bricks.map((n) => n * BRICK)
   const [scale, offset] = baked.densityRange
+  const floor = densityOfAlpha(baked.alphaThreshold, baked.densityBias, baked.interval)
+  const softplus = `(1.0 + exp(min(density + ${float(baked.densityBias)}, 80.0)))`
+  const activation = baked.interval === 0.5 ? `inversesqrt${softplus}` : `pow(${softplus}, -${float(baked.interval)})`
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -288,6 +291,12 @@ uniform vec3 uOrigin, uRayStart, uRayX, uRayY;
 out vec4 light;
 const ivec3 CELLS = ${ivec3(cells)};
 ${colorSource(baked)}
+vec3 start, stride, per_stride;
+/* The first sample after k that lies beyond one of three planes. */
+float leaving(vec3 planes, float k) {
+  vec3 beyond = (planes - start) * per_stride;
+  return max(k + 1.0, ceil(min(min(beyond.x, beyond.y), beyond.z)));
+}
 void main() {
   vec3 direction = normalize(uRayStart + gl_FragCoord.x * uRayX + gl_FragCoord.y * uRayY);
   direction += vec3(equal(direction, vec3(0.0))) * 1e-12;
@@ -298,32 +307,40 @@ void main() {
   float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(baked.stepWorld)});
   light = vec4(0.0, 0.0, 0.0, 1.0);
   if (last < 0.0) return;
-  vec3 start = (uOrigin + t0 * direction - ${vec3(baked.lo)}) * ${vec3(toGrid)};
-  vec3 stride = direction * ${vec3(toGrid)} * ${float(baked.stepWorld)};
-  vec3 per_stride = 1.0 / stride;
+  start = (uOrigin + t0 * direction - ${vec3(baked.lo)}) * ${vec3(toGrid)};
+  stride = direction * ${vec3(toGrid)} * ${float(baked.stepWorld)};
+  per_stride = 1.0 / stride;
   vec3 ahead = step(0.0, stride);
-  bool is_prepared = false;
   float k = 0.0;
+  ivec3 last_block = ivec3(-1);
+  uvec4 info = uvec4(0u);
+  vec3 corner = vec3(0.0);
+  bool is_prepared = false;
   for (int n = 0; n < ${limit} && k <= last; n++) {
     vec3 p = clamp(start + k * stride, vec3(0.0), vec3(CELLS));
     ivec3 cell = min(ivec3(p), CELLS - 1);
     ivec3 block = cell / ${BLOCK_CELLS};
-    uvec4 info = texelFetch(uBlocks, block.zyx, 0);
+    if (block != last_block) {
+      last_block = block;
+      info = texelFetch(uBlocks, block.zyx, 0);
+      corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
+    }
     if (info.w != 0u) {
       vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
-      vec3 beyond = (far * ${float(BLOCK_CELLS)} - start) * per_stride;
-      k = max(k + 1.0, ceil(min(min(beyond.x, beyond.y), beyond.z)));
+      k = leaving(far * ${float(BLOCK_CELLS)}, k);
+      continue;
+    }
+    int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
+    if ((((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) == 0u) {
+      k = leaving(vec3(cell) + ahead, k);
       continue;
     }
     k += 1.0;
-    int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
-    if ((((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) == 0u) continue;
-    vec3 brick = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16);
-    vec3 at = ((brick * ${float(BRICK)} + p - vec3(block * ${BLOCK_CELLS}) + 0.5) * ${vec3(atlas.map((n) => 1 / n))}).zyx;
+    vec3 at = ((p + corner) * ${vec3(atlas.map((n) => 1 / n))}).zyx;
     vec2 level = textureLod(uDensity, at, 0.0).rg;
     float density = ${float(scale)} * level.r + mix(${float(baked.emptyDensity)}, ${float(offset)}, level.g);
-    float alpha = 1.0 - pow(1.0 + exp(min(density + ${float(baked.densityBias)}, 80.0)), -${float(baked.interval)});
-    if (alpha <= ${float(baked.alphaThreshold)}) continue;
+    if (density <= ${float(floor)}) continue;
+    float alpha = 1.0 - ${activation};
     float weight = light.a * alpha;
     if (weight > ${float(baked.alphaThreshold)}) {
       if (!is_prepared) {

@@ -10,8 +10,8 @@ import { Renderer, resized } from './renderer.js'
 
 /** Milliseconds that a frame should take. */
 const FRAME_MS = 33
-/** Pixels of the first frame, before anything is known. */
-const FIRST_PIXELS = 128 * 128
+/** Pixels of the first frame, before anything is known: with a network at each sample, and without. */
+const FIRST_PIXELS = { slow: 48 * 48, fast: 160 * 160 }
 const LEAST_PIXELS = 32 * 32
 /** How fast the number of pixels follows what a frame took. */
 const MOST_GROWTH = 1.5
@@ -48,7 +48,7 @@ export class Stage {
     this.orbit = undefined
     this.controls = new Controls(canvas, () => this.orbit, () => this.moved())
     this.resolution = 0
-    this.pixels = FIRST_PIXELS
+    this.pixels = FIRST_PIXELS.fast
     this.row = 0
     this.pass = 0
     this.hasMoved = true
@@ -79,6 +79,7 @@ export class Stage {
    */
   setField(baked, keepCamera) {
     this.renderer.setField(baked)
+    this.pixels = baked.layers.length ? FIRST_PIXELS.slow : FIRST_PIXELS.fast
     if (!this.orbit || !keepCamera) this.orbit = new Orbit(baked.lo, baked.hi)
     this.moved()
   }
