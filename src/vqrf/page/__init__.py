@@ -76,9 +76,7 @@ def _page(name: str, *, connect: str, attributes: str, scene: str) -> bytes:
             "form-action 'none'",
         ]
     )
-    page = _PAGE.format(
-        policy=policy, title=html.escape(name), style=_STYLE, attributes=attributes, scene=scene, script=script
-    )
+    page = _PAGE.format(policy=policy, title=html.escape(name), style=_STYLE, attributes=attributes, scene=scene, script=script)
     return page.encode()
 
 
