@@ -32,7 +32,8 @@ SOURCE = ROOT / "src" / "vqrf"
 ROOMS = [
     *("geometry", "kernels", "compressed", "entropy", "bitstream"),
     *("files", "scene", "builtin", "rays", "field", "storage", "render", "evaluate", "report"),
-    *("train", "compress", "cli"),
+    *("page", "serve", "film", "preview"),
+    *("train", "compress", "terminal", "cli_view", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
@@ -40,8 +41,9 @@ PACKAGES = {
     "torch": {"kernels", "train", "compress", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
-    "tyro": {"cli"},
-    "rich": {"cli"},
+    "av": {"film"},
+    "tyro": {"terminal", "cli_view", "cli"},
+    "rich": {"terminal", "cli"},
 }
 """Who may import what is not NumPy and not Python's own."""
 

@@ -6,73 +6,68 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
-from vqrf import __version__
-from vqrf.bitstream import decode, encode, sections, verify
+from vqrf import __version__, cli_view
+from vqrf.bitstream import encode, sections, verify
 from vqrf.builtin import built_in_scene
-from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.cli_view import Export, Render, showing
+from vqrf.compressed import CODED, KEPT, PRUNED
 from vqrf.evaluate import SSIM_WINDOW, Evaluation, evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.files import write_atomically
 from vqrf.kernels import has_native
-from vqrf.render import save_image
 from vqrf.report import ReportRow, write_report
 from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
-from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, load_field, save_field
+from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, save_field
+from vqrf.terminal import (
+    FIELD_FILE,
+    Common,
+    CommonFlags,
+    UsageError,
+    bars_on_terminal,
+    expect_writable,
+    is_device,
+    load_any,
+    load_compressed,
+    load_like,
+    load_run,
+    named,
+    progress_bar,
+    read_bytes,
+    say,
+)
 
 if TYPE_CHECKING:
     from vqrf.compress import CompressConfig
     from vqrf.train import Progress as TrainProgress
+    from vqrf.train import Watch
 
 EXIT_BAD_INPUT = 2
-FIELD_FILE, CONFIG_FILE, METRICS_FILE = "field.safetensors", "config.json", "metrics.jsonl"
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 METRICS_STEPS = 100
 REPORT_VIEWS = 4
 MEGABYTE = 10**6
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
 
+EXTRAS = {
+    "torch": "this needs PyTorch: pip install 'vqrf[train]'",
+    "av": "this needs PyAV: pip install 'vqrf[video]'",
+}
+"""What to say where an optional package is missing."""
+
 NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be done; the message says why."""
-
-
-@dataclass(frozen=True)
-class Common:
-    """Flags of the verbs that work for a while.
-
-    Attributes:
-      seed: of everything random.
-      threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
-      device: where to train: cpu, or a torch device such as cuda.
-      quiet: print nothing but results.
-      overwrite: replace what is there.
-    """
-
-    seed: int = 0
-    threads: int = 0
-    device: str = "cpu"
-    quiet: bool = False
-    overwrite: bool = False
-
-
-CommonFlags = Annotated[Common, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,15 @@ class Train:
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: Background = "white"
     """What stands behind transparent pixels."""
+    view: bool = False
+    """Show the field in the browser while it is trained."""
     common: CommonFlags = Common()
 
     def run(self) -> None:
         scene, downscale = load_sized(self.data, self.preset, self.downscale, self.background)
-        train_into(self.out, scene, self.preset, {"downscale": downscale, "background": self.background}, self.common)
+        images = {"downscale": downscale, "background": self.background}
+        with showing(scene.name) if self.view else nullcontext() as watch:
+            train_into(self.out, scene, self.preset, images, self.common, watch)
 
 
 @dataclass(frozen=True)
@@ -142,40 +141,6 @@ class Compress:
         scene = load_like(notes, self.data, ("train", "test"))
         expect_scorable(scene.test)
         compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
-
-
-@dataclass(frozen=True)
-class Render:
-    """Render the views of a dataset's split from a .vqrf file or a run folder into PNG files."""
-
-    scene: tyro.conf.Positional[Path]
-    """A .vqrf file or a run folder."""
-    data: Path
-    """Dataset folder, for its cameras."""
-    out: Path
-    """Folder for the images."""
-    split: Literal["train", "test"] = "test"
-    every: int = 1
-    """Of the test split, take every n-th view."""
-    downscale: int = 0
-    """0: as trained."""
-    common: CommonFlags = Common()
-
-    def run(self) -> None:
-        from vqrf.render import render
-
-        field, notes, _ = load_any(self.scene)
-        scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
-        if self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
-            raise UsageError(f"{self.out}: is not empty; give --overwrite")
-        volume = field.with_background(scene.background).volume()
-        views = getattr(scene, self.split)
-        self.out.mkdir(parents=True, exist_ok=True)
-        with progress_bar("render", len(views), self.common.quiet) as advance:
-            for view in views:
-                save_image(render(volume, view.camera).rgb, self.out / f"{Path(view.name).name}.png")
-                advance(1, "")
-        say(self.common.quiet, f"wrote {len(views)} images to {self.out}")
 
 
 @dataclass(frozen=True)
@@ -286,19 +251,6 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     return scene, max(downscale, 1)
 
 
-def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
-    """The dataset as the field was trained on it: same downscale (unless given), same background.
-
-    Notes may come from any file, so they are asked for and not believed.
-    """
-    background: Background = "black" if notes.get("background") == "black" else "white"
-    if every < 1 or downscale < 0:
-        raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
-    trained = notes.get("downscale")
-    size = downscale or (trained if isinstance(trained, int) and trained > 0 else 1)
-    return load_scene(data, splits=splits, downscale=size, background=background, every=every)
-
-
 def expect_scorable(views: Sequence[View]) -> None:
     """Refuse views, all of one size, that SSIM cannot score."""
     height, width = views[0].image.shape[:2]
@@ -306,25 +258,9 @@ def expect_scorable(views: Sequence[View]) -> None:
         raise UsageError(f"{views[0].name}: is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
 
 
-def expect_writable(path: Path, common: Common) -> None:
-    """Refuse, before long work, a file that cannot be written or is to stay."""
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a file to write")
-    if path.is_file() and not common.overwrite:
-        raise UsageError(f"{path}: is there already; give --overwrite")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: there is no folder {folder}")
-    if not os.access(path if is_device(path) else folder, os.W_OK):
-        raise UsageError(f"{path}: cannot be written")
-
-
-def is_device(path: Path) -> bool:
-    """Whether something is there that is written to and not replaced: a device, a pipe."""
-    return path.exists() and not path.is_file()
-
-
-def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common) -> None:
+def train_into(
+    run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
+) -> None:
     """Train into a run folder, or go on with what is in it."""
     from vqrf.train import PRESETS, clear_run, fit
 
@@ -347,7 +283,7 @@ def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], com
     start = time.perf_counter()
     stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
     with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
-        field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run)
+        field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
     seconds = time.perf_counter() - start
     save_field(run / FIELD_FILE, field, notes=notes)
     clear_run(run)
@@ -481,46 +417,6 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a .vqrf file")
-    return path.read_bytes()
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Put the file's name before what is said to be wrong with its bytes."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def load_compressed(path: Path) -> tuple[CompressedField, dict[str, int]]:
-    data = read_bytes(path)
-    with named(path):
-        return decode(data), {name: size for name, _, size in sections(data)}
-
-
-def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
-    if not path.is_dir():
-        raise UsageError(f"{path}: is no run folder")
-    if not (path / FIELD_FILE).exists():
-        raise UsageError(f"{path}: holds no {FIELD_FILE}; is it a run folder, and has its training ended?")
-    return load_field(path / FIELD_FILE)
-
-
-def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
-    """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
-    if path.is_dir():
-        return *load_run(path), None
-    small, sizes = load_compressed(path)
-    with named(path):
-        field = expand(small)
-    notes = small.metadata.get("training")
-    return field, notes if isinstance(notes, dict) else {}, sizes
-
-
 def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
@@ -543,43 +439,6 @@ def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
             torch.empty(0, device=common.device)
         except (RuntimeError, AssertionError) as error:  # torch raises one for a strange name, the other for a lack of CUDA
             raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
-
-
-def say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, flush=True)
-
-
-class RateColumn(ProgressColumn):
-    """Steps per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f}/s", style="cyan")
-
-
-Advance = Callable[[int, str], None]
-
-
-def bars_on_terminal(quiet: bool) -> Progress:
-    """Bars with a rate and an ETA on a terminal; nothing where the error stream is none, or when quiet."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:>7}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        RateColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )
-
-
-@contextmanager
-def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
-    with bars_on_terminal(quiet) as bars:
-        task = bars.add_task(name, total=total, note="")
-        yield lambda completed, note: bars.update(task, advance=completed, note=note)
 
 
 @contextmanager
@@ -617,7 +476,7 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
         yield report
 
 
-Verb = Train | Compress | Render | Eval | Info | Verify | Demo
+Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -625,7 +484,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description = "Volumetric radiance fields small enough to send, embed and keep."
     verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
     try:
-        if not isinstance(verb, Info | Verify):
+        if not isinstance(verb, cli_view.View | Export | Info | Verify):
             set_up(verb)
         verb.run()
         return
@@ -634,9 +493,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in EXTRAS:
             raise
-        reason = "this needs PyTorch: pip install 'vqrf[train]'"
+        reason = EXTRAS[error.name]
     print(f"vqrf: {' '.join(reason.splitlines())}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
