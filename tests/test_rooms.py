@@ -31,9 +31,9 @@ SOURCE = ROOT / "src" / "vqrf"
 
 ROOMS = [
     *("geometry", "kernels", "compressed", "entropy", "bitstream"),
-    *("files", "scene", "builtin", "rays", "field", "storage", "render", "evaluate", "report"),
+    *("files", "scene", "builtin", "rays", "field", "lint", "storage", "render", "evaluate", "report"),
     *("page", "serve", "film", "preview"),
-    *("train", "compress", "terminal", "cli_view", "cli"),
+    *("train", "compress", "search", "bench", "terminal", "cli_view", "cli_bench", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
@@ -42,7 +42,10 @@ PACKAGES = {
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
     "av": {"film"},
-    "tyro": {"terminal", "cli_view", "cli"},
+    "matplotlib": {"bench"},
+    "scipy": {"bench"},
+    "ray": {"bench"},
+    "tyro": {"terminal", "cli_view", "cli_bench", "cli"},
     "rich": {"terminal", "cli"},
 }
 """Who may import what is not NumPy and not Python's own."""

@@ -6,6 +6,7 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,12 @@ from vqrf import __version__, cli_view
 from vqrf.bitstream import encode, sections, verify
 from vqrf.builtin import built_in_scene
 from vqrf.cli_view import Export, Render, showing
-from vqrf.compressed import CODED, KEPT, PRUNED
-from vqrf.evaluate import SSIM_WINDOW, Evaluation, evaluate
+from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.files import write_atomically
 from vqrf.kernels import has_native
+from vqrf.lint import inspect, refusals
 from vqrf.report import ReportRow, write_report
 from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
 from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, save_field
@@ -57,6 +59,8 @@ EXIT_BAD_INPUT = 2
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 METRICS_STEPS = 100
 REPORT_VIEWS = 4
+WIDEST, WIDEST_VIEWS = 0.888888, (ViewScore("", 88.88888, 0.888888, 0.0),)
+"""A share and scores that are as long in a file as any: its size is known before they are."""
 MEGABYTE = 10**6
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
@@ -96,6 +100,57 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """Flags that name a quality or a size instead of settings; at most one of them.
+
+    Attributes:
+      quality: 0..100 on the preset's dial; its own settings are at 60.
+      target_size: bytes of the file, such as 1MB or 500kB: 95 to 100 % of them are used.
+      max_drop: dB below the trained field that the file may be.
+      target_psnr: dB that the file reaches.
+    """
+
+    quality: float | None = None
+    target_size: str | None = None
+    max_drop: float | None = None
+    target_psnr: float | None = None
+
+    @property
+    def is_searched(self) -> bool:
+        return any(value is not None for value in (self.target_size, self.max_drop, self.target_psnr))
+
+    def n_bytes(self) -> int:
+        """The target size.
+
+        Raises:
+          ValueError: it is no size.
+        """
+        from vqrf.search import parse_bytes
+
+        return parse_bytes(self.target_size or "")
+
+    def settle(self, base: CompressConfig) -> CompressConfig:
+        """The settings at the quality, if one is given; checks the other flags too.
+
+        Raises:
+          ValueError: two goals, or one that cannot be.
+        """
+        from vqrf.search import config_at
+
+        given = [name for name, value in asdict(self).items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"expected one of --{' and --'.join(given).replace('_', '-')}, not both")
+        if self.target_size is not None:
+            self.n_bytes()
+        if (
+            not all(math.isfinite(value) for value in (self.max_drop or 0, self.target_psnr or 1))
+            or (self.target_psnr or 1) <= 0
+        ):
+            raise ValueError("--max-drop and --target-psnr: expected dB")
+        return base if self.quality is None else config_at(base, self.quality)
+
+
+@dataclass(frozen=True)
 class Compress:
     """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on."""
 
@@ -117,6 +172,9 @@ class Compress:
     """Steps of joint tuning."""
     report: Path | None = None
     """Where the report page goes; beside the file, with the ending .html, if not given."""
+    goal: Annotated[Goal, tyro.conf.arg(name="")] = Goal()
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Of a search, print the curve as JSON."""
     common: CommonFlags = Common()
 
     def run(self) -> None:
@@ -130,6 +188,7 @@ class Compress:
         }
         try:
             config = replace(PRESETS[self.preset], **{k: v for k, v in dials.items() if v is not None})
+            config = self.goal.settle(config)
         except ValueError as error:
             raise UsageError(str(error)) from None
         expect_writable(self.out, self.common)
@@ -140,7 +199,11 @@ class Compress:
         field, notes = load_run(self.field)
         scene = load_like(notes, self.data, ("train", "test"))
         expect_scorable(scene.test)
-        compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
+        job = Job(self.out, report, field, notes, scene, self.preset, self.common)
+        if self.goal.is_searched:
+            search_into(job, config, self.goal, self.as_json)
+        else:
+            compress_into(job, config)
 
 
 @dataclass(frozen=True)
@@ -199,9 +262,16 @@ class Verify:
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file."""
+    strict: bool = False
+    """Find too what the format allows and no encoder of ours writes."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON: findings, each with section, offset and reason."""
 
     def run(self) -> None:
         data = read_bytes(self.scene)
+        if self.strict or self.as_json:
+            report_findings(self.scene, data, self.strict, self.as_json)
+            return
         with named(self.scene):
             verify(data)
         print(f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
@@ -231,7 +301,7 @@ class Demo:
         if not is_trained:
             train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
-        compress_into(out, report, field, notes, scene, "demo", PRESETS["demo"], self.common)
+        compress_into(Job(out, report, field, notes, scene, "demo", self.common), PRESETS["demo"])
         with named(out):
             verify(read_bytes(out))
         say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")
@@ -290,62 +360,163 @@ def train_into(
     say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
 
 
-def compress_into(
-    out: Path,
-    report_path: Path,
-    field: RadianceField,
-    notes: dict[str, Any],
-    scene: Scene,
-    preset: str,
-    config: CompressConfig,
-    common: Common,
-) -> None:
-    """Compress, write, read back, score the file that was read back, and write the report."""
-    from vqrf.compress import compress
+@dataclass(frozen=True)
+class Job:
+    """One compression: what goes in, and where the file and its report go."""
 
+    out: Path
+    report: Path
+    field: RadianceField
+    notes: dict[str, Any]
+    scene: Scene
+    preset: str
+    common: Common
+
+    def settings(self, config: CompressConfig) -> dict[str, Any]:
+        return {"preset": self.preset, **asdict(config), "seed": self.common.seed}
+
+    def fingerprint(self, config: CompressConfig) -> str:
+        """Of everything that the result depends on."""
+        density = checksum({"density": self.field.density}, "")
+        return fingerprint(self.scene, {**self.settings(config), **self.notes, "density": density})
+
+    def tune(self, config: CompressConfig) -> tuple[CompressedField, Checkpoint | None]:
+        """Compress; the checkpoint is to be removed when the result is safe."""
+        from vqrf.compress import compress
+
+        checkpoint, common = None, self.common
+        if not is_device(self.out):
+            checkpoint = Checkpoint(self.out.with_name(f"{self.out.name}.checkpoint"), self.fingerprint(config))
+            if common.overwrite:
+                checkpoint.remove()
+        with step_bars({"tune": config.steps}, None, common.quiet) as report:
+            small = compress(
+                self.field,
+                self.scene,
+                config,
+                seed=common.seed,
+                device=common.device,
+                report=report,
+                checkpoint=checkpoint,
+            )
+        return small, checkpoint
+
+
+def compress_into(job: Job, config: CompressConfig) -> None:
+    """Compress, write, read back, score the file that was read back, and write the report."""
     start = time.perf_counter()
-    settings = {"preset": preset, **asdict(config), "seed": common.seed}
-    checkpoint = None
-    if not is_device(out):
-        begun_with = fingerprint(scene, {**settings, **notes, "density": checksum({"density": field.density}, "")})
-        checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), begun_with)
-        if common.overwrite:
-            checkpoint.remove()
-    before, field_images = score_with_images(field, scene, common.quiet)
-    with step_bars({"tune": config.steps}, None, common.quiet) as report:
-        small = compress(field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint)
-    after, images = score_with_images(expand(small), scene, common.quiet)
-    seconds = round(time.perf_counter() - start, 1)
-    metadata = {  # no times: two runs write the same file
-        "generator": f"vqrf {__version__}",
-        "training": notes,
-        "compression": {"preset": preset, "prune": config.prune, "keep": config.keep},
-        "test": {"n_views": len(after.views), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
-        "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
-    }
-    data = encode(replace(small, metadata=metadata))
-    write_atomically(out, data)
+    before = score_with_images(job.field, job.scene, job.common.quiet)
+    small, checkpoint = job.tune(config)
+    write_result(job, config, small, before, start)
     if checkpoint is not None:
         checkpoint.remove()
+
+
+def search_into(job: Job, base: CompressConfig, goal: Goal, as_json: bool) -> None:
+    """Search for the settings that meet a target, say what was tried, and write what was found as `compress_into` does."""
+    from vqrf.search import FieldDial, Journal, Target, config_at, describe_curve, search
+
+    start = time.perf_counter()
+    quiet = job.common.quiet or as_json
+    before = score_with_images(job.field, job.scene, quiet)
+    job = replace(job, common=replace(job.common, quiet=quiet))
+    is_size = goal.target_size is not None
+    value = goal.n_bytes() if is_size else before[0].psnr - goal.max_drop if goal.max_drop is not None else goal.target_psnr
+
+    def tune(config: CompressConfig) -> CompressedField:
+        small, checkpoint = job.tune(config)
+        if checkpoint is not None:
+            checkpoint.remove()
+        return small
+
+    dial = FieldDial(
+        path=lambda quality: config_at(base, quality),
+        tune=tune,
+        score=lambda small: score(expand(small), job.scene.test, job.scene.background, quiet).psnr,
+        metadata=describe_result(
+            job, replace(base, prune=WIDEST, keep=WIDEST), replace(before[0], views=WIDEST_VIEWS), before[0]
+        ),
+    )
+    journal = Journal(None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(base))
+    if job.common.overwrite:
+        journal.clear()
+    try:
+        found = search(
+            dial,
+            Target("size" if is_size else "psnr", float(value or 0)),
+            journal,
+            on_trial=lambda trial: say(quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB"),
+        )
+    except ValueError as error:
+        raise UsageError(f"{job.out}: {error}") from None
+    write_result(job, config_at(base, found.trial.quality), found.result, before, start)
+    if as_json:
+        print(json.dumps(found.facts(), indent=2))
+    else:
+        say(quiet, describe_curve(found.trials, found.trial))
+        if not found.is_met:
+            say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
+
+
+def describe_result(job: Job, config: CompressConfig, after: Evaluation, before: Evaluation) -> dict[str, Any]:
+    """The metadata of a file; no times, so that two runs write the same."""
+    return {
+        "generator": f"vqrf {__version__}",
+        "training": job.notes,
+        "compression": {"preset": job.preset, "prune": round(config.prune, 6), "keep": round(config.keep, 6)},
+        "test": {"n_views": len(job.scene.test), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
+        "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
+    }
+
+
+def write_result(
+    job: Job, config: CompressConfig, small: CompressedField, scored: tuple[Evaluation, dict[int, Any]], start: float
+) -> None:
+    """Write the file and, from what it decodes to, the report.
+
+    Args:
+      scored: what `score_with_images` says of the field.
+      start: of the work, on the clock of `time.perf_counter`.
+    """
+    before, field_images = scored
+    after, images = score_with_images(expand(small), job.scene, job.common.quiet)
+    seconds = round(time.perf_counter() - start, 1)
+    data = encode(replace(small, metadata=describe_result(job, config, after, before)))
+    write_atomically(job.out, data)
     sizes = {name: size for name, _, size in sections(data)}
     after = replace(after, file_bytes=len(data), sections=sizes)
-    chosen = spread(len(scene.test), REPORT_VIEWS)
-    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in enumerate(scene.test) if i in chosen]
+    chosen, views = spread(len(job.scene.test), REPORT_VIEWS), enumerate(job.scene.test)
+    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in views if i in chosen]
+    grid_bytes = job.field.grid_bytes
     write_report(
-        report_path,
-        title=f"{scene.name}: {len(data) / MEGABYTE:.2f} MB",
+        job.report,
+        title=f"{job.scene.name}: {len(data) / MEGABYTE:.2f} MB",
         rows=rows,
         before=before,
         after=after,
-        grid_bytes=field.grid_bytes,
-        settings={**settings, **{f"training: {k}": v for k, v in notes.items()}},
+        grid_bytes=grid_bytes,
+        settings={**job.settings(config), **{f"training: {k}": v for k, v in job.notes.items()}},
     )
     say(
-        common.quiet,
-        f"{out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{field.grid_bytes / len(data):.0f} of the grids; "
+        job.common.quiet,
+        f"{job.out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{grid_bytes / len(data):.0f} of the grids; "
         f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; "
-        f"report {report_path}",
+        f"report {job.report}",
     )
+
+
+def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
+    """Print what is odd about a file, and end in an error if anything is."""
+    findings = inspect(data) if strict else refusals(data)
+    if as_json:
+        print(json.dumps({"bytes": len(data), "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.section} at byte {finding.offset}: {finding.reason}")
+    if findings:
+        raise UsageError(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}, first in {findings[0].section}")
+    if not as_json:
+        print(f"{path}: {len(data)} bytes, every section is as an encoder writes it")
 
 
 def spread(n: int, most: int) -> set[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.bitstream import KNOWN, BitstreamError, sections, verify
+from vqrf.bitstream import KNOWN, BitstreamError, decode, sections, verify
 from vqrf.compressed import PRUNED, CompressedField, Quantized, Table
 from vqrf.field import density_of_alpha
 
@@ -51,10 +51,9 @@ def inspect(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
 
     Safe for untrusted input. Deterministic.
     """
-    try:
-        field = verify(data, max_bytes=max_bytes)
-    except BitstreamError as error:
-        return [Finding(error.section, error.offset, error.reason)]
+    if refused := refusals(data, max_bytes=max_bytes):
+        return refused
+    field = decode(data, max_bytes=max_bytes)
     parts = sections(data)
     places = {name: offset for name, offset, _ in parts}
     unknown = [
@@ -65,6 +64,15 @@ def inspect(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
     checks = (_odd_constants, _odd_tables, _odd_codebook, _hidden_voxels)
     found = [Finding(name, places[name], reason) for check in checks for name, reason in check(field)]
     return sorted([*unknown, *found], key=lambda finding: finding.offset)
+
+
+def refusals(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
+    """Why `vqrf.bitstream.verify` refuses a file, or nothing. Safe for untrusted input."""
+    try:
+        verify(data, max_bytes=max_bytes)
+    except BitstreamError as error:
+        return [Finding(error.section, error.offset, error.reason)]
+    return []
 
 
 def _odd_constants(field: CompressedField) -> Iterator[tuple[str, str]]:

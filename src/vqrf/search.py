@@ -135,6 +135,10 @@ class Found(Generic[Result]):
     is_met: bool
     trials: tuple[Trial, ...]
 
+    def facts(self) -> dict[str, Any]:
+        """Everything but the result, of JSON types."""
+        return {"is_met": self.is_met, "chosen": asdict(self.trial), "trials": [asdict(trial) for trial in self.trials]}
+
 
 class Journal:
     """The tunings of a field and a preset, in a JSON file beside the output.
@@ -162,6 +166,12 @@ class Journal:
             ]
         except (ValueError, KeyError, TypeError):
             return []
+
+    def clear(self) -> None:
+        """Forget every trial, on the disk too."""
+        self.trials = []
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def add(self, trial: Trial) -> None:
         """Remember a trial, on the disk too."""
