@@ -38,6 +38,6 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --editable ".[train,dev]"
+	$(BIN)/pip install --editable ".[train,dev,bench]"
 	$(BIN)/python -c "import vqrf._native"
 	touch $@

@@ -46,7 +46,7 @@ PACKAGES = {
     "scipy": {"bench"},
     "ray": {"bench"},
     "tyro": {"terminal", "cli_view", "cli_bench", "cli"},
-    "rich": {"terminal", "cli"},
+    "rich": {"terminal", "cli_bench", "cli"},
 }
 """Who may import what is not NumPy and not Python's own."""
 

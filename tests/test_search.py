@@ -203,6 +203,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 # The dial of the paper's preset
 
 
+@settings(deadline=None)
 @given(st.floats(0, 100), st.floats(0, 100), st.sampled_from([CompressConfig(), TINY_COMPRESS, CompressConfig(keep=0.999)]))
 def test_more_quality_is_never_less_of_anything(a: float, b: float, base: CompressConfig) -> None:
     low, high = config_at(base, min(a, b)), config_at(base, max(a, b))
@@ -216,6 +217,7 @@ def test_a_quality_outside_the_dial_is_refused() -> None:
         config_at(CompressConfig(), 101)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(0, 2**32 - 1), st.sampled_from([np.uint8, np.uint16]))
 def test_coarser_levels_are_off_by_half_a_step_at_most(share: float, seed: int, kind: type) -> None:
     rng = np.random.default_rng(seed)

@@ -22,6 +22,7 @@ from rich.table import Table
 from vqrf import __version__, cli_view
 from vqrf.bitstream import encode, sections, verify
 from vqrf.builtin import built_in_scene
+from vqrf.cli_bench import Bench
 from vqrf.cli_view import Export, Render, showing
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
 from vqrf.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
@@ -68,6 +69,9 @@ MAX_SEED = (1 << 63) - 1
 EXTRAS = {
     "torch": "this needs PyTorch: pip install 'vqrf[train]'",
     "av": "this needs PyAV: pip install 'vqrf[video]'",
+    "matplotlib": "this needs matplotlib: pip install 'vqrf[bench]'",
+    "scipy": "this needs SciPy: pip install 'vqrf[bench]'",
+    "ray": "this needs Ray: pip install 'vqrf[ray]'",
 }
 """What to say where an optional package is missing."""
 
@@ -588,7 +592,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
+def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
     if common.threads < 0:
@@ -647,7 +651,7 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
         yield report
 
 
-Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Demo
+Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Bench | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
