@@ -91,7 +91,7 @@ def run_in_turn(jobs: Sequence[Job], work: Work) -> Iterator[Row]:
 
 
 def run_on_ray(jobs: Sequence[Job], work: Work) -> Iterator[Row]:
-    """On the Ray cluster that the environment names, or else on one of this machine; a job takes what a task takes there.
+    """On the Ray cluster that the environment names, or else on one of this machine; a job takes one CPU.
 
     Raises:
       ModuleNotFoundError: Ray is not installed.

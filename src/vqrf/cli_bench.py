@@ -17,6 +17,7 @@ from rich.table import Table
 from vqrf.bitstream import decode, encode
 from vqrf.evaluate import evaluate
 from vqrf.field import expand
+from vqrf.kernels import has_native
 from vqrf.storage import checksum
 from vqrf.terminal import Common, CommonFlags, UsageError, load_like, load_run, say
 
@@ -62,7 +63,10 @@ class Bench:
         rows_file, quiet = self.out / ROWS_FILE, self.common.quiet or self.as_json
         if self.common.overwrite:
             rows_file.unlink(missing_ok=True)
-        work = partial(measure, steps=self.steps, every=self.every, seed=self.common.seed, device=self.common.device)
+        common = self.common
+        if not common.threads and runner is bench.run_on_ray:
+            common = replace(common, threads=1)  # what a task of Ray takes; in turn, a job has the whole machine
+        work = partial(measure, steps=self.steps, every=self.every, common=common)
         try:
             rows = bench.run_jobs(jobs, rows_file, work, runner, on_row=lambda row: say(quiet, f"{describe(row)}"))
         except ValueError as error:
@@ -109,16 +113,20 @@ def settings_of(preset: str, quality: float, steps: int | None) -> CompressConfi
     return config_at(base, quality)
 
 
-def measure(job: Job, *, steps: int | None, every: int, seed: int, device: str) -> Row:
+def measure(job: Job, *, steps: int | None, every: int, common: Common) -> Row:
     """Do a job: compress, encode, decode, score. Runs in any process."""
     from vqrf.bench import Row
     from vqrf.compress import compress
 
+    if common.threads and has_native():
+        from vqrf.kernels.native import set_threads
+
+        set_threads(common.threads)
     field, notes = load_run(Path(job.run))
     scene = load_like(notes, Path(job.data), ("train", "test"), every=every)
     config = settings_of(job.preset, job.quality, steps)
     start = time.perf_counter()
-    small = compress(field, scene, config, seed=seed, device=device)
+    small = compress(field, scene, config, seed=common.seed, device=common.device)
     seconds = round(time.perf_counter() - start, 1)
     metadata: dict[str, Any] = {"training": notes}
     data = encode(replace(small, metadata=metadata))

@@ -106,6 +106,7 @@ const MAX_METADATA = 1048576
 const MAX_RATIO = 2 ** 19
 /** What a file may decode to unless the caller says otherwise. */
 export const DEFAULT_BUDGET = 2 ** 30
+const FREE_WORKING_BYTES = 2 ** 20
 
 const STORED = 0
 const CODED = 1
@@ -491,7 +492,13 @@ export function decode(bytes, { budget = DEFAULT_BUDGET } = {}) {
       throw error instanceof Damaged ? damage(error.message) : error
     }
   }
-  const head = inSection('HEAD', (part, _raw, damage) => readHead(part, damage))
+  const head = inSection('HEAD', (part, _raw, damage) => {
+    const read = readHead(part, damage)
+    let demand = workingBytes(read.shape)
+    for (const section of sections.values()) demand += section.raw
+    if (demand > budget) throw damage(`decoding takes more than the limit of ${budget} bytes`)
+    return read
+  })
   const { shape, channels, nCoded, nKept } = head
   const expected = { PART: shape[0] * shape[1] * shape[2], DENS: nCoded + nKept, CODE: 4 * nCoded, KEPT: nKept * channels }
   for (const [name, length] of Object.entries(expected)) {
@@ -518,6 +525,16 @@ export function decode(bytes, { budget = DEFAULT_BUDGET } = {}) {
   const metadata = sections.has('META') ? inSection('META', readMetadata) : undefined
   const sizes = [...sections.values()].map(({ name, bytes: stored }) => ({ name, bytes: stored }))
   return { ...head, ...colour, metadata, codebook, partition, density, codes, kept, sections: sizes }
+}
+
+/**
+ * What working memory that grows with the lattice counts against the budget: FORMAT.md section 2.
+ *
+ * @param {[number, number, number]} shape
+ */
+function workingBytes([x, y, z]) {
+  const blocks = Math.ceil(x / 4) * Math.ceil(y / 4) * Math.ceil(z / 4)
+  return Math.max(0, 24 * (y + 2) * (z + 2) + 2 * blocks - FREE_WORKING_BYTES)
 }
 
 /**
