@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -182,9 +183,10 @@ def test_a_table_that_is_none_of_ours_is_refused(text: str, reason: str, tmp_pat
 
 @needs_ray
 def test_ray_does_the_same_jobs(tmp_path: Path) -> None:
-    def work(job: Job) -> Row:  # local, so that it is sent as it is: a worker cannot import this module
-        return bench.Row(*job.key, int(job.quality), 30.0, 0.9, 41.0, 0.5)
+    def do(psnr: float, job: Job) -> Row:  # local, so that it is sent as it is: a worker cannot import this module
+        return bench.Row(*job.key, int(job.quality), psnr, 0.9, 41.0, 0.5)
 
+    work = partial(do, 30.0)
     rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", work, bench.run_on_ray)
     assert rows == [work(job) for job in jobs_of(10, 20, 30)] == load_rows(tmp_path / "rd.csv")
 

@@ -102,7 +102,7 @@ def run_on_ray(jobs: Sequence[Job], work: Work) -> Iterator[Row]:
     if is_mine:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        task = ray.remote(work)
+        task: Any = ray.remote(lambda job: work(job))  # Ray takes functions, and not what is only called like one
         waiting = [task.remote(job) for job in jobs]
         while waiting:
             ready, waiting = ray.wait(waiting)
