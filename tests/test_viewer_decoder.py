@@ -1,4 +1,4 @@
-"""The viewer's decoder, which is JavaScript: its own tests, its types, and the same verdict as the package's on damaged files."""
+"""The viewer's decoder, which is JavaScript: its own tests, its types, the package's verdict on damaged files."""
 
 from __future__ import annotations
 
@@ -30,4 +30,6 @@ def test_the_types_of_the_viewer_fit() -> None:
 def test_both_decoders_say_the_same_of_damaged_files() -> None:
     counts = compare(seed=3, n=N_MUTANTS)
     assert counts.total() == N_MUTANTS
-    assert counts["ok"] and all(counts[name] for name in ("header", "HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT"))
+    assert counts["ok"] and all(
+        counts[name] for name in ("header", "HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT")
+    )
