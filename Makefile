@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint native sanitize fuzz clean
+.PHONY: demo test lint native viewer sanitize fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/vqrf demo --out demo --overwrite
@@ -26,6 +26,14 @@ lint: $(INSTALLED)
 native: $(INSTALLED)
 	$(BIN)/pip install --no-deps --force-reinstall --editable .
 	$(BIN)/python -c "import vqrf._native"
+
+# The script that the pages hold, and the module of the npm package, from viewer/src. Wants npm.
+viewer: viewer/node_modules
+	cd viewer && npm run --silent build
+
+viewer/node_modules: viewer/package-lock.json
+	cd viewer && npm ci --no-audit --no-fund
+	touch $@
 
 sanitize:
 	tests/native/sanitize.sh

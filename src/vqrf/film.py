@@ -89,7 +89,7 @@ def load_path(path: str | Path, size: Size) -> list[Camera]:
     for i, view in enumerate(views):
         try:
             cameras.append(_read_view(tree, view, size))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             raise PathError(f"{path}: camera {i}: {reason}") from None
     return cameras

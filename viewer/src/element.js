@@ -163,6 +163,7 @@ export class VqrfViewer extends HTMLElement {
 
   /** @param {string} source a URL */
   async fetch(source) {
+    if (!this.stage) return
     const signal = this.begin(`Loading ${nameOf(source)}`)
     try {
       const found = await fetchBytes(source, signal)
@@ -206,6 +207,7 @@ export class VqrfViewer extends HTMLElement {
    * @param {string} name for a person
    */
   async load(bytes, name) {
+    if (!this.stage) return
     const signal = this.begin(`Decoding ${name}`)
     try {
       await this.show(bytes, name, signal, false)

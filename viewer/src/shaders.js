@@ -31,9 +31,12 @@ void main() {
   color = vec4(light.rgb + light.a * uBackground, 1.0);
 }`
 
+/** What GLSL has in place of infinity. */
+const GREATEST = 3e38
+
 /** @param {number} value */
 function float(value) {
-  const text = String(Math.fround(value))
+  const text = String(Math.min(GREATEST, Math.max(-GREATEST, Math.fround(value))))
   return /[.e]/.test(text) ? text : `${text}.0`
 }
 

@@ -60,6 +60,8 @@ export class Stage {
     this.lastMove = 0
     this.lastFrame = 0
     this.framesPerSecond = 0
+    /** Drawn so far. */
+    this.frames = 0
     canvas.addEventListener('webglcontextlost', (event) => {
       event.preventDefault()
       this.isLost = true
@@ -190,6 +192,7 @@ export class Stage {
     const to = Math.min(height, from + rows)
     renderer.drawRows(renderer.picture, resized(camera, width, height), { from, to, n: this.pass })
     renderer.show()
+    this.frames++
     this.measure((to - from) * width)
     this.events.onFrame()
     return height
