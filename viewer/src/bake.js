@@ -17,6 +17,8 @@ export const BLOCK_CELLS = 4
 export const BRICK = BLOCK_CELLS + 1
 /** Distances in the block table end here; a longer way takes more than one skip. */
 const MAX_DISTANCE = 64
+/** Share of the occupied blocks at each end of an axis that the first view does not care for. */
+const ASTRAY = 0.01
 /** Channels to one texture of features. */
 const GROUP = 4
 
@@ -44,6 +46,7 @@ const GROUP = 4
  * @property {number} shading
  * @property {BakedLayer[]} layers
  * @property {number} occupied blocks with a brick
+ * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
  */
 
 /**
@@ -132,6 +135,32 @@ class BlockTable {
     }
     scan(1)
     scan(-1)
+  }
+
+  /**
+   * The cells between which nearly all occupied blocks lie: what a camera should look at. A few that are astray do not count.
+   */
+  bounds() {
+    const along = this.size.map((n) => new Uint32Array(n))
+    let occupied = 0
+    for (let block = 0; block < this.n; block++) {
+      if (this.words[4 * block + 3]) continue
+      const z = block % this.size[2]
+      const y = ((block - z) / this.size[2]) % this.size[1]
+      for (const [axis, at] of [Math.floor(block / (this.size[1] * this.size[2])), y, z].entries()) along[axis][at]++
+      occupied++
+    }
+    const first = (/** @type {Uint32Array} */ counts) => {
+      let [at, sum] = [0, counts[0]]
+      while (at + 1 < counts.length && sum <= ASTRAY * occupied) sum += counts[++at]
+      return at
+    }
+    if (!occupied) return { low: [0, 0, 0], high: this.cells }
+    const low = along.map((counts) => BLOCK_CELLS * first(counts))
+    const high = along.map((counts, axis) => {
+      return Math.min(BLOCK_CELLS * (counts.length - first(counts.slice().reverse())), this.cells[axis])
+    })
+    return { low, high }
   }
 
   /**
@@ -261,11 +290,14 @@ export function bake(field, maxSide) {
     blocks.occupyAround((voxel / (Y * Z)) | 0, ((voxel - z) / Z) % Y, z)
   }
   blocks.measureDistances()
+  const { low, high } = blocks.bounds()
   const { occupied, bricks } = blocks.placeBricks(maxSide)
   const features = quantizeFeatures([dequantize(field.codebook), dequantize(field.kept)], channels)
   const filled = fillBricks(field, blocks, bricks, features)
   const { lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, shading } = field
+  const world = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
   return {
+    extent: { lo: world(low), hi: world(high) },
     ...{ shape, lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, channels, shading },
     ...{ blocks: blocks.size, table: blocks.words, bricks, occupied, ...filled },
     featureScale: features.scale,

@@ -10,12 +10,13 @@ canvas:focus-visible { outline: 3px solid #1f6feb; outline-offset: -3px; }
 [hidden] { display: none !important; }
 .bar { position: absolute; left: 8px; right: 8px; bottom: 8px; display: flex; flex-wrap: wrap; gap: 6px; align-items: center;
   pointer-events: none; }
-.bar > *, .panel { background: rgb(255 255 255 / 0.88); border-radius: 8px; box-shadow: 0 1px 4px rgb(0 0 0 / 0.22);
+.bar > *, .panel { background: rgb(255 255 255 / 0.92); border-radius: 8px; box-shadow: 0 1px 4px rgb(0 0 0 / 0.22);
   pointer-events: auto; }
 button, select, label.file { font: inherit; color: inherit; border: 0; padding: 6px 10px; min-height: 34px; box-sizing: border-box;
   cursor: pointer; }
 button:hover, select:hover, label.file:hover { background: #fff; }
 button:focus-visible, select:focus-visible, label.file:focus-within { outline: 3px solid #1f6feb; }
+label.file { display: inline-flex; align-items: center; }
 label.file input { position: absolute; opacity: 0; width: 1px; height: 1px; }
 .rate { margin-left: auto; padding: 6px 10px; font-variant-numeric: tabular-nums; }
 .panel { position: absolute; top: 8px; right: 8px; padding: 10px 14px; max-width: min(22rem, calc(100% - 44px)); overflow: auto;
@@ -31,12 +32,17 @@ label.file input { position: absolute; opacity: 0; width: 1px; height: 1px; }
 :host(.over)::after { content: ""; position: absolute; inset: 6px; border: 3px dashed #1f6feb; border-radius: 10px;
   pointer-events: none; }
 @media (prefers-color-scheme: dark) {
-  .bar > *, .panel, .message p { background: rgb(32 36 42 / 0.9); color: #e6edf3; }
+  :host { color: #e6edf3; }
+  .bar > *, .panel, .message p { background: rgb(32 36 42 / 0.92); color: #e6edf3; }
   button:hover, select:hover, label.file:hover { background: #30363d; }
   .panel p { color: #9da7b3; }
   option { background: #20242a; color: #e6edf3; }
 }
-@media (max-width: 560px) { .rate { display: none; } }
+@media (max-width: 560px) {
+  .rate { display: none; }
+  select { max-width: 8rem; }
+  button, select, label.file { padding: 6px 8px; font-size: 13px; }
+}
 `
 
 const KEYS =

@@ -320,9 +320,9 @@ void main() {
   vec3 corner = vec3(0.0);
   bool is_prepared = false;
   for (int n = 0; n < ${limit} && k <= last; n++) {
-    vec3 p = clamp(start + k * stride, vec3(0.0), vec3(CELLS));
-    ivec3 cell = min(ivec3(p), CELLS - 1);
-    ivec3 block = cell / ${BLOCK_CELLS};
+    vec3 p = start + k * stride;
+    ivec3 cell = clamp(ivec3(p), ivec3(0), CELLS - 1);
+    ivec3 block = cell >> ${Math.log2(BLOCK_CELLS)};
     if (block != last_block) {
       last_block = block;
       info = texelFetch(uBlocks, block.zyx, 0);

@@ -82,7 +82,7 @@ export class Stage {
   setField(baked, keepCamera) {
     this.renderer.setField(baked)
     this.pixels = baked.layers.length ? FIRST_PIXELS.slow : FIRST_PIXELS.fast
-    if (!this.orbit || !keepCamera) this.orbit = new Orbit(baked.lo, baked.hi)
+    if (!this.orbit || !keepCamera) this.orbit = new Orbit(baked.extent.lo, baked.extent.hi)
     this.moved()
   }
 
