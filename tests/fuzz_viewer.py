@@ -15,6 +15,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from vqrf.bitstream import BitstreamError, decode
@@ -155,7 +156,7 @@ def compare(seed: int, n: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     source = mutants(seed, n)
     with Answerer() as answerer:
-        while batch := [data for data, _ in zip(source, range(BATCH), strict=False)]:
+        while batch := list(islice(source, BATCH)):
             for data, found in zip(batch, answerer.verdicts(batch), strict=True):
                 expected = verdict(data)
                 same = found == expected if expected.startswith("ok") else found.split()[0] == expected.split()[0]
