@@ -146,7 +146,7 @@ PRESETS = {
     ),
     "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
     "standard": TrainConfig(800, COARSE, FINE),
-    "large": TrainConfig(800, COARSE, replace(FINE, steps=16000, n_voxels=256**3)),
+    "large": TrainConfig(800, COARSE, replace(FINE, n_voxels=256**3)),
 }
 
 
