@@ -280,6 +280,7 @@ def bad_sections(good: bytes) -> dict[str, tuple[str, str, bytes]]:
         "codebook_too_great": ("HEAD", "codebook size 65537", edit(good, "HEAD", put(64, "I", 65537))),
         "too_many_values": ("HEAD", "more voxels", edit(good, "HEAD", put(68, "2I", 2**32 - 1, 2**32 - 1))),
         "head_size": ("HEAD", "expected 112", edit(good, "HEAD", lambda body: body + b"\0")),
+        "working_memory": ("HEAD", "decoding takes more", with_wide_planes(good)),
         "bounds_nan": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", nan))),
         "bounds_reversed": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", 99.0))),
         "constant_nan": ("HEAD", "a constant", edit(good, "HEAD", put(76, "f", nan))),
@@ -316,6 +317,13 @@ def edit_counts(good: bytes) -> bytes:
     data = edit(good, "HEAD", put(68, "2I", 29, 1))
     data = edit_rows(data, put_row("CODE", 16, "Q", 4 * 29))
     return edit_rows(data, put_row("KEPT", 16, "Q", 12))
+
+
+def with_wide_planes(good: bytes) -> bytes:
+    """A lattice whose arrays fit into 1 GiB, but not with the working memory that its planes ask for."""
+    data = edit(good, "HEAD", put(48, "3I", 40, 4096, 4096))
+    data = edit(data, "PART", lambda body: bytes(2048))
+    return edit_rows(data, put_row("PART", 16, "Q", 40 * 4096 * 4096))
 
 
 def ancillary(data: bytes) -> bytes:

@@ -23,14 +23,14 @@ from tiny import TINY, TINY_COMPRESS, Interrupted, Recorder, tiny_scene
 
 from vqrf import cli
 from vqrf.bitstream import decode, encode
-from vqrf.cli import CONFIG_FILE, METRICS_FILE, NO_CORE, main, spread
+from vqrf.cli import CONFIG_FILE, FIELD_FILE, METRICS_FILE, NO_CORE, main, spread
 from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.evaluate import evaluate
 from vqrf.field import expand
 from vqrf.kernels import has_native
 from vqrf.render import render
 from vqrf.scene import Scene, bytes_from_colors, save_scene
-from vqrf.storage import FIELD_FILE, Checkpoint, load_field, save_field
+from vqrf.storage import Checkpoint, load_field, save_field
 from vqrf.train import PRESETS as TRAIN_PRESETS
 
 

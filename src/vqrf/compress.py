@@ -63,11 +63,11 @@ class CompressConfig:
     n_codes: int = 4096
     density_steps: float = 15.0
     kept_steps: float = 15.0
-    steps: int = 4000
+    steps: int = 6000
     rays_per_step: int = 8192
-    rate_density: float = 0.05
-    rate_features: float = 0.05
-    rate_mlp: float = 5e-4
+    rate_density: float = 0.15
+    rate_features: float = 0.15
+    rate_mlp: float = 1.5e-3
     losses: LossWeights = FINE_LOSSES
 
     def __post_init__(self) -> None:

@@ -24,9 +24,6 @@ from vqrf.files import write_atomically
 from vqrf.geometry import Lattice
 from vqrf.scene import Scene
 
-FIELD_FILE = "field.safetensors"
-"""What a run folder calls its field."""
-
 FIELD_FORMAT = "vqrf-field-1"
 CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"

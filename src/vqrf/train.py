@@ -146,7 +146,7 @@ PRESETS = {
     ),
     "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
     "standard": TrainConfig(800, COARSE, FINE),
-    "large": TrainConfig(800, COARSE, replace(FINE, steps=16000, n_voxels=256**3)),
+    "large": TrainConfig(800, COARSE, replace(FINE, n_voxels=256**3)),
 }
 
 
@@ -516,6 +516,7 @@ def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed
 
 
 Report = Callable[[str, Progress], None]
+Watch = Callable[[Callable[[], RadianceField]], None]
 
 
 def fit(
@@ -526,6 +527,7 @@ def fit(
     device: str = "cpu",
     report: Report | None = None,
     run: Path | None = None,
+    watch: Watch | None = None,
 ) -> RadianceField:
     """Train a field on the scene's training views: the coarse stage, then the fine one.
 
@@ -533,6 +535,7 @@ def fit(
       report: called after every step with the stage's name and its progress.
       run: a folder for checkpoints; a call that was killed goes on from the last one when it is made again. They stay
         until `clear_run`, when the result is safe.
+      watch: called every `REFRESH_STEPS` steps with a function that gives the field as it is then; to call it changes nothing.
 
     Deterministic on the CPU with a given seed, whatever the number of threads, and however often it was interrupted.
 
@@ -546,12 +549,12 @@ def fit(
     coarse = None if run is None else _load_coarse(run, print_of_run)
     if coarse is None:
         first = coarse_model(scene, config, seed=seed, device=device)
-        coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run)
+        coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run, watch)
         if run is not None:
             save_field(run / COARSE_FILE, coarse, notes={"fingerprint": print_of_run})
             (run / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
-    return _run_stage("fine", fine, pool, seed, report, run, print_of_run)
+    return _run_stage("fine", fine, pool, seed, report, run, print_of_run, watch)
 
 
 def clear_run(run: Path) -> None:
@@ -579,6 +582,7 @@ def _run_stage(
     report: Report | None,
     run: Path | None,
     print_of_run: str,
+    watch: Watch | None,
 ) -> RadianceField:
     checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILES[name], print_of_run)
     stage = model.stage
@@ -594,4 +598,6 @@ def _run_stage(
     for progress in steps:
         if report is not None:
             report(name, progress)
+        if watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
+            watch(model.field)
     return model.field()

@@ -19,7 +19,8 @@ from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.interop import load_dvgo, load_vqrf
 from vqrf.scene import Scene, save_scene
-from vqrf.storage import FIELD_FILE, load_field, save_field
+from vqrf.storage import load_field, save_field
+from vqrf.terminal import FIELD_FILE
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,20 @@
-"""Checkpoints of other programs for the verbs, and the verb that changes one kind of file into another."""
+"""Fields that do not come with photos of ours: checkpoints of other programs, fields seen by themselves; the verb `convert`."""
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from vqrf.bitstream import BitstreamError, decode, encode
+from vqrf.bitstream import encode
 from vqrf.compressed import PRUNED, CompressedField
-from vqrf.field import RadianceField, expand
+from vqrf.evaluate import SSIM_WINDOW
+from vqrf.field import RadianceField
 from vqrf.files import write_atomically
 from vqrf.interop import (
     FOLDER,
@@ -29,8 +30,10 @@ from vqrf.interop import (
     load_vqrf,
     zip_of_vqrf,
 )
-from vqrf.scene import View, load_scene
-from vqrf.storage import FIELD_FILE, StorageError, load_field, save_field
+from vqrf.render import own_scene
+from vqrf.scene import Scene, View, load_scene
+from vqrf.storage import StorageError, save_field
+from vqrf.terminal import FIELD_FILE, UsageError, load_any, load_compressed, load_like, load_run, named, say
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,16 @@ def open_checkpoint(
     return made
 
 
+def load_field_of(
+    path: Path, flags: ImportOptions, photos: Path | None, split: Literal["train", "test"], *, quiet: bool
+) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
+    """As `vqrf.terminal.load_any`, and the same of a checkpoint."""
+    if not is_checkpoint(path):
+        return load_any(path)
+    made = open_checkpoint(path, flags, photos=(photos, split) if photos else None, quiet=quiet)
+    return made.field, made.facts, None
+
+
 def tell(quiet: bool, text: str) -> None:
     if not quiet:
         print(f"vqrf: {text}", file=sys.stderr)
@@ -110,6 +123,54 @@ def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
         small = load_vqrf(path, corners=flags.corners)
         facts |= {"codewords": small.n_codewords, "voxels_pruned": int(np.count_nonzero(small.partition == PRUNED))}
     return facts
+
+
+@dataclass(frozen=True)
+class OwnRenders:
+    """What takes the place of photos where there are none.
+
+    Attributes:
+      own: learn from the field's own renders also where there are photos: these only score, and so say what that costs.
+      own_views: how many renders of its own.
+      own_side: their width and height, pixels.
+    """
+
+    own: bool = False
+    own_views: int = 100
+    own_side: int = 400
+
+
+OwnFlags = Annotated[OwnRenders, tyro.conf.arg(name="")]
+PHOTOS = OwnRenders()
+
+
+def load_to_compress(
+    path: Path, data: Path | None, options: ImportOptions, own: OwnRenders, quiet: bool
+) -> tuple[RadianceField, dict[str, Any], Scene]:
+    """A field, its notes, and the scene to learn from and be scored with: photos, or the field's own renders.
+
+    The notes say so if it is renders.
+    """
+    if is_checkpoint(path):
+        made = open_checkpoint(path, options, photos=(data, "test") if data else None, exact=False, quiet=quiet)
+        field, notes = made.field, made.facts
+    else:
+        field, notes = load_run(path)
+    photos = None
+    if data is not None:
+        photos = load_like(notes, data, ("test",) if own.own else ("train", "test"))
+        if not own.own:
+            return field, notes, photos
+        field = field.with_background(photos.background)
+    if own.own_views < 1 or own.own_side < SSIM_WINDOW:
+        raise UsageError(f"expected --own-views at least 1 and --own-side at least {SSIM_WINDOW}")
+    size = f"{own.own_side}x{own.own_side}"
+    say(quiet, f"rendering {own.own_views} views of {size} of the field itself")
+    with named(path):
+        scene = own_scene(field, own.own_views, own.own_side)
+    if photos is not None:
+        scene = replace(scene, test=photos.test, name=photos.name)
+    return field, {**notes, "tuned_on": f"{own.own_views} renders of the field, {size}"}, scene
 
 
 @dataclass(frozen=True)
@@ -176,20 +237,11 @@ class Convert:
             return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))
         if self.field.is_dir() or is_checkpoint(self.field):
             raise StorageError(self.field, f"is not compressed, and {self.out.name} would be; use vqrf compress")
-        return self._decoded()
-
-    def _decoded(self) -> CompressedField:
-        try:
-            return decode(self.field.read_bytes())
-        except BitstreamError as error:
-            raise StorageError(self.field, str(error)) from error
+        return load_compressed(self.field)[0]
 
     def _load_field(self) -> tuple[RadianceField, dict[str, Any]]:
         if is_checkpoint(self.field):
             made = open_checkpoint(self.field, self.options, exact=self.exact)
             return made.field, made.facts
-        if self.field.is_dir():
-            return load_field(self.field / FIELD_FILE)
-        small = self._decoded()
-        training = small.metadata.get("training")
-        return self._named(lambda: expand(small)), training if isinstance(training, dict) else {}
+        field, notes, _ = load_any(self.field)
+        return field, notes
