@@ -53,6 +53,7 @@ from vqrf.terminal import (
     expect_writable,
     is_device,
     load_compressed,
+    load_like,
     load_run,
     named,
     progress_bar,

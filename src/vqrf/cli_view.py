@@ -48,7 +48,7 @@ WATCH_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Render:
-    """Render a .vqrf file, a run folder or a checkpoint: the views of a dataset's split, or a camera's path, into PNG files or a film."""
+    """Render a scene, a dataset's views or along a camera's path, into PNG files or a film."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
