@@ -27,8 +27,9 @@ from vqrf.compress import CompressConfig
 from vqrf.compressed import CompressedField, Quantized
 from vqrf.files import write_atomically
 
-MAX_TRIALS = 12
-"""Tunings of one search. Interpolation takes about four; this many means that size does not follow the dial."""
+MAX_TRIALS = 20
+"""Tunings of one search. On curves with sharp bends it takes about five without trims, and 15 at worst (docs/log.md); this many
+means that size does not follow the dial."""
 MAX_TRIMS = 16
 RESOLUTION = 1e-4
 """Of a dial, as a share of its whole: what is nearer together is the same."""
@@ -184,8 +185,8 @@ class Journal:
 def next_setting(points: Mapping[float, float], window: tuple[float, float], ends: tuple[float, float]) -> float | None:
     """Where to look next for a value inside the window; None where it is found, or nowhere.
 
-    Between a point that is too low and one that is too high the value is interpolated, and every third time the interval is
-    halved, so that no shape of the curve takes more than thrice the steps of bisection. Depends on nothing but its arguments.
+    Between a point that is too low and one that is too high the value is interpolated, and every second time the interval
+    is halved, so that no shape of the curve takes more than twice the steps of bisection. Depends on nothing but its arguments.
 
     Args:
       points: value by place; values grow with the place, more or less.
@@ -211,7 +212,7 @@ def next_setting(points: Mapping[float, float], window: tuple[float, float], end
             if high - low <= RESOLUTION * (last - first):
                 return None
             share = ((least + greatest) / 2 - points[low]) / (points[high] - points[low])
-            share = 0.5 if len(points) % 3 == 2 and len(points) > 2 else min(max(share, 0.05), 0.95)
+            share = 0.5 if len(points) % 2 == 1 and len(points) > 2 else min(max(share, 0.05), 0.95)
             return low + share * (high - low)
     is_low = points[places[-1]] < least
     tried, end = (places[-1], last) if is_low else (places[0], first)

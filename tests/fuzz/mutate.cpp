@@ -177,7 +177,7 @@ void resize_values(CompressedField &field) {
 void reshape_lattice(CompressedField &field, Random &random) {
     Shape &shape = field.head.shape;
     if (random.one_in(16)) {
-        shape = {2, 250 + random.below(250), 250 + random.below(250)};
+        shape = {2, 560 + random.below(160), 560 + random.below(160)};
         field.partition.assign(shape.n_voxels(), kPruned);
         field.partition[random.below(field.partition.size())] = kKept;
         return;
