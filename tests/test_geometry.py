@@ -165,6 +165,8 @@ def test_cameras_around_a_ball_stand_evenly_on_all_sides() -> None:
     np.testing.assert_allclose(places.mean(0), 0, atol=0.02)
     apart = np.arccos(np.clip(places @ places.T - 2 * np.eye(100), -1, 1)).min(1)
     assert apart.min() > 0.6 * apart.max()
+    above = np.stack([camera.pose[:3, 2] for camera in cameras_around((0, 0, 0), 1.0, 100, 8, lowest=30.0)])
+    assert 0.5 < above[:, 2].min() < 0.51 and above[:, 2].max() > 0.99
     turned = np.stack([camera.pose[:3, 2] for camera in cameras_around((0, 0, 0), 1.0, 100, 8, turn=1.0)])
     np.testing.assert_allclose(turned[:, 2], places[:, 2])
     np.testing.assert_allclose((turned[:, :2] * places[:, :2]).sum(-1), np.cos(1) * (1 - places[:, 2] ** 2), atol=1e-9)

@@ -81,7 +81,9 @@ class Camera:
         return np.ascontiguousarray(origins, np.float32), directions.astype(np.float32)
 
 
-def cameras_around(middle: ArrayLike, radius: float, n: int, side: int, *, turn: float = 0.0) -> tuple[Camera, ...]:
+def cameras_around(
+    middle: ArrayLike, radius: float, n: int, side: int, *, turn: float = 0.0, lowest: float = -90.0
+) -> tuple[Camera, ...]:
     """`n` square cameras evenly spread around a ball, each of which sees just all of it.
 
     They stand `VIEWING_DISTANCE` radii away from its middle and look there, with +z up; a golden spiral places them from the
@@ -90,14 +92,15 @@ def cameras_around(middle: ArrayLike, radius: float, n: int, side: int, *, turn:
     Args:
       side: of the images, pixels.
       turn: by how much the spiral is turned about z, radians: another turn, other cameras.
+      lowest: elevation that no camera is below, degrees from -90 (everywhere) to below 90.
 
     Raises:
-      ValueError: `n` or `side` is below 1, or the ball is empty.
+      ValueError: `n` or `side` is below 1, the ball is empty, or no elevation is left.
     """
-    if n < 1 or side < 1 or not radius > 0:
-        raise ValueError(f"expected cameras, pixels and a radius, got {n} of {side} and {radius}")
+    if n < 1 or side < 1 or not radius > 0 or not -90 <= lowest < 90:
+        raise ValueError(f"expected cameras, pixels, a radius and an elevation, got {n} of {side}, {radius} and {lowest}")
     focal = side / 2 * np.sqrt(VIEWING_DISTANCE**2 - 1)  # the ball touches the image's borders
-    height = 1 - (2 * np.arange(n) + 1) / n
+    height = 1 - (1 - np.sin(np.radians(lowest))) * (np.arange(n) + 0.5) / n
     angle = np.arange(n) * GOLDEN_ANGLE + turn
     flat = np.sqrt(1 - height**2)
     away = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], -1)  # the camera's z axis; no one is at a pole
