@@ -32,6 +32,9 @@ struct Table {
     std::vector<std::uint16_t> items;
 };
 
+// How features and a direction become a colour; the numbers are the file's.
+enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1 };
+
 struct Head {
     std::array<double, 3> lo, hi;
     Shape shape;
@@ -42,6 +45,7 @@ struct Head {
 struct CompressedField {
     Head head;
     std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
+    Shading shading = Shading::kMlp;
     std::vector<Table> color_mlp;        // weight [out,in], bias [1,out], weight, ...
     Table codebook;
     std::vector<std::uint8_t> partition;
