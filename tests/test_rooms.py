@@ -32,12 +32,12 @@ SOURCE = ROOT / "src" / "vqrf"
 ROOMS = [
     *("geometry", "kernels", "compressed", "entropy", "bitstream"),
     *("files", "scene", "builtin", "rays", "field", "storage", "render", "evaluate", "report"),
-    *("train", "compress", "cli"),
+    *("train", "bake", "compress", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
 PACKAGES = {
-    "torch": {"kernels", "train", "compress", "cli"},
+    "torch": {"kernels", "train", "bake", "compress", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
     "tyro": {"cli"},

@@ -108,6 +108,8 @@ class Compress:
     """The .vqrf file to write."""
     preset: Literal["paper", "demo"] = "paper"
     """paper: VQRF as published; demo: a codebook and a tuning for small scenes."""
+    profile: Literal["exact", "web"] = "exact"
+    """exact: colours by the field's own network; web: by spherical harmonics, which a browser shades fast."""
     prune: float | None = None
     """Share of the importance that the voxels which stay carry."""
     keep: float | None = None
@@ -128,6 +130,7 @@ class Compress:
             "keep": self.keep,
             "n_codes": self.codes,
             "steps": self.steps,
+            "profile": self.profile,
         }
         try:
             config = replace(PRESETS[self.preset], **{k: v for k, v in dials.items() if v is not None})
@@ -376,18 +379,13 @@ def compress_into(
         if common.overwrite:
             checkpoint.remove()
     before, field_images = score_with_images(field, scene, common.quiet)
-    with step_bars({"tune": config.steps}, None, common.quiet) as report:
+    stages = {"bake": config.bake_steps} if config.profile == "web" else {}
+    with step_bars({**stages, "tune": config.steps}, None, common.quiet) as report:
         small = compress(field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint)
     after, images = score_with_images(expand(small), scene, common.quiet)
     seconds = round(time.perf_counter() - start, 1)
-    metadata = {  # no times: two runs write the same file
-        "generator": f"vqrf {__version__}",
-        "training": notes,
-        "compression": {"preset": preset, "prune": config.prune, "keep": config.keep},
-        "test": {"n_views": len(after.views), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
-        "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
-    }
-    data = encode(replace(small, metadata=metadata))
+    dials = {"preset": preset, "profile": config.profile, "prune": config.prune, "keep": config.keep}
+    data = encode(replace(small, metadata=metadata_of(notes, dials, before, after)))
     write_atomically(out, data)
     if checkpoint is not None:
         checkpoint.remove()
@@ -410,6 +408,26 @@ def compress_into(
         f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; "
         f"report {report_path}",
     )
+    if config.profile == "web":
+        say(common.quiet, f"fast colours cost {before.psnr - after.psnr:.2f} dB against the exact ones of the field")
+
+
+def metadata_of(notes: dict[str, Any], dials: dict[str, Any], before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """What a file says of itself; no times, so that two runs write the same file.
+
+    A file of the profile `web` also says what its fast colours cost against the exact ones of the field, in dB.
+    """
+    metadata = {
+        "generator": f"vqrf {__version__}",
+        "training": notes,
+        "compression": dials,
+        "test": {"n_views": len(after.views), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
+        "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
+    }
+    if dials["profile"] == "web":
+        exact, fast = round(before.psnr, 4), round(after.psnr, 4)
+        metadata["fast"] = {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}
+    return metadata
 
 
 def spread(n: int, most: int) -> set[int]:
@@ -460,6 +478,7 @@ def facts_of(path: Path) -> dict[str, Any]:
             "kind": "trained field",
             "shape": list(field.lattice.shape),
             "channels": field.n_channels,
+            "shading": field.shading,
             "grid_bytes": field.grid_bytes,
             **notes,
         }
@@ -475,6 +494,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "channels": small.n_channels,
         "voxels_pruned_coded_kept": counts,
         "codewords": small.n_codewords,
+        "shading": small.shading,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
     }
