@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint native sanitize clean
+.PHONY: demo test lint native viewer sanitize fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/vqrf demo --out demo --overwrite
@@ -27,14 +27,25 @@ native: $(INSTALLED)
 	$(BIN)/pip install --no-deps --force-reinstall --editable .
 	$(BIN)/python -c "import vqrf._native"
 
+# The script that the pages hold, and the module of the npm package, from viewer/src. Wants npm.
+viewer: viewer/node_modules
+	cd viewer && npm run --silent build
+
+viewer/node_modules: viewer/package-lock.json
+	cd viewer && npm ci --no-audit --no-fund
+	touch $@
+
 sanitize:
 	tests/native/sanitize.sh
+
+fuzz:
+	tests/fuzz/run.sh 1000000
 
 clean:
 	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --editable ".[train,dev]"
+	$(BIN)/pip install --editable ".[train,dev,bench]"
 	$(BIN)/python -c "import vqrf._native"
 	touch $@

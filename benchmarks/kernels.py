@@ -183,6 +183,8 @@ def stages_of(step: Step, terms: dict[str, float], floor_density: float) -> Iter
     yield Stage("march+importance", lambda k: k.accumulate_importance(v, origins, directions, importance), 0, 20 * n_touched)
     yield Stage("render", lambda k: k.render_rays(v, origins, directions), forward, values)
     yield Stage("gradients", step.differentiate, 3 * forward, 3 * values)
+    yield Stage("step", step.run, 3 * forward, 11 * values + v.density.size)
+    step.differentiate(native)
     saved = [arrays[1].copy() for arrays in step.moments]
 
     def give_gradients() -> None:

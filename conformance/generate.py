@@ -287,6 +287,7 @@ def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]
         "codebook_too_great": ("HEAD", "codebook size 65537", edit(good, "HEAD", put(64, "I", 65537))),
         "too_many_values": ("HEAD", "more voxels", edit(good, "HEAD", put(68, "2I", 2**32 - 1, 2**32 - 1))),
         "head_size": ("HEAD", "expected 112", edit(good, "HEAD", lambda body: body + b"\0")),
+        "working_memory": ("HEAD", "decoding takes more", with_wide_planes(good)),
         "bounds_nan": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", nan))),
         "bounds_reversed": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", 99.0))),
         "constant_nan": ("HEAD", "a constant", edit(good, "HEAD", put(76, "f", nan))),
@@ -305,8 +306,8 @@ def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]
         "float_infinite": ("BOOK", "not finite", edit(good, "BOOK", lambda body: body[:4] + infinite)),
         "layers_missing": ("COLR", "3 channels", edit(good, "COLR", lambda body: no_layers)),
         "shading_unknown": ("COLR", "shading 7", edit(good, "COLR", put(2, "H", 7))),
-        "harmonics_with_layers": ("COLR", "take no layers", edit(good, "COLR", put(2, "H", 1))),
-        "harmonics_of_no_degree": ("COLR", "3 channels fit no degree", edit(logits, "COLR", put(2, "H", 1))),
+        "harmonics_with_layers": ("COLR", "have no layers", edit(good, "COLR", put(2, "H", 1))),
+        "harmonics_of_no_degree": ("COLR", "have 12 or 27 channels", edit(logits, "COLR", put(2, "H", 1))),
         "layers_many": ("COLR", "17 layers", edit(good, "COLR", put(0, "H", 17))),
         "layers_wide": ("COLR", "layer side 4097", edit(good, "COLR", put(4, "I", 4097))),
         "layers_apart": ("COLR", "features to rgb", edit(good, "COLR", put(8, "I", 22))),
@@ -326,6 +327,13 @@ def edit_counts(good: bytes) -> bytes:
     data = edit(good, "HEAD", put(68, "2I", 29, 1))
     data = edit_rows(data, put_row("CODE", 16, "Q", 4 * 29))
     return edit_rows(data, put_row("KEPT", 16, "Q", 12))
+
+
+def with_wide_planes(good: bytes) -> bytes:
+    """A lattice whose arrays fit into 1 GiB, but not with the working memory that its planes ask for."""
+    data = edit(good, "HEAD", put(48, "3I", 40, 4096, 4096))
+    data = edit(data, "PART", lambda body: bytes(2048))
+    return edit_rows(data, put_row("PART", 16, "Q", 40 * 4096 * 4096))
 
 
 def ancillary(data: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -240,6 +239,18 @@ def test_a_file_over_the_callers_budget_is_refused(coder: str) -> None:
         decode(data, max_bytes=raw - 1)
 
 
+def test_the_working_memory_of_wide_planes_counts_against_the_budget(coder: str) -> None:
+    wide = (2, 240, 240)
+    field = generate.make_field(1, wide, n_codewords=1, partition=np.full(wide, PRUNED, np.uint8))
+    data = encode(field)
+    raw = sum(struct.unpack("<Q", row[16:24])[0] for row, _ in generate.split(data))
+    working = 24 * 242 * 242 + 2 * 1 * 60 * 60 - (1 << 20)
+    assert working > 0
+    assert decode(data, max_bytes=raw + working) == field
+    with pytest.raises(BitstreamError, match=f"HEAD .* decoding takes more than the limit of {raw + working - 1} bytes"):
+        decode(data, max_bytes=raw + working - 1)
+
+
 def test_an_unknown_section_that_is_not_critical_is_skipped(coder: str) -> None:
     data = encode(small_field())
     longer = generate.ancillary(data)
@@ -305,8 +316,8 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
         "codebook": np.zeros((3, 4), np.float16),
         "kept": Quantized(np.zeros((0, 4), np.uint8), ONE, ONE),
     },
-    "color_mlp: 3 channels fit no degree": {"shading": "sh"},
-    "color_mlp: spherical harmonics take no layers": {
+    "color_mlp: spherical harmonics have 12 or 27": {"shading": "sh"},
+    "color_mlp: spherical harmonics have no layers": {
         "shading": "sh",
         "color_mlp": generate.make_layers(np.random.default_rng(0), [6, 3]),
     },
@@ -349,19 +360,3 @@ def test_fields_differ_when_any_part_of_them_does() -> None:
     assert field == generate.replace(field)
     assert all(field != other for other in others)
     assert field != "field"
-
-
-def test_no_damage_makes_the_core_misbehave(tmp_path: Path) -> None:
-    """The C++ decoder alone, under the address and undefined-behaviour sanitizers, on thousands of bad files."""
-    compiler, root = shutil.which("g++"), CONFORMANCE.parent
-    if compiler is None:
-        pytest.skip("no g++ to build the decoder with sanitizers")
-    program = tmp_path / "sanitize"
-    flags = ["-std=c++20", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Isrc/native"]
-    sources = ["tests/sanitize_codec.cpp", "src/native/bitstream.cpp"]
-    subprocess.run([compiler, *flags, *sources, "-o", str(program)], check=True, cwd=root)
-    files = [str(path) for path in sorted(CONFORMANCE.glob("*/*.vqrf"))]
-    out = subprocess.run([program, "100", *files], check=True, capture_output=True, text=True).stdout
-    n_tried, n_accepted = (int(word) for word in out.split() if word.isdigit())
-    assert n_tried > 5000
-    assert len(list(CONFORMANCE.glob("valid/*.vqrf"))) <= n_accepted < n_tried / 10

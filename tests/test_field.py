@@ -114,14 +114,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "features of another shape": ({"features": np.zeros((16, 15, 16, 3), np.float32)}, "features"),
     "features without channels": ({"features": np.zeros((16, 16, 16), np.float32)}, "features"),
     "four channels and no MLP": ({"features": np.zeros((16, 16, 16, 4), np.float32)}, "3 channels"),
-    "harmonics of no degree": ({"shading": "sh"}, "3 channels fit no degree"),
+    "harmonics of no degree": ({"shading": "sh"}, "have 12 or 27 channels"),
     "harmonics through an MLP": (
         {
             "shading": "sh",
             "features": np.zeros((16, 16, 16, 12), np.float32),
             "color_mlp": ((np.zeros((3, 15), np.float32), np.zeros(3, np.float32)),),
         },
-        "take no layers",
+        "have no layers",
     ),
     "a shading that is none": ({"shading": "phong"}, "shading phong"),
     "cells as many as voxels": ({"allowed": np.ones((16, 16, 16), np.uint8)}, "allowed"),

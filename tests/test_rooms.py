@@ -31,8 +31,9 @@ SOURCE = ROOT / "src" / "vqrf"
 
 ROOMS = [
     *("geometry", "kernels", "compressed", "entropy", "bitstream"),
-    *("files", "scene", "builtin", "rays", "field", "storage", "render", "evaluate", "report"),
-    *("train", "bake", "compress", "cli"),
+    *("files", "scene", "builtin", "rays", "field", "lint", "storage", "render", "evaluate", "report"),
+    *("page", "serve", "film", "preview"),
+    *("train", "bake", "compress", "search", "bench", "terminal", "cli_view", "cli_bench", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
@@ -40,8 +41,12 @@ PACKAGES = {
     "torch": {"kernels", "train", "bake", "compress", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
-    "tyro": {"cli"},
-    "rich": {"cli"},
+    "av": {"film"},
+    "matplotlib": {"bench"},
+    "scipy": {"bench"},
+    "ray": {"bench"},
+    "tyro": {"terminal", "cli_view", "cli_bench", "cli"},
+    "rich": {"terminal", "cli_bench", "cli"},
 }
 """Who may import what is not NumPy and not Python's own."""
 

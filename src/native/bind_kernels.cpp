@@ -99,7 +99,7 @@ void read_layers(Volume &volume, nb::object object) {
     }
     if (nb::cast<std::string>(object.attr("shading")) == "sh")
         expect(v.n_layers == 0 && (v.channels == 12 || v.channels == 27),
-               "features: spherical harmonics take no layers and 12 or 27 channels");
+               "features: spherical harmonics have no layers and 12 or 27 channels");
     else
         expect(v.n_layers > 0 || v.channels == 3, "features: expected 3 channels where there are no layers");
 }
@@ -274,14 +274,14 @@ void find_cells(Dense<const float> density, float floor, std::optional<Dense<con
     uint8_t *to = cells.data();
     run([&] {
         ThreadPool::instance().parallel_for(X - 1, [&](int64_t x) {
+            std::vector<uint8_t> high(Z);  // a voxel of the four that share z is above the floor
             for (int64_t y = 0; y < Y - 1; ++y) {
                 const float *a = d + (x * Y + y) * Z, *b = a + Z, *c = a + Y * Z, *e = c + Z;
+                for (int64_t z = 0; z < Z; ++z) high[z] = (a[z] > floor) | (b[z] > floor) | (c[z] > floor) | (e[z] > floor);
                 const int64_t row = (x * (Y - 1) + y) * (Z - 1);
-                for (int64_t z = 0; z < Z - 1; ++z) {
-                    const float top = std::max(std::max(std::max(a[z], a[z + 1]), std::max(b[z], b[z + 1])),
-                                               std::max(std::max(c[z], c[z + 1]), std::max(e[z], e[z + 1])));
-                    to[row + z] = top > floor && (!mask || mask[row + z]);
-                }
+                for (int64_t z = 0; z < Z - 1; ++z) to[row + z] = high[z] | high[z + 1];
+                if (mask)
+                    for (int64_t z = 0; z < Z - 1; ++z) to[row + z] &= mask[row + z] != 0;
             }
         });
     });
@@ -369,14 +369,19 @@ void add_total_variation(Dense<const float> values, Dense<float> gradient, std::
                 for (int64_t z = 0; z < Z; ++z) {
                     const int64_t voxel = (x * Y + y) * Z + z, at[3] = {x, y, z}, side[3] = {X, Y, Z};
                     if (mask && !mask[voxel]) continue;
+                    const float *here = from + voxel * C;
+                    const float *around[6];
+                    for (int axis = 0; axis < 3; ++axis) {  // beyond the lattice: the voxel itself, which differs by 0
+                        around[2 * axis] = at[axis] > 0 ? here - stride[axis] : here;
+                        around[2 * axis + 1] = at[axis] + 1 < side[axis] ? here + stride[axis] : here;
+                    }
                     for (int64_t c = 0; c < C; ++c) {
-                        const int64_t i = voxel * C + c;
                         float sum = 0;
-                        for (int axis = 0; axis < 3; ++axis) {
-                            if (at[axis] > 0) sum += std::clamp(from[i] - from[i - stride[axis]], -1.0f, 1.0f);
-                            if (at[axis] + 1 < side[axis]) sum += std::clamp(from[i] - from[i + stride[axis]], -1.0f, 1.0f);
+                        for (const float *there : around) {
+                            const float apart = here[c] - there[c];
+                            sum += apart < -1 ? -1.0f : apart > 1 ? 1.0f : apart;
                         }
-                        to[i] += weight * sum;
+                        to[voxel * C + c] += weight * sum;
                     }
                 }
         });

@@ -12,7 +12,6 @@ namespace vqrf {
 namespace {
 
 constexpr std::array<std::uint8_t, 8> kSignature{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
-constexpr std::uint16_t kMajor = 0, kMinor = 2;
 constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 112;
 constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
 constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
@@ -146,9 +145,10 @@ std::vector<Section> read_table(Bytes data) {
     return sections;
 }
 
-std::array<Section, kKnown> select_known(const std::vector<Section> &sections, std::uint64_t max_bytes) {
+// The known sections, and in `raw` the sum of their raw lengths.
+std::array<Section, kKnown> select_known(const std::vector<Section> &sections, std::uint64_t max_bytes, std::uint64_t &raw) {
     std::array<Section, kKnown> known;
-    std::uint64_t raw = 0;
+    raw = 0;
     for (const Section &s : sections) {
         if (s.known < 0) continue;
         known[s.known] = s;
@@ -230,6 +230,14 @@ Head read_head(Bytes data, const Section &section) {
     return head;
 }
 
+// Memory that grows with the lattice and is none of the arrays, above what is allowed for it: two planes of ranks for each of
+// the three sections that are decoded side by side, and the flags of the blocks, twice.
+std::uint64_t working_bytes(Shape shape) {
+    const std::uint64_t planes = 24 * (std::uint64_t{shape.y} + 2) * (std::uint64_t{shape.z} + 2);
+    const std::uint64_t all = planes + 2 * Blocks::shape_of(shape).n_voxels();
+    return all > kAllowance / 2 ? all - kAllowance / 2 : 0;
+}
+
 // The record before a table's items: its type, and scale and offset when it holds levels.
 void read_quantizer(Reader &in, Table &table) {
     const auto type = in.take<std::uint8_t>(), mode = in.take<std::uint8_t>();
@@ -240,11 +248,14 @@ void read_quantizer(Reader &in, Table &table) {
     if (mode > 2 || (mode == 0) != is_float || (mode == 2 && table.columns == 1))
         in.fail("quantiser mode " + to_string(mode) + " does not fit the table");
     const std::uint32_t n = mode == 0 ? 0 : mode == 1 ? 1 : table.columns;
-    for (std::vector<float> *values : {&table.scale, &table.offset})
-        for (std::uint32_t i = 0; i < n; ++i) {
-            values->push_back(in.take<float>());
-            if (!std::isfinite(values->back())) in.fail("scale or offset is not finite");
+    if (in.rest().size() < std::size_t{8} * n) in.fail("ends inside its own header");
+    for (std::vector<float> *values : {&table.scale, &table.offset}) {
+        values->resize(n);
+        for (float &value : *values) {
+            value = in.take<float>();
+            if (!std::isfinite(value)) in.fail("scale or offset is not finite");
         }
+    }
 }
 
 int item_bytes(TableType type) { return type == TableType::kUint8 ? 1 : 2; }
@@ -258,7 +269,10 @@ void code_tables(Coder &coder, std::span<Table> tables, bool by_column) {
     std::size_t base = 0;
     for (Table &t : tables) {
         const std::uint32_t n_trees = trees_of(t, by_column);
-        code_table(coder, base, n_trees, item_bytes(t.type), t.items);
+        if (t.type == TableType::kUint8)
+            code_table(coder, base, n_trees, std::span(t.bytes));
+        else
+            code_table(coder, base, n_trees, std::span(t.items));
         base += std::size_t{256} * n_trees;
     }
 }
@@ -274,7 +288,7 @@ void read_items(Reader &in, std::span<Table> tables, bool by_column) {
     std::uint64_t raw = 0;
     for (const Table &t : tables) raw += std::uint64_t{t.rows} * t.columns * item_bytes(t.type);
     in.expect_raw(raw);
-    for (Table &t : tables) t.items.assign(std::size_t{t.rows} * t.columns, 0);
+    for (Table &t : tables) t.resize();
     in.decode(table_contexts(tables, by_column), [&](Decoder &d) { code_tables(d, tables, by_column); });
     for (const Table &t : tables)
         if (t.type == TableType::kFloat16)
@@ -290,9 +304,8 @@ void read_color_mlp(Bytes data, const Section &section, CompressedField &field) 
     if (shading > 1) in.fail("shading " + to_string(shading) + " is not supported");
     field.shading = static_cast<Shading>(shading);
     if (field.shading == Shading::kHarmonics) {
-        if (n_layers) in.fail("spherical harmonics take no layers");
-        if (n_channels != 12 && n_channels != 27)
-            in.fail(to_string(n_channels) + " channels fit no degree of spherical harmonics");
+        if (n_layers) in.fail("spherical harmonics have no layers");
+        if (n_channels != 12 && n_channels != 27) in.fail("spherical harmonics have 12 or 27 channels");
     } else if (n_layers == 0 && n_channels != 3) {
         in.fail("without layers there must be 3 channels");
     }
@@ -398,10 +411,14 @@ void read_values(Bytes data, const std::array<Section, kKnown> &known, Compresse
 }
 
 CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
-    const std::array<Section, kKnown> known = select_known(read_table(data), max_bytes);
+    std::uint64_t raw = 0;
+    const std::array<Section, kKnown> known = select_known(read_table(data), max_bytes, raw);
     CompressedField field;
     field.head = read_head(data, known[kHEAD]);
     const Head &head = field.head;
+    if (working_bytes(head.shape) > max_bytes - raw)
+        refuse(kNames[kHEAD], known[kHEAD].offset,
+               "decoding takes more than the limit of " + to_string(max_bytes) + " bytes");
     Reader(data, known[kPART]).expect_raw(head.shape.n_voxels());
     Reader(data, known[kDENS]).expect_raw(std::uint64_t{head.n_coded} + head.n_kept);
     Reader(data, known[kCODE]).expect_raw(std::uint64_t{4} * head.n_coded);

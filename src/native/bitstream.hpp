@@ -15,6 +15,8 @@ namespace vqrf {
 
 using Bytes = std::span<const std::uint8_t>;
 
+inline constexpr std::uint16_t kMajor = 0, kMinor = 2;  // of the format
+
 // Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
 struct BitstreamError {
     std::string section;
@@ -29,7 +31,15 @@ struct Table {
     TableType type = TableType::kFloat16;
     std::uint32_t rows = 1, columns = 1;
     std::vector<float> scale, offset;
-    std::vector<std::uint16_t> items;
+    std::vector<std::uint8_t> bytes;   // the items of kUint8
+    std::vector<std::uint16_t> items;  // those of the other types
+
+    // As many items as type and shape ask for, zeros where there were none.
+    void resize() {
+        const std::size_t n = std::size_t{rows} * columns;
+        bytes.resize(type == TableType::kUint8 ? n : 0);
+        items.resize(type == TableType::kUint8 ? 0 : n);
+    }
 };
 
 // How features and a direction become a colour; the numbers are the file's.
@@ -54,8 +64,12 @@ struct CompressedField {
     std::vector<std::int32_t> codes;
 };
 
-// The file's field, or nothing and the reason in `error`. Arrays of the result take at most `max_bytes` (see FORMAT.md
-// section 7 for what is counted); working memory beyond them is a few lattice planes and the entropy models.
+// What decoding may take beyond `max_bytes`: half of it working memory that grows with the lattice, where what is more counts
+// against `max_bytes`; the other half entropy models and bookkeeping, which do not grow.
+inline constexpr std::uint64_t kAllowance = std::uint64_t{2} << 20;
+
+// The file's field, or nothing and the reason in `error`. All that is allocated at a time, the result and the working memory,
+// takes at most `max_bytes`, the allowance, and once the size of the file (scales and offsets are copied from it).
 std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, BitstreamError &error);
 
 std::vector<std::uint8_t> encode_partition(Shape shape, Bytes partition);

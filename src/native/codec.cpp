@@ -53,9 +53,8 @@ nb::object to_vector(std::vector<T> values) {
 // (type, items, scale, offset); items are [rows, columns] of uint8, or of uint16 (float16 as its bits).
 nb::tuple to_tuple(Table table) {
     const std::vector<std::size_t> shape{table.rows, table.columns};
-    nb::object items = table.type == TableType::kUint8
-                           ? to_array(std::vector<std::uint8_t>(table.items.begin(), table.items.end()), shape)
-                           : to_array(std::move(table.items), shape);
+    nb::object items = table.type == TableType::kUint8 ? to_array(std::move(table.bytes), shape)
+                                                       : to_array(std::move(table.items), shape);
     return nb::make_tuple(static_cast<int>(table.type), items, to_vector(std::move(table.scale)),
                           to_vector(std::move(table.offset)));
 }
@@ -100,7 +99,7 @@ Table table_of(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::
     if (items.dtype() == nb::dtype<std::uint8_t>()) {
         table.type = TableType::kUint8;
         const auto *p = static_cast<const std::uint8_t *>(items.data());
-        table.items.assign(p, p + items.size());
+        table.bytes.assign(p, p + items.size());
     } else if (items.dtype() == nb::dtype<std::uint16_t>()) {
         table.type = TableType::kUint16;
         const auto *p = static_cast<const std::uint16_t *>(items.data());

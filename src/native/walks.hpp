@@ -73,8 +73,9 @@ inline std::size_t split_context(const std::array<std::uint8_t, kNeighbours> &ar
 
 // The blocks of a lattice and which of them hold anything.
 struct Blocks {
-    explicit Blocks(Shape lattice)
-        : shape{n_blocks(lattice.x), n_blocks(lattice.y), n_blocks(lattice.z)}, occupied(shape.n_voxels()) {}
+    explicit Blocks(Shape lattice) : shape(shape_of(lattice)), occupied(shape.n_voxels()) {}
+
+    static Shape shape_of(Shape lattice) { return {n_blocks(lattice.x), n_blocks(lattice.y), n_blocks(lattice.z)}; }
 
     std::size_t row(std::uint32_t x, std::uint32_t y) const {
         return (std::size_t{x / kBlockSide} * shape.y + y / kBlockSide) * shape.z;
@@ -324,15 +325,15 @@ void code_codes(Coder &coder, Shape shape, std::span<const std::uint8_t> partiti
 
 // Code a table of 1- or 2-byte numbers in raster order: the high byte in a tree of its column (`n_trees` = columns) or of
 // the table (`n_trees` = 1), the low byte of 2-byte numbers without a model. Contexts: 256 * n_trees from `base`.
-template <class Coder>
-void code_table(Coder &coder, std::size_t base, std::uint32_t n_trees, int item_bytes, std::span<std::uint16_t> items) {
+template <class Coder, class Item>
+void code_table(Coder &coder, std::size_t base, std::uint32_t n_trees, std::span<Item> items) {
     for (std::size_t i = 0; i < items.size() && !coder.failed(); ++i) {
         const std::size_t tree = base + 256 * (i % n_trees);
-        if (item_bytes == 1) {
-            items[i] = static_cast<std::uint16_t>(coder.tree(tree, 8, items[i]));
+        if constexpr (sizeof(Item) == 1) {
+            items[i] = static_cast<Item>(coder.tree(tree, 8, items[i]));
         } else {
             const std::uint32_t high = coder.tree(tree, 8, items[i] >> 8);
-            items[i] = static_cast<std::uint16_t>(high << 8 | coder.direct(8, items[i] & 255u));
+            items[i] = static_cast<Item>(high << 8 | coder.direct(8, items[i] & 255u));
         }
     }
 }

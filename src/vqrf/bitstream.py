@@ -68,6 +68,8 @@ HEADER_BYTES = 32
 ENTRY_BYTES = 32
 
 MAX_SECTIONS = 64
+FREE_WORKING_BYTES = 1 << 20
+"""Of a decoder's working memory, what does not count against the caller's budget."""
 MAX_RATIO_BITS = 19
 """A coded byte describes fewer than 2^19 bytes, because no context is surer than 39/32768."""
 
@@ -184,7 +186,8 @@ def decode(data: bytes, *, max_bytes: int = 1 << 30) -> CompressedField:
 
     Args:
       data: the whole file.
-      max_bytes: bound on the decoded arrays, as the file declares them; a file that needs more is refused.
+      max_bytes: bound on the decoded arrays, as the file declares them, and on working memory where the lattice asks for
+        much of it; a file that needs more is refused. (The compiled core then allocates at most 2 MiB beyond it.)
 
     Raises:
       BitstreamError: the bytes are not a file that `encode` wrote; nothing else, whatever they are.
@@ -401,6 +404,12 @@ def _read_head(data: bytes, section: _Section) -> _Head:
     return _Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, constants)
 
 
+def _working_bytes(shape: tuple[int, int, int]) -> int:
+    """What working memory that grows with the lattice counts against the budget: FORMAT.md section 2."""
+    n_blocks = math.prod(-(-side // entropy.BLOCK_SIDE) for side in shape)
+    return max(0, 24 * (shape[1] + 2) * (shape[2] + 2) + 2 * n_blocks - FREE_WORKING_BYTES)
+
+
 def _read_metadata(text: bytes, offset: int) -> dict[str, Any]:
     try:
         metadata = json.loads(text.decode("ascii"))
@@ -491,6 +500,8 @@ def _decode_twin(data: bytes, max_bytes: int) -> dict[str, Any]:
     """The arguments of `CompressedField`, metadata as text; by this module and `vqrf.entropy` alone."""
     known = _select_known(_read_table(data), max_bytes)
     head = _read_head(data, known["HEAD"])
+    if sum(s.raw for s in known.values()) + _working_bytes(head.lattice.shape) > max_bytes:
+        raise known["HEAD"].refuse(f"decoding takes more than the limit of {max_bytes} bytes")
     n_values = head.n_coded + head.n_kept
     known["PART"].expect_raw(head.lattice.n_voxels)
     known["DENS"].expect_raw(n_values)

@@ -6,73 +6,76 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 from __future__ import annotations
 
 import json
-import os
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
-from vqrf import __version__
-from vqrf.bitstream import decode, encode, sections, verify
+from vqrf import __version__, cli_view
+from vqrf.bitstream import encode, sections, verify
 from vqrf.builtin import built_in_scene
+from vqrf.cli_bench import Bench
+from vqrf.cli_view import Export, Render, showing
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
-from vqrf.evaluate import SSIM_WINDOW, Evaluation, evaluate
+from vqrf.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.files import write_atomically
 from vqrf.kernels import has_native
-from vqrf.render import save_image
+from vqrf.lint import inspect, refusals
 from vqrf.report import ReportRow, write_report
 from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
-from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, load_field, save_field
+from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, save_field
+from vqrf.terminal import (
+    FIELD_FILE,
+    Common,
+    CommonFlags,
+    UsageError,
+    bars_on_terminal,
+    expect_writable,
+    is_device,
+    load_any,
+    load_compressed,
+    load_like,
+    load_run,
+    named,
+    progress_bar,
+    read_bytes,
+    say,
+)
 
 if TYPE_CHECKING:
     from vqrf.compress import CompressConfig
     from vqrf.train import Progress as TrainProgress
+    from vqrf.train import Watch
 
 EXIT_BAD_INPUT = 2
-FIELD_FILE, CONFIG_FILE, METRICS_FILE = "field.safetensors", "config.json", "metrics.jsonl"
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 METRICS_STEPS = 100
 REPORT_VIEWS = 4
+WIDEST, WIDEST_VIEWS = 0.888888, (ViewScore("", 88.88888, 0.888888, 0.0),)
+"""A share and scores that are as long in a file as any: its size is known before they are."""
 MEGABYTE = 10**6
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
 
+EXTRAS = {
+    "torch": "this needs PyTorch: pip install 'vqrf[train]'",
+    "av": "this needs PyAV: pip install 'vqrf[video]'",
+    "matplotlib": "this needs matplotlib: pip install 'vqrf[bench]'",
+    "scipy": "this needs SciPy: pip install 'vqrf[bench]'",
+    "ray": "this needs Ray: pip install 'vqrf[ray]'",
+}
+"""What to say where an optional package is missing."""
+
 NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be done; the message says why."""
-
-
-@dataclass(frozen=True)
-class Common:
-    """Flags of the verbs that work for a while.
-
-    Attributes:
-      seed: of everything random.
-      threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
-      device: where to train: cpu, or a torch device such as cuda.
-      quiet: print nothing but results.
-      overwrite: replace what is there.
-    """
-
-    seed: int = 0
-    threads: int = 0
-    device: str = "cpu"
-    quiet: bool = False
-    overwrite: bool = False
-
-
-CommonFlags = Annotated[Common, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,66 @@ class Train:
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: Background = "white"
     """What stands behind transparent pixels."""
+    view: bool = False
+    """Show the field in the browser while it is trained."""
     common: CommonFlags = Common()
 
     def run(self) -> None:
         scene, downscale = load_sized(self.data, self.preset, self.downscale, self.background)
-        train_into(self.out, scene, self.preset, {"downscale": downscale, "background": self.background}, self.common)
+        images = {"downscale": downscale, "background": self.background}
+        with showing(scene.name) if self.view else nullcontext() as watch:
+            train_into(self.out, scene, self.preset, images, self.common, watch)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Flags that name a quality or a size instead of settings; at most one of them.
+
+    Attributes:
+      quality: 0..100 on the preset's dial; its own settings are at 60.
+      target_size: bytes of the file, such as 1MB or 500kB: 95 to 100 % of them are used.
+      max_drop: dB below the trained field that the file may be.
+      target_psnr: dB that the file reaches.
+    """
+
+    quality: float | None = None
+    target_size: str | None = None
+    max_drop: float | None = None
+    target_psnr: float | None = None
+
+    @property
+    def is_searched(self) -> bool:
+        return any(value is not None for value in (self.target_size, self.max_drop, self.target_psnr))
+
+    def n_bytes(self) -> int:
+        """The target size.
+
+        Raises:
+          ValueError: it is no size.
+        """
+        from vqrf.search import parse_bytes
+
+        return parse_bytes(self.target_size or "")
+
+    def settle(self, base: CompressConfig) -> CompressConfig:
+        """The settings at the quality, if one is given; checks the other flags too.
+
+        Raises:
+          ValueError: two goals, or one that cannot be.
+        """
+        from vqrf.search import config_at
+
+        given = [name for name, value in asdict(self).items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"expected one of --{' and --'.join(given).replace('_', '-')}, not both")
+        if self.target_size is not None:
+            self.n_bytes()
+        if (
+            not all(math.isfinite(value) for value in (self.max_drop or 0, self.target_psnr or 1))
+            or (self.target_psnr or 1) <= 0
+        ):
+            raise ValueError("--max-drop and --target-psnr: expected dB")
+        return base if self.quality is None else config_at(base, self.quality)
 
 
 @dataclass(frozen=True)
@@ -120,6 +178,9 @@ class Compress:
     """Steps of joint tuning."""
     report: Path | None = None
     """Where the report page goes; beside the file, with the ending .html, if not given."""
+    goal: Annotated[Goal, tyro.conf.arg(name="")] = Goal()
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Of a search, print the curve as JSON."""
     common: CommonFlags = Common()
 
     def run(self) -> None:
@@ -134,6 +195,7 @@ class Compress:
         }
         try:
             config = replace(PRESETS[self.preset], **{k: v for k, v in dials.items() if v is not None})
+            config = self.goal.settle(config)
         except ValueError as error:
             raise UsageError(str(error)) from None
         expect_writable(self.out, self.common)
@@ -144,41 +206,11 @@ class Compress:
         field, notes = load_run(self.field)
         scene = load_like(notes, self.data, ("train", "test"))
         expect_scorable(scene.test)
-        compress_into(self.out, report, field, notes, scene, self.preset, config, self.common)
-
-
-@dataclass(frozen=True)
-class Render:
-    """Render the views of a dataset's split from a .vqrf file or a run folder into PNG files."""
-
-    scene: tyro.conf.Positional[Path]
-    """A .vqrf file or a run folder."""
-    data: Path
-    """Dataset folder, for its cameras."""
-    out: Path
-    """Folder for the images."""
-    split: Literal["train", "test"] = "test"
-    every: int = 1
-    """Of the test split, take every n-th view."""
-    downscale: int = 0
-    """0: as trained."""
-    common: CommonFlags = Common()
-
-    def run(self) -> None:
-        from vqrf.render import render
-
-        field, notes, _ = load_any(self.scene)
-        scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
-        if self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
-            raise UsageError(f"{self.out}: is not empty; give --overwrite")
-        volume = field.with_background(scene.background).volume()
-        views = getattr(scene, self.split)
-        self.out.mkdir(parents=True, exist_ok=True)
-        with progress_bar("render", len(views), self.common.quiet) as advance:
-            for view in views:
-                save_image(render(volume, view.camera).rgb, self.out / f"{Path(view.name).name}.png")
-                advance(1, "")
-        say(self.common.quiet, f"wrote {len(views)} images to {self.out}")
+        job = Job(self.out, report, field, notes, scene, self.preset, self.common)
+        if self.goal.is_searched:
+            search_into(job, config, self.goal, self.as_json)
+        else:
+            compress_into(job, config)
 
 
 @dataclass(frozen=True)
@@ -237,9 +269,16 @@ class Verify:
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file."""
+    strict: bool = False
+    """Find too what the format allows and no encoder of ours writes."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON: findings, each with section, offset and reason."""
 
     def run(self) -> None:
         data = read_bytes(self.scene)
+        if self.strict or self.as_json:
+            report_findings(self.scene, data, self.strict, self.as_json)
+            return
         with named(self.scene):
             verify(data)
         print(f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
@@ -269,7 +308,7 @@ class Demo:
         if not is_trained:
             train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
-        compress_into(out, report, field, notes, scene, "demo", PRESETS["demo"], self.common)
+        compress_into(Job(out, report, field, notes, scene, "demo", self.common), PRESETS["demo"])
         with named(out):
             verify(read_bytes(out))
         say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")
@@ -289,19 +328,6 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     return scene, max(downscale, 1)
 
 
-def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
-    """The dataset as the field was trained on it: same downscale (unless given), same background.
-
-    Notes may come from any file, so they are asked for and not believed.
-    """
-    background: Background = "black" if notes.get("background") == "black" else "white"
-    if every < 1 or downscale < 0:
-        raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
-    trained = notes.get("downscale")
-    size = downscale or (trained if isinstance(trained, int) and trained > 0 else 1)
-    return load_scene(data, splits=splits, downscale=size, background=background, every=every)
-
-
 def expect_scorable(views: Sequence[View]) -> None:
     """Refuse views, all of one size, that SSIM cannot score."""
     height, width = views[0].image.shape[:2]
@@ -309,25 +335,9 @@ def expect_scorable(views: Sequence[View]) -> None:
         raise UsageError(f"{views[0].name}: is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
 
 
-def expect_writable(path: Path, common: Common) -> None:
-    """Refuse, before long work, a file that cannot be written or is to stay."""
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a file to write")
-    if path.is_file() and not common.overwrite:
-        raise UsageError(f"{path}: is there already; give --overwrite")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: there is no folder {folder}")
-    if not os.access(path if is_device(path) else folder, os.W_OK):
-        raise UsageError(f"{path}: cannot be written")
-
-
-def is_device(path: Path) -> bool:
-    """Whether something is there that is written to and not replaced: a device, a pipe."""
-    return path.exists() and not path.is_file()
-
-
-def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common) -> None:
+def train_into(
+    run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
+) -> None:
     """Train into a run folder, or go on with what is in it."""
     from vqrf.train import PRESETS, clear_run, fit
 
@@ -350,84 +360,180 @@ def train_into(run: Path, scene: Scene, preset: str, images: dict[str, Any], com
     start = time.perf_counter()
     stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
     with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
-        field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run)
+        field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
     seconds = time.perf_counter() - start
     save_field(run / FIELD_FILE, field, notes=notes)
     clear_run(run)
     say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
 
 
-def compress_into(
-    out: Path,
-    report_path: Path,
-    field: RadianceField,
-    notes: dict[str, Any],
-    scene: Scene,
-    preset: str,
-    config: CompressConfig,
-    common: Common,
-) -> None:
-    """Compress, write, read back, score the file that was read back, and write the report."""
-    from vqrf.compress import compress
+@dataclass(frozen=True)
+class Job:
+    """One compression: what goes in, and where the file and its report go."""
 
+    out: Path
+    report: Path
+    field: RadianceField
+    notes: dict[str, Any]
+    scene: Scene
+    preset: str
+    common: Common
+
+    def settings(self, config: CompressConfig) -> dict[str, Any]:
+        return {"preset": self.preset, **asdict(config), "seed": self.common.seed}
+
+    def fingerprint(self, config: CompressConfig) -> str:
+        """Of everything that the result depends on."""
+        density = checksum({"density": self.field.density}, "")
+        return fingerprint(self.scene, {**self.settings(config), **self.notes, "density": density})
+
+    def tune(self, config: CompressConfig) -> tuple[CompressedField, Checkpoint | None]:
+        """Compress; the checkpoint is to be removed when the result is safe."""
+        from vqrf.compress import compress
+
+        checkpoint, common = None, self.common
+        if not is_device(self.out):
+            checkpoint = Checkpoint(self.out.with_name(f"{self.out.name}.checkpoint"), self.fingerprint(config))
+            if common.overwrite:
+                checkpoint.remove()
+        stages = {"bake": config.bake_steps} if config.profile == "web" else {}
+        with step_bars({**stages, "tune": config.steps}, None, common.quiet) as report:
+            small = compress(
+                self.field,
+                self.scene,
+                config,
+                seed=common.seed,
+                device=common.device,
+                report=report,
+                checkpoint=checkpoint,
+            )
+        return small, checkpoint
+
+
+def compress_into(job: Job, config: CompressConfig) -> None:
+    """Compress, write, read back, score the file that was read back, and write the report."""
     start = time.perf_counter()
-    settings = {"preset": preset, **asdict(config), "seed": common.seed}
-    checkpoint = None
-    if not is_device(out):
-        begun_with = fingerprint(scene, {**settings, **notes, "density": checksum({"density": field.density}, "")})
-        checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), begun_with)
-        if common.overwrite:
-            checkpoint.remove()
-    before, field_images = score_with_images(field, scene, common.quiet)
-    stages = {"bake": config.bake_steps} if config.profile == "web" else {}
-    with step_bars({**stages, "tune": config.steps}, None, common.quiet) as report:
-        small = compress(field, scene, config, seed=common.seed, device=common.device, report=report, checkpoint=checkpoint)
-    after, images = score_with_images(expand(small), scene, common.quiet)
-    seconds = round(time.perf_counter() - start, 1)
-    dials = {"preset": preset, "profile": config.profile, "prune": config.prune, "keep": config.keep}
-    data = encode(replace(small, metadata=metadata_of(notes, dials, before, after)))
-    write_atomically(out, data)
+    before = score_with_images(job.field, job.scene, job.common.quiet)
+    small, checkpoint = job.tune(config)
+    write_result(job, config, small, before, start)
     if checkpoint is not None:
         checkpoint.remove()
+
+
+def search_into(job: Job, base: CompressConfig, goal: Goal, as_json: bool) -> None:
+    """Search for the settings that meet a target, say what was tried, and write what was found as `compress_into` does."""
+    from vqrf.search import FieldDial, Journal, Target, config_at, describe_curve, search
+
+    start = time.perf_counter()
+    quiet = job.common.quiet or as_json
+    before = score_with_images(job.field, job.scene, quiet)
+    job = replace(job, common=replace(job.common, quiet=quiet))
+    is_size = goal.target_size is not None
+    value = goal.n_bytes() if is_size else before[0].psnr - goal.max_drop if goal.max_drop is not None else goal.target_psnr
+
+    def tune(config: CompressConfig) -> CompressedField:
+        small, checkpoint = job.tune(config)
+        if checkpoint is not None:
+            checkpoint.remove()
+        return small
+
+    dial = FieldDial(
+        path=lambda quality: config_at(base, quality),
+        tune=tune,
+        score=lambda small: score(expand(small), job.scene.test, job.scene.background, quiet).psnr,
+        metadata=describe_result(
+            job, replace(base, prune=WIDEST, keep=WIDEST), replace(before[0], views=WIDEST_VIEWS), before[0]
+        ),
+    )
+    journal = Journal(None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(base))
+    if job.common.overwrite:
+        journal.clear()
+    try:
+        found = search(
+            dial,
+            Target("size" if is_size else "psnr", float(value or 0)),
+            journal,
+            on_trial=lambda trial: say(quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB"),
+        )
+    except ValueError as error:
+        raise UsageError(f"{job.out}: {error}") from None
+    write_result(job, config_at(base, found.trial.quality), found.result, before, start)
+    if as_json:
+        print(json.dumps(found.facts(), indent=2))
+    else:
+        say(quiet, describe_curve(found.trials, found.trial))
+        if not found.is_met:
+            say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
+
+
+def describe_result(job: Job, config: CompressConfig, after: Evaluation, before: Evaluation) -> dict[str, Any]:
+    """The metadata of a file; no times, so that two runs write the same.
+
+    With the profile `web` it says, in dB, what the fast colours cost against the field's own.
+    """
+    exact, fast = round(before.psnr, 4), round(after.psnr, 4)
+    dials = {"profile": config.profile, "prune": round(config.prune, 6), "keep": round(config.keep, 6)}
+    web = {"fast": {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}} if config.profile == "web" else {}
+    return {
+        "generator": f"vqrf {__version__}",
+        "training": job.notes,
+        "compression": {"preset": job.preset, **dials},
+        "test": {"n_views": len(job.scene.test), "psnr": fast, "ssim": round(after.ssim, 5)},
+        "field_test": {"psnr": exact, "ssim": round(before.ssim, 5)},
+        **web,
+    }
+
+
+def write_result(
+    job: Job, config: CompressConfig, small: CompressedField, scored: tuple[Evaluation, dict[int, Any]], start: float
+) -> None:
+    """Write the file and, from what it decodes to, the report.
+
+    Args:
+      scored: what `score_with_images` says of the field.
+      start: of the work, on the clock of `time.perf_counter`.
+    """
+    before, field_images = scored
+    after, images = score_with_images(expand(small), job.scene, job.common.quiet)
+    seconds = round(time.perf_counter() - start, 1)
+    data = encode(replace(small, metadata=describe_result(job, config, after, before)))
+    write_atomically(job.out, data)
     sizes = {name: size for name, _, size in sections(data)}
     after = replace(after, file_bytes=len(data), sections=sizes)
-    chosen = spread(len(scene.test), REPORT_VIEWS)
-    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in enumerate(scene.test) if i in chosen]
+    chosen, views = spread(len(job.scene.test), REPORT_VIEWS), enumerate(job.scene.test)
+    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in views if i in chosen]
+    grid_bytes = job.field.grid_bytes
     write_report(
-        report_path,
-        title=f"{scene.name}: {len(data) / MEGABYTE:.2f} MB",
+        job.report,
+        title=f"{job.scene.name}: {len(data) / MEGABYTE:.2f} MB",
         rows=rows,
         before=before,
         after=after,
-        grid_bytes=field.grid_bytes,
-        settings={**settings, **{f"training: {k}": v for k, v in notes.items()}},
+        grid_bytes=grid_bytes,
+        settings={**job.settings(config), **{f"training: {k}": v for k, v in job.notes.items()}},
     )
     say(
-        common.quiet,
-        f"{out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{field.grid_bytes / len(data):.0f} of the grids; "
+        job.common.quiet,
+        f"{job.out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{grid_bytes / len(data):.0f} of the grids; "
         f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; "
-        f"report {report_path}",
+        f"report {job.report}",
     )
     if config.profile == "web":
-        say(common.quiet, f"fast colours cost {before.psnr - after.psnr:.2f} dB against the exact ones of the field")
+        say(job.common.quiet, f"fast colours cost {before.psnr - after.psnr:.2f} dB against the field's own")
 
 
-def metadata_of(notes: dict[str, Any], dials: dict[str, Any], before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """What a file says of itself; no times, so that two runs write the same file.
-
-    A file of the profile `web` also says what its fast colours cost against the exact ones of the field, in dB.
-    """
-    metadata = {
-        "generator": f"vqrf {__version__}",
-        "training": notes,
-        "compression": dials,
-        "test": {"n_views": len(after.views), "psnr": round(after.psnr, 4), "ssim": round(after.ssim, 5)},
-        "field_test": {"psnr": round(before.psnr, 4), "ssim": round(before.ssim, 5)},
-    }
-    if dials["profile"] == "web":
-        exact, fast = round(before.psnr, 4), round(after.psnr, 4)
-        metadata["fast"] = {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}
-    return metadata
+def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
+    """Print what is odd about a file, and end in an error if anything is."""
+    findings = inspect(data) if strict else refusals(data)
+    if as_json:
+        print(json.dumps({"bytes": len(data), "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.section} at byte {finding.offset}: {finding.reason}")
+    if findings:
+        raise UsageError(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}, first in {findings[0].section}")
+    if not as_json:
+        print(f"{path}: {len(data)} bytes, every section is as an encoder writes it")
 
 
 def spread(n: int, most: int) -> set[int]:
@@ -501,47 +607,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder, expected a .vqrf file")
-    return path.read_bytes()
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Put the file's name before what is said to be wrong with its bytes."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def load_compressed(path: Path) -> tuple[CompressedField, dict[str, int]]:
-    data = read_bytes(path)
-    with named(path):
-        return decode(data), {name: size for name, _, size in sections(data)}
-
-
-def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
-    if not path.is_dir():
-        raise UsageError(f"{path}: is no run folder")
-    if not (path / FIELD_FILE).exists():
-        raise UsageError(f"{path}: holds no {FIELD_FILE}; is it a run folder, and has its training ended?")
-    return load_field(path / FIELD_FILE)
-
-
-def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
-    """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
-    if path.is_dir():
-        return *load_run(path), None
-    small, sizes = load_compressed(path)
-    with named(path):
-        field = expand(small)
-    notes = small.metadata.get("training")
-    return field, notes if isinstance(notes, dict) else {}, sizes
-
-
-def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
+def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
     if common.threads < 0:
@@ -563,43 +629,6 @@ def set_up(verb: Train | Compress | Render | Eval | Demo) -> None:
             torch.empty(0, device=common.device)
         except (RuntimeError, AssertionError) as error:  # torch raises one for a strange name, the other for a lack of CUDA
             raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
-
-
-def say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, flush=True)
-
-
-class RateColumn(ProgressColumn):
-    """Steps per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f}/s", style="cyan")
-
-
-Advance = Callable[[int, str], None]
-
-
-def bars_on_terminal(quiet: bool) -> Progress:
-    """Bars with a rate and an ETA on a terminal; nothing where the error stream is none, or when quiet."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:>7}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        RateColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )
-
-
-@contextmanager
-def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
-    with bars_on_terminal(quiet) as bars:
-        task = bars.add_task(name, total=total, note="")
-        yield lambda completed, note: bars.update(task, advance=completed, note=note)
 
 
 @contextmanager
@@ -637,7 +666,7 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
         yield report
 
 
-Verb = Train | Compress | Render | Eval | Info | Verify | Demo
+Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Bench | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -645,7 +674,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description = "Volumetric radiance fields small enough to send, embed and keep."
     verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
     try:
-        if not isinstance(verb, Info | Verify):
+        if not isinstance(verb, cli_view.View | Export | Info | Verify):
             set_up(verb)
         verb.run()
         return
@@ -654,9 +683,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in EXTRAS:
             raise
-        reason = "this needs PyTorch: pip install 'vqrf[train]'"
+        reason = EXTRAS[error.name]
     print(f"vqrf: {' '.join(reason.splitlines())}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 

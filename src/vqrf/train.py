@@ -2,7 +2,7 @@
 
 Stages (DirectVoxGO, arXiv 2111.11215, sec. 5): a coarse field of plain colours over everything the cameras see finds where
 the scene is; a fine field with a small MLP starts in that box, skips what the coarse one found empty, and doubles its voxels
-several times on the way. Learning rates decay tenfold over a stage.
+several times on the way. Learning rates decay exponentially over a stage.
 
 Departs from DVGO:
   - Adam's epsilon is small enough for the coarse start: at alpha 1e-6 the gradients are below 1e-8, where the usual epsilon
@@ -65,7 +65,7 @@ COARSE_ALPHA = 1e-3
 """Coarse voxels above it bound the fine box and, one voxel wider, the space where the fine field may be."""
 
 
-FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01)
+FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01, opacity=0.1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class StageConfig:
       grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
       channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3.
       depth, width: layers of the colour MLP, hidden width.
+      rate_end: share of the rates that is left at the end of the stage; they decay exponentially.
       alpha_init: opacity of one base-voxel step of the empty field.
       alpha_threshold: samples with alpha at or below it do not exist.
       faint_steps: for so many steps at the start the threshold is a tenth of `alpha_init`, so that a field that begins
@@ -96,6 +97,7 @@ class StageConfig:
     rate_density: float = 0.1
     rate_features: float = 0.1
     rate_mlp: float = 1e-3
+    rate_end: float = 0.1
     alpha_init: float = 1e-2
     alpha_threshold: float = 1e-3
     faint_steps: int = 0
@@ -123,18 +125,28 @@ COARSE = StageConfig(
     alpha_init=1e-6,
     alpha_threshold=1e-4,
     faint_steps=200,
-    losses=LossWeights(background_entropy=0.01, point_color=0.1),
+    losses=LossWeights(background_entropy=0.01, point_color=0.1, opacity=0.1),
+)
+
+FINE = StageConfig(
+    steps=12000,
+    n_voxels=160**3,
+    grow_at=(700, 1400, 2100, 2800),
+    rate_density=0.3,
+    rate_features=0.3,
+    rate_mlp=3e-3,
+    rate_end=0.05,
 )
 
 PRESETS = {
     "demo": TrainConfig(
         200,
         replace(COARSE, steps=1000, n_voxels=80**3),
-        StageConfig(steps=3000, n_voxels=112**3, grow_at=(200, 400, 600, 800), rays_per_step=4096),
+        replace(FINE, steps=3000, n_voxels=112**3, grow_at=(200, 400, 600, 800), rays_per_step=4096),
     ),
-    "quick": TrainConfig(400, COARSE, StageConfig(steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
-    "standard": TrainConfig(800, COARSE, StageConfig(steps=12000, n_voxels=160**3, grow_at=(700, 1400, 2100, 2800))),
-    "large": TrainConfig(800, COARSE, StageConfig(steps=16000, n_voxels=256**3, grow_at=(700, 1400, 2100, 2800))),
+    "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
+    "standard": TrainConfig(800, COARSE, FINE),
+    "large": TrainConfig(800, COARSE, replace(FINE, steps=16000, n_voxels=256**3)),
 }
 
 
@@ -360,7 +372,7 @@ class FieldModel:
 
     def update(self, step: int) -> None:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
-        decay = 0.1 ** (step / self.stage.steps)
+        decay = self.stage.rate_end ** (step / self.stage.steps)
         density_rate: float | Tensor = self.stage.rate_density * decay
         feature_rate: float | Tensor = self.stage.rate_features * decay
         if self.rates is not None:
@@ -504,6 +516,7 @@ def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed
 
 
 Report = Callable[[str, Progress], None]
+Watch = Callable[[Callable[[], RadianceField]], None]
 
 
 def fit(
@@ -514,6 +527,7 @@ def fit(
     device: str = "cpu",
     report: Report | None = None,
     run: Path | None = None,
+    watch: Watch | None = None,
 ) -> RadianceField:
     """Train a field on the scene's training views: the coarse stage, then the fine one.
 
@@ -521,6 +535,7 @@ def fit(
       report: called after every step with the stage's name and its progress.
       run: a folder for checkpoints; a call that was killed goes on from the last one when it is made again. They stay
         until `clear_run`, when the result is safe.
+      watch: called every `REFRESH_STEPS` steps with a function that gives the field as it is then; to call it changes nothing.
 
     Deterministic on the CPU with a given seed, whatever the number of threads, and however often it was interrupted.
 
@@ -534,12 +549,12 @@ def fit(
     coarse = None if run is None else _load_coarse(run, print_of_run)
     if coarse is None:
         first = coarse_model(scene, config, seed=seed, device=device)
-        coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run)
+        coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run, watch)
         if run is not None:
             save_field(run / COARSE_FILE, coarse, notes={"fingerprint": print_of_run})
             (run / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
-    return _run_stage("fine", fine, pool, seed, report, run, print_of_run)
+    return _run_stage("fine", fine, pool, seed, report, run, print_of_run, watch)
 
 
 def clear_run(run: Path) -> None:
@@ -567,6 +582,7 @@ def _run_stage(
     report: Report | None,
     run: Path | None,
     print_of_run: str,
+    watch: Watch | None,
 ) -> RadianceField:
     checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILES[name], print_of_run)
     stage = model.stage
@@ -582,4 +598,6 @@ def _run_stage(
     for progress in steps:
         if report is not None:
             report(name, progress)
+        if watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
+            watch(model.field)
     return model.field()

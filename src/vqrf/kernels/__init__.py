@@ -63,9 +63,9 @@ def shading_fault(shading: str, n_layers: int, n_channels: int) -> str | None:
     if shading != "sh":
         return f"shading {shading} is not supported"
     if n_layers:
-        return "spherical harmonics take no layers"
+        return "spherical harmonics have no layers"
     if n_channels not in HARMONICS_OF_CHANNELS:
-        return f"{n_channels} channels fit no degree of spherical harmonics"
+        return "spherical harmonics have 12 or 27 channels"
     return None
 
 

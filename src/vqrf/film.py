@@ -1,0 +1,155 @@
+"""Ways for a camera to go past a scene, and films of what it sees.
+
+Notation. The camera circles the middle of the lattice at a distance from which the whole of it is in view; world +Z is up.
+A path in a file is one of two kinds of JSON: nerfstudio's (`camera_path`, each with `camera_to_world` and `fov`, the vertical
+angle in degrees) or Blender's `transforms.json` (`frames`, each with `transform_matrix`; `camera_angle_x` or `fl_x`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.geometry import Camera, Float32, Float64, Lattice
+
+FOV = math.radians(40)
+"""The angle that the shorter side of the picture sees."""
+
+PITCH = math.radians(25)
+"""How far above the horizon an orbit runs."""
+
+SPIRAL_PITCHES = math.radians(-5), math.radians(60)
+SPIRAL_TURNS = 2
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+class PathError(ValueError):
+    """A file holds no camera path; the message says why."""
+
+
+def orbit(lattice: Lattice, n_views: int, size: Size) -> list[Camera]:
+    """Once around, at one height; the last view is one step before the first, so that a film of it has no seam.
+
+    >>> cameras = orbit(Lattice((-1, -1, -1), (1, 1, 1), (2, 2, 2)), 4, (16, 16))
+    >>> [bool(np.allclose(camera.pose[:3, 3] @ cameras[0].pose[:3, 3], 0)) for camera in cameras]
+    [False, False, False, False]
+    """
+    return [_look(lattice, 2 * math.pi * i / n_views, PITCH, size) for i in range(n_views)]
+
+
+def spiral(lattice: Lattice, n_views: int, size: Size) -> list[Camera]:
+    """Twice around, rising from a little below the horizon to a view from above."""
+    low, high = SPIRAL_PITCHES
+    shares = [i / max(n_views - 1, 1) for i in range(n_views)]
+    return [_look(lattice, 2 * math.pi * SPIRAL_TURNS * s, low + s * (high - low), size) for s in shares]
+
+
+def _look(lattice: Lattice, yaw: float, pitch: float, size: Size) -> Camera:
+    back = np.array([math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)])
+    right = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
+    radius = float(np.linalg.norm(lattice.extent)) / 2
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
+    pose[:3, 3] = (np.add(lattice.lo, lattice.hi)) / 2 + back * (0.9 * radius / math.sin(FOV / 2))
+    return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
+
+
+def _camera(pose: Float64, focal: float, size: Size) -> Camera:
+    return Camera(pose, focal, focal, size[0] / 2, size[1] / 2, *size)
+
+
+def load_path(path: str | Path, size: Size) -> list[Camera]:
+    """Read a camera path; the pictures have `size` whatever size the file speaks of.
+
+    Safe for untrusted input.
+
+    Raises:
+      PathError: the file is no JSON, has no cameras, or one of them is none.
+      OSError: the file cannot be read.
+    """
+    try:
+        tree = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise PathError(f"{path}: is no JSON: {error}") from None
+    views = tree.get("camera_path", tree.get("frames")) if isinstance(tree, dict) else None
+    if not isinstance(views, list) or not views:
+        raise PathError(f"{path}: has no camera_path and no frames")
+    cameras = []
+    for i, view in enumerate(views):
+        try:
+            cameras.append(_read_view(tree, view, size))
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+            raise PathError(f"{path}: camera {i}: {reason}") from None
+    return cameras
+
+
+def _read_view(tree: dict[str, Any], view: dict[str, Any], size: Size) -> Camera:
+    if "camera_path" in tree:
+        pose = np.asarray(view["camera_to_world"], np.float64).reshape(4, 4)
+        angle = math.radians(float(view["fov"]))
+        return _camera(pose, size[1] / 2 / math.tan(angle / 2), size)
+    pose = np.asarray(view["transform_matrix"], np.float64).reshape(4, 4)
+    if "fl_x" in tree:
+        return _camera(pose, float(tree["fl_x"]) * size[0] / float(tree["w"]), size)
+    return _camera(pose, size[0] / 2 / math.tan(float(tree["camera_angle_x"]) / 2), size)
+
+
+class ClipWriter:
+    """Takes pictures one by one; see `writing_clip`."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+
+    def add(self, rgb: Float32) -> None:
+        """Append a picture [H,W,3] in 0..1."""
+        import av
+
+        pixels: NDArray[np.uint8] = np.clip(rgb * 255 + 0.5, 0, 255).astype(np.uint8)
+        for packet in self._stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+            self._container.mux(packet)
+
+
+@contextmanager
+def writing_clip(path: str | Path, size: Size, frames_per_second: int) -> Iterator[ClipWriter]:
+    """A film in H.264 that every browser plays, whole when the block ends well, and not there when it does not.
+
+    Args:
+      size: even numbers, which the coding of colour needs.
+
+    Raises:
+      ModuleNotFoundError: PyAV (`pip install 'vqrf[video]'`) is missing.
+      OSError: the file cannot be written.
+    """
+    import av
+
+    target = Path(path).resolve()
+    handle, temporary = tempfile.mkstemp(suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    try:
+        with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuv420p"
+            yield ClipWriter(container, stream)
+            for packet in stream.encode(None):
+                container.mux(packet)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def even(size: Sequence[int]) -> bool:
+    return all(side % 2 == 0 for side in size)

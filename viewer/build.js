@@ -1,0 +1,50 @@
+/**
+ * Bundles the viewer: `node build.js` writes the script that Python ships and the module of the npm package.
+ *
+ * The worker is bundled first, and put into the rest as a text.
+ */
+
+import { build } from 'esbuild'
+import { fileURLToPath } from 'node:url'
+
+const here = fileURLToPath(new URL('.', import.meta.url))
+/** What `vqrf export` and `vqrf view` put into their pages. */
+const PAGE_SCRIPT = '../src/vqrf/page/viewer.js'
+const MODULE = 'dist/vqrf-viewer.js'
+
+/** @type {import('esbuild').BuildOptions} */
+const COMMON = {
+  absWorkingDir: here,
+  bundle: true,
+  minify: true,
+  charset: 'utf8',
+  legalComments: 'none',
+  target: ['es2022'],
+  write: false,
+}
+
+/** @param {import('esbuild').BuildOptions} options */
+async function bundle(options) {
+  const { outputFiles } = await build({ ...COMMON, ...options })
+  return outputFiles?.[0].text ?? ''
+}
+
+/** @returns {Promise<Record<string, string>>} texts of the bundles, by path from this folder */
+export async function bundles() {
+  const worker = await bundle({ entryPoints: ['src/worker.js'], format: 'iife' })
+  const define = { WORKER_SOURCE: JSON.stringify(worker) }
+  return {
+    [PAGE_SCRIPT]: await bundle({ entryPoints: ['src/page.js'], format: 'iife', define }),
+    [MODULE]: await bundle({ entryPoints: ['src/element.js'], format: 'esm', define }),
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { mkdirSync, writeFileSync } = await import('node:fs')
+  const { dirname, join } = await import('node:path')
+  for (const [path, text] of Object.entries(await bundles())) {
+    mkdirSync(dirname(join(here, path)), { recursive: true })
+    writeFileSync(join(here, path), text)
+    console.log(`${path}: ${Buffer.byteLength(text)} bytes`)
+  }
+}

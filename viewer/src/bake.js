@@ -1,0 +1,313 @@
+/**
+ * From decoded arrays to textures that the graphics hardware can filter.
+ *
+ * The lattice is cut into blocks of 4x4x4 cells. Blocks in which a sample can exist get a brick of 5x5x5 texels in an atlas; a
+ * block table says of each block which brick it has, which of its 64 cells are occupied, or how far the nearest occupied block is.
+ *
+ * A texel of density holds (level, 1) of a voxel and (0, 0) of a PRUNED one. Both are linear, so what the hardware interpolates is
+ * exact: density = scale * level + offset * share + empty_density * (1 - share).
+ */
+
+import { dequantize, SHADING_HARMONICS } from './decode.js'
+import { CODED, PRUNED } from './entropy.js'
+
+/** Cells along the edge of a block: 64 bits name them all. */
+export const BLOCK_CELLS = 4
+/** Texels along the edge of a brick: the voxels around the cells of a block. */
+export const BRICK = BLOCK_CELLS + 1
+/** Distances in the block table end here; a longer way takes more than one skip. */
+const MAX_DISTANCE = 64
+/** Share of the occupied blocks at each end of an axis that the first view does not care for. */
+const ASTRAY = 0.01
+/** Channels to one texture of features. */
+const GROUP = 4
+
+/**
+ * @typedef {object} Baked what the renderer needs, all of it transferable
+ * @property {[number, number, number]} shape voxels X, Y, Z
+ * @property {[number, number, number]} lo
+ * @property {[number, number, number]} hi
+ * @property {[number, number, number]} blocks their number along X, Y, Z
+ * @property {Uint32Array} table four words to a block: 64 bits of cells, brick (8 bits each of x, y, z), distance in blocks
+ * @property {[number, number, number]} bricks of the atlas along X, Y, Z
+ * @property {Uint8Array} density two bytes a texel
+ * @property {Uint8Array[]} features four channels each
+ * @property {Float32Array} featureScale worth of a channel's full texel
+ * @property {Float32Array} featureOffset
+ * @property {[number, number]} densityRange scale (of a full texel) and offset
+ * @property {number} emptyDensity
+ * @property {number} densityBias
+ * @property {number} interval
+ * @property {number} stepWorld
+ * @property {number} near
+ * @property {number} alphaThreshold
+ * @property {[number, number, number]} background
+ * @property {number} channels
+ * @property {number} shading
+ * @property {BakedLayer[]} layers
+ * @property {number} occupied blocks with a brick
+ * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
+ */
+
+/**
+ * @typedef {object} BakedLayer
+ * @property {number} out
+ * @property {number} in
+ * @property {Float32Array} weight [out, in]
+ * @property {Float32Array} bias
+ */
+
+/** The field is whole, but too large for a browser. */
+export class TooLarge extends Error {}
+
+/**
+ * The raw density that gives `alpha` over one step: the inverse of the activation of FORMAT.md section 4.
+ *
+ * @param {number} alpha
+ * @param {number} bias
+ * @param {number} interval
+ */
+export function densityOfAlpha(alpha, bias, interval) {
+  if (alpha <= 0) return -Infinity
+  if (alpha >= 1) return Infinity
+  const depth = -Math.log1p(-alpha) / interval
+  return depth + Math.log(-Math.expm1(-depth)) - bias
+}
+
+/** Which cells and blocks a lattice has, and which of them are occupied. */
+class BlockTable {
+  /** @param {readonly number[]} shape voxels */
+  constructor(shape) {
+    this.cells = shape.map((side) => side - 1)
+    /** @type {[number, number, number]} */
+    this.size = [0, 0, 0]
+    for (let axis = 0; axis < 3; axis++) this.size[axis] = Math.ceil(this.cells[axis] / BLOCK_CELLS)
+    this.n = this.size[0] * this.size[1] * this.size[2]
+    this.words = new Uint32Array(4 * this.n)
+  }
+
+  /**
+   * Mark the cells around a voxel as occupied.
+   *
+   * @param {number} x
+   * @param {number} y
+   * @param {number} z
+   */
+  occupyAround(x, y, z) {
+    const [, ny, nz] = this.size
+    for (let i = Math.max(x - 1, 0); i <= x && i < this.cells[0]; i++) {
+      for (let j = Math.max(y - 1, 0); j <= y && j < this.cells[1]; j++) {
+        for (let k = Math.max(z - 1, 0); k <= z && k < this.cells[2]; k++) {
+          const block = ((i >> 2) * ny + (j >> 2)) * nz + (k >> 2)
+          const bit = ((i & 3) << 4) | ((j & 3) << 2) | (k & 3)
+          this.words[4 * block + (bit >> 5)] |= 1 << (bit & 31)
+        }
+      }
+    }
+  }
+
+  /** Write each empty block's Chebyshev distance to the nearest occupied block. Two scans are exact for this metric. */
+  measureDistances() {
+    const [nx, ny, nz] = this.size
+    const [row, plane] = [nz + 2, (ny + 2) * (nz + 2)]
+    const distance = new Uint8Array((nx + 2) * plane).fill(MAX_DISTANCE)
+    /** @type {number[]} */
+    const before = []
+    for (let i = -1; i <= 1; i++) {
+      for (let j = -1; j <= 1; j++) {
+        for (let k = -1; k <= 1; k++) if (i * plane + j * row + k < 0) before.push(i * plane + j * row + k)
+      }
+    }
+    const at = (/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ z) => (x + 1) * plane + (y + 1) * row + z + 1
+    /** @type {(step: number) => void} */
+    const scan = (step) => {
+      const first = step > 0 ? 0 : this.n - 1
+      for (let n = 0, block = first; n < this.n; n++, block += step) {
+        const z = block % nz
+        const y = ((block - z) / nz) % ny
+        const here = at((block / (ny * nz)) | 0, y, z)
+        if (this.words[4 * block] | this.words[4 * block + 1]) distance[here] = 0
+        let least = distance[here]
+        for (const offset of before) least = Math.min(least, distance[here + step * offset] + 1)
+        distance[here] = least
+        this.words[4 * block + 3] = least
+      }
+    }
+    scan(1)
+    scan(-1)
+  }
+
+  /**
+   * The cells between which nearly all occupied blocks lie: what a camera should look at. A few that are astray do not count.
+   */
+  bounds() {
+    const along = this.size.map((n) => new Uint32Array(n))
+    let occupied = 0
+    for (let block = 0; block < this.n; block++) {
+      if (this.words[4 * block + 3]) continue
+      const z = block % this.size[2]
+      const y = ((block - z) / this.size[2]) % this.size[1]
+      for (const [axis, at] of [Math.floor(block / (this.size[1] * this.size[2])), y, z].entries()) along[axis][at]++
+      occupied++
+    }
+    const first = (/** @type {Uint32Array} */ counts) => {
+      let [at, sum] = [0, counts[0]]
+      while (at + 1 < counts.length && sum <= ASTRAY * occupied) sum += counts[++at]
+      return at
+    }
+    if (!occupied) return { low: [0, 0, 0], high: this.cells }
+    const low = along.map((counts) => BLOCK_CELLS * first(counts))
+    const high = along.map((counts, axis) => {
+      return Math.min(BLOCK_CELLS * (counts.length - first(counts.slice().reverse())), this.cells[axis])
+    })
+    return { low, high }
+  }
+
+  /**
+   * Give each occupied block a brick.
+   *
+   * @param {number} maxSide of a texture
+   * @returns {{ occupied: number, bricks: [number, number, number] }} bricks of the atlas along X, Y, Z
+   */
+  placeBricks(maxSide) {
+    let occupied = 0
+    for (let block = 0; block < this.n; block++) if (this.words[4 * block] | this.words[4 * block + 1]) occupied++
+    const most = Math.min(Math.floor(maxSide / BRICK), 255)
+    const side = Math.min(Math.ceil(Math.cbrt(Math.max(occupied, 1))), most)
+    const deep = Math.ceil(Math.max(occupied, 1) / (side * side))
+    if (deep > most) throw new TooLarge('the field needs a larger texture than this browser has')
+    let brick = 0
+    for (let block = 0; block < this.n; block++) {
+      if (!(this.words[4 * block] | this.words[4 * block + 1])) continue
+      const [z, y, x] = [brick % side, Math.floor(brick / side) % side, Math.floor(brick / (side * side))]
+      this.words[4 * block + 2] = x | (y << 8) | (z << 16)
+      brick++
+    }
+    return { occupied, bricks: [deep, side, side] }
+  }
+}
+
+/**
+ * Turn each column of a table of features into bytes.
+ *
+ * @param {Float32Array[]} tables of `channels` columns
+ * @param {number} channels
+ */
+function quantizeFeatures(tables, channels) {
+  const low = new Float32Array(channels)
+  const high = new Float32Array(channels)
+  for (const values of tables) {
+    for (let i = 0, c = 0; i < values.length; i++, c = c + 1 === channels ? 0 : c + 1) {
+      if (values[i] < low[c]) low[c] = values[i]
+      if (values[i] > high[c]) high[c] = values[i]
+    }
+  }
+  const scale = low.map((value, c) => high[c] - value || 1)
+  const groups = Math.ceil(channels / GROUP)
+  const bytes = tables.map((values) => {
+    const rows = values.length / channels
+    const packed = new Uint8Array(rows * groups * GROUP)
+    for (let row = 0; row < rows; row++) {
+      for (let c = 0; c < channels; c++) {
+        packed[row * groups * GROUP + c] = Math.round((255 * (values[row * channels + c] - low[c])) / scale[c])
+      }
+    }
+    return new Uint32Array(packed.buffer)
+  })
+  const zero = new Uint8Array(groups * GROUP)
+  for (let c = 0; c < channels; c++) zero[c] = Math.round((255 * -low[c]) / scale[c])
+  return { scale, offset: low, groups, bytes, zero: new Uint32Array(zero.buffer) }
+}
+
+/**
+ * Write the voxels into the bricks of the blocks that they belong to.
+ *
+ * @param {import('./decode.js').CompressedField} field
+ * @param {BlockTable} blocks
+ * @param {readonly number[]} bricks
+ * @param {ReturnType<typeof quantizeFeatures>} features
+ */
+function fillBricks({ shape, partition, density, codes }, blocks, bricks, features) {
+  const [Y, Z] = [shape[1], shape[2]]
+  const [, by, bz] = blocks.size
+  const [texelRow, texelPlane] = [bricks[2] * BRICK, bricks[1] * bricks[2] * BRICK * BRICK]
+  const texels = bricks[0] * BRICK * texelPlane
+  const { groups, bytes: [codebook, kept], zero } = features
+  const densities = new Uint8Array(2 * texels)
+  const words = Array.from({ length: groups }, (_, g) => new Uint32Array(texels).fill(zero[g]))
+  let value = 0
+  let nCoded = 0
+  let nKept = 0
+  for (let voxel = 0; voxel < partition.length; voxel++) {
+    if (partition[voxel] === PRUNED) continue
+    const level = density.items[value++]
+    const isCoded = partition[voxel] === CODED
+    const source = isCoded ? codebook : kept
+    const row = (isCoded ? codes[nCoded++] : nKept++) * groups
+    const z = voxel % Z
+    const y = ((voxel - z) / Z) % Y
+    const x = (voxel / (Y * Z)) | 0
+    for (let i = Math.max((x - 1) >> 2, 0); i <= x >> 2 && i < blocks.size[0]; i++) {
+      for (let j = Math.max((y - 1) >> 2, 0); j <= y >> 2 && j < by; j++) {
+        for (let k = Math.max((z - 1) >> 2, 0); k <= z >> 2 && k < bz; k++) {
+          const block = 4 * ((i * by + j) * bz + k)
+          if (blocks.words[block + 3]) continue
+          const brick = blocks.words[block + 2]
+          const texel =
+            ((brick & 255) * BRICK + x - 4 * i) * texelPlane +
+            (((brick >> 8) & 255) * BRICK + y - 4 * j) * texelRow +
+            (brick >> 16) * BRICK + z - 4 * k
+          densities[2 * texel] = level
+          densities[2 * texel + 1] = 255
+          for (let g = 0; g < groups; g++) words[g][texel] = source[row + g]
+        }
+      }
+    }
+  }
+  return { density: densities, features: words.map((group) => new Uint8Array(group.buffer)) }
+}
+
+/**
+ * Make textures of a field.
+ *
+ * @param {import('./decode.js').CompressedField} field
+ * @param {number} maxSide the longest edge of a 3-D texture
+ * @returns {Baked}
+ * @throws {TooLarge} when the field does not fit such textures
+ */
+export function bake(field, maxSide) {
+  const { shape, partition, channels } = field
+  const blocks = new BlockTable(shape)
+  if (Math.max(...blocks.size) > maxSide) throw new TooLarge('the field has more blocks than this browser can address')
+  const levels = dequantize(field.density)
+  const floor = densityOfAlpha(field.alphaThreshold, field.densityBias, field.interval)
+  // Where even an empty voxel would show, any voxel that is not PRUNED makes its cells visible.
+  const least = field.emptyDensity > floor ? -Infinity : floor
+  const [Y, Z] = [shape[1], shape[2]]
+  for (let voxel = 0, value = 0; voxel < partition.length; voxel++) {
+    if (partition[voxel] === PRUNED || !(levels[value++] > least)) continue
+    const z = voxel % Z
+    blocks.occupyAround((voxel / (Y * Z)) | 0, ((voxel - z) / Z) % Y, z)
+  }
+  blocks.measureDistances()
+  const { low, high } = blocks.bounds()
+  const { occupied, bricks } = blocks.placeBricks(maxSide)
+  const features = quantizeFeatures([dequantize(field.codebook), dequantize(field.kept)], channels)
+  const filled = fillBricks(field, blocks, bricks, features)
+  const { lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, shading } = field
+  const world = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
+  return {
+    extent: { lo: world(low), hi: world(high) },
+    ...{ shape, lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, channels, shading },
+    ...{ blocks: blocks.size, table: blocks.words, bricks, occupied, ...filled },
+    featureScale: features.scale,
+    featureOffset: features.offset,
+    densityRange: [255 * field.density.scale[0], field.density.offset[0]],
+    layers: field.layers.map(({ out, in: inputs, weight, bias }) => {
+      return { out, in: inputs, weight: dequantize(weight), bias: dequantize(bias) }
+    }),
+  }
+}
+
+/** @param {Baked} baked */
+export const isFast = ({ shading, layers }) => shading === SHADING_HARMONICS || layers.length === 0

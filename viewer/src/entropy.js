@@ -1,0 +1,464 @@
+/**
+ * The integer range decoder, its contexts, and the order in which the streams of a file are walked.
+ *
+ * FORMAT.md is the source: section 5 for the coder, section 6 for the walks. Everything is exact integer arithmetic in 32 bits.
+ * Safe for untrusted input: a stream that ends early or late throws `Damaged`; the work is bounded by the numbers of the head,
+ * which the caller has checked.
+ */
+
+/** A coded stream that no encoder writes. */
+export class Damaged extends Error {}
+
+/** Voxels of the partition. */
+export const PRUNED = 0
+export const CODED = 1
+export const KEPT = 2
+
+const HALF = 32768
+const FULL = 65535
+const SEEN_MAX = 80
+const FAST_SHIFT = 5
+
+/** By how much the slow estimate of a context moves after `n` bits. */
+const SLOW = new Uint8Array(SEEN_MAX + 1).map((_, n) => {
+  const ends = [1, 3, 7, 20, 40, 80]
+  const at = ends.findIndex((end) => n < end)
+  return at < 0 ? 7 : at + 1
+})
+
+/** One coded stream: the arithmetic decoder and the adaptive contexts of the section. */
+export class RangeDecoder {
+  /**
+   * @param {Uint8Array} bytes the stream, whole
+   * @param {number} nContexts contexts of the section, all as new
+   */
+  constructor(bytes, nContexts) {
+    if (bytes.length < 4) throw new Damaged('coded bytes are damaged')
+    this.bytes = bytes
+    this.at = 4
+    this.code = ((bytes[0] << 24) | (bytes[1] << 16) | (bytes[2] << 8) | bytes[3]) | 0
+    if (this.code === -1) throw new Damaged('coded bytes are damaged')
+    this.range = -1
+    this.fast = new Uint16Array(nContexts).fill(HALF)
+    this.slow = new Uint16Array(nContexts).fill(HALF)
+    this.seen = new Uint8Array(nContexts)
+  }
+
+  /** Read bytes until the range has 24 bits again. */
+  refill() {
+    while (this.range >>> 24 === 0) {
+      if (this.at >= this.bytes.length) throw new Damaged('coded bytes are damaged')
+      this.range <<= 8
+      this.code = (this.code << 8) | this.bytes[this.at++]
+    }
+  }
+
+  /**
+   * @param {number} context
+   * @returns {number} 0 or 1
+   */
+  bit(context) {
+    const fast = this.fast[context]
+    const slow = this.slow[context]
+    const bound = Math.imul(this.range >>> 15, (fast + slow) >> 2)
+    const seen = this.seen[context]
+    const s = SLOW[seen]
+    const f = s < FAST_SHIFT ? s : FAST_SHIFT
+    let bit
+    if (this.code >>> 0 < bound >>> 0) {
+      this.range = bound
+      this.fast[context] = fast + ((FULL - fast) >> f)
+      this.slow[context] = slow + ((FULL - slow) >> s)
+      bit = 1
+    } else {
+      this.range = (this.range - bound) | 0
+      this.code = (this.code - bound) | 0
+      this.fast[context] = fast - (fast >> f)
+      this.slow[context] = slow - (slow >> s)
+      bit = 0
+    }
+    if (seen < SEEN_MAX) this.seen[context] = seen + 1
+    if (this.range >>> 24 === 0) this.refill()
+    return bit
+  }
+
+  /**
+   * @param {number} base context of the tree's node 0, which nothing uses
+   * @param {number} bits
+   */
+  tree(base, bits) {
+    let node = 1
+    for (let i = 0; i < bits; i++) node = 2 * node + this.bit(base + node)
+    return node - (1 << bits)
+  }
+
+  /** @param {number} bits without a context, each as likely as not */
+  direct(bits) {
+    let value = 0
+    for (let i = 0; i < bits; i++) {
+      const bound = Math.imul(this.range >>> 15, HALF / 2)
+      if (this.code >>> 0 < bound >>> 0) {
+        this.range = bound
+        value = 2 * value + 1
+      } else {
+        this.range = (this.range - bound) | 0
+        this.code = (this.code - bound) | 0
+        value = 2 * value
+      }
+      this.refill()
+    }
+    return value
+  }
+
+  /** The last symbol is read: nothing may be left. */
+  end() {
+    if (this.at !== this.bytes.length || this.code !== 0) throw new Damaged('coded bytes are damaged')
+  }
+}
+
+/** 4x4x4 voxels share one bit that says whether any of them is there. */
+const BLOCK = 4
+const BLOCK_CONTEXTS = 1 << 13
+const VOXEL_CONTEXTS = 1 << 13
+const KIND_CONTEXTS = 3 ** 6
+
+/**
+ * How far before a voxel each of its 13 neighbours stands in an array padded by one on all sides.
+ *
+ * @param {number} rows length of a y row
+ * @param {number} plane length of an x plane
+ */
+function neighbourOffsets(rows, plane) {
+  const offsets = new Int32Array(13)
+  let n = 0
+  for (let y = -1; y <= 1; y++) for (let z = -1; z <= 1; z++) offsets[n++] = -plane + y * rows + z
+  for (let z = -1; z <= 1; z++) offsets[n++] = -rows + z
+  offsets[n] = -1
+  return offsets
+}
+
+/**
+ * The neighbours of `at` that are not 0, as 13 bits, neighbour 0 most significant.
+ *
+ * @param {Uint8Array} padded
+ * @param {number} at
+ * @param {Int32Array} offsets
+ */
+function neighbourMask(padded, at, offsets) {
+  let mask = 0
+  for (let n = 0; n < 13; n++) mask = (mask << 1) | (padded[at + offsets[n]] ? 1 : 0)
+  return mask
+}
+
+/**
+ * @param {RangeDecoder} coder
+ * @param {readonly number[]} shape of the blocks
+ * @returns {Uint8Array} 1 where a block holds anything, padded by one on all sides
+ */
+function decodeBlocks(coder, [bx, by, bz]) {
+  const row = bz + 2
+  const plane = (by + 2) * row
+  const blocks = new Uint8Array((bx + 2) * plane)
+  const offsets = neighbourOffsets(row, plane)
+  for (let x = 0; x < bx; x++) {
+    for (let y = 0; y < by; y++) {
+      let at = (x + 1) * plane + (y + 1) * row + 1
+      for (let z = 0; z < bz; z++, at++) blocks[at] = coder.bit(neighbourMask(blocks, at, offsets))
+    }
+  }
+  return blocks
+}
+
+/**
+ * Decode PART.
+ *
+ * @param {Uint8Array} bytes
+ * @param {readonly number[]} shape X, Y, Z
+ * @returns {Uint8Array} PRUNED, CODED or KEPT for each voxel
+ */
+export function decodePartition(bytes, [X, Y, Z]) {
+  const coder = new RangeDecoder(bytes, BLOCK_CONTEXTS + VOXEL_CONTEXTS + KIND_CONTEXTS)
+  const nBlocks = [X, Y, Z].map((n) => Math.ceil(n / BLOCK))
+  const blocks = decodeBlocks(coder, nBlocks)
+  const blockRow = nBlocks[2] + 2
+  const blockPlane = (nBlocks[1] + 2) * blockRow
+  const row = Z + 2
+  const plane = (Y + 2) * row
+  const offsets = neighbourOffsets(row, plane)
+  // Two planes are all that the neighbours of a voxel lie in: the one before, and its own.
+  const planes = new Uint8Array(2 * plane)
+  const partition = new Uint8Array(X * Y * Z)
+  const held = new Uint8Array(blocks.length)
+  let out = 0
+  for (let x = 0; x < X; x++) {
+    planes.copyWithin(0, plane)
+    planes.fill(0, plane)
+    for (let y = 0; y < Y; y++) {
+      const first = ((x >> 2) + 1) * blockPlane + ((y >> 2) + 1) * blockRow + 1
+      let at = plane + (y + 1) * row + 1
+      for (let z = 0; z < Z; z++, at++, out++) {
+        const block = first + (z >> 2)
+        if (!blocks[block]) continue
+        if (!coder.bit(BLOCK_CONTEXTS + neighbourMask(planes, at, offsets))) continue
+        const kind = CODED + coder.bit(BLOCK_CONTEXTS + VOXEL_CONTEXTS + kindContext(planes, at, offsets))
+        planes[at] = kind
+        partition[out] = kind
+        held[block] = 1
+      }
+    }
+  }
+  coder.end()
+  for (let i = 0; i < blocks.length; i++) {
+    if (blocks[i] && !held[i]) throw new Damaged('a block that is marked as occupied is empty')
+  }
+  return partition
+}
+
+/**
+ * @param {Uint8Array} planes
+ * @param {number} at
+ * @param {Int32Array} offsets
+ */
+function kindContext(planes, at, offsets) {
+  let t = planes[at + offsets[4]]
+  t = 3 * t + planes[at + offsets[10]]
+  t = 3 * t + planes[at + offsets[12]]
+  t = 3 * t + planes[at + offsets[1]]
+  t = 3 * t + planes[at + offsets[3]]
+  return 3 * t + planes[at + offsets[9]]
+}
+
+/** Neighbours by what they share with the voxel: faces first, then edges, then corners. */
+const BY_CLOSENESS = [4, 10, 12, 1, 3, 5, 7, 9, 11, 0, 2, 6, 8]
+const N_FACES = 3
+const N_FACES_EDGES = 9
+
+/**
+ * Visit the voxels of a kind in raster order, each with the rows of its neighbours of the same kind.
+ *
+ * @param {Uint8Array} partition
+ * @param {readonly number[]} shape
+ * @param {(kind: number) => boolean} belongs
+ * @param {(row: number, known: Int32Array, faces: number, edges: number, all: number) => void} visit `known` holds the rows of
+ *   the known neighbours, faces first, then edges, then corners; `faces`, `edges` and `all` are where each kind ends
+ */
+function walk(partition, [X, Y, Z], belongs, visit) {
+  const row = Z + 2
+  const plane = (Y + 2) * row
+  const offsets = neighbourOffsets(row, plane)
+  const closest = Int32Array.from(BY_CLOSENESS, (n) => offsets[n])
+  const isMember = Uint8Array.from([PRUNED, CODED, KEPT], (kind) => (belongs(kind) ? 1 : 0))
+  // Rows plus one, so that 0 says "not known".
+  const planes = new Int32Array(2 * plane)
+  const known = new Int32Array(13)
+  let member = 0
+  let voxel = 0
+  for (let x = 0; x < X; x++) {
+    planes.copyWithin(0, plane)
+    planes.fill(0, plane)
+    for (let y = 0; y < Y; y++) {
+      let at = plane + (y + 1) * row + 1
+      for (let z = 0; z < Z; z++, at++, voxel++) {
+        if (!isMember[partition[voxel]]) continue
+        let n = 0
+        let faces = 0
+        let edges = 0
+        for (let i = 0; i < 13; i++) {
+          if (i === N_FACES) faces = n
+          else if (i === N_FACES_EDGES) edges = n
+          const found = planes[at + closest[i]]
+          if (found) known[n++] = found - 1
+        }
+        visit(member, known, faces, edges, n)
+        planes[at] = ++member
+      }
+    }
+  }
+}
+
+const NO_SPREAD = 8
+
+/** The spread class of each difference between two levels. */
+const SPREAD = new Uint8Array(256).map((_, d) => {
+  const at = [2, 4, 7, 12, 18, 26, 40].findIndex((end) => d < end)
+  return at < 0 ? 7 : at
+})
+
+/** A running mean of levels keeps 6 bits below the point, and starts in the middle. */
+const MEAN_SHIFT = 6
+const MEAN_START = 128 << MEAN_SHIFT
+
+/**
+ * @param {number} sum
+ * @param {number} n
+ */
+const mean = (sum, n) => ((2 * sum + n) / (2 * n)) | 0
+
+/**
+ * Decode DENS.
+ *
+ * @param {Uint8Array} bytes
+ * @param {Uint8Array} partition
+ * @param {readonly number[]} shape
+ * @param {number} n voxels that are not PRUNED
+ * @returns {Uint8Array} their levels, in raster order
+ */
+export function decodeDensity(bytes, partition, shape, n) {
+  const coder = new RangeDecoder(bytes, 4 * (NO_SPREAD + 1) * 256)
+  const levels = new Uint8Array(n)
+  let running = MEAN_START
+  const visit = (
+    /** @type {number} */ row,
+    /** @type {Int32Array} */ known,
+    /** @type {number} */ faces,
+    /** @type {number} */ edges,
+    /** @type {number} */ all,
+  ) => {
+    let low = 255
+    let high = 0
+    let sumFaces = 0
+    let sumEdges = 0
+    for (let i = 0; i < all; i++) {
+      const level = levels[known[i]]
+      if (level < low) low = level
+      if (level > high) high = level
+      if (i < faces) sumFaces += level
+      else if (i < edges) sumEdges += level
+    }
+    const spread = all ? SPREAD[high - low] : NO_SPREAD
+    let guess = running >> MEAN_SHIFT
+    if (faces) guess = mean(sumFaces, faces)
+    else if (edges) guess = mean(sumEdges, edges)
+    const level = (coder.tree(256 * (4 * spread + faces), 8) + guess - 128) & 255
+    running += level - (running >> MEAN_SHIFT)
+    levels[row] = level
+  }
+  walk(partition, shape, (kind) => kind !== PRUNED, visit)
+  coder.end()
+  return levels
+}
+
+/**
+ * Decode CODE.
+ *
+ * @param {Uint8Array} bytes
+ * @param {Uint8Array} partition
+ * @param {readonly number[]} shape
+ * @param {number} n CODED voxels
+ * @param {number} codebookSize K
+ * @returns {Int32Array} their codes, in raster order
+ */
+export function decodeCodes(bytes, partition, shape, n, codebookSize) {
+  const bits = codebookSize > 1 ? 32 - Math.clz32(codebookSize - 1) : 0
+  const coder = new RangeDecoder(bytes, (1 << bits) + 6 * 6 * 16 * Math.max(bits, 1))
+  const codes = new Int32Array(n)
+  const members = new Int32Array(13)
+  const visit = (
+    /** @type {number} */ row,
+    /** @type {Int32Array} */ known,
+    /** @type {number} */ faces,
+    /** @type {number} */ _edges,
+    /** @type {number} */ all,
+  ) => {
+    for (let j = 0; j < all; j++) members[j] = codes[known[j]]
+    let nMembers = all
+    let nFaces = faces
+    let node = 1
+    for (let i = bits - 1; i >= 0; i--) {
+      let context = node
+      if (nMembers) {
+        let ones = 0
+        let faceOnes = 0
+        for (let j = 0; j < nMembers; j++) {
+          const one = (members[j] >> i) & 1
+          ones += one
+          if (j < nFaces) faceOnes += one
+        }
+        const many = (6 * i + Math.min(ones, 5)) * 6 + Math.min(nMembers - ones, 5)
+        context = (1 << bits) + (many * 4 + faceOnes) * 4 + nFaces - faceOnes
+      }
+      const bit = coder.bit(context)
+      node = 2 * node + bit
+      let left = 0
+      let leftFaces = 0
+      for (let j = 0; j < nMembers; j++) {
+        if (((members[j] >> i) & 1) !== bit) continue
+        if (j < nFaces) leftFaces++
+        members[left++] = members[j]
+      }
+      nMembers = left
+      nFaces = leftFaces
+    }
+    const code = node - (1 << bits)
+    if (code >= codebookSize) throw new Damaged('a code is not below the codebook size')
+    codes[row] = code
+  }
+  walk(partition, shape, (kind) => kind === CODED, visit)
+  coder.end()
+  return codes
+}
+
+/**
+ * Decode KEPT.
+ *
+ * @param {Uint8Array} bytes
+ * @param {Uint8Array} partition
+ * @param {readonly number[]} shape
+ * @param {number} n KEPT voxels
+ * @param {number} channels C
+ * @returns {Uint8Array} [n, C] levels
+ */
+export function decodeKept(bytes, partition, shape, n, channels) {
+  const coder = new RangeDecoder(bytes, (NO_SPREAD + 1) * 256)
+  const levels = new Uint8Array(n * channels)
+  const running = new Int32Array(channels).fill(MEAN_START)
+  const visit = (
+    /** @type {number} */ row,
+    /** @type {Int32Array} */ known,
+    /** @type {number} */ faces,
+    /** @type {number} */ edges,
+    /** @type {number} */ all,
+  ) => {
+    const weights = 1 + 4 * faces + 2 * (edges - faces) + (all - edges)
+    for (let c = 0; c < channels; c++) {
+      let low = 255
+      let high = 0
+      let sum = running[c] >> MEAN_SHIFT
+      for (let i = 0; i < all; i++) {
+        const level = levels[known[i] * channels + c]
+        if (level < low) low = level
+        if (level > high) high = level
+        sum += i < faces ? 4 * level : i < edges ? 2 * level : level
+      }
+      const spread = all ? SPREAD[high - low] : NO_SPREAD
+      const level = (coder.tree(256 * spread, 8) + mean(sum, weights) - 128) & 255
+      running[c] += level - (running[c] >> MEAN_SHIFT)
+      levels[row * channels + c] = level
+    }
+  }
+  walk(partition, shape, (kind) => kind === KEPT, visit)
+  coder.end()
+  return levels
+}
+
+/**
+ * Decode the items of tables that share one stream (COLR, BOOK).
+ *
+ * @param {Uint8Array} bytes
+ * @param {readonly { items: number, wide: boolean, base: (item: number) => number }[]} tables
+ * @param {number} nContexts
+ * @returns {Uint16Array[]} the items of each table: u8 or u16 levels, or the bits of float16
+ */
+export function decodeTables(bytes, tables, nContexts) {
+  const coder = new RangeDecoder(bytes, nContexts)
+  const decoded = tables.map(({ items, wide, base }) => {
+    const values = new Uint16Array(items)
+    for (let i = 0; i < items; i++) {
+      const high = coder.tree(base(i), 8)
+      values[i] = wide ? 256 * high + coder.direct(8) : high
+    }
+    return values
+  })
+  coder.end()
+  return decoded
+}

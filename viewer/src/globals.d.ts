@@ -1,0 +1,2 @@
+/** The text of the bundled worker, which the build puts in. */
+declare const WORKER_SOURCE: string

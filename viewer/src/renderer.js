@@ -1,0 +1,350 @@
+/**
+ * WebGL2: textures of a field, the picture of a camera, and its refinement while the camera rests.
+ *
+ * Only the core of WebGL2 is needed. Where half floats cannot be drawn to, the picture is shown without the refinement.
+ */
+
+import { BRICK } from './bake.js'
+import { marchSource, packLayers, PRESENT, VERTEX, WEIGHTS_WIDTH } from './shaders.js'
+
+/** The browser cannot do it, or refused to. */
+export class NoGraphics extends Error {}
+
+/**
+ * A pinhole camera: OpenGL axes, pixel centres at halves, as FORMAT.md's neighbours in Python have it.
+ *
+ * @typedef {object} Camera
+ * @property {readonly number[]} pose 4x4 camera to world, row by row
+ * @property {number} fx
+ * @property {number} fy
+ * @property {number} cx
+ * @property {number} cy
+ * @property {number} width
+ * @property {number} height
+ */
+
+/**
+ * @typedef {object} Target a picture that is drawn to
+ * @property {WebGLTexture} texture
+ * @property {WebGLFramebuffer} framebuffer
+ * @property {number} width
+ * @property {number} height
+ */
+
+/** Slices of a texture that are uploaded at once, in bytes. */
+const UPLOAD_BYTES = 8 << 20
+
+/**
+ * The camera of a smaller or larger picture of the same view.
+ *
+ * @param {Camera} camera
+ * @param {number} width
+ * @param {number} height
+ * @returns {Camera}
+ */
+export function resized(camera, width, height) {
+  const [x, y] = [width / camera.width, height / camera.height]
+  return { ...camera, width, height, fx: camera.fx * x, cx: camera.cx * x, fy: camera.fy * y, cy: camera.cy * y }
+}
+
+/**
+ * A low-discrepancy point of the unit square for the n-th picture; the first is its centre.
+ *
+ * @param {number} n from 0
+ */
+export function jitter(n) {
+  // The additive recurrence of the plastic number.
+  return n ? [(0.5 + 0.7548776662466927 * n) % 1, (0.5 + 0.5698402909980532 * n) % 1] : [0.5, 0.5]
+}
+
+export class Renderer {
+  /** @param {HTMLCanvasElement} canvas */
+  constructor(canvas) {
+    const options = { alpha: false, antialias: false, depth: false, stencil: false, powerPreference: 'high-performance' }
+    const gl = /** @type {WebGL2RenderingContext | null} */ (canvas.getContext('webgl2', options))
+    if (!gl) throw new NoGraphics('This browser has no WebGL2, which the viewer needs.')
+    this.canvas = canvas
+    this.gl = gl
+    this.maxSide = 0
+    /** @type {[number, number, number] | undefined} */
+    this.background = undefined
+    /** @type {import('./bake.js').Baked | undefined} */
+    this.baked = undefined
+    this.prepare()
+  }
+
+  /** Make what every field needs; again after the context was lost. */
+  prepare() {
+    const { gl } = this
+    this.canAccumulate = Boolean(gl.getExtension('EXT_color_buffer_float') ?? gl.getExtension('EXT_color_buffer_half_float'))
+    this.maxSide = /** @type {number} */ (gl.getParameter(gl.MAX_3D_TEXTURE_SIZE)) ?? 256
+    /** @type {Target | undefined} */
+    this.picture = undefined
+    /** @type {WebGLTexture[]} */
+    this.textures = []
+    /** @type {WebGLProgram | undefined} */
+    this.march = undefined
+    gl.bindVertexArray(gl.createVertexArray())
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1)
+    gl.pixelStorei(gl.PACK_ALIGNMENT, 1)
+    this.present = this.compile(PRESENT)
+  }
+
+  /** The context came back: everything in it is gone. */
+  restore() {
+    this.prepare()
+    if (this.baked) this.setField(this.baked)
+  }
+
+  /**
+   * @param {string} fragment
+   * @returns {WebGLProgram}
+   */
+  compile(fragment) {
+    const { gl } = this
+    const program = gl.createProgram()
+    for (const [type, source] of /** @type {[number, string][]} */ ([
+      [gl.VERTEX_SHADER, VERTEX],
+      [gl.FRAGMENT_SHADER, fragment],
+    ])) {
+      const shader = gl.createShader(type)
+      if (!shader) break
+      gl.shaderSource(shader, source)
+      gl.compileShader(shader)
+      gl.attachShader(program, shader)
+      gl.deleteShader(shader)
+    }
+    gl.linkProgram(program)
+    if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
+      const logs = gl.getAttachedShaders(program)?.map((shader) => gl.getShaderInfoLog(shader)) ?? []
+      throw new NoGraphics(`The graphics driver refused a shader: ${[gl.getProgramInfoLog(program), ...logs].join(' ')}`)
+    }
+    return program
+  }
+
+  /**
+   * Take a field to the graphics memory.
+   *
+   * @param {import('./bake.js').Baked} baked
+   */
+  setField(baked) {
+    const { gl } = this
+    const units = /** @type {number} */ (gl.getParameter(gl.MAX_TEXTURE_IMAGE_UNITS))
+    if (baked.features.length + 3 > units) throw new NoGraphics(`${baked.channels} channels are more than this browser can draw.`)
+    for (const texture of this.textures) gl.deleteTexture(texture)
+    if (this.march) gl.deleteProgram(this.march)
+    this.baked = baked
+    this.march = this.compile(marchSource(baked))
+    const atlas = baked.bricks.map((n) => n * BRICK)
+    this.textures = [
+      this.upload(baked.blocks, baked.table, gl.RGBA32UI, gl.RGBA_INTEGER, gl.UNSIGNED_INT),
+      this.upload(atlas, baked.density, gl.RG8, gl.RG, gl.UNSIGNED_BYTE),
+      ...baked.features.map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
+      this.uploadLayers(packLayers(baked)),
+    ]
+    gl.useProgram(this.march)
+    const names = ['uBlocks', 'uDensity', ...baked.features.map((_, g) => `uFeatures${g}`), 'uWeights']
+    for (const [unit, name] of names.entries()) gl.uniform1i(gl.getUniformLocation(this.march, name), unit)
+  }
+
+  /**
+   * @param {readonly number[]} size along X, Y, Z; a texture's width is Z
+   * @param {Uint8Array | Uint32Array} data
+   * @param {number} internal
+   * @param {number} format
+   * @param {number} type
+   */
+  upload([depth, height, width], data, internal, format, type) {
+    const { gl } = this
+    const texture = gl.createTexture()
+    const filter = type === gl.UNSIGNED_BYTE ? gl.LINEAR : gl.NEAREST
+    gl.activeTexture(gl.TEXTURE0)
+    gl.bindTexture(gl.TEXTURE_3D, texture)
+    gl.texStorage3D(gl.TEXTURE_3D, 1, internal, width, height, depth)
+    gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MIN_FILTER, filter)
+    gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MAG_FILTER, filter)
+    for (const edge of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T, gl.TEXTURE_WRAP_R]) gl.texParameteri(gl.TEXTURE_3D, edge, gl.CLAMP_TO_EDGE)
+    const slice = data.length / depth
+    const slices = Math.max(1, Math.floor(UPLOAD_BYTES / (slice * data.BYTES_PER_ELEMENT)))
+    for (let z = 0; z < depth; z += slices) {
+      const n = Math.min(slices, depth - z)
+      gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, z, width, height, n, format, type, data.subarray(z * slice, (z + n) * slice))
+    }
+    return texture
+  }
+
+  /** @param {Float32Array} texels */
+  uploadLayers(texels) {
+    const { gl } = this
+    const texture = gl.createTexture()
+    gl.bindTexture(gl.TEXTURE_2D, texture)
+    const rows = texels.length / 4 / WEIGHTS_WIDTH
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, WEIGHTS_WIDTH, rows, 0, gl.RGBA, gl.FLOAT, texels)
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST)
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST)
+    return texture
+  }
+
+  /**
+   * @param {number} width
+   * @param {number} height
+   * @param {number} format
+   * @returns {Target}
+   */
+  createTarget(width, height, format) {
+    const { gl } = this
+    const texture = gl.createTexture()
+    const framebuffer = gl.createFramebuffer()
+    gl.activeTexture(gl.TEXTURE0)
+    gl.bindTexture(gl.TEXTURE_2D, texture)
+    gl.texStorage2D(gl.TEXTURE_2D, 1, format, width, height)
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR)
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE)
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE)
+    gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer)
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0)
+    return { texture, framebuffer, width, height }
+  }
+
+  /** @param {Target | undefined} target */
+  deleteTarget(target) {
+    if (!target) return
+    this.gl.deleteTexture(target.texture)
+    this.gl.deleteFramebuffer(target.framebuffer)
+  }
+
+  /**
+   * Make the picture have this size; what it showed is stretched to it.
+   *
+   * @param {number} width
+   * @param {number} height
+   */
+  resizePicture(width, height) {
+    const { gl, picture } = this
+    if (picture?.width === width && picture.height === height) return
+    this.picture = this.createTarget(width, height, this.canAccumulate ? gl.RGBA16F : gl.RGBA8)
+    if (picture) {
+      gl.bindFramebuffer(gl.READ_FRAMEBUFFER, picture.framebuffer)
+      gl.blitFramebuffer(0, 0, picture.width, picture.height, 0, 0, width, height, gl.COLOR_BUFFER_BIT, gl.LINEAR)
+    }
+    this.deleteTarget(picture)
+  }
+
+  /**
+   * Draw rows of what a camera sees; the n-th picture is averaged with those before.
+   *
+   * @param {Target} target of the camera's size
+   * @param {Camera} camera
+   * @param {{ from: number, to: number, n?: number }} rows counted from below
+   */
+  drawRows(target, camera, { from, to, n = 0 }) {
+    const { gl, march, textures } = this
+    if (!march) return
+    gl.bindFramebuffer(gl.FRAMEBUFFER, target.framebuffer)
+    gl.viewport(0, 0, target.width, target.height)
+    gl.enable(gl.SCISSOR_TEST)
+    gl.scissor(0, from, target.width, to - from)
+    gl.useProgram(march)
+    for (const [unit, texture] of textures.entries()) {
+      gl.activeTexture(gl.TEXTURE0 + unit)
+      gl.bindTexture(unit === textures.length - 1 ? gl.TEXTURE_2D : gl.TEXTURE_3D, texture)
+    }
+    const rays = raysOf(camera, jitter(n))
+    for (const [name, value] of Object.entries(rays)) gl.uniform3fv(gl.getUniformLocation(march, name), value)
+    if (n) {
+      gl.enable(gl.BLEND)
+      gl.blendColor(0, 0, 0, 1 / (n + 1))
+      gl.blendFunc(gl.CONSTANT_ALPHA, gl.ONE_MINUS_CONSTANT_ALPHA)
+    }
+    gl.drawArrays(gl.TRIANGLES, 0, 3)
+    gl.disable(gl.BLEND)
+    gl.disable(gl.SCISSOR_TEST)
+  }
+
+  /**
+   * Put light before the background.
+   *
+   * @param {Target} from
+   * @param {WebGLFramebuffer | null} to the canvas if null
+   * @param {number} width
+   * @param {number} height
+   */
+  compose(from, to, width, height) {
+    const { gl, present, baked } = this
+    if (!present) return
+    gl.bindFramebuffer(gl.FRAMEBUFFER, to)
+    gl.viewport(0, 0, width, height)
+    gl.useProgram(present)
+    gl.activeTexture(gl.TEXTURE0)
+    gl.bindTexture(gl.TEXTURE_2D, from.texture)
+    gl.uniform1i(gl.getUniformLocation(present, 'uPicture'), 0)
+    gl.uniform2f(gl.getUniformLocation(present, 'uSize'), width, height)
+    gl.uniform3fv(gl.getUniformLocation(present, 'uBackground'), this.background ?? baked?.background ?? [1, 1, 1])
+    gl.drawArrays(gl.TRIANGLES, 0, 3)
+  }
+
+  /** Show the picture on the canvas. */
+  show() {
+    if (this.picture) this.compose(this.picture, null, this.canvas.width, this.canvas.height)
+  }
+
+  /**
+   * Have the graphics processor's word that all drawing so far is done.
+   *
+   * @returns {Promise<void>} also when the context is lost
+   */
+  async finished() {
+    const { gl } = this
+    const fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0)
+    gl.flush()
+    while (fence && !gl.isContextLost() && gl.getSyncParameter(fence, gl.SYNC_STATUS) !== gl.SIGNALED) {
+      await new Promise((resolve) => setTimeout(resolve))
+    }
+    gl.deleteSync(fence)
+  }
+
+  /**
+   * Read what a camera sees, exactly and apart from what the canvas shows.
+   *
+   * @param {Camera} camera
+   * @param {number} [rowsAtOnce] between two of these, the browser can do other things
+   * @returns {Promise<Uint8ClampedArray>} [height, width, 4], first row at the top
+   */
+  async capture(camera, rowsAtOnce = 64) {
+    const { gl } = this
+    const { width, height } = camera
+    const light = this.createTarget(width, height, gl.RGBA8)
+    for (let from = 0; from < height; from += rowsAtOnce) {
+      this.drawRows(light, camera, { from, to: Math.min(from + rowsAtOnce, height) })
+      await this.finished()
+    }
+    const composed = this.createTarget(width, height, gl.RGBA8)
+    this.compose(light, composed.framebuffer, width, height)
+    const flipped = new Uint8Array(4 * width * height)
+    gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, flipped)
+    const pixels = new Uint8ClampedArray(flipped.length)
+    for (let row = 0; row < height; row++) {
+      pixels.set(flipped.subarray(4 * width * row, 4 * width * (row + 1)), 4 * width * (height - 1 - row))
+    }
+    this.deleteTarget(light)
+    this.deleteTarget(composed)
+    return pixels
+  }
+}
+
+/**
+ * The uniforms of a camera: a ray's direction is linear in the position of its pixel.
+ *
+ * @param {Camera} camera
+ * @param {readonly number[]} within the pixel
+ */
+function raysOf({ pose, fx, fy, cx, cy, height }, [dx, dy]) {
+  const turn = (/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ z) =>
+    [0, 4, 8].map((row) => pose[row] * x + pose[row + 1] * y + pose[row + 2] * z)
+  return {
+    uOrigin: [pose[3], pose[7], pose[11]],
+    uRayStart: turn((dx - 0.5 - cx) / fx, (dy - 0.5 - height + cy) / fy, -1),
+    uRayX: turn(1 / fx, 0, 0),
+    uRayY: turn(0, 1 / fy, 0),
+  }
+}

@@ -1,0 +1,360 @@
+/**
+ * GLSL for one field: the rendering equation of FORMAT.md section 4, with the file's constants in it.
+ *
+ * A ray walks samples at whole steps k. The block table says where nothing can be: k jumps to the first sample beyond the box
+ * of blocks that are known to be empty. In an occupied block, a bit for each cell says whether to read the density.
+ */
+
+import { SHADING_HARMONICS } from './decode.js'
+import { BLOCK_CELLS, BRICK, densityOfAlpha } from './bake.js'
+
+/** A ray ends after the sample that leaves less light than this. */
+const LIGHT_LEFT = 1e-3
+/** Texels along a row of the texture that holds the colour MLP. */
+export const WEIGHTS_WIDTH = 256
+
+export const VERTEX = `#version 300 es
+void main() {
+  vec2 corner = vec2(gl_VertexID & 1, gl_VertexID >> 1);
+  gl_Position = vec4(4.0 * corner - 1.0, 0.0, 1.0);
+}`
+
+/** Composes the light with the background and enlarges the picture to the canvas. */
+export const PRESENT = `#version 300 es
+precision highp float;
+uniform sampler2D uPicture;
+uniform vec2 uSize;
+uniform vec3 uBackground;
+out vec4 color;
+void main() {
+  vec4 light = texture(uPicture, gl_FragCoord.xy / uSize);
+  color = vec4(light.rgb + light.a * uBackground, 1.0);
+}`
+
+/** What GLSL has in place of infinity. */
+const GREATEST = 3e38
+
+/** @param {number} value */
+function float(value) {
+  const text = String(Math.min(GREATEST, Math.max(-GREATEST, Math.fround(value))))
+  return /[.e]/.test(text) ? text : `${text}.0`
+}
+
+/** @param {readonly number[]} values */
+const vec3 = (values) => `vec3(${values.map(float).join(', ')})`
+
+/** @param {readonly number[]} values */
+const ivec3 = (values) => `ivec3(${values.join(', ')})`
+
+/** @param {ArrayLike<number>} values @param {number} from */
+function vec4(values, from) {
+  return `vec4(${[0, 1, 2, 3].map((i) => float(values[from + i] ?? 0)).join(', ')})`
+}
+
+/** The real spherical harmonics of a unit direction `d`, by degree. */
+const HARMONICS = [
+  '0.28209479177387814',
+  '-0.4886025119029199 * d.y',
+  '0.4886025119029199 * d.z',
+  '-0.4886025119029199 * d.x',
+  '1.0925484305920792 * d.x * d.y',
+  '-1.0925484305920792 * d.y * d.z',
+  '0.31539156525252005 * (2.0 * d.z * d.z - d.x * d.x - d.y * d.y)',
+  '-1.0925484305920792 * d.x * d.z',
+  '0.5462742152960396 * (d.x * d.x - d.y * d.y)',
+]
+
+/**
+ * Colour as spherical harmonics: what depends on the ray alone is computed once for it.
+ *
+ * @param {import('./bake.js').Baked} baked
+ */
+function harmonicsSource({ channels, featureScale, featureOffset }) {
+  const terms = channels / 3
+  const groups = Math.ceil(channels / 4)
+  const basis = []
+  const sums = []
+  for (let g = 0; g < groups; g++) {
+    // A texture may hold channels of two colours: a vector for each that it serves.
+    for (let c = 0; c < 3; c++) {
+      const parts = [0, 1, 2, 3].map((i) => {
+        const channel = 4 * g + i
+        return channel < channels && Math.floor(channel / terms) === c ? channel : -1
+      })
+      if (parts.every((channel) => channel < 0)) continue
+      const name = `basis_${g}_${c}`
+      const worth = parts.map((channel) => (channel < 0 ? '0.0' : `y[${channel % terms}] * ${float(featureScale[channel])}`))
+      basis.push(`vec4 ${name};`)
+      sums.push({ g, c, name, worth })
+    }
+  }
+  const constant = [0, 1, 2].map((c) => {
+    const parts = Array.from({ length: terms }, (_, k) => `y[${k}] * ${float(featureOffset[c * terms + k])}`)
+    return `base[${c}] = ${parts.join(' + ')};`
+  })
+  const add = sums.map(({ g, c, name }) => `logit[${c}] += dot(texel_${g}, ${name});`)
+  return `
+${basis.join('\n')}
+vec3 base;
+void prepareColor(vec3 d) {
+  float y[${terms}];
+  ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${text};`).join('\n  ')}
+  ${sums.map(({ name, worth }) => `${name} = vec4(${worth.join(', ')});`).join('\n  ')}
+  ${constant.join('\n  ')}
+}
+vec3 addColor(vec3 at, float weight) {
+  ${fetchFeatures(groups)}
+  vec3 logit = base;
+  ${add.join('\n  ')}
+  return weight / (1.0 + exp(-logit));
+}
+vec3 finishColor() { return vec3(0.0); }`
+}
+
+/** @param {number} groups */
+function fetchFeatures(groups) {
+  return Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('\n  ')
+}
+
+/**
+ * Colour from features alone: three channels are the logits of rgb.
+ *
+ * @param {import('./bake.js').Baked} baked
+ */
+function logitsSource({ featureScale, featureOffset }) {
+  return `
+void prepareColor(vec3 d) {}
+vec3 addColor(vec3 at, float weight) {
+  ${fetchFeatures(1)}
+  vec3 logit = texel_0.rgb * ${vec4(featureScale, 0)}.rgb + ${vec4(featureOffset, 0)}.rgb;
+  return weight / (1.0 + exp(-logit));
+}
+vec3 finishColor() { return vec3(0.0); }`
+}
+
+/** @param {number} n */
+const fours = (n) => Math.ceil(n / 4)
+
+/**
+ * Lay out the colour MLP for `layersSource`: each layer in 4x4 pieces, column by column, its bias before them. What the first layer
+ * makes of the features stands in front of what it makes of the direction, each padded to fours.
+ *
+ * @param {import('./bake.js').Baked} baked
+ * @returns {Float32Array} texels of four floats
+ */
+export function packLayers({ layers, channels }) {
+  const texels = []
+  for (const [i, { out, in: inputs, weight, bias }] of layers.entries()) {
+    const columns = i ? [[0, inputs]] : [[0, channels], [channels, inputs]]
+    const at = (/** @type {number} */ row, /** @type {number} */ column) => (row < out ? weight[row * inputs + column] : 0)
+    for (let row = 0; row < 4 * fours(out); row += 4) texels.push([0, 1, 2, 3].map((r) => bias[row + r] ?? 0))
+    for (const [from, to] of columns) {
+      for (let row = 0; row < 4 * fours(out); row += 4) {
+        for (let column = from; column < from + 4 * fours(to - from); column++) {
+          texels.push([0, 1, 2, 3].map((r) => (column < to ? at(row + r, column) : 0)))
+        }
+      }
+    }
+  }
+  const rows = Math.max(Math.ceil(texels.length / WEIGHTS_WIDTH), 1)
+  const packed = new Float32Array(4 * WEIGHTS_WIDTH * rows)
+  packed.set(texels.flat())
+  return packed
+}
+
+/** Samples that one reading of the colour MLP serves: reading it is what costs. */
+const AT_ONCE = 4
+/** Samples of a ray that wait for it; neighbouring rays fill this at different times, and are then worked on together. */
+const QUEUE = 16
+
+/**
+ * A matrix of the colour MLP times the vectors of `AT_ONCE` samples, which are interleaved.
+ *
+ * @param {{ to: string, from: string, out: number, in: number, at: number }} product
+ * @param {number} n vectors
+ */
+function productSource({ to, from, out, in: inputs, at }, n) {
+  const each = (/** @type {(s: number) => string} */ text) => Array.from({ length: n }, (_, s) => text(s)).join(' ')
+  return `
+  for (int row = 0; row < ${out}; row++) {
+    ${each((s) => `vec4 sum_${s} = ${to}[row * ${n} + ${s}];`)}
+    int at = ${at} + row * ${4 * inputs};
+    for (int column = 0; column < ${inputs}; column++, at += 4) {
+      mat4 piece = mat4(weight(at), weight(at + 1), weight(at + 2), weight(at + 3));
+      ${each((s) => `sum_${s} += piece * ${from}[column * ${n} + ${s}];`)}
+    }
+    ${each((s) => `${to}[row * ${n} + ${s}] = sum_${s};`)}
+  }`
+}
+
+/**
+ * Colour by the field's own MLP, for each sample. What its first layer makes of the direction is computed once for the ray.
+ *
+ * @param {import('./bake.js').Baked} baked
+ */
+function layersSource({ layers, channels, featureScale, featureOffset }) {
+  const groups = fours(channels)
+  const frequencies = (layers[0].in - channels - 3) / 6
+  const directions = fours(layers[0].in - channels)
+  const width = Math.max(groups, ...layers.map(({ out }) => fours(out)))
+  let at = fours(layers[0].out)
+  const first = { to: 'a', from: 'b', out: fours(layers[0].out), in: groups, at }
+  at += first.out * 4 * groups
+  const ofDirection = { to: 'of_ray', from: 'encoded', out: first.out, in: directions, at }
+  at += first.out * 4 * directions
+  const rest = layers.slice(1).map(({ out, in: inputs }, i) => {
+    const [from, to] = i % 2 ? ['b', 'a'] : ['a', 'b']
+    const bias = at
+    const product = { to, from, out: fours(out), in: fours(inputs), at: at + fours(out) }
+    at = product.at + product.out * 4 * product.in
+    return `
+  for (int i = 0; i < ${AT_ONCE * product.in}; i++) ${from}[i] = max(${from}[i], 0.0);
+  for (int i = 0; i < ${AT_ONCE * product.out}; i++) ${to}[i] = weight(${bias} + i / ${AT_ONCE});${productSource(product, AT_ONCE)}`
+  })
+  const last = layers.length % 2 ? 'a' : 'b'
+  return `
+vec4 weight(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1}, i / ${WEIGHTS_WIDTH}), 0); }
+vec4 of_ray[${first.out}];
+vec4 queue[${QUEUE}];
+int queued = 0;
+void prepareColor(vec3 d) {
+  float parts[${4 * directions}];
+  for (int i = 0; i < ${4 * directions}; i++) parts[i] = 0.0;
+  for (int axis = 0; axis < 3; axis++) {
+    float turn = d[axis];
+    parts[axis] = turn;
+    for (int k = 0; k < ${frequencies}; k++, turn *= 2.0) {
+      parts[3 + axis * ${frequencies} + k] = sin(turn);
+      parts[3 + (3 + axis) * ${frequencies} + k] = cos(turn);
+    }
+  }
+  vec4 encoded[${directions}];
+  for (int i = 0; i < ${directions}; i++) encoded[i] = vec4(parts[4 * i], parts[4 * i + 1], parts[4 * i + 2], parts[4 * i + 3]);
+  for (int i = 0; i < ${first.out}; i++) of_ray[i] = weight(i);${productSource(ofDirection, 1)}
+}
+vec3 colorsFrom(int from) {
+  vec4 a[${AT_ONCE * width}], b[${AT_ONCE * width}];
+  for (int s = 0; s < ${AT_ONCE}; s++) {
+    vec3 at = queue[from + s].xyz;
+    ${Array.from({ length: groups }, (_, g) => {
+      const worth = `textureLod(uFeatures${g}, at, 0.0) * ${vec4(featureScale, 4 * g)} + ${vec4(featureOffset, 4 * g)}`
+      return `b[${AT_ONCE * g} + s] = ${worth};`
+    }).join('\n    ')}
+  }
+  for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
+  vec3 sum = vec3(0.0);
+  for (int s = 0; s < ${AT_ONCE}; s++) sum += queue[from + s].w / (1.0 + exp(-${last}[s].rgb));
+  return sum;
+}
+vec3 finishColor() {
+  vec3 sum = vec3(0.0);
+  for (int i = queued; i < ${QUEUE}; i++) queue[i] = vec4(0.0);
+  for (int from = 0; from < queued; from += ${AT_ONCE}) sum += colorsFrom(from);
+  queued = 0;
+  return sum;
+}
+vec3 addColor(vec3 at, float weight) {
+  queue[queued++] = vec4(at, weight);
+  return queued == ${QUEUE} ? finishColor() : vec3(0.0);
+}`
+}
+
+/** @param {import('./bake.js').Baked} baked */
+function colorSource(baked) {
+  if (baked.shading === SHADING_HARMONICS) return harmonicsSource(baked)
+  return baked.layers.length ? layersSource(baked) : logitsSource(baked)
+}
+
+/**
+ * The fragment shader that walks the rays of a field.
+ *
+ * @param {import('./bake.js').Baked} baked
+ */
+export function marchSource(baked) {
+  const cells = baked.shape.map((side) => side - 1)
+  const toGrid = cells.map((n, axis) => n / (baked.hi[axis] - baked.lo[axis]))
+  const extent = Math.hypot(...baked.hi.map((value, axis) => value - baked.lo[axis]))
+  const limit = Math.ceil(extent / baked.stepWorld) + 8
+  const atlas = baked.bricks.map((n) => n * BRICK)
+  const [scale, offset] = baked.densityRange
+  const floor = densityOfAlpha(baked.alphaThreshold, baked.densityBias, baked.interval)
+  const softplus = `(1.0 + exp(min(density + ${float(baked.densityBias)}, 80.0)))`
+  const activation = baked.interval === 0.5 ? `inversesqrt${softplus}` : `pow(${softplus}, -${float(baked.interval)})`
+  return `#version 300 es
+precision highp float;
+precision highp int;
+precision highp sampler2D;
+precision highp sampler3D;
+precision highp usampler3D;
+uniform usampler3D uBlocks;
+uniform sampler3D uDensity;
+${baked.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('\n')}
+uniform sampler2D uWeights;
+uniform vec3 uOrigin, uRayStart, uRayX, uRayY;
+out vec4 light;
+const ivec3 CELLS = ${ivec3(cells)};
+${colorSource(baked)}
+vec3 start, stride, per_stride;
+/* The first sample after k that lies beyond one of three planes. */
+float leaving(vec3 planes, float k) {
+  vec3 beyond = (planes - start) * per_stride;
+  return max(k + 1.0, ceil(min(min(beyond.x, beyond.y), beyond.z)));
+}
+void main() {
+  vec3 direction = normalize(uRayStart + gl_FragCoord.x * uRayX + gl_FragCoord.y * uRayY);
+  direction += vec3(equal(direction, vec3(0.0))) * 1e-12;
+  vec3 t_lo = (${vec3(baked.lo)} - uOrigin) / direction;
+  vec3 t_hi = (${vec3(baked.hi)} - uOrigin) / direction;
+  vec3 enter = min(t_lo, t_hi), leave = max(t_lo, t_hi);
+  float t0 = max(max(enter.x, enter.y), max(enter.z, ${float(baked.near)}));
+  float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(baked.stepWorld)});
+  light = vec4(0.0, 0.0, 0.0, 1.0);
+  if (last < 0.0) return;
+  start = (uOrigin + t0 * direction - ${vec3(baked.lo)}) * ${vec3(toGrid)};
+  stride = direction * ${vec3(toGrid)} * ${float(baked.stepWorld)};
+  per_stride = 1.0 / stride;
+  vec3 ahead = step(0.0, stride);
+  float k = 0.0;
+  ivec3 last_block = ivec3(-1);
+  uvec4 info = uvec4(0u);
+  vec3 corner = vec3(0.0);
+  bool is_prepared = false;
+  for (int n = 0; n < ${limit} && k <= last; n++) {
+    vec3 p = start + k * stride;
+    ivec3 cell = clamp(ivec3(p), ivec3(0), CELLS - 1);
+    ivec3 block = cell >> ${Math.log2(BLOCK_CELLS)};
+    if (block != last_block) {
+      last_block = block;
+      info = texelFetch(uBlocks, block.zyx, 0);
+      corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
+    }
+    if (info.w != 0u) {
+      vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
+      k = leaving(far * ${float(BLOCK_CELLS)}, k);
+      continue;
+    }
+    int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
+    if ((((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) == 0u) {
+      k = leaving(vec3(cell) + ahead, k);
+      continue;
+    }
+    k += 1.0;
+    vec3 at = ((p + corner) * ${vec3(atlas.map((n) => 1 / n))}).zyx;
+    vec2 level = textureLod(uDensity, at, 0.0).rg;
+    float density = ${float(scale)} * level.r + mix(${float(baked.emptyDensity)}, ${float(offset)}, level.g);
+    if (density <= ${float(floor)}) continue;
+    float alpha = 1.0 - ${activation};
+    float weight = light.a * alpha;
+    if (weight > ${float(baked.alphaThreshold)}) {
+      if (!is_prepared) {
+        prepareColor(direction);
+        is_prepared = true;
+      }
+      light.rgb += addColor(at, weight);
+    }
+    light.a -= weight;
+    if (light.a < ${float(LIGHT_LEFT)}) break;
+  }
+  light.rgb += finishColor();
+}`
+}

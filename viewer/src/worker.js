@@ -1,0 +1,63 @@
+/** Decodes and bakes away from the page's thread. */
+
+import { decode, FormatError } from './decode.js'
+import { bake, TooLarge } from './bake.js'
+
+/**
+ * @typedef {object} Facts what there is to say about a file
+ * @property {number} bytes
+ * @property {{ name: string, bytes: number }[]} sections
+ * @property {Record<string, unknown> | undefined} metadata
+ * @property {readonly number[]} shape
+ * @property {number} nCoded
+ * @property {number} nKept
+ * @property {number} codebookSize
+ * @property {number} channels
+ * @property {number} decodeMs
+ * @property {number} bakeMs
+ */
+
+/**
+ * @typedef {{ baked: import('./bake.js').Baked, facts: Facts }} Loaded
+ * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
+ */
+
+/**
+ * @param {Uint8Array} bytes
+ * @param {number} maxSide
+ * @returns {Loaded}
+ */
+function load(bytes, maxSide) {
+  const start = performance.now()
+  const field = decode(bytes)
+  const decoded = performance.now()
+  const baked = bake(field, maxSide)
+  const { sections, metadata, shape, nCoded, nKept, codebookSize, channels } = field
+  const [decodeMs, bakeMs] = [decoded - start, performance.now() - decoded]
+  const facts = { bytes: bytes.length, sections, metadata, shape, nCoded, nKept, codebookSize, channels, decodeMs, bakeMs }
+  return { baked, facts }
+}
+
+/** @param {unknown} error @returns {Failed} */
+function failure(error) {
+  if (error instanceof FormatError) {
+    const { message, section, offset, reason } = error
+    return { error: { message, section, offset, reason } }
+  }
+  if (error instanceof TooLarge) return { error: { message: error.message } }
+  if (error instanceof RangeError) return { error: { message: 'there is not enough memory for this field' } }
+  throw error
+}
+
+/** @type {any} */
+const scope = globalThis
+
+scope.onmessage = (/** @type {MessageEvent<{ bytes: Uint8Array, maxSide: number }>} */ { data }) => {
+  try {
+    const loaded = load(data.bytes, data.maxSide)
+    const { baked } = loaded
+    scope.postMessage(loaded, [baked.table.buffer, baked.density.buffer, ...baked.features.map((group) => group.buffer)])
+  } catch (error) {
+    scope.postMessage(failure(error))
+  }
+}

@@ -1,0 +1,104 @@
+/** The decoder against `conformance/`: the arrays bit for bit, and the section of every error. */
+
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
+import { test } from 'node:test'
+
+import { decode, dequantize, FormatError } from '../src/decode.js'
+import { readNpz } from './npz.js'
+
+const CONFORMANCE = new URL('../../conformance/', import.meta.url)
+
+/** @param {string} path under `conformance/` */
+const bytesOf = (path) => new Uint8Array(readFileSync(new URL(path, CONFORMANCE)))
+
+/** @param {string} folder */
+const filesOf = (folder) => readdirSync(new URL(folder, CONFORMANCE)).filter((name) => name.endsWith('.vqrf'))
+
+/**
+ * The arrays of a decoded file under the names of `conformance/valid/*.npz`.
+ *
+ * @param {import('../src/decode.js').CompressedField} field
+ */
+function arraysOf(field) {
+  const { emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background } = field
+  const tables = { density: field.density, codebook: field.codebook, kept: field.kept }
+  for (const [i, { weight, bias }] of field.layers.entries()) Object.assign(tables, { [`weight${i}`]: weight, [`bias${i}`]: bias })
+  /** @type {Record<string, ArrayLike<number>>} */
+  const arrays = {
+    lo: field.lo,
+    hi: field.hi,
+    constants: [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, ...background],
+    partition: field.partition,
+    codes: field.codes,
+    shading: [field.shading],
+  }
+  for (const [name, table] of Object.entries(tables)) {
+    if (table.type !== 0) arrays[`${name}_levels`] = table.items
+    arrays[name] = dequantize(table)
+  }
+  return arrays
+}
+
+for (const name of filesOf('valid/')) {
+  test(`${name} decodes to its arrays bit for bit`, () => {
+    const { metadata, ...expected } = readNpz(readFileSync(new URL(`valid/${name.replace('.vqrf', '.npz')}`, CONFORMANCE)))
+    const field = decode(bytesOf(`valid/${name}`))
+    const found = arraysOf(field)
+    assert.deepEqual(Object.keys(found).sort(), Object.keys(expected).sort())
+    for (const [key, values] of Object.entries(expected)) {
+      const there = Array.from(found[key])
+      const wanted = Array.from(/** @type {ArrayLike<number>} */ (values))
+      assert.ok(there.length === wanted.length && there.every((value, i) => Object.is(value, wanted[i])), key)
+    }
+    const text = Buffer.from(/** @type {Uint8Array} */ (metadata)).toString()
+    assert.deepEqual(field.metadata ?? {}, JSON.parse(text))
+  })
+}
+
+const expected = JSON.parse(readFileSync(new URL('invalid/expected.json', CONFORMANCE), 'utf8'))
+
+/** @param {Uint8Array} bytes */
+function errorOf(bytes) {
+  try {
+    decode(bytes)
+  } catch (error) {
+    if (error instanceof FormatError) return error
+    throw error
+  }
+  return assert.fail('the file was accepted')
+}
+
+test('every invalid file has an expected error', () => {
+  assert.deepEqual(filesOf('invalid/').sort(), Object.keys(expected).map((name) => `${name}.vqrf`).sort())
+})
+
+for (const [name, wanted] of Object.entries(expected)) {
+  test(`${name}.vqrf is refused: ${wanted.section}, ${wanted.reason}`, () => {
+    const { section, offset, reason } = errorOf(bytesOf(`invalid/${name}.vqrf`))
+    assert.deepEqual({ section, offset, reason }, wanted)
+  })
+}
+
+test('every beginning of a file is refused', () => {
+  const whole = bytesOf('valid/all_coded.vqrf')
+  for (let length = 0; length < whole.length; length++) assert.ok(errorOf(whole.subarray(0, length)))
+})
+
+test('every flipped bit is refused', () => {
+  const whole = bytesOf('valid/all_coded.vqrf')
+  for (let at = 0; at < whole.length; at++) {
+    const flipped = whole.slice()
+    flipped[at] ^= 1 << (at % 8)
+    assert.ok(errorOf(flipped))
+  }
+})
+
+test('a budget that the file exceeds by one byte is an error, its own size is not', () => {
+  const whole = bytesOf('valid/shell.vqrf')
+  const field = decode(whole)
+  const view = new DataView(whole.buffer)
+  const raw = field.sections.reduce((sum, _, i) => sum + view.getUint32(32 + 32 * i + 16, true), 0)
+  decode(whole, { budget: raw })
+  assert.throws(() => decode(whole, { budget: raw - 1 }), FormatError)
+})
