@@ -33,7 +33,7 @@ TINY = TrainConfig(
 )
 """Checkpoints fall on steps 32 and 64 of the fine stage: after the first growth of the lattice and after the second."""
 
-TINY_COMPRESS = CompressConfig(n_codes=64, steps=80, rays_per_step=512)
+TINY_COMPRESS = CompressConfig(n_codes=64, steps=80, rays_per_step=512, bake_steps=64)
 
 
 def tiny_scene() -> Scene:

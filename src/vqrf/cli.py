@@ -519,7 +519,7 @@ def write_result(
         f"report {job.report}",
     )
     if config.profile == "web":
-        say(job.common.quiet, f"fast colours cost {before.psnr - after.psnr:.2f} dB against the field's own")
+        say(job.common.quiet, f"fast colours: {after.psnr - before.psnr:+.2f} dB against the field's own")
 
 
 def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
