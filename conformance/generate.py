@@ -21,6 +21,7 @@ from vqrf import bitstream, entropy
 from vqrf.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
 from vqrf.compressed import CODED, KEPT, PRUNED
 from vqrf.geometry import Lattice
+from vqrf.kernels import Shading
 
 HERE = Path(__file__).parent
 CONSTANTS = Constants(-3.25, -8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))
@@ -63,6 +64,7 @@ def make_field(
     kept: float = 0.15,
     partition: NDArray[np.uint8] | None = None,
     widths: list[int] | None = None,
+    shading: Shading = "mlp",
 ) -> CompressedField:
     """A field with the statistics of a trained one: a shell with smooth, noisy density and features.
 
@@ -96,6 +98,7 @@ def make_field(
         color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
         constants=CONSTANTS,
         metadata={"generator": "vqrf conformance", "seed": seed},
+        shading=shading,
     )
 
 
@@ -138,6 +141,8 @@ def valid_fields() -> dict[str, CompressedField]:
         "all_kept": make_field(5, tiny, n_codewords=1, partition=whole[KEPT]),
         "one_codeword": make_field(6, (7, 6, 5), n_codewords=1),
         "widest_codebook": replace(wide, codebook=book, codes=rows),
+        "harmonics1": make_field(9, (6, 9, 7), n_codewords=16, widths=[], shading="sh"),
+        "harmonics2": make_field(10, (7, 5, 6), n_channels=27, n_codewords=9, widths=[], shading="sh"),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 
@@ -151,6 +156,7 @@ def arrays_of(field: CompressedField) -> dict[str, NDArray[Any]]:
         "metadata": np.frombuffer(json.dumps(field.metadata, sort_keys=True).encode(), np.uint8),
         "partition": field.partition,
         "codes": field.codes,
+        "shading": np.array([bitstream.SHADINGS.index(field.shading)], np.uint16),
     }
     tables: dict[str, Table] = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
     for i, (weight, bias) in enumerate(field.color_mlp):
@@ -241,7 +247,8 @@ def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
         "short_table": ("header", "truncated", good[:40]),
         "short_section": ("CODE", "truncated", good[: -len(parts[-1][1]) - 2]),
         "trailing_byte": ("end", "1 trailing bytes", good + b"\0"),
-        "newer_version": ("header", "version 7.1", put(8, "H", 7)(good)),
+        "older_version": ("header", "version 0.1", put(8, "HH", 0, 1)(good)),
+        "newer_version": ("header", "version 7.1", put(8, "HH", 7, 1)(good)),
         "no_sections": ("header", "section count 0", put(12, "I", 0)(good)),
         "many_sections": ("header", "section count 65", put(12, "I", 65)(good)),
         "header_checksum": ("header", "checksum", put(28, "I", 0)(good)),
@@ -264,8 +271,8 @@ def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
     }
 
 
-def bad_sections(good: bytes) -> dict[str, tuple[str, str, bytes]]:
-    """Files with all lengths and checksums right and something else wrong."""
+def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files with all lengths and checksums right and something else wrong; `logits` is good and has no layers."""
     nan = float("nan")
     partition = np.full((2, 3, 5), CODED, np.uint8)
     too_high = entropy.encode_codes(partition, 4, np.full(30, 3, np.int32))
@@ -298,6 +305,9 @@ def bad_sections(good: bytes) -> dict[str, tuple[str, str, bytes]]:
         "table_cut": ("KEPT", "own header", edit(good, "KEPT", lambda body: body[:9])),
         "float_infinite": ("BOOK", "not finite", edit(good, "BOOK", lambda body: body[:4] + infinite)),
         "layers_missing": ("COLR", "3 channels", edit(good, "COLR", lambda body: no_layers)),
+        "shading_unknown": ("COLR", "shading 7", edit(good, "COLR", put(2, "H", 7))),
+        "harmonics_with_layers": ("COLR", "have no layers", edit(good, "COLR", put(2, "H", 1))),
+        "harmonics_of_no_degree": ("COLR", "have 12 or 27 channels", edit(logits, "COLR", put(2, "H", 1))),
         "layers_many": ("COLR", "17 layers", edit(good, "COLR", put(0, "H", 17))),
         "layers_wide": ("COLR", "layer side 4097", edit(good, "COLR", put(4, "I", 4097))),
         "layers_apart": ("COLR", "features to rgb", edit(good, "COLR", put(8, "I", 22))),
@@ -345,7 +355,7 @@ def main() -> None:
         (HERE / "valid" / f"{name}.vqrf").write_bytes(data)
         np.savez_compressed(HERE / "valid" / f"{name}.npz", **arrays_of(field))
     expected, wrong = {}, []
-    for name, (section, reason, data) in {**bad_containers(good), **bad_sections(good)}.items():
+    for name, (section, reason, data) in {**bad_containers(good), **bad_sections(good, files["all_pruned"][0])}.items():
         (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)
         try:
             bitstream.decode(data)

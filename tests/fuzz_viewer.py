@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from vqrf.bitstream import BitstreamError, decode
+from vqrf.bitstream import VERSION, BitstreamError, decode
 from vqrf.compressed import CompressedField, items_of
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
         for row, body in parts
     )
     length = HEADER + len(rows) + sum(len(body) for _, body in parts)
-    head = b"\x89VQR\r\n\x1a\n" + struct.pack("<HHIQI", 0, 1, len(parts), length, 0)
+    head = b"\x89VQR\r\n\x1a\n" + struct.pack("<HHIQI", *VERSION, len(parts), length, 0)
     return head + struct.pack("<I", zlib.crc32(head + rows)) + rows + b"".join(body for _, body in parts)
 
 

@@ -11,10 +11,16 @@ import pytest
 from vqrf.field import density_of_alpha
 from vqrf.kernels import Gradients, LossWeights, Volume, reference
 
-WIDTHS: dict[str, tuple[int, ...]] = {"logits": (), "small": (4 + 15, 16, 3), "paper": (12 + 27, 64, 64, 3)}
-"""Kind of colour: widths of its layers. The channels are 3, 4 and 12, the view frequencies none, 2 and 4."""
+WIDTHS: dict[str, tuple[int, ...]] = {
+    "logits": (),
+    "harmonics1": (),
+    "harmonics2": (),
+    "small": (4 + 15, 16, 3),
+    "paper": (12 + 27, 64, 64, 3),
+}
+"""Kind of colour: widths of its layers. The view frequencies are 2 and 4; harmonics are of degree 1 and 2."""
 
-CHANNELS = {"logits": 3, "small": 4, "paper": 12}
+CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "small": 4, "paper": 12}
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
@@ -54,6 +60,7 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         near=0.3,
         alpha_threshold=1e-4,
         background=(1.0, 0.5, 0.2),
+        shading="sh" if kind.startswith("harmonics") else "mlp",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -61,6 +62,8 @@ SPECIAL = {
     "all coded": lambda: small_field(partition=np.full(TINY, CODED, np.uint8)),
     "all pruned": lambda: small_field(partition=np.full(TINY, PRUNED, np.uint8)),
     "64 channels": lambda: generate.make_field(1, (5, 5, 5), n_channels=64),
+    "harmonics of degree 1": lambda: generate.make_field(1, (5, 5, 5), widths=[], shading="sh"),
+    "harmonics of degree 2": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh"),
     "quantised tables": generate.quantized_field,
     "no metadata": lambda: generate.replace(small_field(), metadata={}),
 }
@@ -153,6 +156,14 @@ def test_every_prefix_is_refused_and_the_section_named(coder: str) -> None:
             decode(data[:end])
         assert refused.value.section == part_of(data, end)
         assert refused.value.offset == end
+
+
+@pytest.mark.parametrize("version", [(0, 1), (0, 3), (1, 0), (1, 2)], ids=str)
+def test_a_file_of_another_version_is_refused_by_its_version(version: tuple[int, int], coder: str) -> None:
+    data = generate.with_header(encode(small_field()), 8, "HH", *version)
+    expected = f"header at byte 8: version {version[0]}.{version[1]} is not supported: this reader knows 0.2"
+    with pytest.raises(BitstreamError, match=f"^{re.escape(expected)}$"):
+        decode(data)
 
 
 def test_trailing_bytes_are_refused(coder: str) -> None:
@@ -305,6 +316,12 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
         "codebook": np.zeros((3, 4), np.float16),
         "kept": Quantized(np.zeros((0, 4), np.uint8), ONE, ONE),
     },
+    "color_mlp: spherical harmonics have 12 or 27": {"shading": "sh"},
+    "color_mlp: spherical harmonics have no layers": {
+        "shading": "sh",
+        "color_mlp": generate.make_layers(np.random.default_rng(0), [6, 3]),
+    },
+    "color_mlp: shading phong": {"shading": "phong"},
     "color_mlp: layer 0 cannot": {"color_mlp": generate.make_layers(np.random.default_rng(0), [7, 3])},
     "color_mlp: ends in 4": {"color_mlp": generate.make_layers(np.random.default_rng(0), [6, 4])},
     "metadata: expected a dict": {"metadata": [1]},

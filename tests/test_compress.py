@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import TINY_COMPRESS, Interrupted, Recorder, assert_same_compressed
 
+from vqrf.bake import bake_harmonics
 from vqrf.bitstream import decode, encode
 from vqrf.compress import (
     EMPTY_MARGIN,
     LEVELS,
     PRESETS,
     CompressConfig,
+    Profile,
     Quantizer,
     TiedModel,
     carrying,
@@ -396,9 +398,52 @@ def test_the_ends_of_the_dials_give_fields(
     assert packed.n_codewords <= config.n_codes
 
 
-def test_an_empty_field_compresses_to_an_empty_file(trained: RadianceField, scene: Scene) -> None:
+WEB = replace(TINY_COMPRESS, profile="web")
+
+
+@pytest.fixture(scope="module")
+def for_web(trained: RadianceField, scene: Scene) -> CompressedField:
+    return compress(trained, scene, WEB)
+
+
+def test_a_file_for_the_web_is_of_harmonics_on_a_finer_lattice_and_comes_back_whole(
+    for_web: CompressedField, trained: RadianceField
+) -> None:
+    assert (for_web.shading, for_web.color_mlp, for_web.n_channels) == ("sh", (), 12)
+    assert for_web.lattice.n_voxels > 1.5 * trained.lattice.n_voxels
+    assert for_web.constants.step_world == pytest.approx(trained.step_world)
+    assert decode(encode(for_web)) == for_web
+    assert expand(for_web).shading == "sh"
+
+
+def test_fast_colours_cost_little_of_the_exact_ones(for_web: CompressedField, tuned: CompressedField, scene: Scene) -> None:
+    exact, fast = (evaluate(expand(field), scene.test).psnr for field in (tuned, for_web))
+    assert fast > exact - 0.5, (exact, fast)
+
+
+def test_baking_and_tuning_both_win_back_quality(for_web: CompressedField, trained: RadianceField, scene: Scene) -> None:
+    full = evaluate(expand(for_web), scene.test).psnr
+    for part in ({"bake_steps": 0}, {"steps": 0}):
+        assert full > evaluate(expand(compress(trained, scene, replace(WEB, **part))), scene.test).psnr + 0.1
+
+
+def test_harmonics_are_tuned_as_the_file_holds_them(trained: RadianceField, importance: np.ndarray, scene: Scene) -> None:
+    cameras = [view.camera for view in scene.train]
+    model = tied_model(bake_harmonics(trained, cameras, importance > 0), importance, TINY_COMPRESS)
+    assert_shows_what_the_file_holds(model, scene)
+    assert_shows_what_the_file_holds(tune(model, scene, 5), scene)
+
+
+def test_a_field_of_harmonics_is_fast_already(trained: RadianceField, importance: np.ndarray, scene: Scene) -> None:
+    field = bake_harmonics(trained, [view.camera for view in scene.train], importance > 0)
+    packed = [compress(field, scene, replace(config, steps=3)) for config in (TINY_COMPRESS, WEB)]
+    assert_same_compressed(*packed)
+
+
+@pytest.mark.parametrize("profile", ["exact", "web"])
+def test_an_empty_field_compresses_to_an_empty_file(profile: Profile, trained: RadianceField, scene: Scene) -> None:
     empty = replace(trained, density=np.full_like(trained.density, -100))
-    packed = compress(empty, scene, replace(TINY_COMPRESS, steps=2))
+    packed = compress(empty, scene, replace(TINY_COMPRESS, profile=profile, steps=2, bake_steps=2))
     assert (packed.partition == PRUNED).all()
     assert not render(expand(decode(encode(packed))), scene.test[0].camera).opacity.any()
 
@@ -430,15 +475,38 @@ def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
 
 
 @needs_native
+@pytest.mark.parametrize("at", [[("bake", 40)], [("bake", 33), ("tune", 50)], [("tune", 7)]], ids=str)
+def test_a_baking_that_was_interrupted_ends_as_one_that_was_not(
+    for_web: CompressedField, trained: RadianceField, scene: Scene, tmp_path: Path, at: list[tuple[str, int]]
+) -> None:
+    path = tmp_path / "checkpoint"
+    for place in at:
+        with pytest.raises(Interrupted):
+            compress(trained, scene, WEB, report=Recorder(place), checkpoint=Checkpoint(path, "x", seconds=0))
+    recorder, checkpoint = Recorder(), Checkpoint(path, "x", seconds=0)
+    again = compress(trained, scene, WEB, report=recorder, checkpoint=checkpoint)
+    assert_same_compressed(again, for_web)
+    baked = recorder.steps.get("bake", [])
+    assert baked == ([] if at[-1][0] == "tune" else list(range(at[-1][1] // 32 * 32 + 1, WEB.bake_steps + 1)))
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_native
 def test_compression_does_not_depend_on_the_number_of_threads(
-    tuned: CompressedField, trained: RadianceField, scene: Scene, set_threads: Callable[[int], None]
+    tuned: CompressedField,
+    for_web: CompressedField,
+    trained: RadianceField,
+    scene: Scene,
+    set_threads: Callable[[int], None],
 ) -> None:
     for n in (1, 2):
         set_threads(n)
         assert_same_compressed(compress(trained, scene, TINY_COMPRESS), tuned)
+        assert_same_compressed(compress(trained, scene, WEB), for_web)
 
 
-WRONG_DIALS: list[dict[str, float]] = [
+WRONG_DIALS: list[dict[str, float | str]] = [
     {"prune": 1.1},
     {"keep": -0.1},
     {"keep": 0.9, "prune": 0.5},
@@ -446,11 +514,13 @@ WRONG_DIALS: list[dict[str, float]] = [
     {"n_codes": 0},
     {"n_codes": 65537},
     {"steps": -1},
+    {"bake_steps": -1},
+    {"profile": "print"},
 ]
 
 
 @pytest.mark.parametrize("wrong", WRONG_DIALS, ids=str)
-def test_dials_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+def test_dials_out_of_range_are_refused(wrong: dict[str, float | str]) -> None:
     with pytest.raises(ValueError, match="expected"):
         CompressConfig(**wrong)  # type: ignore[arg-type]
 

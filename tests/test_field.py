@@ -114,6 +114,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "features of another shape": ({"features": np.zeros((16, 15, 16, 3), np.float32)}, "features"),
     "features without channels": ({"features": np.zeros((16, 16, 16), np.float32)}, "features"),
     "four channels and no MLP": ({"features": np.zeros((16, 16, 16, 4), np.float32)}, "3 channels"),
+    "harmonics of no degree": ({"shading": "sh"}, "have 12 or 27 channels"),
+    "harmonics through an MLP": (
+        {
+            "shading": "sh",
+            "features": np.zeros((16, 16, 16, 12), np.float32),
+            "color_mlp": ((np.zeros((3, 15), np.float32), np.zeros(3, np.float32)),),
+        },
+        "have no layers",
+    ),
+    "a shading that is none": ({"shading": "phong"}, "shading phong"),
     "cells as many as voxels": ({"allowed": np.ones((16, 16, 16), np.uint8)}, "allowed"),
     "density that is not a number": ({"density": np.full((16, 16, 16), np.nan, np.float32)}, "not finite"),
     "a threshold of zero": ({"alpha_threshold": 0.0}, "alpha_threshold"),

@@ -13,7 +13,7 @@ import pytest
 from fuzz import differential
 from test_entropy import needs_native
 
-from vqrf.bitstream import SIGNATURE, BitstreamError, decode
+from vqrf.bitstream import SIGNATURE, VERSION, BitstreamError, decode
 
 ROOT = Path(__file__).parent.parent
 CONFORMANCE = sorted((ROOT / "conformance").glob("*/*.vqrf"))
@@ -59,7 +59,7 @@ def claim(name: bytes, raw: int, body: bytes, size: int = 100) -> bytes:
     """A file of `size` bytes whose one section says that it decodes to `raw` bytes."""
     body = body.ljust(size - 64, b"\0")
     row = struct.pack("<4sHHQQII", name, 1, 0 if name == b"HEAD" else 1, len(body), raw, zlib.crc32(body), 0)
-    start = SIGNATURE + struct.pack("<HHIQI", 0, 1, 1, size, 0)
+    start = SIGNATURE + struct.pack("<HHIQI", *VERSION, 1, size, 0)
     return start + struct.pack("<I", zlib.crc32(start + row)) + row + body
 
 

@@ -16,6 +16,7 @@ from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, ran
 from vqrf.field import RadianceField, density_of_alpha
 from vqrf.geometry import Camera
 from vqrf.kernels import SKIP_BLOCK, STOP_TRANSMITTANCE, Gradients, LossWeights, Volume, reference
+from vqrf.kernels.equation import view_harmonics
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,12 +80,30 @@ def live_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tuple
                 return
 
 
+def harmonics_by_hand(d: np.ndarray) -> np.ndarray:
+    """The nine real spherical harmonics of FORMAT.md section 4, number by number."""
+    x, y, z = d
+    first = [0.28209479177387814, -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    return np.array(
+        [
+            *first,
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * z * z - x * x - y * y),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (x * x - y * y),
+        ]
+    )
+
+
 def color_by_hand(volume: Volume, shares: dict[Any, float], d: np.ndarray) -> np.ndarray:
     hidden = np.zeros(volume.features.shape[-1])
     for voxel, share in shares.items():
         row = voxel if volume.rows is None else volume.rows[voxel]
         if volume.rows is None or row >= 0:
             hidden += share * volume.features[row]
+    if volume.shading == "sh":
+        return 1 / (1 + np.exp(-hidden.reshape(3, -1) @ harmonics_by_hand(d)[: len(hidden) // 3]))
     if volume.layers:
         n_frequencies = (volume.layers[0][0].shape[1] - len(hidden) - 3) // 6
         angles = [d[axis] * 2**k for axis in range(3) for k in range(n_frequencies)]
@@ -140,6 +159,17 @@ def test_a_ray_hits_if_a_sample_lies_in_an_occupied_cell() -> None:
     assert hit.dtype == np.uint8
     np.testing.assert_array_equal(hit, expected)
     assert 0 < hit.mean() < 1
+
+
+def test_spherical_harmonics_are_orthonormal_over_the_sphere() -> None:
+    heights, shares = np.polynomial.legendre.leggauss(8)  # exact up to degree 15 in z, as 12 angles are around it
+    height, angle = np.meshgrid(heights, np.arange(12) * math.tau / 12, indexing="ij")
+    rim = np.sqrt(1 - height**2)
+    directions = torch.tensor(np.stack([rim * np.cos(angle), rim * np.sin(angle), height], -1).reshape(-1, 3))
+    harmonics = view_harmonics(directions, 9).numpy()
+    area = np.repeat(shares * math.tau / 12, 12)
+    np.testing.assert_allclose(harmonics.T @ (area[:, None] * harmonics), np.eye(9), atol=1e-12)
+    np.testing.assert_array_equal(view_harmonics(directions, 4), harmonics[:, :4])
 
 
 @every_scene
@@ -295,6 +325,9 @@ def test_tensors_on_any_device_are_worked_on_in_place(device: str) -> None:
         ({"features": np.ones((9, 11, 8, 4))}, "features or rows: expected"),
         ({"features": np.ones((9, 11, 7, 5))}, "layers: expected"),
         ({"layers": ()}, "features: without layers"),
+        ({"shading": "sh"}, "features: spherical harmonics have no layers"),
+        ({"shading": "sh", "layers": ()}, "features: spherical harmonics have 12 or 27"),
+        ({"shading": "phong"}, "features: shading phong is not supported"),
         ({"alpha_threshold": 0.0}, "alpha_threshold: expected"),
         ({"step_world": 0.0}, "step_world"),
     ],

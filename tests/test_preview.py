@@ -30,6 +30,15 @@ def test_a_preview_of_a_trained_field_looks_like_it(trained: RadianceField, scen
         assert psnr(render(again, view.camera).rgb, render(trained, view.camera).rgb) > 35
 
 
+@pytest.mark.parametrize("n_channels", [12, 27])
+def test_a_preview_of_harmonics_is_of_harmonics(ball_field: RadianceField, ball_camera: Camera, n_channels: int) -> None:
+    features = np.random.default_rng(0).normal(size=(16, 16, 16, n_channels)).astype(np.float32)
+    field = replace(ball_field, features=features, shading="sh")
+    again = expand(decode(encode(preview(field))))
+    assert again.shading == "sh"
+    assert psnr(render(again, ball_camera).rgb, render(field, ball_camera).rgb) > 35
+
+
 def test_a_preview_keeps_only_what_can_be_seen(ball_field: RadianceField) -> None:
     kept = preview(ball_field).n_kept
     assert 0 < kept < ball_field.lattice.n_voxels / 2

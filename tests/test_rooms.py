@@ -33,12 +33,12 @@ ROOMS = [
     *("geometry", "kernels", "compressed", "entropy", "bitstream"),
     *("files", "scene", "builtin", "rays", "field", "lint", "storage", "interop", "render", "evaluate", "report"),
     *("page", "serve", "film", "preview"),
-    *("train", "compress", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
+    *("train", "bake", "compress", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
 PACKAGES = {
-    "torch": {"kernels", "train", "compress", "cli"},
+    "torch": {"kernels", "train", "bake", "compress", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
     "av": {"film"},

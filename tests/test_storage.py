@@ -80,6 +80,22 @@ def test_a_field_without_mlp_and_limits_comes_back_whole(
     np.testing.assert_array_equal(render(loaded, ball_camera).rgb, render(ball_field, ball_camera).rgb)
 
 
+def test_a_field_of_harmonics_comes_back_as_one(small_field: RadianceField, tmp_path: Path) -> None:
+    features = np.random.default_rng(1).normal(size=(2, 3, 4, 27)).astype(np.float32)
+    field = replace(small_field, features=features, shading="sh")
+    save_field(tmp_path / "field", field, notes={})
+    assert_same_field(load_field(tmp_path / "field")[0], field)
+
+
+def test_a_field_from_before_there_were_shadings_is_shaded_by_its_layers(small_field: RadianceField, tmp_path: Path) -> None:
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={})
+    arrays, header = load_arrays(path, storage.FIELD_FORMAT)
+    assert header.pop("shading") == "mlp"
+    save_arrays(path, arrays, header)
+    assert_same_field(load_field(path)[0], small_field)
+
+
 def test_voxels_that_nothing_looks_at_take_no_bytes(ball_field: RadianceField, tmp_path: Path) -> None:
     save_field(tmp_path / "whole", ball_field, notes={})
     allowed = np.zeros([side - 1 for side in ball_field.lattice.shape], np.uint8)
@@ -162,6 +178,8 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "with a flat lattice": (with_header(shape=[2, 3, 1]), "no usable field"),
     "with another lattice": (with_header(shape=[2, 3, 3]), "no usable field"),
     "with bounds of two numbers": (with_header(lo=[0, 0]), "no usable field"),
+    "with a shading that is none": (with_header(shading="phong"), "no usable field"),
+    "with a shading for other channels": (with_header(shading="sh"), "no usable field"),
     "with no step": (with_header(step_world=0), "no usable field"),
 }
 

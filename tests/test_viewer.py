@@ -24,7 +24,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vqrf.bitstream import decode, encode
+from vqrf.bitstream import VERSION, decode, encode
 from vqrf.evaluate import psnr
 from vqrf.field import RadianceField, expand
 from vqrf.geometry import Camera
@@ -184,7 +184,7 @@ def sealed(parts: list[tuple[bytes, bytes]]) -> bytes:
         row[:8] + struct.pack("<Q", len(body)) + row[16:24] + struct.pack("<II", zlib.crc32(body), 0) for row, body in parts
     )
     length = 32 + len(rows) + sum(len(body) for _, body in parts)
-    head = bytes.fromhex("8956515 20d0a1a0a".replace(" ", "")) + struct.pack("<HHIQI", 0, 1, len(parts), length, 0)
+    head = bytes.fromhex("8956515 20d0a1a0a".replace(" ", "")) + struct.pack("<HHIQI", *VERSION, len(parts), length, 0)
     return head + struct.pack("<I", zlib.crc32(head + rows)) + rows + b"".join(body for _, body in parts)
 
 

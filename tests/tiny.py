@@ -33,7 +33,9 @@ TINY = TrainConfig(
 )
 """Checkpoints fall on steps 32 and 64 of the fine stage: after the first growth of the lattice and after the second."""
 
-TINY_COMPRESS = CompressConfig(n_codes=64, steps=80, rays_per_step=512, rate_density=0.05, rate_features=0.05, rate_mlp=5e-4)
+TINY_COMPRESS = CompressConfig(
+    n_codes=64, steps=80, rays_per_step=512, rate_density=0.05, rate_features=0.05, rate_mlp=5e-4, bake_steps=64
+)
 
 
 def tiny_scene() -> Scene:
@@ -48,7 +50,7 @@ def emptied(field: RadianceField) -> RadianceField:
 
 def assert_same_field(a: RadianceField, b: RadianceField) -> None:
     """To the bit, wherever anything looks."""
-    assert (a.lattice, a.background, a.near) == (b.lattice, b.background, b.near)
+    assert (a.lattice, a.background, a.near, a.shading) == (b.lattice, b.background, b.near, b.shading)
     assert (a.density_bias, a.interval, a.step_world) == (b.density_bias, b.interval, b.step_world)
     np.testing.assert_array_equal(a.allowed, b.allowed)
     active = active_voxels(a)

@@ -97,7 +97,11 @@ void read_layers(Volume &volume, nb::object object) {
         v.weight[i] = keep<const float>(volume, pair[0], "weight", {expected_out, i == 0 ? in : v.width});
         v.bias[i] = keep<const float>(volume, pair[1], "bias", {expected_out});
     }
-    expect(v.n_layers > 0 || v.channels == 3, "features: expected 3 channels where there are no layers");
+    if (nb::cast<std::string>(object.attr("shading")) == "sh")
+        expect(v.n_layers == 0 && (v.channels == 12 || v.channels == 27),
+               "features: spherical harmonics have no layers and 12 or 27 channels");
+    else
+        expect(v.n_layers > 0 || v.channels == 3, "features: expected 3 channels where there are no layers");
 }
 
 Volume read_volume(nb::object object) {

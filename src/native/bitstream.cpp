@@ -12,7 +12,6 @@ namespace vqrf {
 namespace {
 
 constexpr std::array<std::uint8_t, 8> kSignature{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
-constexpr std::uint16_t kMajor = 0, kMinor = 1;
 constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 112;
 constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
 constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
@@ -79,7 +78,7 @@ void check_header(Bytes data) {
     const auto major = load<std::uint16_t>(&data[8]), minor = load<std::uint16_t>(&data[10]);
     if (major != kMajor || minor != kMinor)
         refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
-                                " is not supported: this reader knows 0.1");
+                                " is not supported: this reader knows 0.2");
     const auto count = load<std::uint32_t>(&data[12]);
     if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
     const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;
@@ -297,13 +296,20 @@ void read_items(Reader &in, std::span<Table> tables, bool by_column) {
                 if ((bits & 0x7C00) == 0x7C00) in.fail("a value is not finite");
 }
 
-std::vector<Table> read_color_mlp(Bytes data, const Section &section, std::uint32_t n_channels) {
+void read_color_mlp(Bytes data, const Section &section, CompressedField &field) {
     Reader in(data, section);
-    const auto n_layers = in.take<std::uint16_t>();
-    if (in.take<std::uint16_t>() != 0) in.fail("reserved bytes are not zero");
+    const std::uint32_t n_channels = field.head.n_channels;
+    const auto n_layers = in.take<std::uint16_t>(), shading = in.take<std::uint16_t>();
     if (n_layers > kMaxLayers) in.fail(to_string(n_layers) + " layers, the limit is 16");
-    if (n_layers == 0 && n_channels != 3) in.fail("without layers there must be 3 channels");
-    std::vector<Table> tables;
+    if (shading > 1) in.fail("shading " + to_string(shading) + " is not supported");
+    field.shading = static_cast<Shading>(shading);
+    if (field.shading == Shading::kHarmonics) {
+        if (n_layers) in.fail("spherical harmonics have no layers");
+        if (n_channels != 12 && n_channels != 27) in.fail("spherical harmonics have 12 or 27 channels");
+    } else if (n_layers == 0 && n_channels != 3) {
+        in.fail("without layers there must be 3 channels");
+    }
+    std::vector<Table> &tables = field.color_mlp;
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         Table weight, bias;
         weight.rows = in.take<std::uint32_t>();
@@ -321,7 +327,6 @@ std::vector<Table> read_color_mlp(Bytes data, const Section &section, std::uint3
         tables.push_back(std::move(bias));
     }
     read_items(in, tables, false);
-    return tables;
 }
 
 Table read_codebook(Bytes data, const Section &section, const Head &head) {
@@ -424,7 +429,7 @@ CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
             in.fail("metadata has " + to_string(meta.stored) + " bytes, the limit is " + to_string(kMaxMetadataBytes));
         field.metadata.assign(in.rest().begin(), in.rest().end());
     }
-    field.color_mlp = read_color_mlp(data, known[kCOLR], head.n_channels);
+    read_color_mlp(data, known[kCOLR], field);
     field.codebook = read_codebook(data, known[kBOOK], head);
     read_partition(data, known[kPART], field);
     read_values(data, known, field);

@@ -15,6 +15,8 @@ namespace vqrf {
 
 using Bytes = std::span<const std::uint8_t>;
 
+inline constexpr std::uint16_t kMajor = 0, kMinor = 2;  // of the format
+
 // Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
 struct BitstreamError {
     std::string section;
@@ -40,6 +42,9 @@ struct Table {
     }
 };
 
+// How features and a direction become a colour; the numbers are the file's.
+enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1 };
+
 struct Head {
     std::array<double, 3> lo, hi;
     Shape shape;
@@ -50,6 +55,7 @@ struct Head {
 struct CompressedField {
     Head head;
     std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
+    Shading shading = Shading::kMlp;
     std::vector<Table> color_mlp;        // weight [out,in], bias [1,out], weight, ...
     Table codebook;
     std::vector<std::uint8_t> partition;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "harmonics.hpp"
 #include "march.hpp"
 #include "mlp.hpp"
 #include "threads.hpp"
@@ -38,7 +39,7 @@ struct Group {
     std::vector<float> background;
     std::vector<int32_t> view_of;
     int n_shaded = 0;
-    std::vector<float> features, rgb, rgb_gradient, feature_gradient, encodings, view_parts, view_gradients;
+    std::vector<float> features, rgb, rgb_gradient, feature_gradient, harmonics, encodings, view_parts, view_gradients;
     Activations activations;
     BackwardScratch scratch;
 
@@ -141,8 +142,12 @@ static void shade(const VolumeView &v, const RayView &rays, const Mlp &mlp, Grou
     for (size_t i = 0; i < g.samples.size(); ++i)
         if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[static_cast<size_t>(g.shaded[i]) * C]);
     if (v.n_layers == 0) {
-        for (int i = 0; i < 3 * n; ++i) g.rgb[i] = 1 / (1 + std::exp(-g.features[i]));
-        return;
+        const int n_harmonics = C / 3;
+        g.harmonics.resize(static_cast<size_t>(n_rays) * n_harmonics);
+        for (int r = 0; r < n_rays; ++r)
+            view_harmonics(rays.directions + 3 * g.rays[r], n_harmonics, &g.harmonics[static_cast<size_t>(r) * n_harmonics]);
+        const auto forward = C == 3 ? harmonics_forward<1> : C == 12 ? harmonics_forward<4> : harmonics_forward<9>;
+        return forward(g.features.data(), g.view_of.data(), g.harmonics.data(), n, g.rgb.data());
     }
     g.encodings.resize(static_cast<size_t>(n_rays) * v.n_view);
     g.view_parts.resize(static_cast<size_t>(n_rays) * v.width);
@@ -273,8 +278,10 @@ static void group_backward(const VolumeView &v, const LossView &loss, int64_t n_
     slot.feature_gradients.resize(base + n * v.channels);
     float *feature_gradient = slot.feature_gradients.data() + base;
     if (v.n_layers == 0) {
-        for (size_t i = 0; i < 3 * n; ++i) feature_gradient[i] = g.rgb_gradient[i] * g.rgb[i] * (1 - g.rgb[i]);
-        return;
+        const auto backward = v.channels == 3    ? harmonics_backward<1>
+                              : v.channels == 12 ? harmonics_backward<4>
+                                                 : harmonics_backward<9>;
+        return backward(g.view_of.data(), g.harmonics.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded, feature_gradient);
     }
     g.view_gradients.assign(n_group * v.width, 0);
     mlp_backward(mlp, g.activations, g.features.data(), g.view_of.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded,

@@ -27,7 +27,7 @@ struct VolumeView {
     float density_bias, interval, step, near, alpha_threshold;
     float density_floor;  // raw density whose alpha is alpha_threshold
     float background[3];
-    int n_layers;  // 0, or 2 and more
+    int n_layers;  // 0, or 2 and more; without any 3 channels are rgb logits, 12 or 27 coefficients of spherical harmonics
     const float *weight[MAX_LAYERS];
     const float *bias[MAX_LAYERS];
     int width;    // of every hidden layer, a multiple of 16

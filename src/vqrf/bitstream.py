@@ -45,7 +45,7 @@ from vqrf.compressed import (
     items_of,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import has_native
+from vqrf.kernels import Shading, has_native, shading_fault
 
 __all__ = [
     "CODED",
@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 SIGNATURE = b"\x89VQR\r\n\x1a\n"
-VERSION = (0, 1)
+VERSION = (0, 2)
 HEADER_BYTES = 32
 ENTRY_BYTES = 32
 
@@ -75,6 +75,8 @@ MAX_RATIO_BITS = 19
 
 HEAD = struct.Struct("<6d3I4I9f")
 STORED, RANGE_CODED = 0, 1
+SHADINGS: tuple[Shading, ...] = ("mlp", "sh")
+"""How a field is shaded, by the number that COLR gives."""
 KNOWN = ("HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT")
 """The sections of a file, in their order. META may be absent, and a reader may skip it."""
 
@@ -108,7 +110,7 @@ def encode(field: CompressedField) -> bytes:
         (
             "COLR",
             sum(b.nbytes for b in layer_bits),
-            _write_layers(layers) + coder.encode_tables(layer_bits, False),
+            _write_layers(layers, field.shading) + coder.encode_tables(layer_bits, False),
         ),
         ("BOOK", codebook.nbytes, _write_quantizer(field.codebook) + coder.encode_tables([codebook], True)),
         ("PART", partition.size, coder.encode_partition(partition)),
@@ -161,8 +163,8 @@ def _write_quantizer(table: Table) -> bytes:
     return struct.pack("<BBH", kind, 1 if table.scale.size == 1 else 2, 0) + scales
 
 
-def _write_layers(layers: list[Table]) -> bytes:
-    out = struct.pack("<HH", len(layers) // 2, 0)
+def _write_layers(layers: list[Table], shading: Shading) -> bytes:
+    out = struct.pack("<HH", len(layers) // 2, SHADINGS.index(shading))
     for table in layers:
         if (items := items_of(table)).ndim == 2:
             out += struct.pack("<II", *items.shape)
@@ -260,7 +262,7 @@ def _check_header(data: bytes) -> int:
         raise BitstreamError("header", n, f"truncated: the header has 32 bytes, the file {n}")
     major, minor, count, _, reserved, crc = struct.unpack("<HHIQII", data[8:HEADER_BYTES])
     if (major, minor) != VERSION:
-        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 0.1")
+        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 0.2")
     if not 1 <= count <= MAX_SECTIONS:
         raise BitstreamError("header", 12, f"section count {count} is outside 1..64")
     table_end = HEADER_BYTES + ENTRY_BYTES * count
@@ -447,15 +449,15 @@ def _read_items(reader: _Reader, tables: list[Table], by_column: bool) -> None:
         raise reader.section.refuse("a value is not finite")
 
 
-def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[tuple[Table, Table], ...]:
+def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[Shading, tuple[tuple[Table, Table], ...]]:
     reader = _Reader(data, section)
-    n_layers, reserved = reader.take("HH")
-    if reserved:
-        raise section.refuse("reserved bytes are not zero")
+    n_layers, number = reader.take("HH")
     if n_layers > MAX_LAYERS:
         raise section.refuse(f"{n_layers} layers, the limit is 16")
-    if n_layers == 0 and n_channels != 3:
-        raise section.refuse("without layers there must be 3 channels")
+    if number >= len(SHADINGS):
+        raise section.refuse(f"shading {number} is not supported")
+    if fault := shading_fault(SHADINGS[number], n_layers, n_channels):
+        raise section.refuse(fault)
     layers: list[tuple[Table, Table]] = []
     width = 0
     for i in range(n_layers):
@@ -470,7 +472,7 @@ def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[tu
         layers.append((_read_quantizer(reader, (n_out, n_in)), _read_quantizer(reader, (n_out,))))
         width = n_out
     _read_items(reader, [table for layer in layers for table in layer], by_column=False)
-    return tuple(layers)
+    return SHADINGS[number], tuple(layers)
 
 
 def _read_partition(data: bytes, section: _Section, head: _Head) -> Uint8:
@@ -510,7 +512,7 @@ def _decode_twin(data: bytes, max_bytes: int) -> dict[str, Any]:
         if meta.stored > MAX_METADATA_BYTES:
             raise meta.refuse(f"metadata has {meta.stored} bytes, the limit is {MAX_METADATA_BYTES}")
         metadata = data[meta.offset : meta.offset + meta.stored]
-    color_mlp = _read_color_mlp(data, known["COLR"], head.n_channels)
+    shading, color_mlp = _read_color_mlp(data, known["COLR"], head.n_channels)
     reader = _Reader(data, known["BOOK"])
     codebook = _read_quantizer(reader, (head.n_codewords, head.n_channels))
     _read_items(reader, [codebook], by_column=True)
@@ -539,6 +541,7 @@ def _decode_twin(data: bytes, max_bytes: int) -> dict[str, Any]:
         "codebook": codebook,
         "kept": kept,
         "color_mlp": color_mlp,
+        "shading": shading,
         "constants": head.constants,
         "metadata": metadata,
     }
@@ -559,6 +562,7 @@ def _decode_native(data: bytes, max_bytes: int) -> dict[str, Any]:
         "codebook": _table_from_native(*raw["codebook"]),
         "kept": Quantized(*raw["kept"]),
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
+        "shading": SHADINGS[raw["shading"]],
         "constants": Constants.from_values(raw["constants"].tolist()),
         "metadata": raw["metadata"],
     }

@@ -20,12 +20,14 @@ Departs from the authors' code, each time because theirs loses quality for nothi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqrf.bake import HarmonicsModel, bake_harmonics, grow
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
 from vqrf.field import RadianceField, density_of_alpha
 from vqrf.geometry import Float32
@@ -33,11 +35,17 @@ from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
-from vqrf.train import FINE_LOSSES, REFRESH_STEPS, STAGES, Moments, Report, optimize
+from vqrf.train import FINE_LOSSES, REFRESH_STEPS, STAGES, Model, Moments, Report, optimize, snapshot, torch_threads
 
 LEVELS = 256
 EMPTY_MARGIN = 1.0
 """How far, in raw density, a PRUNED voxel lies below the density whose alpha is just sampled."""
+
+Profile = Literal["exact", "web"]
+"""Whom a file is for: `exact` keeps the field's own colours, `web` bakes them into harmonics that a browser shades fast."""
+
+TUNINGS = ("tune", "bake")
+"""Names of the tunings, each with batches of its own."""
 
 CODEBOOK_PASSES = 24
 CODEBOOK_SETTLED = 1e-3
@@ -56,6 +64,8 @@ class CompressConfig:
       kept_steps: the same for kept features.
       steps: of joint tuning, each of `rays_per_step` rays.
       rate_density, rate_features, rate_mlp: Adam's, at the start of tuning; they decay tenfold.
+      profile: "exact", or "web" to bake first.
+      bake_steps: of tuning harmonics that share nothing yet, before the partition is made.
     """
 
     prune: float = 0.999
@@ -69,6 +79,8 @@ class CompressConfig:
     rate_features: float = 0.15
     rate_mlp: float = 1.5e-3
     losses: LossWeights = FINE_LOSSES
+    profile: Profile = "exact"
+    bake_steps: int = 4000
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep <= self.prune <= 1:
@@ -77,11 +89,15 @@ class CompressConfig:
             raise ValueError(f"n_codes: expected 1..65536, got {self.n_codes}")
         if self.steps < 0:
             raise ValueError(f"steps: expected 0 or more, got {self.steps}")
+        if self.bake_steps < 0:
+            raise ValueError(f"bake_steps: expected 0 or more, got {self.bake_steps}")
+        if self.profile not in get_args(Profile):
+            raise ValueError(f"profile: expected exact or web, got {self.profile}")
 
 
 PRESETS = {
     "paper": CompressConfig(),
-    "demo": CompressConfig(steps=1000, rays_per_step=4096, n_codes=1024),
+    "demo": CompressConfig(steps=1000, rays_per_step=4096, n_codes=1024, bake_steps=1000),
 }
 
 
@@ -344,6 +360,7 @@ class TiedModel:
                 background=field.background,
             ),
             metadata={},
+            shading=field.shading,
         )
 
 
@@ -362,6 +379,52 @@ def tied_model(
     return TiedModel(field, partition, codebook, codes, config, device=device)
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """On which rays models are tuned, and who hears of it; the two tunings of a compression have this in common."""
+
+    pool: RayPool
+    rays_per_step: int
+    seed: int
+    device: str
+    report: Report | None
+
+    def run(self, stage: str, model: Model, steps: int, checkpoint: Checkpoint | None) -> None:
+        for progress in optimize(
+            model,
+            self.pool,
+            steps=steps,
+            rays_per_step=self.rays_per_step,
+            seed=(self.seed, len(STAGES) + TUNINGS.index(stage)),
+            device=self.device,
+            checkpoint=checkpoint,
+        ):
+            if self.report is not None:
+                self.report(stage, progress)
+
+
+def bake(
+    field: RadianceField,
+    scene: Scene,
+    config: CompressConfig,
+    tuning: Tuning,
+    checkpoint: Checkpoint | None,
+) -> RadianceField:
+    """The field in harmonics on a finer lattice, tuned on the photos for `bake_steps` before anything is shared or dropped.
+
+    The checkpoint is saved at the end, so that a call that goes on from it has nothing left to do.
+    """
+    field = grow(field)
+    seen = measure_importance(field, tuning.pool) > 0
+    with torch_threads(1):  # with more, the last bits of its products would depend on how many
+        field = bake_harmonics(field, [view.camera for view in scene.train], seen)
+    model = HarmonicsModel(field, config.losses, config.bake_steps, device=tuning.device)
+    tuning.run("bake", model, config.bake_steps, checkpoint)
+    if checkpoint is not None:
+        checkpoint.save(*snapshot(model, tuning.pool, config.bake_steps))
+    return model.field()
+
+
 def compress(
     field: RadianceField,
     scene: Scene,
@@ -374,24 +437,18 @@ def compress(
 ) -> CompressedField:
     """Compress a field with the training views of its scene: importance, partition, codebook, tuning, quantisation.
 
+    With the profile `web`, a field with a network is baked first.
+
     Args:
-      report: called after every step of the tuning.
-      checkpoint: where the tuning is saved now and then; the same call goes on from it. It stays until the caller removes
+      report: called after every step of a tuning with "bake" or "tune" and its progress.
+      checkpoint: where a tuning is saved now and then; the same call goes on from it. It stays until the caller removes
         it, when the result is safe.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
-    pool = RayPool(scene.train)
-    model = tied_model(field, measure_importance(field, pool), config, seed=seed, device=device)
-    for progress in optimize(
-        model,
-        pool,
-        steps=config.steps,
-        rays_per_step=config.rays_per_step,
-        seed=(seed, len(STAGES)),
-        device=device,
-        checkpoint=checkpoint,
-    ):
-        if report is not None:
-            report("tune", progress)
+    tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
+    if config.profile == "web" and field.shading != "sh":
+        field = bake(field, scene, config, tuning, None if checkpoint is None else checkpoint.of_bake())
+    model = tied_model(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
+    tuning.run("tune", model, config.steps, checkpoint)
     return model.pack()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.geometry import Float32, Lattice
+from vqrf.kernels import Shading, shading_fault
 
 Uint8 = NDArray[np.uint8]
 Int32 = NDArray[np.int32]
@@ -128,9 +129,10 @@ class CompressedField:
       codebook: [K,C], 1 <= K <= 65536, 1 <= C <= 64.
       kept: uint8 levels [N_kept, C] of the KEPT voxels in raster order.
       color_mlp: ((weight [out,in], bias [out]), ...), at most 16 layers, from C + 3 + 6n inputs to 3 outputs;
-        empty when the features are rgb logits, and then C = 3.
+        empty when the features are rgb logits (then C = 3) or coefficients of spherical harmonics (then C is 12 or 27).
       constants: see `Constants`.
       metadata: of JSON types (kept as JSON would give it back), at most 1 MiB.
+      shading: "mlp", or "sh" for spherical harmonics (see `vqrf.kernels`).
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
@@ -145,6 +147,7 @@ class CompressedField:
     color_mlp: tuple[tuple[Table, Table], ...]
     constants: Constants
     metadata: dict[str, Any]
+    shading: Shading = "mlp"
 
     def __post_init__(self) -> None:
         shape = self.lattice.shape
@@ -164,6 +167,8 @@ class CompressedField:
         _expect("codes", self.codes, np.int32, (self.n_coded,))
         if self.codes.size and not 0 <= self.codes.min() <= self.codes.max() < n_codewords:
             raise ValueError("codes: a code is not below the codebook size")
+        if fault := shading_fault(self.shading, len(self.color_mlp), n_channels):
+            raise ValueError(f"color_mlp: {fault}")
         _check_layers(self.color_mlp, n_channels)
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
@@ -191,7 +196,7 @@ class CompressedField:
         tables = zip(_tables_of(self), _tables_of(other), strict=False)
         return (
             (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
-            and (self.constants, self.metadata) == (other.constants, other.metadata)
+            and (self.constants, self.metadata, self.shading) == (other.constants, other.metadata, other.shading)
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.codes, other.codes)
             and len(self.color_mlp) == len(other.color_mlp)
@@ -215,8 +220,6 @@ def _expect_table(name: str, table: Table, ndim: int) -> None:
 def _check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int) -> None:
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"color_mlp: {len(layers)} layers, the limit is {MAX_LAYERS}")
-    if not layers and n_channels != 3:
-        raise ValueError("color_mlp: without layers there must be 3 channels")
     width = 0
     for i, (weight, bias) in enumerate(layers):
         _expect_table("color_mlp", weight, ndim=2)

@@ -89,6 +89,19 @@ class Evaluation:
         }
         return json.dumps(tree, indent=2, allow_nan=False)
 
+    def to_text(self, shape: tuple[int, ...]) -> str:
+        """As some lines for a person; `shape` [H,W,..] is that of the views."""
+        lines = [
+            f"{len(self.views)} views of {shape[1]}x{shape[0]}",
+            f"PSNR {self.psnr:.3f} dB",
+            f"SSIM {self.ssim:.4f}",
+            f"{self.seconds_per_view:.2f} s per view",
+        ]
+        if self.file_bytes is not None and self.sections is not None:
+            lines.append(f"{self.file_bytes} bytes, {self.file_bytes / 1e6:.3f} MB")
+            lines += [f"  {name:6} {size:9}" for name, size in self.sections.items()]
+        return "\n".join(lines)
+
 
 def evaluate(
     field: RadianceField | Volume,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Volume, select
+from vqrf.kernels import Shading, Volume, select, shading_fault
 
 Layers = tuple[tuple[Float32, Float32], ...]
 
@@ -27,7 +27,8 @@ class RadianceField:
       lattice: places the voxels.
       density: [X,Y,Z] float32, raw (before the softplus).
       features: [X,Y,Z,C] float32.
-      color_mlp: ((weight [out,in] float32, bias [out] float32), ...); empty when the features are rgb logits.
+      color_mlp: ((weight [out,in] float32, bias [out] float32), ...); empty when the features are rgb logits, or shaded by
+        spherical harmonics.
       density_bias: added to raw density before the softplus (DVGO's shift).
       interval: exponent that turns softplus density into alpha: the step in units of the base voxel.
       step_world: distance between two samples of a ray, world units.
@@ -36,10 +37,11 @@ class RadianceField:
       background: rgb behind everything, 0..1.
       allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
         cells next to a voxel that is not pruned).
+      shading: "mlp", or "sh": features are coefficients of spherical harmonics, C is 12 or 27 (see `vqrf.kernels`).
 
     Raises:
-      ValueError: shapes disagree, a value is not finite, `alpha_threshold` is not between 0 and 1, or `interval` or
-        `step_world` is not positive.
+      ValueError: shapes disagree, `shading` does not go with the layers and channels, a value is not finite, `alpha_threshold`
+        is not between 0 and 1, or `interval` or `step_world` is not positive.
     """
 
     lattice: Lattice
@@ -53,6 +55,7 @@ class RadianceField:
     alpha_threshold: float
     background: tuple[float, float, float]
     allowed: NDArray[np.uint8] | None = None
+    shading: Shading = "mlp"
 
     def __post_init__(self) -> None:
         shape = self.lattice.shape
@@ -62,8 +65,8 @@ class RadianceField:
             raise ValueError(f"features: expected {[*shape, 'C']}, got {list(self.features.shape)}")
         if self.allowed is not None and self.allowed.shape != tuple(side - 1 for side in shape):
             raise ValueError(f"allowed: expected {[side - 1 for side in shape]}, got {list(self.allowed.shape)}")
-        if not self.color_mlp and self.features.shape[3] != 3:
-            raise ValueError(f"features: without a colour MLP expected 3 channels, got {self.features.shape[3]}")
+        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels):
+            raise ValueError(f"features: {fault}")
         arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
         if not all(np.isfinite(a).all() for a in arrays):
             raise ValueError("the field has a value that is not finite")
@@ -101,6 +104,7 @@ class RadianceField:
             near=self.near,
             alpha_threshold=self.alpha_threshold,
             background=self.background,
+            shading=self.shading,
         )
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
@@ -134,6 +138,7 @@ def expand(compressed: CompressedField) -> RadianceField:
         near=constants.near,
         alpha_threshold=constants.alpha_threshold,
         background=constants.background,
+        shading=compressed.shading,
     )
 
 

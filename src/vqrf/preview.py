@@ -59,6 +59,7 @@ def preview(field: RadianceField) -> CompressedField:
         color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in field.color_mlp),
         constants=constants,
         metadata={"generator": "vqrf preview"},
+        shading=field.shading,
     )
 
 

@@ -26,6 +26,7 @@ from vqrf.scene import Scene
 
 FIELD_FORMAT = "vqrf-field-1"
 CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
+BAKE_SUFFIX = ".bake"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
 
@@ -109,6 +110,7 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         "hi": field.lattice.hi,
         "shape": field.lattice.shape,
         "n_layers": len(field.color_mlp),
+        "shading": field.shading,
         "notes": dict(notes),
         **{name: getattr(field, name) for name in names},
     }
@@ -145,6 +147,7 @@ def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
             alpha_threshold=header["alpha_threshold"],
             background=tuple(header["background"]),
             allowed=allowed,
+            shading=header.get("shading", "mlp"),  # older run folders know no other
         )
         return field, header["notes"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -207,11 +210,17 @@ class Checkpoint:
 
     def save_if_due(self, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
         """Save what `collect` returns (arrays and JSON-able state) if the last save is long enough ago."""
-        if time.monotonic() - self._last < self.seconds:
-            return
-        arrays, state = collect()
+        if time.monotonic() - self._last >= self.seconds:
+            self.save(*collect())
+
+    def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
         save_arrays(self.path, arrays, {"format": CHECKPOINT_FORMAT, "fingerprint": self.fingerprint, "state": state})
         self._last = time.monotonic()
 
+    def of_bake(self) -> Checkpoint:
+        """The checkpoint of the stage that comes before: a file beside this one, which `remove` takes along."""
+        return Checkpoint(self.path.with_name(self.path.name + BAKE_SUFFIX), self.fingerprint, seconds=self.seconds)
+
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, self.of_bake().path):
+            path.unlink(missing_ok=True)

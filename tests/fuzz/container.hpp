@@ -84,8 +84,8 @@ inline File assemble(const std::vector<Part> &parts) {
     File file{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
     std::uint64_t total = kHeader + kRow * parts.size();
     for (const Part &part : parts) total += part.body.size();
-    append<std::uint16_t>(file, 0);
-    append<std::uint16_t>(file, 1);
+    append(file, kMajor);
+    append(file, kMinor);
     append<std::uint32_t>(file, static_cast<std::uint32_t>(parts.size()));
     append<std::uint64_t>(file, total);
     append<std::uint64_t>(file, 0);
@@ -144,7 +144,7 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
 
     bytes.clear();
     append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.color_mlp.size() / 2));
-    append<std::uint16_t>(bytes, 0);
+    append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.shading));
     std::uint64_t raw = 0;
     for (std::size_t i = 0; i < field.color_mlp.size(); ++i) {
         const Table &table = field.color_mlp[i];

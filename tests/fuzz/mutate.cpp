@@ -192,7 +192,8 @@ void resize_channels(CompressedField &field, std::uint32_t n_channels, Random &r
     head.n_channels = n_channels;
     reshape_table(field.codebook, head.codebook_size, n_channels, random);
     set_quantizer(n_channels, true, field.kept_scale, field.kept_offset, random);
-    if (field.color_mlp.empty() && n_channels != 3) field.color_mlp.resize(2);
+    if (n_channels != 12 && n_channels != 27) field.shading = Shading::kMlp;
+    if (field.color_mlp.empty() && n_channels != 3 && field.shading == Shading::kMlp) field.color_mlp.resize(2);
     if (field.color_mlp.empty()) return;
     Table &first = field.color_mlp[0], &last = field.color_mlp[field.color_mlp.size() - 2];
     const std::uint32_t rows = &first == &last ? 3 : first.rows;
@@ -213,9 +214,15 @@ void add_layer(CompressedField &field, Random &random) {
     field.color_mlp.push_back(std::move(bias));
 }
 
+void shade_by_harmonics(CompressedField &field, Random &random) {
+    field.shading = Shading::kHarmonics;
+    field.color_mlp.clear();
+    resize_channels(field, random.pick<std::uint32_t>({12, 27}), random);
+}
+
 void mutate_field(CompressedField &field, Random &random) {
     Head &head = field.head;
-    switch (random.below(9)) {
+    switch (random.below(10)) {
         case 0: scatter(field.density, 256, random); break;
         case 1: scatter(field.kept, 256, random); break;
         case 2: scatter(field.codes, random.one_in(8) ? 1u << bits_of_code(head.codebook_size) : head.codebook_size, random); break;
@@ -237,6 +244,7 @@ void mutate_field(CompressedField &field, Random &random) {
             retype_table(n ? field.color_mlp[n - 1] : field.codebook, random);
             break;
         }
+        case 8: shade_by_harmonics(field, random); resize_values(field); break;
         default: add_layer(field, random);
     }
 }

@@ -54,7 +54,7 @@ std::vector<uint8_t> measure_skip(const std::vector<uint8_t> &cells, const int *
     return skip;
 }
 
-// A random volume that owns its arrays. `n_middle` -1: no colour MLP, the features are rgb logits.
+// A random volume that owns its arrays. `n_middle` -1: no colour MLP, the features are rgb logits or harmonics.
 struct Scene {
     VolumeView view{};
     std::vector<float> density, features, origins, directions, targets;
@@ -173,7 +173,8 @@ void run_codes(const Kernels &kernels, const Scene &scene, Answers &answers) {
 }
 
 void check_kernels(const Kernels &kernels) {
-    const Scene scenes[] = {{3, -1, 0, false}, {4, 0, 16, true}, {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false}};
+    const Scene scenes[] = {{3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {4, 0, 16, true},
+                            {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false}};
     for (const Scene &scene : scenes) {
         Answers answers[2];
         for (int i = 0; i < 2; ++i) {

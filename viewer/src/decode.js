@@ -91,7 +91,7 @@ export class FormatError extends Error {
  */
 
 const SIGNATURE = [0x89, 0x56, 0x51, 0x52, 0x0d, 0x0a, 0x1a, 0x0a]
-const VERSION = [0, 1]
+const VERSION = [0, 2]
 const HEADER_BYTES = 32
 const ROW_BYTES = 32
 const HEAD_BYTES = 112

@@ -118,10 +118,12 @@ function stated(metadata, group, name) {
 export function rowsOf(facts, shading, layers) {
   const psnr = stated(facts.metadata, 'test', 'psnr')
   const ssim = stated(facts.metadata, 'test', 'ssim')
+  const loss = stated(facts.metadata, 'fast', 'loss')
   const colour = shading ? 'spherical harmonics' : layers ? 'network at each sample' : 'rgb'
   /** @type {[string, string][]} */
   const rows = [['size', size(facts.bytes)]]
   if (psnr !== undefined) rows.push(['PSNR on test views', `${psnr.toFixed(2)} dB`])
+  if (loss !== undefined) rows.push(['lost to the exact colours', `${loss.toFixed(2)} dB`])
   if (ssim !== undefined) rows.push(['SSIM on test views', ssim.toFixed(4)])
   rows.push(
     ['voxels', facts.shape.join(' × ')],

@@ -31,6 +31,7 @@ function arraysOf(field) {
     constants: [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, ...background],
     partition: field.partition,
     codes: field.codes,
+    shading: [field.shading],
   }
   for (const [name, table] of Object.entries(tables)) {
     if (table.type !== 0) arrays[`${name}_levels`] = table.items

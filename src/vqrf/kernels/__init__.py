@@ -16,7 +16,11 @@ Notation, used by every kernel:
     weight       w_i = T_i * alpha_i over the live samples; T_0 = 1, T_{i+1} = T_i * (1 - alpha_i)
     early stop   after the first live sample that leaves T < STOP_TRANSMITTANCE; it is the last one
     shaded       a live sample with weight > alpha_threshold: only these have a colour
-    color        sigmoid(color_mlp([features, view encoding])), or sigmoid(features) when there are no layers (then C = 3)
+    color        sigmoid(color_mlp([features, view encoding])), or sigmoid(features) when there are no layers (then C = 3);
+                 with the shading "sh", of n = C / 3 harmonics, channel c is sigmoid(sum_k Y_k(dir) * features[c * n + k])
+    harmonics Y  real, of degree 0 to 1 (n = 4) or 2 (n = 9); with dir = (x, y, z)
+                 Y_0 = 0.282095, Y_1..3 = 0.488603 * (-y, z, -x),
+                 Y_4..8 = 1.092548 * (xy, -yz, (2zz - xx - yy) / sqrt(12), -xz, (xx - yy) / 2)
     view encoding [dir, sin(dir * 2^k), cos(dir * 2^k)], k = 0..n-1, each block axis-major: x2^0 x2^1 ... y2^0 ...
     pixel        sum over shaded samples of w_i * color_i + background_weight * background;
                  background_weight = T after the last live sample
@@ -33,7 +37,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 Array = Any
 """A NumPy array, or a torch tensor on the device of the backend. The compiled core takes either, on the CPU."""
@@ -43,6 +47,26 @@ STOP_TRANSMITTANCE = 1e-3
 
 SKIP_BLOCK = 4
 """Side, in cells, of the blocks that `measure_skip` measures distances in."""
+
+
+Shading = Literal["mlp", "sh"]
+"""How features and a direction become a colour: by the colour MLP (without layers, as rgb logits), or by harmonics."""
+
+HARMONICS_OF_CHANNELS = {12: 4, 27: 9}
+"""Number of harmonics by that of channels, three for each."""
+
+
+def shading_fault(shading: str, n_layers: int, n_channels: int) -> str | None:
+    """Why so many layers and channels cannot be shaded so; None if they can."""
+    if shading == "mlp":
+        return None if n_layers or n_channels == 3 else "without layers there must be 3 channels"
+    if shading != "sh":
+        return f"shading {shading} is not supported"
+    if n_layers:
+        return "spherical harmonics have no layers"
+    if n_channels not in HARMONICS_OF_CHANNELS:
+        return "spherical harmonics have 12 or 27 channels"
+    return None
 
 
 @dataclass(frozen=True)
@@ -56,7 +80,7 @@ class Volume:
       rows: None, or [X,Y,Z] int32: the row of `features` of each voxel, -1 for a pruned voxel, whose features are 0 and
         which takes no gradient. Tied voxels share a row.
       layers: colour MLP as ((weight [out,in], bias [out]), ...), ReLU between; first `in` is C + 3 + 6n, last `out` is 3.
-        Empty: features are the logits of rgb and C = 3.
+        Empty: features are the logits of rgb and C = 3, or coefficients of spherical harmonics.
       cells: [X-1,Y-1,Z-1] uint8, 1 where the cell is occupied.
       skip: [ceil((X-1)/SKIP_BLOCK), ...] uint8 from `measure_skip(cells)`.
       density_bias, interval: turn raw density into alpha; `interval` is the step in units of the base voxel.
@@ -64,6 +88,7 @@ class Volume:
       near: world distance before which there are no samples.
       alpha_threshold: see the notation above.
       background: rgb behind everything, 0..1.
+      shading: "mlp", or "sh" with no layers and C of 12 or 27.
     """
 
     lo: tuple[float, float, float]
@@ -80,6 +105,7 @@ class Volume:
     near: float
     alpha_threshold: float
     background: tuple[float, float, float]
+    shading: Shading = "mlp"
 
 
 @dataclass(frozen=True)

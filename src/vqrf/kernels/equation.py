@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import STOP_TRANSMITTANCE, Array, Volume
+from vqrf.kernels import HARMONICS_OF_CHANNELS, STOP_TRANSMITTANCE, Array, Volume, shading_fault
 
 # --------------------------------------------------------------------------------------- arrays and tensors
 
@@ -69,8 +69,8 @@ def tensors(volume: Volume) -> Volume:
         n_inputs = tensors.layers[0][0].shape[1]
         if n_inputs < n_channels + 3 or (n_inputs - n_channels - 3) % 6:
             raise ValueError(f"layers: expected {n_channels} + 3 + 6n inputs, got {n_inputs}")
-    elif n_channels != 3:
-        raise ValueError(f"features: without layers expected 3 channels, got {n_channels}")
+    if fault := shading_fault(volume.shading, len(tensors.layers), n_channels):
+        raise ValueError(f"features: {fault}")
     return tensors
 
 
@@ -214,8 +214,23 @@ def encode_view(directions: Tensor, n_frequencies: int) -> Tensor:
     return torch.cat([directions, angles.sin(), angles.cos()], -1)
 
 
+def view_harmonics(directions: Tensor, n_harmonics: int) -> Tensor:
+    """The first `n_harmonics` (4 or 9) real spherical harmonics of unit directions: [N,3] -> [N,n]."""
+    x, y, z = directions.unbind(-1)
+    one, scale = math.sqrt(1 / (4 * math.pi)), math.sqrt(3 / (4 * math.pi))
+    two = math.sqrt(15 / (4 * math.pi))
+    flat = [torch.full_like(x, one), -scale * y, scale * z, -scale * x]
+    third = (2 * z * z - x * x - y * y) / math.sqrt(12)
+    curved = [two * x * y, -two * y * z, two * third, -two * x * z, two / 2 * (x * x - y * y)]
+    return torch.stack([*flat, *curved][:n_harmonics], -1)
+
+
 def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
     """The colour [M,3] in 0..1 of features [M,C] seen along unit directions [M,3]."""
+    if volume.shading == "sh":
+        n_harmonics = HARMONICS_OF_CHANNELS[features.shape[1]]
+        harmonics = view_harmonics(directions, n_harmonics)
+        return (features.view(-1, 3, n_harmonics) * harmonics[:, None]).sum(-1).sigmoid()
     hidden = features
     if volume.layers:
         n_inputs = volume.layers[0][0].shape[1]
