@@ -398,7 +398,7 @@ class Job:
     def fingerprint(self, config: CompressConfig) -> str:
         """Of everything that the result depends on."""
         density = checksum({"density": self.field.density}, "")
-        return fingerprint(self.scene, {**self.settings(config), **self.notes, "density": density})
+        return fingerprint(self.scene, {**self.settings(config), "training": self.notes, "density": density})
 
     def tune(self, config: CompressConfig) -> tuple[CompressedField, Checkpoint | None]:
         """Compress; the checkpoint is to be removed when the result is safe."""
