@@ -274,12 +274,17 @@ void find_cells(Dense<const float> density, float floor, std::optional<Dense<con
     uint8_t *to = cells.data();
     run([&] {
         ThreadPool::instance().parallel_for(X - 1, [&](int64_t x) {
-            std::vector<uint8_t> high(Z);  // a voxel of the four that share z is above the floor
+            std::vector<float> highest(Z);  // of the four voxels that share z
+            float *__restrict top = highest.data();
             for (int64_t y = 0; y < Y - 1; ++y) {
                 const float *a = d + (x * Y + y) * Z, *b = a + Z, *c = a + Y * Z, *e = c + Z;
-                for (int64_t z = 0; z < Z; ++z) high[z] = (a[z] > floor) | (b[z] > floor) | (c[z] > floor) | (e[z] > floor);
+                for (int64_t z = 0; z < Z; ++z) {
+                    const float near = a[z] > b[z] ? a[z] : b[z], far = c[z] > e[z] ? c[z] : e[z];
+                    top[z] = near > far ? near : far;
+                }
                 const int64_t row = (x * (Y - 1) + y) * (Z - 1);
-                for (int64_t z = 0; z < Z - 1; ++z) to[row + z] = high[z] | high[z + 1];
+                uint8_t *__restrict cell = to + row;
+                for (int64_t z = 0; z < Z - 1; ++z) cell[z] = (top[z] > top[z + 1] ? top[z] : top[z + 1]) > floor;
                 if (mask)
                     for (int64_t z = 0; z < Z - 1; ++z) to[row + z] &= mask[row + z] != 0;
             }
