@@ -42,7 +42,8 @@ FAINT_MARGIN = 1.0
 """Raw density under the least that is sampled, where nothing was ever looked at."""
 
 GROWTH = 2.0
-"""Times as many voxels. Lego at 400x400, 97x174x123 voxels, 2500 steps: 0.97 dB lost without growth, 0.22 dB with it."""
+"""Times as many voxels. Lego at 400x400, 97x174x123 voxels, 2500 steps, 25 views, before the codebook: 0.97 dB are lost without
+growth, 0.22 dB with it."""
 
 MAX_GROWN_VOXELS = 1 << 24
 """A field does not grow beyond, so that its tuning takes 4 GB; one that has more voxels stays as it is."""
