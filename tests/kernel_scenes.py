@@ -24,7 +24,7 @@ CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "small": 4, "paper"
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
-LOSSES = LossWeights(background_entropy=0.3, point_color=0.7, distortion=1.5, opacity=0.4)
+LOSSES = LossWeights(background_entropy=0.3, point_color=0.7, opacity=0.4)
 
 Rays = tuple[np.ndarray, np.ndarray]
 

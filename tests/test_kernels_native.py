@@ -66,7 +66,7 @@ def run_gradients(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     results = {"gradient_density": gradients.density, "gradient_features": gradients.features}
     for number, (weight, bias) in enumerate(gradients.layers):
         results |= {f"gradient_weight_{number}": weight, f"gradient_bias_{number}": bias}
-    results |= {name: np.array(terms[name]) for name in ("background_entropy", "distortion", "opacity", "n_live", "n_shaded")}
+    results |= {name: np.array(terms[name]) for name in ("background_entropy", "opacity", "n_live", "n_shaded")}
     return results | {
         "touched": gradients.touched,
         "rgb_mse": np.array(terms["mse"]),

@@ -183,7 +183,6 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
                         static_cast<int>(targets.shape(1)),
                         nb::cast<float>(losses.attr("background_entropy")),
                         nb::cast<float>(losses.attr("point_color")),
-                        nb::cast<float>(losses.attr("distortion")),
                         nb::cast<float>(losses.attr("opacity"))};
     const int64_t X = v.shape[0], Y = v.shape[1], Z = v.shape[2];
     GradientView to{};
@@ -203,7 +202,6 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     answer["mse"] = stats.squared_error / (3 * n);
     answer["background_entropy"] = stats.background_entropy / n;
     answer["point_color"] = stats.point_color / n;
-    answer["distortion"] = stats.distortion / n;
     answer["opacity"] = stats.opacity / n;
     answer["n_live"] = static_cast<double>(stats.live);
     answer["n_shaded"] = static_cast<double>(stats.shaded);

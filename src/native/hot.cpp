@@ -190,36 +190,6 @@ static void render(const VolumeView &v, const RayView &rays, float *rgb, float *
     });
 }
 
-// What lies before or behind a sample, or on the whole ray: the sum of weights, and of weights times distance.
-struct Mass {
-    float weight = 0, moment = 0;
-
-    void add(float w, float distance) { weight += w, moment += w * distance; }
-};
-
-// How far the light of a ray comes from places apart, in box diagonals, and its gradient with respect to the samples' weights.
-struct Distortion {
-    float scale, step;
-    Mass before, behind;
-
-    Distortion(const VolumeView &v, const Group &g, int r) : step(v.step) {
-        float square = 0;
-        for (int axis = 0; axis < 3; ++axis) square += (v.hi[axis] - v.lo[axis]) * (v.hi[axis] - v.lo[axis]);
-        scale = 1 / std::sqrt(square);
-        for (int i = g.first[r]; i < g.first[r + 1]; ++i) before.add(weight_of(g.samples[i]), g.samples[i].distance);
-    }
-
-    // The sample's own share of the sum, then its gradient; samples are taken back to front.
-    float take(float w, float distance, double &sum) {
-        before.add(-w, distance);
-        const float others = distance * before.weight - before.moment;
-        const float gradient = 2 * (others - distance * behind.weight + behind.moment) + 2 * step * w / 3;
-        sum += static_cast<double>(scale) * w * (2 * others + step * w / 3);
-        behind.add(w, distance);
-        return scale * gradient;
-    }
-};
-
 // Loss of one ray, and its gradient with respect to colours (into g.rgb_gradient) and densities (into the records).
 static void ray_backward(const VolumeView &v, const LossView &loss, int64_t n_rays, int r, Slot &slot) {
     Group &g = slot.group;
@@ -242,13 +212,11 @@ static void ray_backward(const VolumeView &v, const LossView &loss, int64_t n_ra
         slot.stats.opacity += static_cast<double>(error) * error;
         background_gradient += loss.opacity * 2 * error / static_cast<float>(n_rays);
     }
-    Distortion distortion(v, g, r);
-    const float distortion_scale = loss.distortion / static_cast<float>(n_rays);
     float behind = background_gradient * last;  // sum over what is behind sample i of dL/dw_j * w_j, background included
     for (int i = g.first[r + 1] - 1; i >= g.first[r]; --i) {
         const Sample &s = g.samples[i];
         const float w = weight_of(s);
-        float weight_gradient = distortion_scale * distortion.take(w, s.distance, slot.stats.distortion);
+        float weight_gradient = 0;
         Record record{s.voxel, {s.share[0], s.share[1], s.share[2]}, 0, -1};
         if (g.shaded[i] >= 0) {
             const float *color = &g.rgb[3 * static_cast<size_t>(g.shaded[i])];
@@ -398,7 +366,6 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
         stats.squared_error += slot.stats.squared_error;
         stats.background_entropy += slot.stats.background_entropy;
         stats.point_color += slot.stats.point_color;
-        stats.distortion += slot.stats.distortion;
         stats.opacity += slot.stats.opacity;
         stats.live += slot.stats.live;
         stats.shaded += slot.stats.shaded;

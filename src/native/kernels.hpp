@@ -51,11 +51,11 @@ struct GradientView {
 struct LossView {
     const float *targets;
     int target_channels;  // 3, or 4 with the opacity
-    float background_entropy, point_color, distortion, opacity;
+    float background_entropy, point_color, opacity;
 };
 
 struct BatchStats {
-    double squared_error = 0, background_entropy = 0, point_color = 0, distortion = 0, opacity = 0;
+    double squared_error = 0, background_entropy = 0, point_color = 0, opacity = 0;
     int64_t live = 0, shaded = 0;
 };
 

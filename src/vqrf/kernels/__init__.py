@@ -131,21 +131,15 @@ class LossWeights:
 
         background_entropy * mean_rays H(clamp(background_weight, 1e-6, 1 - 1e-6)),  H(p) = -p log p - (1-p) log(1-p)
         point_color        * sum_shaded w_i |color_i - y|^2 / N,   w_i held constant
-        distortion         * mean_rays D,   D = (sum_ij w_i w_j |t_i - t_j| + step_world / 3 * sum_i w_i^2) / |hi - lo|
-
         opacity            * mean_rays (1 - background_weight - a)^2,   a the pixel's opacity, where targets have one
 
-    D is over the live samples of a ray at distances t_i: small when its light comes from one place. The opacity tells what
-    colour cannot: white fog in front of a white background has the right colour and the wrong opacity. It is the mean over
-    all backgrounds of the pixel's error, less the part that the background at hand shows.
+    The opacity tells what colour cannot: white fog before a white background has the right colour and the wrong opacity.
 
-    Source: DVGO sec. 4.2, eq. 8 to 10 (all natural logarithms); for the distortion Mip-NeRF 360 (arXiv 2111.12077) eq. 15.
-    Departs: distances in diagonals of the lattice's box.
+    Source: DVGO sec. 4.2, eq. 8 to 10 (all natural logarithms). Departs: the opacity is not DVGO's.
     """
 
     background_entropy: float
     point_color: float
-    distortion: float = 0.0
     opacity: float = 0.0
 
 

@@ -46,7 +46,7 @@ ADAM_BETAS = (0.9, 0.99)
 ENTROPY_MARGIN = 1e-6
 """The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
 
-LOSS_TERMS = ("background_entropy", "point_color", "distortion", "opacity")
+LOSS_TERMS = ("background_entropy", "point_color", "opacity")
 """The weighted terms, beside the mean squared error."""
 
 MAX_SKIP = 255
@@ -156,7 +156,7 @@ def render_gradients(
 
     Returns:
       `mse` (mean over N*3 numbers), `background_entropy` (mean over rays), `point_color` (sum over shaded
-      samples / N), `distortion` and `opacity` (means over rays), each without its weight, and the counts `n_live` and
+      samples / N), `opacity` (mean over rays), each without its weight, and the counts `n_live` and
       `n_shaded`.
 
     Raises:
@@ -183,7 +183,7 @@ def render_gradients(
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(volume, len(o)):
         seen = render(volume, o[part], d[part])
-        terms = _loss_terms(volume, seen, target[part], max(len(o), 1))
+        terms = _loss_terms(seen, target[part], max(len(o), 1))
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         _add_gradients(volume, seen, loss, into)
         for name, term in terms.items():
@@ -193,7 +193,7 @@ def render_gradients(
     return totals
 
 
-def _loss_terms(volume: Volume, seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
+def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
     """The terms of the loss, of some of the n_rays rays that they are means over."""
     target, opacity = target[:, :3], target[:, 3:]  # the second is empty where the opacity is unknown
     p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
@@ -203,23 +203,8 @@ def _loss_terms(volume: Volume, seen: Rendering, target: Tensor, n_rays: int) ->
         "mse": (seen.pixel - target).square().sum() / (3 * n_rays),
         "background_entropy": entropy.sum() / n_rays,
         "point_color": (seen.shaded_weight.detach() * off).sum() / n_rays,
-        "distortion": _distortion(volume, seen).sum() / n_rays,
         "opacity": (1 - seen.background_weight[:, None] - opacity).square().sum() / n_rays,
     }
-
-
-def _distortion(volume: Volume, seen: Rendering) -> Tensor:
-    """D of every ray [N], see `LossWeights`: pair by pair, as it is written."""
-    ray_id, n_rays = seen.samples.ray_id, len(seen.background_weight)
-    counts = torch.bincount(ray_id, minlength=n_rays)
-    first = counts.cumsum(0) - counts
-    here = torch.repeat_interleave(torch.arange(len(ray_id), device=ray_id.device), counts[ray_id])
-    start = counts[ray_id].cumsum(0) - counts[ray_id]
-    other = torch.arange(len(here), device=ray_id.device) - start[here] + first[ray_id[here]]
-    apart = (seen.samples.t[here] - seen.samples.t[other]).abs()
-    pairs = seen.weight.new_zeros(n_rays).index_add(0, ray_id[here], seen.weight[here] * seen.weight[other] * apart)
-    alone = seen.weight.new_zeros(n_rays).index_add(0, ray_id, seen.weight.square())
-    return (pairs + volume.step_world / 3 * alone) / math.dist(volume.lo, volume.hi)
 
 
 def _add_gradients(volume: Volume, seen: Rendering, loss: Tensor, into: Gradients) -> None:
