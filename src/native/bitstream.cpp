@@ -484,6 +484,23 @@ std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_
     return encode_with(kKeptContexts, [&](Encoder &e) { code_kept(e, shape, partition, n_channels, values); });
 }
 
+std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partition, std::uint32_t width,
+                                                     std::span<const std::span<const std::int16_t>> levels) {
+    std::vector<Nodes> nodes(levels.size());
+    nodes[0] = {shape, std::vector<std::uint8_t>(partition.begin(), partition.end()), 0};
+    for (std::uint8_t &s : nodes[0].selected) nodes[0].n_nodes += s = s != kPruned;
+    for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
+    std::vector<std::vector<std::uint8_t>> streams;
+    std::vector<std::uint8_t> above;
+    for (std::size_t l = nodes.size(); l-- > 0;) {
+        const std::span<const std::int16_t> level = levels[nodes.size() - 1 - l];
+        std::vector<std::int16_t> values(level.begin(), level.end());
+        const Nodes &coarser = nodes[std::min(l + 1, nodes.size() - 1)];
+        streams.push_back(encode_with(level_contexts(width), [&](Encoder &e) { above = code_level(e, nodes[l], coarser, above, width, values); }));
+    }
+    return streams;
+}
+
 std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column) {
     std::vector<Table> values(tables.begin(), tables.end());
     return encode_with(table_contexts(tables, by_column), [&](Encoder &e) { code_tables(e, std::span(values), by_column); });

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "walks.hpp"
+#include "pyramid.hpp"
 
 namespace vqrf {
 
@@ -77,6 +77,10 @@ std::vector<std::uint8_t> encode_density(Shape shape, Bytes partition, Bytes lev
 std::vector<std::uint8_t> encode_codes(Shape shape, Bytes partition, std::uint32_t codebook_size,
                                        std::span<const std::int32_t> codes);
 std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_t n_channels, Bytes levels);
+
+// The levels [N_l,width] of a pyramid, coarsest first, a stream for each.
+std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partition, std::uint32_t width,
+                                                     std::span<const std::span<const std::int16_t>> levels);
 
 // Tables one after the other in one stream; with `by_column` each column has its own tree.
 std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column);

@@ -143,6 +143,22 @@ void bind_codec(nb::module_ &m) {
         },
         nb::arg("partition"), nb::arg("levels"));
     m.def(
+        "encode_levels",
+        [](const Lattice &partition, const std::vector<Input<std::int16_t, 2>> &levels) {
+            std::vector<std::span<const std::int16_t>> spans;
+            for (const auto &level : levels) spans.push_back(view(level));
+            const auto width = static_cast<std::uint32_t>(levels.at(0).shape(1));
+            std::vector<std::vector<std::uint8_t>> streams;
+            {
+                const nb::gil_scoped_release release;
+                streams = encode_levels(shape_of(partition), view(partition), width, spans);
+            }
+            nb::list out;
+            for (const auto &stream : streams) out.append(nb::bytes(stream.data(), stream.size()));
+            return out;
+        },
+        nb::arg("partition"), nb::arg("levels"));
+    m.def(
         "encode_tables",
         [](const std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> &items, bool by_column) {
             std::vector<Table> tables;

@@ -150,10 +150,7 @@ class CompressedField:
     shading: Shading = "mlp"
 
     def __post_init__(self) -> None:
-        shape = self.lattice.shape
-        if any(not MIN_SIDE <= side <= MAX_SIDE for side in shape) or self.lattice.n_voxels > MAX_VOXELS:
-            raise ValueError(f"lattice: expected sides of 2..4096 and at most 2^31 voxels, got {shape}")
-        _expect("partition", self.partition, np.uint8, shape)
+        check_lattice(self.lattice, self.partition)
         if self.partition.max() > KEPT:
             raise ValueError("partition: a value is none of PRUNED, CODED, KEPT")
         _expect("density", self.density.levels, np.uint8, (self.n_coded + self.n_kept,))
@@ -169,7 +166,7 @@ class CompressedField:
             raise ValueError("codes: a code is not below the codebook size")
         if fault := shading_fault(self.shading, len(self.color_mlp), n_channels):
             raise ValueError(f"color_mlp: {fault}")
-        _check_layers(self.color_mlp, n_channels)
+        check_layers(self.color_mlp, n_channels)
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
         object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
@@ -193,15 +190,21 @@ class CompressedField:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CompressedField):
             return False
-        tables = zip(_tables_of(self), _tables_of(other), strict=False)
         return (
             (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
             and (self.constants, self.metadata, self.shading) == (other.constants, other.metadata, other.shading)
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.codes, other.codes)
-            and len(self.color_mlp) == len(other.color_mlp)
-            and all(_same_table(a, b) for a, b in tables)
+            and _same_table(self.codebook, other.codebook)
+            and same_layers(self.color_mlp, other.color_mlp)
         )
+
+
+def check_lattice(lattice: Lattice, partition: Uint8) -> None:
+    """Raise ValueError unless the lattice is within the limits and the partition of its shape."""
+    if any(not MIN_SIDE <= side <= MAX_SIDE for side in lattice.shape) or lattice.n_voxels > MAX_VOXELS:
+        raise ValueError(f"lattice: expected sides of 2..4096 and at most 2^31 voxels, got {lattice.shape}")
+    _expect("partition", partition, np.uint8, lattice.shape)
 
 
 def _expect(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
@@ -217,7 +220,8 @@ def _expect_table(name: str, table: Table, ndim: int) -> None:
         raise ValueError(f"{name}: a value is not finite")
 
 
-def _check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int) -> None:
+def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int) -> None:
+    """Raise ValueError unless the layers lead from the features and the view to rgb."""
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"color_mlp: {len(layers)} layers, the limit is {MAX_LAYERS}")
     width = 0
@@ -246,8 +250,10 @@ def _same_table(a: Table, b: Table) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def _tables_of(field: CompressedField) -> list[Table]:
-    return [field.codebook, *(table for layer in field.color_mlp for table in layer)]
+def same_layers(a: tuple[tuple[Table, Table], ...], b: tuple[tuple[Table, Table], ...]) -> bool:
+    """Whether two colour MLPs hold the same tables."""
+    tables = zip((t for layer in a for t in layer), (t for layer in b for t in layer), strict=False)
+    return len(a) == len(b) and all(_same_table(x, y) for x, y in tables)
 
 
 def canonical_json(metadata: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ video coding (VVC's CABAC). Departs: young contexts learn at about 1/n before th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from vqrf.compressed import CODED, KEPT, PRUNED, Int32, Uint8
 from vqrf.kernels import Array
+from vqrf.pyramid import Int16, Nodes, build_nodes
 
 MATURE = 80
 """Bits after which a context adapts at its final speed."""
@@ -54,6 +56,16 @@ MEAN_SHIFT = 6
 AGREEMENT_CONTEXTS = 16 * 6 * 6 * 4 * 4
 COLUMN_TREE_ROWS = 256
 """From so many rows on, each column of the codebook pays for a tree of its own."""
+
+MAGNITUDE_LIMIT = 15
+"""Contexts do not tell greater coefficients of a pyramid apart."""
+NEAR_LIMITS = (1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250)
+"""Nodes around with a weighted sum of magnitudes from the i-th limit on are of class i + 1."""
+NEAR_CLASSES, BEFORE_CLASSES = len(NEAR_LIMITS) + 1, 5
+UNARY = 14
+"""A magnitude up to this is counted up; what is beyond has an Elias gamma code."""
+ZERO_CONTEXTS = NEAR_CLASSES * BEFORE_CLASSES
+CHANNEL_CONTEXTS = ZERO_CONTEXTS + NEAR_CLASSES + UNARY
 
 
 class Damaged(Exception):
@@ -397,6 +409,89 @@ def table_contexts(tables: Sequence[Array], by_column: bool) -> int:
 
 def code_contexts(codebook_size: int) -> int:
     return (1 << bits_of_code(codebook_size)) + AGREEMENT_CONTEXTS
+
+
+def _near_class(total: int) -> int:
+    return bisect_right(NEAR_LIMITS, total)
+
+
+def _code_gamma(coder: Coder, value: int) -> int:
+    """A positive number: as many zeros as its bits after the first, then the number."""
+    n_bits = 0
+    while n_bits < 16 and not coder.direct(1, int(value >> n_bits <= 1)):
+        n_bits += 1
+    return 1 << n_bits | coder.direct(n_bits, value & (1 << n_bits) - 1)
+
+
+def _code_coefficient(coder: Coder, base: int, near: int, before: int, value: int) -> int:
+    """Whether it is 0, its sign, its magnitude."""
+    magnitude = abs(value)
+    if not coder.bit(base + near * BEFORE_CLASSES + before, int(magnitude != 0)):
+        return 0
+    negative = coder.direct(1, int(value < 0))
+    counted, context = 1, base + ZERO_CONTEXTS + near
+    while counted <= UNARY and coder.bit(context, int(magnitude > counted)):
+        context = base + ZERO_CONTEXTS + NEAR_CLASSES + counted - 1
+        counted += 1
+    if counted > UNARY:
+        counted += _code_gamma(coder, max(1, magnitude - UNARY)) - 1
+    return -counted if negative else counted
+
+
+def level_contexts(width: int) -> int:
+    return NEAR_CLASSES + width * CHANNEL_CONTEXTS
+
+
+def code_level(coder: Coder, nodes: Nodes, above: list[list[int]] | None, values: Int16) -> list[list[int]]:
+    """Code the coefficients [N,width] of a pyramid's level, in place.
+
+    Args:
+      above: magnitudes of the level that it hangs on, a list for each node; None for the coarsest.
+
+    Returns:
+      the level's own magnitudes, for the next.
+    """
+    rows, width = values.tolist(), values.shape[1]
+    none = [0] * width
+    magnitudes: list[list[int]] = []
+    parents = nodes.parents.tolist()
+    for rank, ranks in enumerate(_neighbour_ranks(nodes.selected)):
+        faces = [magnitudes[ranks[i]] for i in FACES if ranks[i] >= 0]
+        edges = [magnitudes[ranks[i]] for i in EDGES if ranks[i] >= 0]
+        near = [8 * sum(column) for column in zip(*faces, strict=True)] if faces else none
+        if edges:
+            near = [n + 3 * sum(column) for n, column in zip(near, zip(*edges, strict=True), strict=True)]
+        if above is not None:
+            near = [n + sum(column) for n, column in zip(near, zip(*(above[p] for p in parents[rank]), strict=True), strict=True)]
+        rows[rank], own = _code_node(coder, near, rows[rank])
+        magnitudes.append(own)
+    values[:] = np.array(rows, np.int16).reshape(values.shape)
+    return magnitudes
+
+
+def _code_node(coder: Coder, near: list[int], row: list[int]) -> tuple[list[int], list[int]]:
+    """The coefficients of a node, and their magnitudes as contexts see them."""
+    coded = [_code_coefficient(coder, NEAR_CLASSES, _near_class(near[0]), 0, row[0])]
+    if not coder.bit(_near_class(sum(near[1:])), int(any(row[1:]))):
+        coded += [0] * (len(near) - 1)
+        return coded, [min(abs(coded[0]), MAGNITUDE_LIMIT), *coded[1:]]
+    own = [min(abs(coded[0]), MAGNITUDE_LIMIT)]
+    for c in range(1, len(near)):
+        before = min(2, own[c - 1]) + (min(2, own[c - 2]) if c > 1 else 0)
+        coded.append(_code_coefficient(coder, NEAR_CLASSES + c * CHANNEL_CONTEXTS, _near_class(near[c]), before, row[c]))
+        own.append(min(abs(coded[c]), MAGNITUDE_LIMIT))
+    return coded, own
+
+
+def encode_levels(partition: Uint8, levels: Sequence[Int16]) -> list[bytes]:
+    """The coded bytes of a pyramid's levels [N_l,width], coarsest first."""
+    above: list[list[int]] | None = None
+    streams = []
+    for nodes, values in zip(build_nodes(partition != PRUNED, len(levels) - 1)[::-1], levels, strict=True):
+        encoder = Encoder(level_contexts(values.shape[1]))
+        above = code_level(encoder, nodes, above, values.copy())
+        streams.append(encoder.finish())
+    return streams
 
 
 def encode_partition(partition: Uint8) -> bytes:

@@ -126,3 +126,19 @@ def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tu
 
 def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: Array) -> None:
     _native.tie_gradients(gradient, rows, touched, table_gradient)
+
+
+def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
+    _native.raise_level(fine, coarse, parents)
+
+
+def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
+    _native.lower_gradient(fine, coarse, parents)
+
+
+def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
+    _native.round_to_steps(values, steps, dead_zone, rounded)
+
+
+def add_rate_gradient(values: Array, steps: Array, weight: float, gradient: Array) -> None:
+    _native.add_rate_gradient(values, steps, weight, gradient)

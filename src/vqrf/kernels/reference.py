@@ -452,3 +452,60 @@ def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: 
     voxel = torch.nonzero((tensor_of(touched) != 0) & (row >= 0)).squeeze(1)
     into.index_add_(0, row[voxel], from_voxel[voxel])
     from_voxel[voxel] = 0
+
+
+@torch.no_grad()
+def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
+    """Add to each node of a pyramid's level the mean of its eight parents, in place: trilinear upsampling.
+
+    Args:
+      fine: [N,C], added to.
+      coarse: [M,C], the next coarser level.
+      parents: [N,8] int32, rows of `coarse`, repeated where a node lies on a coarse plane (see `vqrf.pyramid`).
+    """
+    writable(fine, "fine").add_(tensor_of(coarse)[tensor_of(parents).long()].mean(1))
+
+
+@torch.no_grad()
+def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
+    """The derivative of `raise_level`: add to each parent an eighth of each child's gradient, in place.
+
+    Args:
+      fine: [N,C] gradient.
+      coarse: [M,C] gradient, added to.
+      parents: [N,8] int32.
+    """
+    share = tensor_of(fine)[:, None].expand(-1, 8, -1).flatten(0, 1) / 8
+    writable(coarse, "coarse").index_add_(0, tensor_of(parents).long().flatten(), share)
+
+
+@torch.no_grad()
+def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
+    """Whole steps nearest to the values, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
+
+        rounded = sign(x) * step * floor(|x| / step + 1/2 - dead_zone)
+
+    Args:
+      values: [N,C] x.
+      steps: [C], > 0.
+      dead_zone: 0..0.5.
+      rounded: [N,C], written.
+    """
+    x, step = tensor_of(values), tensor_of(steps)
+    writable(rounded, "rounded").copy_(torch.copysign((x.abs() / step + (0.5 - dead_zone)).floor() * step, x))
+
+
+@torch.no_grad()
+def add_rate_gradient(values: Array, steps: Array, weight: float, gradient: Array) -> None:
+    """Add the gradient of `weight * sum log(1 + |x| / step)` in place: what a coefficient's code length grows like.
+
+    Args:
+      values: [N,C] x; nothing is added where it is 0.
+      steps: [C], > 0.
+      weight: >= 0.
+      gradient: [N,C], added to.
+
+    Source: the logarithm as a sparse prior is Candes, Wakin and Boyd's (2008, reweighted l1).
+    """
+    x = tensor_of(values)
+    writable(gradient, "gradient").add_(weight * x.sign() / (tensor_of(steps) + x.abs()))

@@ -1,0 +1,135 @@
+// How a level of a pyramid is coded, and which nodes it has: FORMAT.md sections 4 and 6. Twins: vqrf/pyramid.py, vqrf/entropy.py.
+#pragma once
+
+#include "walks.hpp"
+
+namespace vqrf {
+
+inline constexpr int kMaxLevels = 8;  // above the lattice's own
+inline constexpr int kParents = 8;
+
+// A level's nodes: where they are, and how many.
+struct Nodes {
+    Shape shape;
+    std::vector<std::uint8_t> selected;  // one for each place, 1 where there is a node
+    std::uint64_t n_nodes = 0;
+};
+
+inline Shape coarser_shape(Shape s) { return {s.x / 2 + 1, s.y / 2 + 1, s.z / 2 + 1}; }
+
+// Visit the nodes in raster order: visit(x, y, z).
+template <class Visit>
+void for_each_node(const Nodes &nodes, Visit visit) {
+    const std::uint8_t *selected = nodes.selected.data();
+    for (std::uint32_t x = 0; x < nodes.shape.x; ++x)
+        for (std::uint32_t y = 0; y < nodes.shape.y; ++y)
+            for (std::uint32_t z = 0; z < nodes.shape.z; ++z)
+                if (*selected++) visit(x, y, z);
+}
+
+// Where node (x, y, z) of a level hangs: parent k is at floor or ceil of half of x, y, z by the bits 4, 2, 1 of k.
+inline std::size_t parent_at(Shape coarser, int k, std::uint32_t x, std::uint32_t y, std::uint32_t z) {
+    const auto half = [k](std::uint32_t i, int bit) { return (i + (k & bit ? 1 : 0)) / 2; };
+    return (std::size_t{half(x, 4)} * coarser.y + half(y, 2)) * coarser.z + half(z, 1);
+}
+
+// The level that `finer` hangs on.
+inline Nodes coarser_nodes(const Nodes &finer) {
+    Nodes nodes{coarser_shape(finer.shape), {}, 0};
+    nodes.selected.assign(nodes.shape.n_voxels(), 0);
+    for_each_node(finer, [&](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
+        for (int k = 0; k < kParents; ++k) nodes.selected[parent_at(nodes.shape, k, x, y, z)] = 1;
+    });
+    for (const std::uint8_t s : nodes.selected) nodes.n_nodes += s;
+    return nodes;
+}
+
+inline constexpr int kMagnitudeLimit = 15;  // contexts do not tell greater coefficients apart
+inline constexpr int kNearClasses = 14, kBeforeClasses = 5;
+inline constexpr int kUnary = 14;  // a magnitude up to this is counted up, what is beyond it has an Elias gamma code
+
+inline int near_class(int sum) {
+    constexpr std::array<int, kNearClasses - 1> limits{1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250};
+    int found = 0;
+    for (const int limit : limits) found += sum >= limit;
+    return found;
+}
+
+// Contexts of one channel: its zeros, its ones, then the counting up to kUnary.
+inline constexpr std::size_t kZeroContexts = std::size_t{kNearClasses} * kBeforeClasses;
+inline constexpr std::size_t kChannelContexts = kZeroContexts + kNearClasses + std::size_t{kUnary};
+inline std::size_t level_contexts(std::uint32_t width) { return kNearClasses + width * kChannelContexts; }
+
+// A positive number, without a model: as many zeros as its bits after the first, then the number.
+template <class Coder>
+std::uint32_t code_gamma(Coder &coder, std::uint32_t value) {
+    int n_bits = 0;
+    while (n_bits < 16 && !coder.direct(1, value >> n_bits <= 1)) ++n_bits;
+    return 1u << n_bits | coder.direct(n_bits, value & ((1u << n_bits) - 1));
+}
+
+// A coefficient: whether it is 0, its sign, its magnitude.
+template <class Coder>
+std::int32_t code_coefficient(Coder &coder, std::size_t base, int near, int before, std::int32_t value) {
+    const std::int32_t magnitude = std::abs(value);
+    if (!coder.bit(base + static_cast<std::size_t>(near * kBeforeClasses + before), magnitude != 0)) return 0;
+    const bool negative = coder.direct(1, value < 0) != 0;
+    std::int32_t counted = 1;
+    std::size_t context = base + kZeroContexts + static_cast<std::size_t>(near);
+    while (counted <= kUnary && coder.bit(context, magnitude > counted)) {
+        context = base + kZeroContexts + kNearClasses + static_cast<std::size_t>(counted - 1);
+        ++counted;
+    }
+    if (counted > kUnary) counted += static_cast<std::int32_t>(code_gamma(coder, static_cast<std::uint32_t>(std::max(1, magnitude - kUnary)))) - 1;
+    return negative ? -counted : counted;
+}
+
+// Code the coefficients [N,width] of a level. `above` are the magnitudes [M+1,width] of the level that it hangs on, which is
+// `coarser`, empty for none. Gives the level's own magnitudes [N+1,width], the last row of zeros, for the next.
+template <class Coder>
+std::vector<std::uint8_t> code_level(Coder &coder, const Nodes &nodes, const Nodes &coarser, const std::vector<std::uint8_t> &above,
+                                     std::uint32_t width, std::span<std::int16_t> values) {
+    std::vector<std::uint8_t> magnitudes((nodes.n_nodes + 1) * width, 0);
+    const std::uint8_t *none = &magnitudes[nodes.n_nodes * width];
+    std::vector<std::int32_t> numbers(above.empty() ? 0 : coarser.shape.n_voxels());
+    for (std::size_t i = 0, n = 0; i < numbers.size(); ++i) numbers[i] = coarser.selected[i] ? static_cast<std::int32_t>(n++) : -1;
+    Planes<std::int32_t> ranks(nodes.shape.y, nodes.shape.z, -1);
+    std::vector<int> near(width);
+    std::int32_t rank = 0;
+    std::uint32_t plane = 0;
+    for_each_node(nodes, [&](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
+        if (coder.failed()) return;
+        for (; plane < x; ++plane) ranks.next_plane();
+        const std::size_t at = ranks.at(y, z);
+        const auto around = ranks.neighbours(at);
+        const auto row = [&](std::int32_t r) { return r < 0 ? none : &magnitudes[static_cast<std::size_t>(r) * width]; };
+        std::fill(near.begin(), near.end(), 0);
+        for (const int i : kFaces)
+            for (std::uint32_t c = 0; c < width; ++c) near[c] += 8 * row(around[i])[c];
+        for (const int i : kEdges)
+            for (std::uint32_t c = 0; c < width; ++c) near[c] += 3 * row(around[i])[c];
+        if (!above.empty())
+            for (int k = 0; k < kParents; ++k) {
+                const std::uint8_t *parent = &above[static_cast<std::size_t>(numbers[parent_at(coarser.shape, k, x, y, z)]) * width];
+                for (std::uint32_t c = 0; c < width; ++c) near[c] += parent[c];
+            }
+        std::int16_t *value = &values[static_cast<std::size_t>(rank) * width];
+        std::uint8_t *magnitude = &magnitudes[static_cast<std::size_t>(rank) * width];
+        const auto code = [&](std::uint32_t c, int before) {
+            const std::int32_t coded = code_coefficient(coder, kNearClasses + c * kChannelContexts, near_class(near[c]), before, value[c]);
+            value[c] = static_cast<std::int16_t>(coded);
+            magnitude[c] = static_cast<std::uint8_t>(std::min(std::abs(coded), kMagnitudeLimit));
+        };
+        code(0, 0);
+        int sum = 0;
+        bool any = false;
+        for (std::uint32_t c = 1; c < width; ++c) sum += near[c], any = any || value[c] != 0;
+        any = coder.bit(static_cast<std::size_t>(near_class(sum)), any);
+        for (std::uint32_t c = 1; any && c < width; ++c)
+            code(c, std::min<int>(2, magnitude[c - 1]) + (c > 1 ? std::min<int>(2, magnitude[c - 2]) : 0));
+        ranks[at] = rank++;
+    });
+    return magnitudes;
+}
+
+}  // namespace vqrf

@@ -1,0 +1,187 @@
+"""A compressed field as a sparse pyramid: what the default preset writes. NumPy only.
+
+    level 0      the voxels of the lattice that are not PRUNED
+    level l + 1  every second node along each axis of those that level l hangs on, and the ones beside them
+    parents      node (i,j,k) of level l hangs on the eight nodes (floor or ceil of i/2, of j/2, of k/2) of level l + 1
+    value        V_L = Q_L,  V_l = Q_l + mean of the parents' V_(l+1);  density and latents are V_0
+
+with Q_l the node's whole numbers times the steps of their channels. The mean of the parents is trilinear interpolation, so
+that a smooth stretch of surface is said once, coarsely, and only what differs from it is said again. Cutting the finer
+levels off leaves a smoother scene. FORMAT.md section 4 specifies it.
+
+Source: the Laplacian pyramid (Burt and Adelson 1983) on the nodes that an octree would have.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.compressed import (
+    CODED,
+    MAX_CHANNELS,
+    PRUNED,
+    Constants,
+    Int32,
+    Table,
+    Uint8,
+    canonical_json,
+    check_lattice,
+    check_layers,
+    same_layers,
+)
+from vqrf.geometry import Float32, Lattice
+from vqrf.kernels import Shading, shading_fault
+
+Int16 = NDArray[np.int16]
+
+MAX_LEVELS = 8
+"""Levels above the lattice's own: 2^8 is a side of 4096 brought to 16."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """One level of a pyramid.
+
+    Attributes:
+      selected: [x,y,z] bool, where there is a node; nodes are numbered in raster order.
+      parents: [N,8] int32, the numbers of each node's parents in the next coarser level; empty [N,0] in the coarsest.
+    """
+
+    selected: NDArray[np.bool_]
+    parents: Int32
+
+    @property
+    def n_nodes(self) -> int:
+        return len(self.parents)
+
+
+def coarser_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the level above: node i hangs on floor(i/2) and ceil(i/2).
+
+    >>> coarser_shape((2, 5, 6))
+    (2, 3, 4)
+    """
+    return tuple(side // 2 + 1 for side in shape)
+
+
+def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
+    """The levels over the occupied voxels [X,Y,Z], finest first: `n_levels` + 1 of them."""
+    levels, selected = [], occupied
+    for _ in range(n_levels):
+        places = np.argwhere(selected)
+        halves = np.stack([places // 2, (places + 1) // 2])
+        corners = [halves[(k >> 2, k >> 1 & 1, k & 1), :, (0, 1, 2)] for k in range(8)]  # [3,N] each
+        coarser = np.zeros(coarser_shape(selected.shape), bool)
+        for corner in corners:
+            coarser[tuple(corner)] = True
+        numbers = np.zeros(coarser.shape, np.int32)
+        numbers[coarser] = np.arange(np.count_nonzero(coarser))
+        levels.append(Nodes(selected, np.stack([numbers[tuple(corner)] for corner in corners], -1)))
+        selected = coarser
+    return [*levels, Nodes(selected, np.zeros((np.count_nonzero(selected), 0), np.int32))]
+
+
+@dataclass(frozen=True, eq=False)
+class PyramidField:
+    """A compressed field whose voxels are a pyramid of whole numbers. What `encode` writes and `expand` makes a field of.
+
+    Args:
+      lattice: each side 2..4096, at most 2^31 voxels.
+      partition: [X,Y,Z] uint8 of PRUNED and CODED.
+      coefficients: int16 [N_l, 1 + Z] for each level, coarsest first; density is column 0, then come the latents; nodes are
+        those of `build_nodes`. No value is -32768.
+      steps: [1 + Z] float32, finite and positive.
+      basis: [Z,C] float32, features = latents @ basis; None where the latents are the features.
+      color_mlp, constants, metadata, shading: as in `vqrf.compressed.CompressedField`.
+
+    Raises:
+      ValueError: a shape, a dtype or a value is not as said.
+    """
+
+    lattice: Lattice
+    partition: Uint8
+    coefficients: tuple[Int16, ...]
+    steps: Float32
+    basis: Float32 | None
+    color_mlp: tuple[tuple[Table, Table], ...]
+    constants: Constants
+    metadata: dict[str, Any]
+    shading: Shading = "mlp"
+
+    def __post_init__(self) -> None:
+        check_lattice(self.lattice, self.partition)
+        if self.partition.max() > CODED:
+            raise ValueError("partition: a value is none of PRUNED, CODED")
+        if not 1 <= len(self.coefficients) <= MAX_LEVELS + 1:
+            raise ValueError(f"coefficients: expected 1..9 levels, got {len(self.coefficients)}")
+        if self.steps.dtype != np.float32 or self.steps.ndim != 1 or not 2 <= len(self.steps) <= MAX_CHANNELS + 1:
+            raise ValueError(f"steps: expected float32 [2..65], got {self.steps.dtype} {list(self.steps.shape)}")
+        if not (np.isfinite(self.steps).all() and (self.steps > 0).all()):
+            raise ValueError("steps: expected finite positive values")
+        self._check_basis()
+        for nodes, level in zip(self.nodes()[::-1], self.coefficients, strict=True):
+            expected = (nodes.n_nodes, len(self.steps))
+            if level.dtype != np.int16 or level.shape != expected:
+                raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
+            if level.size and level.min() == -32768:
+                raise ValueError("coefficients: -32768 has no code")
+        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels):
+            raise ValueError(f"color_mlp: {fault}")
+        check_layers(self.color_mlp, self.n_channels)
+        object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
+        object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
+
+    def _check_basis(self) -> None:
+        if self.basis is None:
+            return
+        n_latents = len(self.steps) - 1
+        if self.basis.dtype != np.float32 or self.basis.ndim != 2 or len(self.basis) != n_latents:
+            raise ValueError(f"basis: expected float32 [{n_latents},C], got {self.basis.dtype} {list(self.basis.shape)}")
+        if not 1 <= self.basis.shape[1] <= MAX_CHANNELS or not np.isfinite(self.basis).all():
+            raise ValueError("basis: expected 1..64 columns of finite values")
+
+    @property
+    def n_channels(self) -> int:
+        return len(self.steps) - 1 if self.basis is None else int(self.basis.shape[1])
+
+    @property
+    def n_levels(self) -> int:
+        """Levels above the lattice's own."""
+        return len(self.coefficients) - 1
+
+    @property
+    def n_coded(self) -> int:
+        return int(np.count_nonzero(self.partition != PRUNED))
+
+    def nodes(self) -> list[Nodes]:
+        """The levels, finest first."""
+        return build_nodes(self.partition != PRUNED, self.n_levels)
+
+    def voxel_values(self) -> tuple[Float32, Float32]:
+        """Density [N] and features [N,C] of the voxels that are not PRUNED, in raster order."""
+        nodes = self.nodes()
+        values = self.steps * self.coefficients[0].astype(np.float32)
+        for finer, level in zip(nodes[-2::-1], self.coefficients[1:], strict=True):
+            above = sum(values[finer.parents[:, k]] for k in range(8))
+            values = self.steps * level.astype(np.float32) + np.float32(0.125) * above
+        latents = values[:, 1:]
+        return values[:, 0], latents if self.basis is None else latents @ self.basis
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PyramidField) or (self.basis is None) != (other.basis is None):
+            return False
+        return (
+            (self.lattice, self.constants, self.metadata, self.shading)
+            == (other.lattice, other.constants, other.metadata, other.shading)
+            and np.array_equal(self.partition, other.partition)
+            and np.array_equal(self.steps, other.steps)
+            and (self.basis is None or np.array_equal(self.basis, other.basis))
+            and len(self.coefficients) == len(other.coefficients)
+            and all(np.array_equal(a, b) for a, b in zip(self.coefficients, other.coefficients, strict=True))
+            and same_layers(self.color_mlp, other.color_mlp)
+        )

@@ -1,0 +1,355 @@
+"""The default preset: a sparse pyramid, tuned for the photos and for its own bytes together.
+
+    loss     the photometric loss + bit_price * bits,   bits = sum log2(1 + |x| / step) over all coefficients
+    latents  features turned and scaled by what they do to a colour, so that one step is worth the same in each of them
+    pyramid  see `vqrf.pyramid`; every coefficient is seen through its rounding from the first step on (straight through)
+
+The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
+contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on it: the
+only dial between a small file and a good one.
+
+Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
+rounding (arXiv 1308.3432); importance and pruning as in VQRF (arXiv 2211.16386), sec. 3.2. Departs from VQRF: no codebook, no voxels kept exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqrf.compress import EMPTY_MARGIN, Quantizer, Tuning, carrying, measure_importance
+from vqrf.compressed import CODED, PRUNED, Constants, Table
+from vqrf.field import RadianceField, density_of_alpha
+from vqrf.kernels import Gradients, LossWeights, select
+from vqrf.kernels.equation import colorize
+from vqrf.pyramid import PyramidField, build_nodes
+from vqrf.rays import RayPool
+from vqrf.scene import Scene
+from vqrf.storage import Checkpoint
+from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Moments, Report, torch_threads
+
+DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
+"""Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
+
+SENSITIVITY_DRAWS = 20000
+FLATTEST = 1e-4
+"""A direction of feature space that colour hardly depends on counts as if it had this share of the strongest one's effect."""
+
+WEIGHT_LEVELS = 127
+"""Half the levels of a quantised weight of the colour MLP."""
+WEIGHT_ROOM = 1.25
+"""Weights may grow by so much while they are tuned, before they are clipped."""
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """The dials of the default preset.
+
+    Attributes:
+      bit_price: mean squared error (of colours in 0..1) that one bit may cost.
+      prune: share of the total importance that the voxels which are not pruned carry, 0..1.
+      n_levels: of the pyramid, above the lattice's own, 0..8.
+      density_step: of raw density.
+      feature_step: of a latent, as the rms change of a colour.
+      dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
+      steps: of tuning, each of `rays_per_step` rays.
+      rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
+    """
+
+    bit_price: float = 6e-10
+    prune: float = 0.999
+    n_levels: int = 4
+    density_step: float = 1.0
+    feature_step: float = 0.05
+    dead_zone: float = 0.15
+    steps: int = 8000
+    rays_per_step: int = 8192
+    rate_density: float = 0.15
+    rate_features: float = 0.1
+    rate_mlp: float = 1e-3
+    rate_end: float = 0.05
+    losses: LossWeights = FINE_LOSSES
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prune <= 1:
+            raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
+        if not self.bit_price >= 0:
+            raise ValueError(f"bit_price: expected 0 or more, got {self.bit_price}")
+        if self.steps < 0:
+            raise ValueError(f"steps: expected 0 or more, got {self.steps}")
+
+
+def latent_basis(
+    field: RadianceField, features: Tensor, importance: NDArray[np.float64], step: float, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A [C,C] and its inverse: latents = features @ A, in which one unit changes a colour by `step` rms in every direction.
+
+    With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G) turned into
+    the principal axes of the features and divided by `step`; the first latent varies most.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.from_numpy(importance / importance.sum())
+    chosen = torch.multinomial(share, SENSITIVITY_DRAWS, replacement=True, generator=generator)
+    x = features[chosen].clone().requires_grad_(True)
+    directions = torch.nn.functional.normalize(torch.randn(len(chosen), 3, generator=generator), dim=1)
+    layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
+    color = colorize(replace(field.volume(), layers=layers), x, directions)
+    slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
+    effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(chosen)))
+    root = effect.clamp(min=float(effect.max()) * FLATTEST).sqrt()
+    whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T
+    white = features.double() @ whiten
+    centred = white - share @ white
+    turn = torch.linalg.eigh((centred * share[:, None]).T @ centred)[1].flip(1)
+    return (whiten @ turn / step).numpy(), (turn.T @ undo * step).numpy()
+
+
+@dataclass
+class _Channels:
+    """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first."""
+
+    levels: list[Moments]
+    steps: Tensor
+    rate: float
+
+    def show(self, kernels: object, parents: list[Tensor], dead_zone: float) -> Tensor:
+        """[N,C] at the voxels, every coefficient rounded."""
+        above: Tensor | None = None
+        for number, moments in reversed(list(enumerate(self.levels))):
+            rounded = torch.empty_like(moments.values)
+            kernels.round_to_steps(moments.values, self.steps, dead_zone, rounded)  # type: ignore[attr-defined]
+            if above is not None:
+                kernels.raise_level(rounded, above, parents[number])  # type: ignore[attr-defined]
+            above = rounded
+        assert above is not None
+        return above
+
+    def lower(self, kernels: object, parents: list[Tensor]) -> None:
+        """Carry the gradient of the finest level up to all others."""
+        for number in range(len(self.levels) - 1):
+            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, parents[number])  # type: ignore[attr-defined]
+
+    def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
+        """The levels as whole numbers, coarsest first."""
+        return [
+            torch.copysign((m.values.abs() / self.steps + (0.5 - dead_zone)).floor(), m.values)
+            .clamp(-32767, 32767)
+            .to(torch.int16)
+            .cpu()
+            .numpy()
+            for m in reversed(self.levels)
+        ]
+
+
+def _analyse(values: Tensor, parents: list[Tensor], sizes: list[int], kernels: object) -> list[Moments]:
+    """Coefficients that give these values [N,C]: a coarse node starts as the mean of what hangs on it."""
+    levels = [values]
+    for above, size in zip(parents, sizes[1:], strict=True):
+        sums, counts = (torch.zeros(size, values.shape[1], device=values.device) for _ in range(2))
+        kernels.lower_gradient(levels[-1], sums, above)  # type: ignore[attr-defined]
+        kernels.lower_gradient(torch.ones_like(levels[-1]), counts, above)  # type: ignore[attr-defined]
+        levels.append(sums / counts)
+    for number, above in enumerate(parents):
+        expected = torch.zeros_like(levels[number])
+        kernels.raise_level(expected, levels[number + 1], above)  # type: ignore[attr-defined]
+        levels[number] = levels[number] - expected
+    return [Moments.of(level) for level in levels]
+
+
+class PyramidModel:
+    """A pyramid under joint tuning; a `train.Model`.
+
+    `volume` always shows what the decoder will show. Gradients pass straight through the rounding.
+    """
+
+    def __init__(
+        self,
+        field: RadianceField,
+        importance: NDArray[np.float64],
+        config: RateConfig,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.field, self.config, self.device = field, config, device
+        self.kernels = select(device)
+        self.losses = config.losses
+        occupied = carrying(importance, config.prune)
+        if not occupied.any():  # a field that no ray meets is still a field
+            occupied[0, 0, 0] = True
+        self.partition = np.where(occupied, CODED, PRUNED).astype(np.uint8)
+        nodes = build_nodes(occupied, config.n_levels)
+        self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
+        sizes = [level.n_nodes for level in nodes]
+        self.floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
+        self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
+        with torch_threads(1):  # with more, the last bits of its products would depend on how many
+            self._start(occupied, importance[occupied], sizes, seed)
+        self.voxels = torch.from_numpy(np.flatnonzero(occupied)).to(device)
+        rows = np.full(occupied.shape, -1, np.int32)
+        rows[occupied] = np.arange(sizes[0])
+        self.rows = torch.from_numpy(rows).to(device)
+        self.shown_density = torch.full(occupied.shape, self.empty, device=device)
+        self.touched = torch.zeros(occupied.shape, dtype=torch.uint8, device=device)
+        self.gradients = Gradients(
+            torch.zeros(occupied.shape, device=device),
+            torch.zeros(*occupied.shape, field.n_channels, device=device),
+            self._layers("gradient"),
+            self.touched,
+        )
+        self.base = field.volume()
+        self._show(find_cells=True)
+
+    def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], sizes: list[int], seed: int) -> None:
+        """Density, latents and MLP as the field has them."""
+        field, config = self.field, self.config
+        features = torch.from_numpy(field.features[occupied])
+        weights = importance if importance.sum() > 0 else np.ones(len(importance))
+        to_latents, from_latents = latent_basis(field, features, weights, config.feature_step, seed)
+        layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
+        self.basis: Tensor | None = None
+        if layers:  # the first layer takes the latents as they are
+            first = layers[0][:, : field.n_channels]
+            first.copy_(first.double() @ torch.from_numpy(from_latents).T)
+        else:
+            self.basis = torch.from_numpy(from_latents.astype(np.float32)).to(self.device)
+        self.mlp = [Moments.of(array.to(self.device)) for array in layers]
+        self.weight_quantizers = [_weight_quantizer(moments.values) for moments in self.mlp]
+        latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
+        density = torch.from_numpy(field.density[occupied][:, None])
+        density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
+        one = torch.ones(1, device=self.device)
+        self.density = _Channels(
+            _analyse(density, self.parents, sizes, self.kernels), one * config.density_step, config.rate_density
+        )
+        self.latents = _Channels(
+            _analyse(latents, self.parents, sizes, self.kernels), one.repeat(latents.shape[1]), config.rate_features
+        )
+
+    def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
+        arrays = [getattr(moments, attribute) for moments in self.mlp]
+        if attribute == "values":
+            arrays = [quantizer(array) for quantizer, array in zip(self.weight_quantizers, arrays, strict=True)]
+        return tuple(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def _show(self, *, find_cells: bool) -> None:
+        """Bring `volume` to what the parameters decode to."""
+        dead_zone = self.config.dead_zone
+        density = self.density.show(self.kernels, self.parents, dead_zone)
+        self.shown_density.view(-1)[self.voxels] = density[:, 0]
+        latents = self.latents.show(self.kernels, self.parents, dead_zone)
+        if find_cells:
+            self._cells = self.kernels.find_cells(self.shown_density, self.floor, None)
+            self._skip = self.kernels.measure_skip(self._cells)
+        self.volume = replace(
+            self.base,
+            density=self.shown_density,
+            features=latents if self.basis is None else latents @ self.basis,
+            rows=self.rows,
+            layers=self._layers("values"),
+            cells=self._cells,
+            skip=self._skip,
+        )
+
+    def prepare(self, step: int) -> bool:
+        self._show(find_cells=step % REFRESH_STEPS == 0)
+        return step == 0
+
+    def update(self, step: int) -> None:
+        self._take_gradients()
+        decay = self.config.rate_end ** (step / max(self.config.steps, 1))
+        weight = self.config.bit_price / math.log(2)
+        for channels in (self.density, self.latents):
+            channels.lower(self.kernels, self.parents)
+            for moments in channels.levels:
+                self.kernels.add_rate_gradient(moments.values, channels.steps, weight, moments.gradient)
+                moments.update(self.kernels, None, channels.rate * decay, step + 1)
+        for moments in self.mlp:
+            moments.update(self.kernels, None, self.config.rate_mlp * decay, step + 1)
+        self.touched.zero_()
+
+    def _take_gradients(self) -> None:
+        """Move what the volume got to the finest levels."""
+        density = self.gradients.density.view(-1)
+        self.density.levels[0].gradient[:, 0] = density[self.voxels]
+        density[self.voxels] = 0
+        features = self.gradients.features.view(-1, self.field.n_channels)
+        to = self.latents.levels[0].gradient
+        if self.basis is None:
+            self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), to)
+        else:
+            of_features = torch.zeros(len(to), self.field.n_channels, device=self.device)
+            self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), of_features)
+            torch.mm(of_features, self.basis.T, out=to)
+
+    def _named(self) -> list[tuple[str, Moments]]:
+        return [
+            *((f"density{i}", moments) for i, moments in enumerate(self.density.levels)),
+            *((f"latents{i}", moments) for i, moments in enumerate(self.latents.levels)),
+            *((f"mlp{i}", moments) for i, moments in enumerate(self.mlp)),
+        ]
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        for name, moments in self._named():
+            for part in Moments.KEPT_PARTS:
+                getattr(moments, part).copy_(state[f"{name}.{part}"])
+        self._show(find_cells=True)
+
+    def pack(self) -> PyramidField:
+        """What the parameters decode to: `expand` of it is `volume`."""
+        field, dead_zone = self.field, self.config.dead_zone
+        pairs = zip(self.density.whole(dead_zone), self.latents.whole(dead_zone), strict=True)
+        tables: list[Table] = [q.pack(m.values) for q, m in zip(self.weight_quantizers, self.mlp, strict=True)]
+        return PyramidField(
+            lattice=field.lattice,
+            partition=self.partition,
+            coefficients=tuple(np.concatenate(pair, 1) for pair in pairs),
+            steps=torch.cat([self.density.steps, self.latents.steps]).cpu().numpy(),
+            basis=None if self.basis is None else self.basis.cpu().numpy(),
+            color_mlp=tuple(zip(tables[::2], tables[1::2], strict=True)),
+            constants=Constants(
+                empty_density=self.empty,
+                density_bias=field.density_bias,
+                interval=field.interval,
+                step_world=field.step_world,
+                near=field.near,
+                alpha_threshold=field.alpha_threshold,
+                background=field.background,
+            ),
+            metadata={},
+            shading=field.shading,
+        )
+
+
+def _weight_quantizer(values: Tensor) -> Quantizer:
+    """255 levels about zero that reach a little beyond the greatest weight."""
+    scale = float(np.float32(max(float(values.abs().max()), 1e-6) * WEIGHT_ROOM / WEIGHT_LEVELS))
+    return Quantizer(scale, float(np.float32(-scale * (WEIGHT_LEVELS + 1))))
+
+
+def compress_pyramid(
+    field: RadianceField,
+    scene: Scene,
+    config: RateConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> PyramidField:
+    """Compress a field with the training views of its scene into a pyramid; arguments as of `vqrf.compress.compress`.
+
+    Deterministic on the CPU with a given seed, whatever the number of threads.
+    """
+    tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
+    model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
+    tuning.run("tune", model, config.steps, checkpoint)
+    return model.pack()
