@@ -169,7 +169,7 @@ class Compress:
     """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on, or on what it looks like."""
 
     field: tyro.conf.Positional[Path]
-    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO or official VQRF."""
+    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
     out: Path
     """The .vqrf file to write."""
     data: Path | None = None
@@ -229,7 +229,7 @@ class Eval:
     """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
     data: Path
     """Dataset folder."""
     split: Literal["train", "test"] = "test"
@@ -258,7 +258,7 @@ class Info:
     """Say what is in a .vqrf file or a run folder."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
@@ -584,6 +584,7 @@ def facts_of(path: Path) -> dict[str, Any]:
             "shape": list(field.lattice.shape),
             "channels": field.n_channels,
             "shading": field.shading,
+            "activation": field.activation,
             "grid_bytes": field.grid_bytes,
             **notes,
         }
@@ -600,6 +601,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "voxels_pruned_coded_kept": counts,
         "codewords": small.n_codewords,
         "shading": small.shading,
+        "activation": small.activation,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
     }
