@@ -162,7 +162,7 @@ def arrays_of(field: CompressedField) -> dict[str, NDArray[Any]]:
         "partition": field.partition,
         "codes": field.codes,
         "shading": np.array([bitstream.SHADINGS.index(field.shading)], np.uint16),
-        "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint32),
+        "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint16),
     }
     tables: dict[str, Table] = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
     for i, (weight, bias) in enumerate(field.color_mlp):
