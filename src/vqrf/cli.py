@@ -98,6 +98,8 @@ class Train:
     """Run folder to write."""
     preset: Literal["demo", "quick", "standard", "large"] = "standard"
     """Size of the images and the grid: 200/112^3, 400/128^3, 800/160^3, 800/256^3."""
+    base: Literal["dvgo", "plenoxels"] = "dvgo"
+    """Kind of field. plenoxels: harmonics and no network; quick is 400/128^3, standard 800/256^3, and there are no others."""
     downscale: int = 0
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: Background = "white"
@@ -107,10 +109,11 @@ class Train:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        scene, downscale = load_sized(self.data, self.preset, self.downscale, self.background)
+        preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
+        scene, downscale = load_sized(self.data, preset, self.downscale, self.background)
         images = {"downscale": downscale, "background": self.background}
         with showing(scene.name) if self.view else nullcontext() as watch:
-            train_into(self.out, scene, self.preset, images, self.common, watch)
+            train_into(self.out, scene, preset, images, self.common, watch)
 
 
 @dataclass(frozen=True)
@@ -331,8 +334,8 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     """The training views at the preset's size, and by how much they were averaged down."""
     from vqrf.train import PRESETS
 
-    if downscale < 0:
-        raise UsageError(f"--downscale: expected 0 or more, got {downscale}")
+    if downscale < 0 or preset not in PRESETS:
+        raise UsageError(f"expected --downscale 0 or more and one of the presets {', '.join(PRESETS)}, got {downscale}, {preset}")
     scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
     width = scene.train[0].camera.width
     if downscale == 0 and width > PRESETS[preset].image_side:
