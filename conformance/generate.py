@@ -21,7 +21,7 @@ from vqrf import bitstream, entropy
 from vqrf.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
 from vqrf.compressed import CODED, KEPT, PRUNED
 from vqrf.geometry import Lattice
-from vqrf.kernels import Shading
+from vqrf.kernels import Activation, Shading
 
 HERE = Path(__file__).parent
 CONSTANTS = Constants(-3.25, -8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))
@@ -65,6 +65,7 @@ def make_field(
     partition: NDArray[np.uint8] | None = None,
     widths: list[int] | None = None,
     shading: Shading = "mlp",
+    activation: Activation = "softplus",
 ) -> CompressedField:
     """A field with the statistics of a trained one: a shell with smooth, noisy density and features.
 
@@ -99,6 +100,7 @@ def make_field(
         constants=CONSTANTS,
         metadata={"generator": "vqrf conformance", "seed": seed},
         shading=shading,
+        activation=activation,
     )
 
 
@@ -143,6 +145,9 @@ def valid_fields() -> dict[str, CompressedField]:
         "widest_codebook": replace(wide, codebook=book, codes=rows),
         "harmonics1": make_field(9, (6, 9, 7), n_codewords=16, widths=[], shading="sh"),
         "harmonics2": make_field(10, (7, 5, 6), n_channels=27, n_codewords=9, widths=[], shading="sh"),
+        "plenoxels": make_field(
+            11, (6, 8, 7), n_channels=27, n_codewords=12, widths=[], shading="sh_relu", activation="relu"
+        ),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 
@@ -157,6 +162,7 @@ def arrays_of(field: CompressedField) -> dict[str, NDArray[Any]]:
         "partition": field.partition,
         "codes": field.codes,
         "shading": np.array([bitstream.SHADINGS.index(field.shading)], np.uint16),
+        "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint16),
     }
     tables: dict[str, Table] = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
     for i, (weight, bias) in enumerate(field.color_mlp):
@@ -286,11 +292,12 @@ def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]
         "no_codebook": ("HEAD", "codebook size 0", edit(good, "HEAD", put(64, "I", 0))),
         "codebook_too_great": ("HEAD", "codebook size 65537", edit(good, "HEAD", put(64, "I", 65537))),
         "too_many_values": ("HEAD", "more voxels", edit(good, "HEAD", put(68, "2I", 2**32 - 1, 2**32 - 1))),
-        "head_size": ("HEAD", "expected 112", edit(good, "HEAD", lambda body: body + b"\0")),
+        "head_size": ("HEAD", "expected 116", edit(good, "HEAD", lambda body: body + b"\0")),
         "working_memory": ("HEAD", "decoding takes more", with_wide_planes(good)),
         "bounds_nan": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", nan))),
         "bounds_reversed": ("HEAD", "bounds", edit(good, "HEAD", put(0, "d", 99.0))),
         "constant_nan": ("HEAD", "a constant", edit(good, "HEAD", put(76, "f", nan))),
+        "activation_unknown": ("HEAD", "activation 2", edit(good, "HEAD", put(112, "I", 2))),
         "step_zero": ("HEAD", "step_world", edit(good, "HEAD", put(88, "f", 0.0))),
         "metadata_no_json": ("META", "canonical JSON", edit(good, "META", lambda body: b"{")),
         "metadata_spaces": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a": 1}')),

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from vqrf.field import density_of_alpha
-from vqrf.kernels import Gradients, LossWeights, Volume, reference
+from vqrf.kernels import Activation, Gradients, LossWeights, Volume, reference
 
 WIDTHS: dict[str, tuple[int, ...]] = {
     "logits": (),
     "harmonics1": (),
     "harmonics2": (),
+    "plenoxels": (),
     "small": (4 + 15, 16, 3),
     "paper": (12 + 27, 64, 64, 3),
 }
-"""Kind of colour: widths of its layers. The view frequencies are 2 and 4; harmonics are of degree 1 and 2."""
+"""Kind of colour: widths of its layers. The view frequencies are 2 and 4; harmonics are of degree 1 and 2. The volume
+called plenoxels has a ReLU in the place of softplus and sigmoid, and no bias."""
 
-CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "small": 4, "paper": 12}
+CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "plenoxels": 27, "small": 4, "paper": 12}
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
@@ -34,6 +36,8 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
     rng = np.random.default_rng([len(kind), has_rows])
     density = (3 * rng.normal(size=shape)).astype(dtype)
     density[tuple(slice(side // 3, side - side // 3) for side in shape)] += 12
+    if kind == "plenoxels":  # in units that are as opaque as the others' with their bias
+        density /= 2
     rows = rng.integers(-N_ROWS // 2, N_ROWS, shape).clip(-1).astype(np.int32) if has_rows else None
     places = (N_ROWS,) if has_rows else shape
     layers = tuple(
@@ -44,7 +48,9 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         for i, o in itertools.pairwise(WIDTHS[kind])
     )
     allowed = (rng.random([side - 1 for side in shape]) > 0.3).astype(np.uint8)
-    cells = reference.find_cells(density, density_of_alpha(1e-4, -2.0, 0.5), allowed)
+    activation: Activation = "relu" if kind == "plenoxels" else "softplus"
+    bias = 0.0 if kind == "plenoxels" else -2.0
+    cells = reference.find_cells(density, density_of_alpha(1e-4, bias, 0.5, activation), allowed)
     return Volume(
         lo=(-1.0, -1.2, -0.8),
         hi=(1.0, 1.1, 0.9),
@@ -54,13 +60,14 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         layers=layers,
         cells=cells,
         skip=reference.measure_skip(cells),
-        density_bias=-2.0,
+        density_bias=bias,
         interval=0.5,
         step_world=0.1234,
         near=0.3,
         alpha_threshold=1e-4,
         background=(1.0, 0.5, 0.2),
-        shading="sh" if kind.startswith("harmonics") else "mlp",
+        shading="sh" if kind.startswith("harmonics") else "sh_relu" if kind == "plenoxels" else "mlp",
+        activation=activation,
     )
 
 

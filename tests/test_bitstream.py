@@ -64,6 +64,9 @@ SPECIAL = {
     "64 channels": lambda: generate.make_field(1, (5, 5, 5), n_channels=64),
     "harmonics of degree 1": lambda: generate.make_field(1, (5, 5, 5), widths=[], shading="sh"),
     "harmonics of degree 2": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh"),
+    "plenoxels": lambda: generate.make_field(
+        1, (5, 5, 5), n_channels=27, widths=[], shading="sh_relu", activation="relu"
+    ),
     "quantised tables": generate.quantized_field,
     "no metadata": lambda: generate.replace(small_field(), metadata={}),
 }
@@ -158,10 +161,10 @@ def test_every_prefix_is_refused_and_the_section_named(coder: str) -> None:
         assert refused.value.offset == end
 
 
-@pytest.mark.parametrize("version", [(0, 1), (0, 3), (1, 0), (1, 2)], ids=str)
+@pytest.mark.parametrize("version", [(0, 1), (0, 2), (0, 4), (1, 0), (1, 3)], ids=str)
 def test_a_file_of_another_version_is_refused_by_its_version(version: tuple[int, int], coder: str) -> None:
     data = generate.with_header(encode(small_field()), 8, "HH", *version)
-    expected = f"header at byte 8: version {version[0]}.{version[1]} is not supported: this reader knows 0.2"
+    expected = f"header at byte 8: version {version[0]}.{version[1]} is not supported: this reader knows 0.3"
     with pytest.raises(BitstreamError, match=f"^{re.escape(expected)}$"):
         decode(data)
 
@@ -322,6 +325,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
         "color_mlp": generate.make_layers(np.random.default_rng(0), [6, 3]),
     },
     "color_mlp: shading phong": {"shading": "phong"},
+    "activation exp": {"activation": "exp"},
     "color_mlp: layer 0 cannot": {"color_mlp": generate.make_layers(np.random.default_rng(0), [7, 3])},
     "color_mlp: ends in 4": {"color_mlp": generate.make_layers(np.random.default_rng(0), [6, 4])},
     "metadata: expected a dict": {"metadata": [1]},

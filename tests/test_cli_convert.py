@@ -17,7 +17,7 @@ from vqrf.compress import tied_model
 from vqrf.compressed import CompressedField
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
-from vqrf.interop import load_dvgo, load_vqrf
+from vqrf.interop import load_dvgo, load_svox2, load_vqrf
 from vqrf.scene import Scene, save_scene
 from vqrf.storage import load_field, save_field
 from vqrf.terminal import FIELD_FILE
@@ -173,3 +173,37 @@ def test_official_files_are_converted(tmp_path: Path) -> None:
     assert_same_compressed(decode((tmp_path / "a.vqrf").read_bytes()), load_vqrf(official))
     told = succeeds("convert", FIXTURES / "dvgo" / "fine_last.tar", tmp_path / "run").err
     assert "its mask cuts" in told
+
+
+@pytest.fixture(scope="module")
+def npz(ball_field: RadianceField, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of svox2 of the coloured ball."""
+    features = (ball_field.features @ np.random.default_rng(3).standard_normal((3, 27)) / 4).astype(np.float16)
+    density = np.maximum(ball_field.density + ball_field.density_bias, 0)
+    path = tmp_path_factory.mktemp("svox2") / "ckpt.npz"
+    arrays = {"links": np.arange(density.size, dtype=np.int32).reshape(density.shape), "basis_type": np.array(1)}
+    np.savez(path, density_data=density.reshape(-1, 1), sh_data=features.reshape(-1, 27), **arrays)
+    return path
+
+
+def test_a_checkpoint_of_svox2_goes_through_every_verb(npz: Path, data: Path, tmp_path: Path) -> None:
+    facts = json.loads(succeeds("info", npz, "--json").out)
+    assert (facts["kind"], facts["shading"], facts["activation"]) == ("svox2 checkpoint", "sh_relu", "relu")
+    assert "its scale is" in succeeds("eval", npz, "--data", data).err
+    succeeds("convert", npz, tmp_path / "run")
+    succeeds("convert", tmp_path / "run", tmp_path / "again.npz")
+    assert_same_field(*(load_svox2(path).field for path in (npz, tmp_path / "again.npz")))
+    out = tmp_path / "a.vqrf"
+    succeeds("compress", npz, "--out", out, "--preset", "demo", "--own-views", 12, "--own-side", 48)
+    small = decode(out.read_bytes())
+    assert (small.shading, small.activation, small.metadata["training"]["kind"]) == ("sh_relu", "relu", "svox2 checkpoint")
+    assert small.metadata["field_test"]["psnr"] > 50  # the field against itself in 8 bits
+    assert small.metadata["test"]["psnr"] > 30
+    succeeds("convert", out, tmp_path / "small.npz")
+    assert_same_field(load_svox2(tmp_path / "small.npz").field, expand(small))
+
+
+def test_convert_refuses_what_svox2_has_not(npz: Path, tar: Path, tmp_path: Path) -> None:
+    with unchanged(tmp_path):
+        refuses("convert", tar, tmp_path / "a.npz", saying=(tmp_path / "a.npz", "ReLU"))
+        refuses("convert", npz, tmp_path / "a.npz", "--scale", 0, saying=(npz, "--scale"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
 from vqrf.field import RadianceField, density_of_alpha, expand, float_table
 from vqrf.geometry import Camera, Lattice
-from vqrf.kernels import reference
+from vqrf.kernels import Activation, reference
 from vqrf.render import render
 
 
@@ -77,10 +77,11 @@ def test_levels_that_stand_for_infinity_make_no_field() -> None:
     alpha=st.floats(1e-6, 0.99),
     bias=st.floats(-15, 5),
     interval=st.floats(0.01, 4),
+    activation=st.sampled_from(["softplus", "relu"]),
 )
-def test_density_of_alpha_inverts_the_activation(alpha: float, bias: float, interval: float) -> None:
-    density = density_of_alpha(alpha, bias, interval)
-    depth = interval * np.logaddexp(0, density + bias)
+def test_density_of_alpha_inverts_the_activation(alpha: float, bias: float, interval: float, activation: Activation) -> None:
+    density = density_of_alpha(alpha, bias, interval, activation)
+    depth = interval * (np.logaddexp(0, density + bias) if activation == "softplus" else max(density + bias, 0))
     assert -math.expm1(-depth) == pytest.approx(alpha, rel=1e-6)
 
 
@@ -124,6 +125,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "have no layers",
     ),
     "a shading that is none": ({"shading": "phong"}, "shading phong"),
+    "an activation that is none": ({"activation": "exp"}, "activation"),
     "cells as many as voxels": ({"allowed": np.ones((16, 16, 16), np.uint8)}, "allowed"),
     "density that is not a number": ({"density": np.full((16, 16, 16), np.nan, np.float32)}, "not finite"),
     "a threshold of zero": ({"alpha_threshold": 0.0}, "alpha_threshold"),

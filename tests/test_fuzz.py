@@ -67,7 +67,7 @@ GREAT_CLAIMS = {
     "a partition": claim(b"PART", 4096**3, b""),
     "codes": claim(b"CODE", 4 * 4096**3, b""),
     "a head": claim(b"HEAD", 36, struct.pack("<9I", *[4096] * 9)),
-    "a whole head": claim(b"HEAD", 112, bytes(48) + struct.pack("<3I", 4096, 4096, 4096), 176),
+    "a whole head": claim(b"HEAD", 116, bytes(48) + struct.pack("<3I", 4096, 4096, 4096), 180),
 }
 
 

@@ -65,7 +65,8 @@ def march_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tupl
                 share *= fraction if corner[axis] else 1 - fraction
             shares[tuple(c + b for c, b in zip(cell, corner, strict=True))] = share
         density = sum(share * volume.density[voxel] for voxel, share in shares.items())
-        yield t, 1 - math.exp(-volume.interval * softplus(density + volume.density_bias)), shares
+        activate = softplus if volume.activation == "softplus" else lambda x: max(x, 0)
+        yield t, 1 - math.exp(-volume.interval * activate(density + volume.density_bias)), shares
 
 
 def live_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tuple[float, float, dict[Any, float], float]]:
@@ -102,8 +103,9 @@ def color_by_hand(volume: Volume, shares: dict[Any, float], d: np.ndarray) -> np
         row = voxel if volume.rows is None else volume.rows[voxel]
         if volume.rows is None or row >= 0:
             hidden += share * volume.features[row]
-    if volume.shading == "sh":
-        return 1 / (1 + np.exp(-hidden.reshape(3, -1) @ harmonics_by_hand(d)[: len(hidden) // 3]))
+    if volume.shading != "mlp":
+        total = hidden.reshape(3, -1) @ harmonics_by_hand(d)[: len(hidden) // 3]
+        return 1 / (1 + np.exp(-total)) if volume.shading == "sh" else np.maximum(0.5 + total, 0)
     if volume.layers:
         n_frequencies = (volume.layers[0][0].shape[1] - len(hidden) - 3) // 6
         angles = [d[axis] * 2**k for axis in range(3) for k in range(n_frequencies)]
@@ -183,11 +185,13 @@ def test_no_light_is_lost_on_a_ray(kind: str, has_rows: bool) -> None:
     np.testing.assert_allclose(importance.sum(), (1 - background_weight).sum(), rtol=1e-12)
 
 
-def test_found_cells_hide_nothing() -> None:
+@pytest.mark.parametrize(("kind", "alpha"), [("logits", 0.6), ("plenoxels", 0.6)])
+def test_found_cells_hide_nothing(kind: str, alpha: float) -> None:
     """Rendering only the cells that `find_cells` finds is rendering all of them, to the last bit."""
-    volume, (origins, directions) = make_volume("logits", False), make_rays(200)
-    volume = replace(volume, alpha_threshold=0.6)
-    found = reference.find_cells(volume.density, density_of_alpha(0.6, volume.density_bias, volume.interval), None)
+    volume, (origins, directions) = make_volume(kind, False), make_rays(200)
+    volume = replace(volume, alpha_threshold=alpha)
+    floor = density_of_alpha(alpha, volume.density_bias, volume.interval, volume.activation)
+    found = reference.find_cells(volume.density, floor, None)
     assert 0.1 < found.mean() < 0.9
     some = reference.render_rays(replace(volume, cells=found), origins, directions)
     every = reference.render_rays(replace(volume, cells=np.ones_like(found)), origins, directions)
@@ -328,6 +332,7 @@ def test_tensors_on_any_device_are_worked_on_in_place(device: str) -> None:
         ({"shading": "sh"}, "features: spherical harmonics have no layers"),
         ({"shading": "sh", "layers": ()}, "features: spherical harmonics have 12 or 27"),
         ({"shading": "phong"}, "features: shading phong is not supported"),
+        ({"activation": "exp"}, "activation: exp is not supported"),
         ({"alpha_threshold": 0.0}, "alpha_threshold: expected"),
         ({"step_world": 0.0}, "step_world"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,18 @@ def test_the_ball_is_where_it_is_and_the_corner_is_background(ball_field: Radian
     np.testing.assert_array_equal(image.rgb[0, 0], np.float32([0.0, 0.5, 1.0]))
     assert image.rgb[10, 15, 0] > image.rgb[10, 8, 0], "red grows with x, to the right"
     assert image.rgb[7, 12, 1] > image.rgb[12, 12, 1], "green grows with y, upwards"
+
+
+def test_what_is_brighter_than_an_image_holds_is_cut_off_in_it_and_not_before(
+    ball_field: RadianceField, ball_camera: Camera
+) -> None:
+    """Harmonics of degree 0 alone: one colour everywhere, half as bright again as white where the ball is."""
+    features = np.zeros((*ball_field.lattice.shape, 27), np.float32)
+    features[..., ::9] = 1 / 0.28209479177387814
+    bright = replace(ball_field, features=features, shading="sh_relu", background=(0.0, 0.0, 0.0))
+    image = render(bright, ball_camera)
+    np.testing.assert_allclose(image.rgb, np.minimum(1.5 * image.opacity[..., None].repeat(3, -1), 1), atol=1e-3)
+    assert (image.rgb == 1).any() and ((image.rgb > 0.1) & (image.rgb < 0.9)).any()
 
 
 @pytest.mark.parametrize("rays_per_batch", [1, 7, 480, 10_000])

@@ -82,16 +82,19 @@ def test_a_field_without_mlp_and_limits_comes_back_whole(
 
 def test_a_field_of_harmonics_comes_back_as_one(small_field: RadianceField, tmp_path: Path) -> None:
     features = np.random.default_rng(1).normal(size=(2, 3, 4, 27)).astype(np.float32)
-    field = replace(small_field, features=features, shading="sh")
-    save_field(tmp_path / "field", field, notes={})
-    assert_same_field(load_field(tmp_path / "field")[0], field)
+    for field in (
+        replace(small_field, features=features, shading="sh"),
+        replace(small_field, features=features, shading="sh_relu", activation="relu"),
+    ):
+        save_field(tmp_path / "field", field, notes={})
+        assert_same_field(load_field(tmp_path / "field")[0], field)
 
 
 def test_a_field_from_before_there_were_shadings_is_shaded_by_its_layers(small_field: RadianceField, tmp_path: Path) -> None:
     path = tmp_path / "field"
     save_field(path, small_field, notes={})
     arrays, header = load_arrays(path, storage.FIELD_FORMAT)
-    assert header.pop("shading") == "mlp"
+    assert (header.pop("shading"), header.pop("activation")) == ("mlp", "softplus")
     save_arrays(path, arrays, header)
     assert_same_field(load_field(path)[0], small_field)
 

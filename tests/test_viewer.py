@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from oracles import harmonics, trilinear
 
 from vqrf.bitstream import VERSION, decode, encode
 from vqrf.evaluate import psnr
@@ -201,27 +202,6 @@ def with_harmonics(data: bytes) -> bytes:
     return sealed(parts)
 
 
-def harmonics(d: np.ndarray, degree: int) -> np.ndarray:
-    """[N,(degree+1)^2] real spherical harmonics of unit directions [N,3], as FORMAT.md lists them."""
-    x, y, z = d.T
-    basis = [0.28209479177387814 * np.ones_like(x), -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
-    if degree == 2:
-        basis += [1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (2 * z * z - x * x - y * y)]
-        basis += [-1.0925484305920792 * x * z, 0.5462742152960396 * (x * x - y * y)]
-    return np.stack(basis, -1)
-
-
-def trilinear(grid: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Values [N,...] of [X,Y,Z,...] at voxel coordinates [N,3]."""
-    cell = np.minimum(at.astype(int), np.array(grid.shape[:3]) - 2)
-    share = at - cell
-    total = 0
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.prod(np.where(corner, share, 1 - share), -1)
-        total = total + weight.reshape(-1, *[1] * (grid.ndim - 3)) * grid[tuple((cell + corner).T)]
-    return total
-
-
 def render_harmonics(field: RadianceField, camera: Camera, degree: int) -> np.ndarray:
     """The rendering equation once more, a sample at a time, with spherical harmonics for the colour."""
     origins, directions = (rays.astype(np.float64) for rays in camera.rays())
@@ -237,10 +217,13 @@ def render_harmonics(field: RadianceField, camera: Camera, degree: int) -> np.nd
         live = (distance <= leave) & (light >= 1e-3)
         index = field.lattice.index_from_world((origins + distance[:, None] * directions)[live]).clip(0, None)
         density = trilinear(field.density, index)
-        alpha = 1 - (1 + np.exp(density + field.density_bias)) ** -field.interval
+        raised = density + field.density_bias
+        is_relu = field.activation == "relu"
+        alpha = 1 - (np.exp(-np.maximum(raised, 0)) if is_relu else 1 / (1 + np.exp(raised))) ** field.interval
         weight = np.where(alpha > field.alpha_threshold, light[live] * alpha, 0)
         features = trilinear(field.features, index).reshape(len(index), 3, (degree + 1) ** 2)
-        color = 1 / (1 + np.exp(-np.einsum("nk,nck->nc", basis[live], features)))
+        total = np.einsum("nk,nck->nc", basis[live], features)
+        color = np.maximum(0.5 + total, 0) if field.shading == "sh_relu" else 1 / (1 + np.exp(-total))
         rgb[live] += np.where(weight > field.alpha_threshold, weight, 0)[:, None] * color
         light[live] -= weight
     return (rgb + light[:, None] * field.background).reshape(camera.height, camera.width, 3).astype(np.float32)
@@ -256,6 +239,21 @@ def test_spherical_harmonics_are_drawn_as_the_format_says(
     found = tab.open(export(with_harmonics(data))).picture(camera)
     assert expected.std() > 0.05
     assert psnr(found, expected) >= FAST_DB
+
+
+def test_a_plenoxels_field_is_drawn_as_the_format_says(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField
+) -> None:
+    mixed = ball_field.features @ np.random.default_rng(3).standard_normal((3, 27)).astype(np.float32) / 4
+    density = (ball_field.density + ball_field.density_bias) / 2
+    plenoxels = {"density": density, "density_bias": 0.0, "shading": "sh_relu", "activation": "relu"}
+    data = encode(preview(replace(ball_field, features=mixed, **plenoxels)))
+    field, camera = expand(decode(data)), looking_at(ball_field, 96, 3.2)
+    expected = render_harmonics(field, camera, 2)
+    assert expected.std() > 0.05 and (expected < 0.02).mean() > 0.02  # some of it is black by the ReLU
+    expected = expected.clip(0, 1)
+    assert psnr(render(field, camera).rgb, expected) >= FAST_DB
+    assert psnr(tab.open(export(data)).picture(camera), expected) >= FAST_DB
 
 
 def test_the_picture_at_rest_becomes_what_a_camera_sees(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:

@@ -50,7 +50,8 @@ def emptied(field: RadianceField) -> RadianceField:
 
 def assert_same_field(a: RadianceField, b: RadianceField) -> None:
     """To the bit, wherever anything looks."""
-    assert (a.lattice, a.background, a.near, a.shading) == (b.lattice, b.background, b.near, b.shading)
+    assert (a.lattice, a.background, a.near) == (b.lattice, b.background, b.near)
+    assert (a.shading, a.activation) == (b.shading, b.activation)
     assert (a.density_bias, a.interval, a.step_world) == (b.density_bias, b.interval, b.step_world)
     np.testing.assert_array_equal(a.allowed, b.allowed)
     active = active_voxels(a)

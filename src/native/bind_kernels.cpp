@@ -97,7 +97,10 @@ void read_layers(Volume &volume, nb::object object) {
         v.weight[i] = keep<const float>(volume, pair[0], "weight", {expected_out, i == 0 ? in : v.width});
         v.bias[i] = keep<const float>(volume, pair[1], "bias", {expected_out});
     }
-    if (nb::cast<std::string>(object.attr("shading")) == "sh")
+    const auto shading = nb::cast<std::string>(object.attr("shading"));
+    expect(shading == "mlp" || shading == "sh" || shading == "sh_relu", "shading: " + shading + " is not supported");
+    v.relu_color = shading == "sh_relu";
+    if (shading != "mlp")
         expect(v.n_layers == 0 && (v.channels == 12 || v.channels == 27),
                "features: spherical harmonics have no layers and 12 or 27 channels");
     else
@@ -141,7 +144,11 @@ Volume read_volume(nb::object object) {
     v.alpha_threshold = nb::cast<float>(object.attr("alpha_threshold"));
     expect(v.step > 0 && v.interval > 0, "expected step_world > 0 and interval > 0");
     expect(v.alpha_threshold > 0 && v.alpha_threshold < 1, "alpha_threshold: expected 0 < threshold < 1");
-    const double x = std::log(std::expm1(-std::log1p(-static_cast<double>(v.alpha_threshold)) / v.interval));
+    const auto activation = nb::cast<std::string>(object.attr("activation"));
+    expect(activation == "softplus" || activation == "relu", "activation: " + activation + " is not supported");
+    v.relu_density = activation == "relu";
+    const double depth = -std::log1p(-static_cast<double>(v.alpha_threshold)) / v.interval;
+    const double x = v.relu_density ? depth : std::log(std::expm1(depth));
     // A hair low, so that rounding here never hides a sample whose alpha passes the test itself.
     v.density_floor = static_cast<float>(x - v.density_bias) - 1e-4f;
     read_layers(volume, object);

@@ -12,7 +12,7 @@ namespace vqrf {
 namespace {
 
 constexpr std::array<std::uint8_t, 8> kSignature{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
-constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 112;
+constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 116;
 constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
 constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
 constexpr std::uint64_t kMaxVoxels = std::uint64_t{1} << 31, kMaxMetadataBytes = std::uint64_t{1} << 20;
@@ -78,7 +78,7 @@ void check_header(Bytes data) {
     const auto major = load<std::uint16_t>(&data[8]), minor = load<std::uint16_t>(&data[10]);
     if (major != kMajor || minor != kMinor)
         refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
-                                " is not supported: this reader knows 0.2");
+                                " is not supported: this reader knows 0.3");
     const auto count = load<std::uint32_t>(&data[12]);
     if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
     const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;
@@ -214,6 +214,7 @@ Head read_head(Bytes data, const Section &section) {
     for (std::uint32_t *n : {&head.n_channels, &head.codebook_size, &head.n_coded, &head.n_kept})
         *n = in.take<std::uint32_t>();
     for (float &v : head.constants) v = in.take<float>();
+    const auto activation = in.take<std::uint32_t>();
     for (const std::uint32_t side : {head.shape.x, head.shape.y, head.shape.z})
         if (side < kMinSide || side > kMaxSide) in.fail("side " + to_string(side) + " is outside 2..4096");
     const std::uint64_t n_voxels = head.shape.n_voxels();
@@ -227,6 +228,8 @@ Head read_head(Bytes data, const Section &section) {
     for (const float v : head.constants)
         if (!std::isfinite(v)) in.fail("a constant is not finite");
     if (head.constants[2] <= 0 || head.constants[3] <= 0) in.fail("interval or step_world is not positive");
+    if (activation > 1) in.fail("activation " + to_string(activation) + " is not supported");
+    head.activation = static_cast<Activation>(activation);
     return head;
 }
 
@@ -301,9 +304,9 @@ void read_color_mlp(Bytes data, const Section &section, CompressedField &field) 
     const std::uint32_t n_channels = field.head.n_channels;
     const auto n_layers = in.take<std::uint16_t>(), shading = in.take<std::uint16_t>();
     if (n_layers > kMaxLayers) in.fail(to_string(n_layers) + " layers, the limit is 16");
-    if (shading > 1) in.fail("shading " + to_string(shading) + " is not supported");
+    if (shading > 2) in.fail("shading " + to_string(shading) + " is not supported");
     field.shading = static_cast<Shading>(shading);
-    if (field.shading == Shading::kHarmonics) {
+    if (field.shading != Shading::kMlp) {
         if (n_layers) in.fail("spherical harmonics have no layers");
         if (n_channels != 12 && n_channels != 27) in.fail("spherical harmonics have 12 or 27 channels");
     } else if (n_layers == 0 && n_channels != 3) {

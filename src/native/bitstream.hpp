@@ -15,7 +15,7 @@ namespace vqrf {
 
 using Bytes = std::span<const std::uint8_t>;
 
-inline constexpr std::uint16_t kMajor = 0, kMinor = 2;  // of the format
+inline constexpr std::uint16_t kMajor = 0, kMinor = 3;  // of the format
 
 // Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
 struct BitstreamError {
@@ -43,13 +43,17 @@ struct Table {
 };
 
 // How features and a direction become a colour; the numbers are the file's.
-enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1 };
+enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1, kHarmonicsRelu = 2 };
+
+// What makes raw density one that is not negative.
+enum class Activation : std::uint8_t { kSoftplus = 0, kRelu = 1 };
 
 struct Head {
     std::array<double, 3> lo, hi;
     Shape shape;
     std::uint32_t n_channels, codebook_size, n_coded, n_kept;
     std::array<float, 9> constants;  // empty_density, density_bias, interval, step_world, near, alpha_threshold, rgb
+    Activation activation;
 };
 
 struct CompressedField {

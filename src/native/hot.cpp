@@ -93,12 +93,26 @@ static inline void gather_quads(const VolumeView &v, const int32_t *corners, con
     for (int c = 0; c < C4; ++c) store4(out + 4 * c, sum[c]);
 }
 
+// The same where the number of channels is known and no multiple of 4: the compiler unrolls it.
+template <int C>
+static inline void gather_row(const VolumeView &v, const int32_t *corners, const float *w, float *out) {
+    float sum[C] = {};
+    for (int corner = 0; corner < 8; ++corner) {
+        const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
+        if (is_pruned(v, corners[corner])) continue;
+        const float *p = v.features + row * C;
+        for (int c = 0; c < C; ++c) sum[c] += w[corner] * p[c];
+    }
+    for (int c = 0; c < C; ++c) out[c] = sum[c];
+}
+
 static inline void gather_features(const VolumeView &v, const Sample &s, float *out) {
     float w[8];
     int32_t corners[8];
     corner_shares(s.share, w);
     corner_voxels(v, s.voxel, corners);
     if (v.channels == 12) return gather_quads<3>(v, corners, w, out);
+    if (v.channels == 27) return gather_row<27>(v, corners, w, out);
     for (int c = 0; c < v.channels; ++c) out[c] = 0;
     for (int corner = 0; corner < 8; ++corner) {
         const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
@@ -147,7 +161,7 @@ static void shade(const VolumeView &v, const RayView &rays, const Mlp &mlp, Grou
         for (int r = 0; r < n_rays; ++r)
             view_harmonics(rays.directions + 3 * g.rays[r], n_harmonics, &g.harmonics[static_cast<size_t>(r) * n_harmonics]);
         const auto forward = C == 3 ? harmonics_forward<1> : C == 12 ? harmonics_forward<4> : harmonics_forward<9>;
-        return forward(g.features.data(), g.view_of.data(), g.harmonics.data(), n, g.rgb.data());
+        return forward(g.features.data(), g.view_of.data(), g.harmonics.data(), n, v.relu_color, g.rgb.data());
     }
     g.encodings.resize(static_cast<size_t>(n_rays) * v.n_view);
     g.view_parts.resize(static_cast<size_t>(n_rays) * v.width);
@@ -249,7 +263,8 @@ static void group_backward(const VolumeView &v, const LossView &loss, int64_t n_
         const auto backward = v.channels == 3    ? harmonics_backward<1>
                               : v.channels == 12 ? harmonics_backward<4>
                                                  : harmonics_backward<9>;
-        return backward(g.view_of.data(), g.harmonics.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded, feature_gradient);
+        return backward(g.view_of.data(), g.harmonics.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded, v.relu_color,
+                        feature_gradient);
     }
     g.view_gradients.assign(n_group * v.width, 0);
     mlp_backward(mlp, g.activations, g.features.data(), g.view_of.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded,
@@ -356,6 +371,8 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
             float *p = to.features + voxel * C;
             if (C == 12) {
                 for (int c = 0; c < 12; c += 4) store4(p + c, load4(p + c) + w[corner] * load4(s.feature + c));
+            } else if (C == 27) {
+                for (int c = 0; c < 27; ++c) p[c] += w[corner] * s.feature[c];
             } else {
                 for (int c = 0; c < C; ++c) p[c] += w[corner] * s.feature[c];
             }
@@ -461,6 +478,7 @@ static void adam(const AdamView &a) {
         int32_t rows[ADAM_CHUNK];
         const int n = list_touched(a, begin, lesser<int64_t>(a.n_voxels, begin + ADAM_CHUNK), rows);
         if (a.channels == 12) return adam_rows<12>(a, rows, n, begin);
+        if (a.channels == 27) return adam_rows<27>(a, rows, n, begin);
         if (a.channels == 1) return adam_rows<1>(a, rows, n, begin);
         adam_rows<0>(a, rows, n, begin);
     });

@@ -25,6 +25,8 @@ struct VolumeView {
     const uint8_t *skip;
     int blocks[3];
     float density_bias, interval, step, near, alpha_threshold;
+    bool relu_density;    // the density's activation is a ReLU, not a softplus
+    bool relu_color;      // harmonics are coloured by a ReLU, not by a sigmoid
     float density_floor;  // raw density whose alpha is alpha_threshold
     float background[3];
     int n_layers;  // 0, or 2 and more; without any 3 channels are rgb logits, 12 or 27 coefficients of spherical harmonics

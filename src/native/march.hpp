@@ -11,7 +11,7 @@ struct Sample {
     float share[3];         // position inside the cell, 0..1
     float alpha;
     float transmittance;    // before this sample
-    float slope;            // sigmoid(d + bias) * interval: d alpha / d density = slope * (1 - alpha)
+    float slope;            // of the activation, times interval: d alpha / d density = slope * (1 - alpha)
     float distance;
 };
 
@@ -99,6 +99,12 @@ static inline float density_at(const VolumeView &v, int32_t voxel, const float *
 
 // alpha and slope of a raw density; exact forms that do not cancel for small alpha.
 static inline void activate(const VolumeView &v, float density, float &alpha, float &slope) {
+    if (v.relu_density) {
+        const float x = density + v.density_bias;
+        alpha = x > 0 ? -std::expm1(-v.interval * x) : 0.0f;
+        slope = v.interval;  // of a live sample, whose alpha is above 0
+        return;
+    }
     const float x = lesser(density + v.density_bias, 80.0f);  // exp stays finite; alpha is 1 long before
     const float e = std::exp(x);
     slope = v.interval * (e / (1 + e));

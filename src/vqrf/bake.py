@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.field import RadianceField
 from vqrf.geometry import Camera, Lattice
 from vqrf.kernels import HARMONICS_OF_CHANNELS, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
@@ -59,7 +59,7 @@ def grow(field: RadianceField, growth: float = GROWTH) -> RadianceField:
     if n_voxels <= old.n_voxels:
         return field
     lattice = Lattice.with_voxels(np.array(old.lo), np.array(old.hi), n_voxels)
-    faint = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval) - FAINT_MARGIN
+    faint = field.density_of(field.alpha_threshold) - FAINT_MARGIN
     density = np.where(active_voxels(field), field.density, np.float32(faint))  # the others' say nothing
     grids = (density[..., None], field.features)
     density, features = (resample(torch.from_numpy(grid), lattice.shape).numpy() for grid in grids)
@@ -133,8 +133,7 @@ class HarmonicsModel:
         self._find_cells()
 
     def _find_cells(self) -> None:
-        field = self.start
-        floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
+        floor = self.start.density_of(self.start.alpha_threshold)
         cells = self.kernels.find_cells(self.volume.density, floor, self.allowed)
         self.volume = replace(self.volume, cells=cells, skip=self.kernels.measure_skip(cells))
 

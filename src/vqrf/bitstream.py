@@ -45,7 +45,7 @@ from vqrf.compressed import (
     items_of,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Shading, has_native, shading_fault
+from vqrf.kernels import Activation, Shading, has_native, shading_fault
 
 __all__ = [
     "CODED",
@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 SIGNATURE = b"\x89VQR\r\n\x1a\n"
-VERSION = (0, 2)
+VERSION = (0, 3)
 HEADER_BYTES = 32
 ENTRY_BYTES = 32
 
@@ -73,10 +73,12 @@ FREE_WORKING_BYTES = 1 << 20
 MAX_RATIO_BITS = 19
 """A coded byte describes fewer than 2^19 bytes, because no context is surer than 39/32768."""
 
-HEAD = struct.Struct("<6d3I4I9f")
+HEAD = struct.Struct("<6d3I4I9fI")
 STORED, RANGE_CODED = 0, 1
-SHADINGS: tuple[Shading, ...] = ("mlp", "sh")
+SHADINGS: tuple[Shading, ...] = ("mlp", "sh", "sh_relu")
 """How a field is shaded, by the number that COLR gives."""
+ACTIVATIONS: tuple[Activation, ...] = ("softplus", "relu")
+"""The density's activation, by the number that HEAD gives."""
 KNOWN = ("HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT")
 """The sections of a file, in their order. META may be absent, and a reader may skip it."""
 
@@ -151,7 +153,8 @@ def _is_critical(name: str) -> bool:
 def _write_head(field: CompressedField) -> bytes:
     lattice = field.lattice
     counts = field.n_channels, field.n_codewords, field.n_coded, field.n_kept
-    return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *field.constants.values())
+    activation = ACTIVATIONS.index(field.activation)
+    return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *field.constants.values(), activation)
 
 
 def _write_quantizer(table: Table) -> bytes:
@@ -262,7 +265,7 @@ def _check_header(data: bytes) -> int:
         raise BitstreamError("header", n, f"truncated: the header has 32 bytes, the file {n}")
     major, minor, count, _, reserved, crc = struct.unpack("<HHIQII", data[8:HEADER_BYTES])
     if (major, minor) != VERSION:
-        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 0.2")
+        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 0.3")
     if not 1 <= count <= MAX_SECTIONS:
         raise BitstreamError("header", 12, f"section count {count} is outside 1..64")
     table_end = HEADER_BYTES + ENTRY_BYTES * count
@@ -375,13 +378,14 @@ class _Head:
     n_coded: int
     n_kept: int
     constants: Constants
+    activation: Activation
 
 
 def _read_head(data: bytes, section: _Section) -> _Head:
     if section.stored != HEAD.size:
         raise section.refuse(f"has {section.stored} bytes, expected {HEAD.size}")
     values = HEAD.unpack(data[section.offset : section.offset + HEAD.size])
-    lo, hi, shape, counts, scalars = values[:3], values[3:6], values[6:9], values[9:13], values[13:]
+    lo, hi, shape, counts, scalars, number = values[:3], values[3:6], values[6:9], values[9:13], values[13:22], values[22]
     for side in shape:
         if not MIN_SIDE <= side <= MAX_SIDE:
             raise section.refuse(f"side {side} is outside 2..4096")
@@ -400,8 +404,9 @@ def _read_head(data: bytes, section: _Section) -> _Head:
         constants = Constants.from_values(scalars)
     except ValueError as error:
         raise section.refuse(str(error)) from None
-    n_channels, n_codewords, n_coded, n_kept = counts
-    return _Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, constants)
+    if number >= len(ACTIVATIONS):
+        raise section.refuse(f"activation {number} is not supported")
+    return _Head(Lattice(lo, hi, shape), *counts, constants, ACTIVATIONS[number])
 
 
 def _working_bytes(shape: tuple[int, int, int]) -> int:
@@ -543,6 +548,7 @@ def _decode_twin(data: bytes, max_bytes: int) -> dict[str, Any]:
         "color_mlp": color_mlp,
         "shading": shading,
         "constants": head.constants,
+        "activation": head.activation,
         "metadata": metadata,
     }
 
@@ -563,6 +569,7 @@ def _decode_native(data: bytes, max_bytes: int) -> dict[str, Any]:
         "kept": Quantized(*raw["kept"]),
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
         "shading": SHADINGS[raw["shading"]],
+        "activation": ACTIVATIONS[raw["activation"]],
         "constants": Constants.from_values(raw["constants"].tolist()),
         "metadata": raw["metadata"],
     }

@@ -98,6 +98,8 @@ class Train:
     """Run folder to write."""
     preset: Literal["demo", "quick", "standard", "large"] = "standard"
     """Size of the images and the grid: 200/112^3, 400/128^3, 800/160^3, 800/256^3."""
+    base: Literal["dvgo", "plenoxels"] = "dvgo"
+    """Kind of field. plenoxels: harmonics and no network; quick is 400/128^3, standard 800/256^3, and there are no others."""
     downscale: int = 0
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: Background = "white"
@@ -107,10 +109,11 @@ class Train:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        scene, downscale = load_sized(self.data, self.preset, self.downscale, self.background)
+        preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
+        scene, downscale = load_sized(self.data, preset, self.downscale, self.background)
         images = {"downscale": downscale, "background": self.background}
         with showing(scene.name) if self.view else nullcontext() as watch:
-            train_into(self.out, scene, self.preset, images, self.common, watch)
+            train_into(self.out, scene, preset, images, self.common, watch)
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class Compress:
     """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on, or on what it looks like."""
 
     field: tyro.conf.Positional[Path]
-    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO or official VQRF."""
+    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
     out: Path
     """The .vqrf file to write."""
     data: Path | None = None
@@ -229,7 +232,7 @@ class Eval:
     """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
     data: Path
     """Dataset folder."""
     split: Literal["train", "test"] = "test"
@@ -258,7 +261,7 @@ class Info:
     """Say what is in a .vqrf file or a run folder."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
@@ -331,8 +334,8 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     """The training views at the preset's size, and by how much they were averaged down."""
     from vqrf.train import PRESETS
 
-    if downscale < 0:
-        raise UsageError(f"--downscale: expected 0 or more, got {downscale}")
+    if downscale < 0 or preset not in PRESETS:
+        raise UsageError(f"expected --downscale 0 or more and one of the presets {', '.join(PRESETS)}, got {downscale}, {preset}")
     scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
     width = scene.train[0].camera.width
     if downscale == 0 and width > PRESETS[preset].image_side:
@@ -584,6 +587,7 @@ def facts_of(path: Path) -> dict[str, Any]:
             "shape": list(field.lattice.shape),
             "channels": field.n_channels,
             "shading": field.shading,
+            "activation": field.activation,
             "grid_bytes": field.grid_bytes,
             **notes,
         }
@@ -600,6 +604,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "voxels_pruned_coded_kept": counts,
         "codewords": small.n_codewords,
         "shading": small.shading,
+        "activation": small.activation,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
     }

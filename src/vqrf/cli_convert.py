@@ -22,9 +22,12 @@ from vqrf.interop import (
     Imported,
     Sampling,
     bytes_of_dvgo,
+    bytes_of_svox2,
     files_of_vqrf,
     guess_corners,
+    guess_scale,
     is_checkpoint,
+    is_svox2,
     is_vqrf,
     load_checkpoint,
     load_vqrf,
@@ -45,11 +48,14 @@ class ImportOptions:
         decide, where there are any, and else the kind of the file.
       step: distance of two samples, in voxels.
       near: world distance before which nothing is sampled.
+      scale: of the photos' world against svox2's: 1.5 where its options were left as they are for Blender's scenes. Without
+        it the photos decide, where there are any, and else it is 1.
     """
 
     corners: Literal["aligned", "centred"] | None = None
     step: float = 0.5
     near: float = 0.0
+    scale: float | None = None
 
 
 ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="")]
@@ -64,7 +70,7 @@ def open_checkpoint(
     exact: bool = True,
     quiet: bool = False,
 ) -> Imported:
-    """A checkpoint's field; how its grids lie is guessed from one of the photos where it is not given.
+    """A checkpoint's field; how its grids lie, or svox2's scale, is guessed from one of the photos where it is not given.
 
     What was guessed, and what was lost, it says on the error stream unless `quiet`.
 
@@ -72,10 +78,13 @@ def open_checkpoint(
       StorageError: the checkpoint cannot be used.
       SceneError: the photos cannot be.
     """
-    sampling, corners = sampling_of(path, flags), flags.corners
-    if corners is None and photos is not None:
+    sampling, corners, is_scaled = sampling_of(path, flags), flags.corners, is_svox2(path)
+    if (flags.scale if is_scaled else corners) is None and photos is not None:
         views = getattr(load_scene(photos[0], splits=(photos[1],), every=sys.maxsize), photos[1])
-        corners, reason = _guessed(path, sampling, views[:1])
+        if is_scaled:
+            sampling, reason = _scaled(path, sampling, views[:1])
+        else:
+            corners, reason = _guessed(path, sampling, views[:1])
         tell(quiet, f"{path}: {reason}")
     made = load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
     if made.n_cut:
@@ -101,7 +110,18 @@ def tell(quiet: bool, text: str) -> None:
 def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
     if not (0 < flags.step < math.inf and 0 <= flags.near < math.inf):
         raise StorageError(path, f"expected --step above 0 and --near at least 0, got {flags.step} and {flags.near}")
-    return Sampling(flags.step, flags.near)
+    scale = 1.0 if flags.scale is None else flags.scale
+    if not 0 < scale < math.inf:
+        raise StorageError(path, f"expected --scale above 0, got {scale}")
+    return Sampling(flags.step, flags.near, scale)
+
+
+def _scaled(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Sampling, str]:
+    def load(scale: float) -> RadianceField:
+        return load_checkpoint(path, sampling=replace(sampling, scale=scale)).field
+
+    (best, best_psnr), (other, other_psnr) = guess_scale(load, views).items()
+    return replace(sampling, scale=best), f"its scale is {best}: {best_psnr:.1f} dB on a photo, {other} {other_psnr:.1f} dB"
 
 
 def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Corners, str]:
@@ -117,7 +137,8 @@ def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
     made = open_checkpoint(path, flags, exact=False, quiet=True)
     lattice = made.field.lattice
     facts = {**made.facts, "shape": list(lattice.shape), "lo": list(lattice.lo), "hi": list(lattice.hi)}
-    facts |= {"channels": made.field.n_channels, "grid_bytes": made.field.grid_bytes}
+    facts |= {"channels": made.field.n_channels, "shading": made.field.shading, "activation": made.field.activation}
+    facts |= {"grid_bytes": made.field.grid_bytes}
     facts |= {"layers": [list(weight.shape) for weight, _ in made.field.color_mlp], "cells_cut_by_the_mask": made.n_cut}
     if is_vqrf(path):
         small = load_vqrf(path, corners=flags.corners)
@@ -181,12 +202,12 @@ def load_to_compress(
 class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
 
-    .tar: a DirectVoxGO checkpoint. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
+    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
     such a one has to come in. Any other name: a run folder.
     """
 
     field: tyro.conf.Positional[Path]
-    """A run folder, a .vqrf file, a DirectVoxGO checkpoint, or official VQRF's folder or zip."""
+    """A run folder, a .vqrf file, a checkpoint of DirectVoxGO or svox2, or official VQRF's folder or zip."""
     out: tyro.conf.Positional[Path]
     """What to write."""
     exact: bool = False
@@ -210,14 +231,16 @@ class Convert:
                 save_field(target, field, notes=notes)
                 print(f"wrote {target}")
                 return
-            files = {self.out: self._named(lambda: bytes_of_dvgo(field, self.out.stem))}
+            is_npz = self.out.suffix == ".npz"
+            data = self._named(lambda: bytes_of_svox2(field) if is_npz else bytes_of_dvgo(field, self.out.stem))
+            files = {self.out: data}
         for path, data in files.items():
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, data)
         print(f"wrote {self.out}, {sum(map(len, files.values()))} bytes")
 
     def _is_run_folder(self) -> bool:
-        return self.out.suffix not in (".vqrf", ".zip", ".tar") and self.out.name != FOLDER
+        return self.out.suffix not in (".vqrf", ".zip", ".tar", ".npz") and self.out.name != FOLDER
 
     def _named(self, make: Any) -> Any:
         """What `make` returns; where it cannot be made, that is the fault of what was asked to be written."""

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from vqrf.bake import HarmonicsModel, bake_harmonics, grow
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.field import RadianceField
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.rays import RayPool
@@ -270,8 +270,8 @@ class TiedModel:
         self.table = Moments.of(torch.from_numpy(np.concatenate([codebook, kept])).to(device))
         self.density = Moments.of(torch.from_numpy(field.density[..., None].copy()).to(device))
         self.mlp = [Moments.of(torch.from_numpy(a.copy()).to(device)) for pair in field.color_mlp for a in pair]
-        floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
-        self.floor, self.empty = floor, float(np.float32(floor - EMPTY_MARGIN))
+        self.floor = field.density_of(field.alpha_threshold)
+        self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         self.density_quantizer = Quantizer.around(field.density[partition != PRUNED], config.density_steps)
         self.kept_quantizer = Quantizer.around(kept, config.kept_steps)
         self.shown_density = torch.full(partition.shape, self.empty, device=device)
@@ -361,6 +361,7 @@ class TiedModel:
             ),
             metadata={},
             shading=field.shading,
+            activation=field.activation,
         )
 
 
@@ -447,7 +448,7 @@ def compress(
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
-    if config.profile == "web" and field.shading != "sh":
+    if config.profile == "web" and field.shading == "mlp":
         field = bake(field, scene, config, tuning, None if checkpoint is None else checkpoint.of_bake())
     model = tied_model(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
     tuning.run("tune", model, config.steps, checkpoint)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Shading, shading_fault
+from vqrf.kernels import Activation, Shading, shading_fault
 
 Uint8 = NDArray[np.uint8]
 Int32 = NDArray[np.int32]
@@ -119,7 +119,7 @@ class Constants:
 
 @dataclass(frozen=True, eq=False)
 class CompressedField:
-    """A compressed DVGO field: integers and small tables. What `encode` writes and `expand` makes a field of.
+    """A compressed field: integers and small tables. What `encode` writes and `expand` makes a field of.
 
     Args:
       lattice: each side 2..4096, at most 2^31 voxels.
@@ -132,7 +132,8 @@ class CompressedField:
         empty when the features are rgb logits (then C = 3) or coefficients of spherical harmonics (then C is 12 or 27).
       constants: see `Constants`.
       metadata: of JSON types (kept as JSON would give it back), at most 1 MiB.
-      shading: "mlp", or "sh" for spherical harmonics (see `vqrf.kernels`).
+      shading: "mlp", or "sh" or "sh_relu" for spherical harmonics (see `vqrf.kernels`).
+      activation: of the density, "softplus" or "relu".
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
@@ -148,6 +149,7 @@ class CompressedField:
     constants: Constants
     metadata: dict[str, Any]
     shading: Shading = "mlp"
+    activation: Activation = "softplus"
 
     def __post_init__(self) -> None:
         check_lattice(self.lattice, self.partition)
@@ -167,6 +169,8 @@ class CompressedField:
         if fault := shading_fault(self.shading, len(self.color_mlp), n_channels):
             raise ValueError(f"color_mlp: {fault}")
         check_layers(self.color_mlp, n_channels)
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation {self.activation} is not supported")
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
         object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
@@ -192,7 +196,8 @@ class CompressedField:
             return False
         return (
             (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
-            and (self.constants, self.metadata, self.shading) == (other.constants, other.metadata, other.shading)
+            and (self.constants, self.metadata) == (other.constants, other.metadata)
+            and (self.shading, self.activation) == (other.shading, other.activation)
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.codes, other.codes)
             and _same_table(self.codebook, other.codebook)

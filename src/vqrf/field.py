@@ -8,40 +8,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Shading, Volume, select, shading_fault
+from vqrf.kernels import Activation, Shading, Volume, select, shading_fault
 
 Layers = tuple[tuple[Float32, Float32], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class RadianceField:
-    """A DVGO field: raw density and features on one lattice, coloured by a small MLP.
+    """A radiance field: raw density and features on one lattice, coloured by a small MLP or by harmonics.
 
     Attributes:
       lattice: places the voxels.
-      density: [X,Y,Z] float32, raw (before the softplus).
+      density: [X,Y,Z] float32, raw (before the activation).
       features: [X,Y,Z,C] float32.
       color_mlp: ((weight [out,in] float32, bias [out] float32), ...); empty when the features are rgb logits, or shaded by
         spherical harmonics.
-      density_bias: added to raw density before the softplus (DVGO's shift).
-      interval: exponent that turns softplus density into alpha: the step in units of the base voxel.
+      density_bias: added to raw density before the activation (DVGO's shift; 0 in Plenoxels).
+      interval: what activated density is multiplied with for the optical depth of a step: the step in units of the base voxel.
       step_world: distance between two samples of a ray, world units.
       near: world distance before which nothing is sampled.
       alpha_threshold: samples with alpha at or below it do not exist, those with weight at or below it have no colour.
       background: rgb behind everything, 0..1.
       allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
         cells next to a voxel that is not pruned).
-      shading: "mlp", or "sh": features are coefficients of spherical harmonics, C is 12 or 27 (see `vqrf.kernels`).
+      shading: "mlp", or "sh" or "sh_relu": features are coefficients of spherical harmonics, C is 12 or 27 (see `vqrf.kernels`).
+      activation: of the density, "softplus" or "relu" (see there).
 
     Raises:
       ValueError: shapes disagree, `shading` does not go with the layers and channels, a value is not finite, `alpha_threshold`
-        is not between 0 and 1, or `interval` or `step_world` is not positive.
+        is not between 0 and 1, `interval` or `step_world` is not positive, or `activation` is not known.
     """
 
     lattice: Lattice
@@ -56,6 +58,7 @@ class RadianceField:
     background: tuple[float, float, float]
     allowed: NDArray[np.uint8] | None = None
     shading: Shading = "mlp"
+    activation: Activation = "softplus"
 
     def __post_init__(self) -> None:
         shape = self.lattice.shape
@@ -74,6 +77,8 @@ class RadianceField:
             raise ValueError(f"alpha_threshold: expected a value between 0 and 1, got {self.alpha_threshold}")
         if not (self.interval > 0 and self.step_world > 0):
             raise ValueError(f"interval and step_world: expected positive values, got {self.interval}, {self.step_world}")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation: expected softplus or relu, got {self.activation}")
 
     @property
     def n_channels(self) -> int:
@@ -84,11 +89,14 @@ class RadianceField:
         """Bytes of density and features as float32: what compression is measured against."""
         return 4 * self.lattice.n_voxels * (1 + self.n_channels)
 
+    def density_of(self, alpha: float) -> float:
+        """The raw density that gives `alpha` over one step."""
+        return density_of_alpha(alpha, self.density_bias, self.interval, self.activation)
+
     def volume(self) -> Volume:
         """The field as the kernels take it on the CPU, with its occupied cells found."""
         kernels = select()
-        floor = density_of_alpha(self.alpha_threshold, self.density_bias, self.interval)
-        cells = kernels.find_cells(self.density, floor, self.allowed)
+        cells = kernels.find_cells(self.density, self.density_of(self.alpha_threshold), self.allowed)
         return Volume(
             lo=self.lattice.lo,
             hi=self.lattice.hi,
@@ -105,6 +113,7 @@ class RadianceField:
             alpha_threshold=self.alpha_threshold,
             background=self.background,
             shading=self.shading,
+            activation=self.activation,
         )
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
@@ -139,6 +148,7 @@ def expand(compressed: CompressedField) -> RadianceField:
         alpha_threshold=constants.alpha_threshold,
         background=constants.background,
         shading=compressed.shading,
+        activation=compressed.activation,
     )
 
 
@@ -147,12 +157,27 @@ def float_table(table: Table) -> Float32:
     return table.dequantize() if isinstance(table, Quantized) else table.astype(np.float32)
 
 
-def density_of_alpha(alpha: float, density_bias: float, interval: float) -> float:
-    """The raw density that gives `alpha` over one step; the inverse of the density activation.
+def density_of_alpha(alpha: float, density_bias: float, interval: float, activation: Activation = "softplus") -> float:
+    """The raw density that gives `alpha`, above 0, over one step; the inverse of the density's activation.
 
     >>> d = density_of_alpha(1e-4, -4.6, 0.5)
     >>> round(1 - (1 + math.exp(d - 4.6)) ** -0.5, 9)
     0.0001
+    >>> round(1 - math.exp(-0.5 * density_of_alpha(1e-4, 0.0, 0.5, "relu")), 9)
+    0.0001
     """
     depth = -math.log1p(-alpha) / interval
+    if activation == "relu":
+        return depth - density_bias
     return depth + math.log(-math.expm1(-depth)) - density_bias  # log(expm1(depth)), which would overflow
+
+
+def interval_of_step(step_world: float, edge: float) -> float:
+    """The interval of a field that has density per unit of the world: the step, in the power of two nearest to a voxel's edge.
+
+    Density by that power is then of the same size in every field, and is density per unit to the bit but for its exponent.
+
+    >>> interval_of_step(0.005, 0.01) == 0.005 * 128
+    True
+    """
+    return math.ldexp(step_world, -round(math.log2(edge)))

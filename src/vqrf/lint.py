@@ -100,7 +100,7 @@ def _odd_constants(field: CompressedField) -> Iterator[tuple[str, str]]:
 def _faintest(field: CompressedField) -> float:
     """The raw density whose alpha is the threshold."""
     constants = field.constants
-    return density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval)
+    return density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, field.activation)
 
 
 def _odd_tables(field: CompressedField) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.compressed import KEPT, PRUNED, CompressedField, Constants, Quantized
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.field import RadianceField
 from vqrf.geometry import Float32
 
 LEVELS = 255
@@ -36,8 +36,8 @@ def preview(field: RadianceField) -> CompressedField:
     for corner in np.ndindex(2, 2, 2):
         window = tuple(slice(at, at + side - 1) for at, side in zip(corner, shape, strict=True))
         is_seen[window] |= cells
-    floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
-    ceiling = density_of_alpha(OPAQUE, field.density_bias, field.interval)
+    floor = field.density_of(field.alpha_threshold)
+    ceiling = field.density_of(OPAQUE)
     density = np.clip(field.density[is_seen], floor - BELOW_FLOOR, ceiling)
     n_channels = field.n_channels
     constants = Constants(
@@ -60,6 +60,7 @@ def preview(field: RadianceField) -> CompressedField:
         constants=constants,
         metadata={"generator": "vqrf preview"},
         shading=field.shading,
+        activation=field.activation,
     )
 
 

@@ -58,6 +58,7 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
     for batch, rays in CameraTable([camera]).chunks(rays_per_batch):
         rgb[batch], background_weight[batch], depth[batch] = kernels.render_rays(volume, *rays)
     size = (camera.height, camera.width)
+    np.minimum(rgb, 1, out=rgb)  # harmonics with a ReLU may be brighter than what an image holds
     return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
 
 

@@ -1,4 +1,4 @@
-"""The only optimisation loop, and the DVGO field it optimises: coarse, then fine.
+"""The only optimisation loop, and the DVGO or Plenoxels field it optimises: coarse, then fine.
 
 Stages (DirectVoxGO, arXiv 2111.11215, sec. 5): a coarse field of plain colours over everything the cameras see finds where
 the scene is; a fine field with a small MLP starts in that box, skips what the coarse one found empty, and doubles its voxels
@@ -13,6 +13,11 @@ Departs from DVGO:
     only ever shrinks;
   - the fine stage's rates are three times DVGO's, so that a shorter stage gets as far;
   - where photos have an opacity, it is a loss.
+
+A Plenoxels field (arXiv 2112.05131) is a fine stage without a network: its features are coefficients of spherical harmonics,
+and a ReLU takes the place of softplus and sigmoid. Departs from Plenoxels: the coarse stage above finds the cells, in the
+place of pruning by weight; the lattice doubles its voxels; Adam instead of RMSProp; total variation is that of the voxels
+that a step touches.
 """
 
 from __future__ import annotations
@@ -30,9 +35,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool3d
 
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.field import RadianceField, density_of_alpha, interval_of_step
 from vqrf.geometry import Lattice
-from vqrf.kernels import Gradients, LossWeights, Volume, select
+from vqrf.kernels import Activation, Gradients, LossWeights, Shading, Volume, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene, camera_bounds
 from vqrf.storage import (
@@ -76,7 +81,7 @@ class StageConfig:
     Attributes:
       n_voxels: of the lattice at the end of the stage.
       grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
-      channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3.
+      channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3, or coefficients of harmonics.
       depth, width: layers of the colour MLP, hidden width.
       rate_end: share of the rates that is left at the end of the stage; they decay exponentially.
       alpha_init: opacity of one base-voxel step of the empty field.
@@ -85,7 +90,8 @@ class StageConfig:
         fainter than the threshold can rise above it.
       step_voxels: distance between samples, in voxels.
       density_variation, feature_variation: weights of the total variation of what a step touches (DVGO's smoothing of unbounded
-        scenes; bounded ones do without).
+        scenes; bounded ones do without, but for Plenoxels').
+      shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
     """
 
     steps: int
@@ -106,6 +112,8 @@ class StageConfig:
     losses: LossWeights = FINE_LOSSES
     density_variation: float = 0.0
     feature_variation: float = 0.0
+    shading: Shading = "mlp"
+    activation: Activation = "softplus"
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,18 @@ FINE = StageConfig(
     rate_end=0.05,
 )
 
+PLENOXELS = replace(
+    FINE,
+    channels=27,
+    depth=0,
+    rate_density=0.1,
+    rate_features=0.03,
+    density_variation=1e-8,
+    feature_variation=3e-8,
+    shading="sh_relu",
+    activation="relu",
+)
+
 PRESETS = {
     "demo": TrainConfig(
         200,
@@ -148,6 +168,12 @@ PRESETS = {
     "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
     "standard": TrainConfig(800, COARSE, FINE),
     "large": TrainConfig(800, COARSE, replace(FINE, n_voxels=256**3)),
+    "plenoxels-quick": TrainConfig(
+        400, COARSE, replace(PLENOXELS, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))
+    ),
+    "plenoxels-standard": TrainConfig(
+        800, COARSE, replace(PLENOXELS, steps=24000, n_voxels=256**3, grow_at=(1000, 2000, 3000, 4500, 6000))
+    ),
 }
 
 
@@ -270,7 +296,7 @@ def resume(model: Model, pool: RayPool, checkpoint: Checkpoint) -> int:
 
 
 class FieldModel:
-    """A DVGO field under optimisation.
+    """A DVGO or Plenoxels field under optimisation.
 
     Args:
       stage: its constants.
@@ -303,9 +329,12 @@ class FieldModel:
         """Put the lattice at `n_voxels`: empty, or resampled from the `old` density and features."""
         self.lattice = Lattice.with_voxels(*self.box, n_voxels)
         shape = self.lattice.shape
-        self.interval = self.stage.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
-        self.density_bias = math.log(1 / (1 - self.stage.alpha_init) - 1) - self._n_grown(n_voxels)
-        self.step_world = self.stage.step_voxels * float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+        self.step_world = self.stage.step_voxels * self._edge(n_voxels)
+        if self.stage.activation == "relu":
+            self.interval, self.density_bias = interval_of_step(self.step_world, self._edge(self.stage.n_voxels)), 0.0
+        else:
+            self.interval = self.stage.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
+            self.density_bias = math.log(1 / (1 - self.stage.alpha_init) - 1) - self._n_grown(n_voxels)
         self.allowed, self.active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
@@ -317,12 +346,21 @@ class FieldModel:
             for grown, values in zip((density, features), old, strict=True):
                 flat = (self.lattice.n_voxels, -1)
                 grown.view(flat)[self.active] = resample(values, shape).view(flat)[self.active]
+        elif self.stage.activation == "relu":  # what starts at 0 would never learn
+            density.view(-1)[self.active] = self._density_of(self.stage.alpha_init)
         self.density, self.features = Moments.of(density), Moments.of(features)
         self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.gradients = Gradients(
             self.density.gradient[..., 0], self.features.gradient, self._layers("gradient"), self.touched
         )
         self._refresh()
+
+    def _edge(self, n_voxels: int) -> float:
+        """World size of a voxel of a lattice of so many."""
+        return float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+
+    def _density_of(self, alpha: float) -> float:
+        return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.activation)
 
     def _n_grown(self, n_voxels: int) -> int:
         """How often the lattice has doubled; each time the bias falls by one, which sharpens what is there (DVGO)."""
@@ -336,8 +374,7 @@ class FieldModel:
         """Find the occupied cells of the density as it is now."""
         density = self.density.values[..., 0]
         threshold = self.stage.alpha_init / 10 if self.step < self.stage.faint_steps else self.stage.alpha_threshold
-        floor = density_of_alpha(threshold, self.density_bias, self.interval)
-        cells = self.kernels.find_cells(density, floor, self.allowed)
+        cells = self.kernels.find_cells(density, self._density_of(threshold), self.allowed)
         self.volume = Volume(
             lo=self.lattice.lo,
             hi=self.lattice.hi,
@@ -353,6 +390,8 @@ class FieldModel:
             near=self.scene.near,
             alpha_threshold=threshold,
             background=self.scene.background,
+            shading=self.stage.shading,
+            activation=self.stage.activation,
         )
 
     def hide(self, seen: np.ndarray) -> None:
@@ -407,6 +446,8 @@ class FieldModel:
             alpha_threshold=self.stage.alpha_threshold,
             background=self.scene.background,
             allowed=self.volume.cells.cpu().numpy(),
+            shading=self.stage.shading,
+            activation=self.stage.activation,
         )
 
     def state(self) -> dict[str, Tensor]:

@@ -139,6 +139,7 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
                                   head.n_coded, head.n_kept})
         append(bytes, v);
     for (const float v : head.constants) append(bytes, v);
+    append(bytes, static_cast<std::uint32_t>(head.activation));
     std::vector<Part> parts{make_part("HEAD", 0, bytes)};
     if (!field.metadata.empty()) parts.push_back(make_part("META", 0, field.metadata));
 

@@ -54,11 +54,15 @@ Part *find(std::vector<Part> &parts, const char *name) {
 // Another shape or count, with the raw lengths that belong to it: the lie gets as far as the section that contradicts it.
 void mutate_head(std::vector<Part> &parts, Random &random) {
     Part *part = find(parts, "HEAD");
-    if (part == nullptr || part->body.size() < 112) return;
+    if (part == nullptr || part->body.size() < 116) return;
     std::uint8_t *head = part->body.data();
     if (random.one_in(3)) {
         const std::uint32_t at = random.below(9);
         put(head + 76 + 4 * at, random.real());
+        return;
+    }
+    if (random.one_in(8)) {
+        put(head + 112, random.one_in(2) ? random.below(3) : random.edge());
         return;
     }
     if (random.one_in(4)) {

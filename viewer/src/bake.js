@@ -8,7 +8,7 @@
  * exact: density = scale * level + offset * share + empty_density * (1 - share).
  */
 
-import { dequantize, SHADING_HARMONICS } from './decode.js'
+import { ACTIVATION_RELU, dequantize, SHADING_LAYERS } from './decode.js'
 import { CODED, PRUNED } from './entropy.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
@@ -44,6 +44,7 @@ const GROUP = 4
  * @property {[number, number, number]} background
  * @property {number} channels
  * @property {number} shading
+ * @property {number} activation
  * @property {BakedLayer[]} layers
  * @property {number} occupied blocks with a brick
  * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
@@ -64,13 +65,13 @@ export class TooLarge extends Error {}
  * The raw density that gives `alpha` over one step: the inverse of the activation of FORMAT.md section 4.
  *
  * @param {number} alpha
- * @param {number} bias
- * @param {number} interval
+ * @param {{ densityBias: number, interval: number, activation: number }} field
  */
-export function densityOfAlpha(alpha, bias, interval) {
+export function densityOfAlpha(alpha, { densityBias: bias, interval, activation }) {
   if (alpha <= 0) return -Infinity
   if (alpha >= 1) return Infinity
   const depth = -Math.log1p(-alpha) / interval
+  if (activation === ACTIVATION_RELU) return depth - bias
   return depth + Math.log(-Math.expm1(-depth)) - bias
 }
 
@@ -280,7 +281,7 @@ export function bake(field, maxSide) {
   const blocks = new BlockTable(shape)
   if (Math.max(...blocks.size) > maxSide) throw new TooLarge('the field has more blocks than this browser can address')
   const levels = dequantize(field.density)
-  const floor = densityOfAlpha(field.alphaThreshold, field.densityBias, field.interval)
+  const floor = densityOfAlpha(field.alphaThreshold, field)
   // Where even an empty voxel would show, any voxel that is not PRUNED makes its cells visible.
   const least = field.emptyDensity > floor ? -Infinity : floor
   const [Y, Z] = [shape[1], shape[2]]
@@ -294,11 +295,12 @@ export function bake(field, maxSide) {
   const { occupied, bricks } = blocks.placeBricks(maxSide)
   const features = quantizeFeatures([dequantize(field.codebook), dequantize(field.kept)], channels)
   const filled = fillBricks(field, blocks, bricks, features)
-  const { lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, shading } = field
+  const { lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, shading, activation } = field
   const world = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
   return {
     extent: { lo: world(low), hi: world(high) },
-    ...{ shape, lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, channels, shading },
+    ...{ shape, lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background },
+    ...{ channels, shading, activation },
     ...{ blocks: blocks.size, table: blocks.words, bricks, occupied, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,
@@ -310,4 +312,4 @@ export function bake(field, maxSide) {
 }
 
 /** @param {Baked} baked */
-export const isFast = ({ shading, layers }) => shading === SHADING_HARMONICS || layers.length === 0
+export const isFast = ({ shading, layers }) => shading !== SHADING_LAYERS || layers.length === 0

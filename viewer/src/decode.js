@@ -62,6 +62,7 @@ export class FormatError extends Error {
  * @property {number} near
  * @property {number} alphaThreshold
  * @property {[number, number, number]} background
+ * @property {number} activation of the density, 0: softplus; 1: ReLU
  */
 
 /**
@@ -74,7 +75,7 @@ export class FormatError extends Error {
 
 /**
  * @typedef {object} Colour
- * @property {number} shading 0: the layers on the features; 1: spherical harmonics
+ * @property {number} shading 0: the layers on the features; 1: spherical harmonics; 2: the same through a ReLU
  * @property {Layer[]} layers
  */
 
@@ -91,10 +92,10 @@ export class FormatError extends Error {
  */
 
 const SIGNATURE = [0x89, 0x56, 0x51, 0x52, 0x0d, 0x0a, 0x1a, 0x0a]
-const VERSION = [0, 2]
+const VERSION = [0, 3]
 const HEADER_BYTES = 32
 const ROW_BYTES = 32
-const HEAD_BYTES = 112
+const HEAD_BYTES = 116
 const MAX_SECTIONS = 64
 const MAX_SIDE = 4096
 const MAX_VOXELS = 2 ** 31
@@ -132,6 +133,11 @@ const SCALE_BY_COLUMN = 2
 /** How a file is shaded. */
 export const SHADING_LAYERS = 0
 export const SHADING_HARMONICS = 1
+export const SHADING_HARMONICS_RELU = 2
+
+/** What is done to density. */
+export const ACTIVATION_SOFTPLUS = 0
+export const ACTIVATION_RELU = 1
 
 const CRC_TABLE = new Uint32Array(256).map((_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1
@@ -289,6 +295,7 @@ function readHead(bytes, damage) {
     view.getFloat32(at, true),
   )
   const background = three((axis) => view.getFloat32(100 + 4 * axis, true))
+  const activation = view.getUint32(112, true)
   const lo = three((axis) => view.getFloat64(8 * axis, true))
   const hi = three((axis) => view.getFloat64(24 + 8 * axis, true))
   for (const side of shape) if (side < 2 || side > MAX_SIDE) throw damage(`side ${side} is outside 2..${MAX_SIDE}`)
@@ -305,9 +312,10 @@ function readHead(bytes, damage) {
   if (![...lo, ...hi].every(Number.isFinite) || lo.some((value, axis) => value >= hi[axis])) {
     throw damage('bounds are not finite with lo < hi')
   }
+  if (activation > ACTIVATION_RELU) throw damage(`activation ${activation} is not supported`)
   return {
     ...{ lo, hi, shape, channels, codebookSize, nCoded, nKept },
-    ...{ emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background },
+    ...{ emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, activation },
   }
 }
 
@@ -399,8 +407,8 @@ function readColour(bytes, raw, channels, damage) {
   const count = reader.u16()
   const shading = reader.u16()
   if (count > MAX_LAYERS) throw damage(`${count} layers, the limit is ${MAX_LAYERS}`)
-  if (shading > SHADING_HARMONICS) throw damage(`shading ${shading} is not supported`)
-  if (shading === SHADING_HARMONICS) {
+  if (shading > SHADING_HARMONICS_RELU) throw damage(`shading ${shading} is not supported`)
+  if (shading !== SHADING_LAYERS) {
     if (count) throw damage('spherical harmonics have no layers')
     if (channels !== 12 && channels !== 27) throw damage('spherical harmonics have 12 or 27 channels')
   } else if (!count && channels !== 3) {

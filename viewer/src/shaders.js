@@ -5,7 +5,7 @@
  * of blocks that are known to be empty. In an occupied block, a bit for each cell says whether to read the density.
  */
 
-import { SHADING_HARMONICS } from './decode.js'
+import { ACTIVATION_RELU, SHADING_HARMONICS_RELU, SHADING_LAYERS } from './decode.js'
 import { BLOCK_CELLS, BRICK, densityOfAlpha } from './bake.js'
 
 /** A ray ends after the sample that leaves less light than this. */
@@ -69,7 +69,7 @@ const HARMONICS = [
  *
  * @param {import('./bake.js').Baked} baked
  */
-function harmonicsSource({ channels, featureScale, featureOffset }) {
+function harmonicsSource({ channels, featureScale, featureOffset, shading }) {
   const terms = channels / 3
   const groups = Math.ceil(channels / 4)
   const basis = []
@@ -92,7 +92,8 @@ function harmonicsSource({ channels, featureScale, featureOffset }) {
     const parts = Array.from({ length: terms }, (_, k) => `y[${k}] * ${float(featureOffset[c * terms + k])}`)
     return `base[${c}] = ${parts.join(' + ')};`
   })
-  const add = sums.map(({ g, c, name }) => `logit[${c}] += dot(texel_${g}, ${name});`)
+  const add = sums.map(({ g, c, name }) => `sum[${c}] += dot(texel_${g}, ${name});`)
+  const color = shading === SHADING_HARMONICS_RELU ? 'weight * max(0.5 + sum, 0.0)' : 'weight / (1.0 + exp(-sum))'
   return `
 ${basis.join('\n')}
 vec3 base;
@@ -104,9 +105,9 @@ void prepareColor(vec3 d) {
 }
 vec3 addColor(vec3 at, float weight) {
   ${fetchFeatures(groups)}
-  vec3 logit = base;
+  vec3 sum = base;
   ${add.join('\n  ')}
-  return weight / (1.0 + exp(-logit));
+  return ${color};
 }
 vec3 finishColor() { return vec3(0.0); }`
 }
@@ -261,8 +262,20 @@ vec3 addColor(vec3 at, float weight) {
 
 /** @param {import('./bake.js').Baked} baked */
 function colorSource(baked) {
-  if (baked.shading === SHADING_HARMONICS) return harmonicsSource(baked)
+  if (baked.shading !== SHADING_LAYERS) return harmonicsSource(baked)
   return baked.layers.length ? layersSource(baked) : logitsSource(baked)
+}
+
+/**
+ * The share of the light that passes a step of raw density `density`.
+ *
+ * @param {import('./bake.js').Baked} baked
+ */
+function lightThrough({ activation, densityBias, interval }) {
+  const raised = `density + ${float(densityBias)}`
+  if (activation === ACTIVATION_RELU) return `exp(-${float(interval)} * max(${raised}, 0.0))`
+  const softplus = `(1.0 + exp(min(${raised}, 80.0)))`
+  return interval === 0.5 ? `inversesqrt${softplus}` : `pow(${softplus}, -${float(interval)})`
 }
 
 /**
@@ -277,9 +290,7 @@ export function marchSource(baked) {
   const limit = Math.ceil(extent / baked.stepWorld) + 8
   const atlas = baked.bricks.map((n) => n * BRICK)
   const [scale, offset] = baked.densityRange
-  const floor = densityOfAlpha(baked.alphaThreshold, baked.densityBias, baked.interval)
-  const softplus = `(1.0 + exp(min(density + ${float(baked.densityBias)}, 80.0)))`
-  const activation = baked.interval === 0.5 ? `inversesqrt${softplus}` : `pow(${softplus}, -${float(baked.interval)})`
+  const floor = densityOfAlpha(baked.alphaThreshold, baked)
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -343,7 +354,7 @@ void main() {
     vec2 level = textureLod(uDensity, at, 0.0).rg;
     float density = ${float(scale)} * level.r + mix(${float(baked.emptyDensity)}, ${float(offset)}, level.g);
     if (density <= ${float(floor)}) continue;
-    float alpha = 1.0 - ${activation};
+    float alpha = 1.0 - ${lightThrough(baked)};
     float weight = light.a * alpha;
     if (weight > ${float(baked.alphaThreshold)}) {
       if (!is_prepared) {

@@ -32,6 +32,7 @@ function arraysOf(field) {
     partition: field.partition,
     codes: field.codes,
     shading: [field.shading],
+    activation: [field.activation],
   }
   for (const [name, table] of Object.entries(tables)) {
     if (table.type !== 0) arrays[`${name}_levels`] = table.items

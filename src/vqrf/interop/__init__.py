@@ -1,7 +1,8 @@
-"""Checkpoints of other programs, in and out: DirectVoxGO's `.tar`, and what VQRF's official code writes.
+"""Checkpoints of other programs, in and out: DirectVoxGO's `.tar`, svox2's `.npz`, and what VQRF's official code writes.
 
     pickles, archives   their containers, read as data: no code in a file is run, no size in it is believed
     dvgo                DirectVoxGO's checkpoints and `RadianceField`
+    svox2               Plenoxels' checkpoints and `RadianceField`
     folder              VQRF's `extreme_saving` and `CompressedField`
 
 Words that the papers' codes use and this one does not are said in here only.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from vqrf.field import RadianceField, expand
 from vqrf.interop.archives import CheckpointError
 from vqrf.interop.dvgo import USUAL, Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
+from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2
 from vqrf.kernels import select
 from vqrf.rays import RayPool
 from vqrf.scene import View
@@ -31,18 +33,24 @@ __all__ = [
     "Imported",
     "Sampling",
     "bytes_of_dvgo",
+    "bytes_of_svox2",
     "files_of_vqrf",
     "guess_corners",
+    "guess_scale",
     "is_checkpoint",
+    "is_svox2",
     "is_vqrf",
     "load_checkpoint",
     "load_dvgo",
+    "load_svox2",
     "load_vqrf",
     "zip_of_vqrf",
 ]
 
 FOREIGN_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 """Of a zip, and of what torch wrote before its files were zips."""
+
+Choice = TypeVar("Choice")
 
 GUESS_RAYS = 4096
 """Enough to tell: the wrong corners cost several dB."""
@@ -52,11 +60,21 @@ def is_vqrf(path: Path) -> bool:
     """Whether this is what VQRF's official code writes, folder or zip."""
     if path.is_dir():
         return is_vqrf_folder(path)
+    return any(name.endswith("metadata.npz") for name in _members(path))
+
+
+def is_svox2(path: Path) -> bool:
+    """Whether this is a checkpoint of svox2."""
+    return f"{LINKS}.npy" in _members(path)
+
+
+def _members(path: Path) -> list[str]:
+    """The names in a zip; none where it is no zip."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("metadata.npz") for name in archive.namelist())
+            return archive.namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
+        return []
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -77,6 +95,8 @@ def load_checkpoint(path: Path, *, corners: Corners | None = None, sampling: Sam
 
     Safe for untrusted input.
     """
+    if is_svox2(path):
+        return load_svox2(path, sampling=sampling)
     if not is_vqrf(path):
         return load_dvgo(path, corners=corners, sampling=sampling, exact=exact)
     try:
@@ -93,9 +113,18 @@ def guess_corners(load: Callable[[Corners], RadianceField], views: Sequence[View
 
     Deterministic.
     """
+    return _scores(load, get_args(Corners), views)
+
+
+def guess_scale(load: Callable[[float], RadianceField], views: Sequence[View]) -> dict[float, float]:
+    """As `guess_corners`, of svox2's field with its world as it is, and as large as Blender's scenes are."""
+    return _scores(load, (1.0, SCALE_OF_BLENDER), views)
+
+
+def _scores(load: Callable[[Choice], RadianceField], choices: Sequence[Choice], views: Sequence[View]) -> dict[Choice, float]:
     origins, directions, targets = RayPool(views).sample(GUESS_RAYS, seed=(0,))
-    scores: dict[Corners, float] = {}
-    for corners in get_args(Corners):
-        rgb = select().render_rays(load(corners).volume(), origins, directions)[0]
-        scores[corners] = float(-10 * np.log10(np.mean((rgb - targets[:, :3]) ** 2, dtype=np.float64) + 1e-12))
+    scores: dict[Choice, float] = {}
+    for choice in choices:
+        rgb = select().render_rays(load(choice).volume(), origins, directions)[0]
+        scores[choice] = float(-10 * np.log10(np.mean((rgb - targets[:, :3]) ** 2, dtype=np.float64) + 1e-12))
     return dict(sorted(scores.items(), key=lambda item: -item[1]))

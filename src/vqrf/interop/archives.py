@@ -46,12 +46,14 @@ class Archive:
     Args:
       file: a path, or the bytes of a zip inside of a file.
       name: what errors call it.
+      max_inflated: bytes of all deflated members together.
 
     Raises:
       CheckpointError: it is no zip, is damaged, or its table of contents cannot be meant well.
     """
 
-    def __init__(self, file: Path | bytes, name: str | Path) -> None:
+    def __init__(self, file: Path | bytes, name: str | Path, max_inflated: int | None = None) -> None:
+        most = MAX_INFLATED_BYTES if max_inflated is None else max_inflated
         self.name = name
         try:
             size = file.stat().st_size if isinstance(file, Path) else len(file)
@@ -69,8 +71,8 @@ class Archive:
         for info in self.members.values():
             self._check(info, size)
             inflated += info.file_size if info.compress_type else 0
-        if inflated > MAX_INFLATED_BYTES:
-            self.refuse("", f"inflates to {inflated} bytes, the limit is {MAX_INFLATED_BYTES}")
+        if inflated > most:
+            self.refuse("", f"inflates to {inflated} bytes, the limit is {most}")
 
     def _check(self, info: zipfile.ZipInfo, size: int) -> None:
         path = PurePosixPath(info.filename)
@@ -189,13 +191,15 @@ def bytes_of_zip(members: Mapping[str, bytes], compression: int) -> bytes:
 # --------------------------------------------------------------------------------------------------------- NumPy
 
 
-def load_npz(data: bytes, name: str) -> dict[str, NDArray[Any] | Any]:
+def load_npz(data: Path | bytes, name: str | Path, max_inflated: int | None = None) -> dict[str, NDArray[Any] | Any]:
     """The arrays of an `.npz`; an array that holds one object comes back as the object, read by `pickles`.
+
+    Arguments as of `Archive`.
 
     Raises:
       CheckpointError: it is damaged, or says sizes that it has not.
     """
-    archive = Archive(data, name)
+    archive = Archive(data, name, max_inflated)
     arrays = {}
     for member in archive.members:
         try:

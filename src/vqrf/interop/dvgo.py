@@ -32,7 +32,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.field import Layers, RadianceField, density_of_alpha
+from vqrf.field import Layers, RadianceField
 from vqrf.geometry import Float32, Float64, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
 from vqrf.interop.pickles import Refused, array_of
@@ -64,10 +64,12 @@ class Sampling:
     Attributes:
       step_voxels: distance of two samples, in voxels.
       near: as `RadianceField.near`.
+      scale: of the field's world against a checkpoint's of svox2.
     """
 
     step_voxels: float = 0.5
     near: float = 0.0
+    scale: float = 1.0
 
 
 USUAL = Sampling()
@@ -304,7 +306,7 @@ def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceFi
     if scale.shape != (3,) or shift.shape != (3,):
         raise Refused("mask_cache: expected 3 scales and shifts")
     share = _share_of_cells(field.lattice, mask, scale, shift)
-    floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
+    floor = field.density_of(field.alpha_threshold)
     n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (_highest(field.density) > floor)))
     if exact and n_cut:
         field = _halved(field)

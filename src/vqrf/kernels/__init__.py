@@ -9,7 +9,8 @@ Notation, used by every kernel:
     lattice      shape (X,Y,Z); voxel coordinate u = (x - lo) / (hi - lo) * (shape - 1) of world point x
     cell         the box between 8 voxels, numbered by its lowest one: floor(u), clamped to 0..shape-2
     density d    raw value at u, trilinear between the cell's voxels
-    alpha        1 - (1 + exp(d + density_bias)) ^ (-interval)
+    alpha        1 - exp(-interval * softplus(d + density_bias)), that is 1 - (1 + exp(d + density_bias)) ^ (-interval);
+                 with the activation "relu", 1 - exp(-interval * max(d + density_bias, 0))
     samples      x_i = o + (t_0 + i * step_world) * dir for i = 0, 1, ... while t <= t_1; [t_0, t_1] is where the ray is inside
                  the lattice, t_0 at least `near`. `dir` is of unit length. No jitter: an image is a pure function.
     live sample  one in an occupied cell with alpha > alpha_threshold; every other sample is as if it were not there
@@ -17,7 +18,8 @@ Notation, used by every kernel:
     early stop   after the first live sample that leaves T < STOP_TRANSMITTANCE; it is the last one
     shaded       a live sample with weight > alpha_threshold: only these have a colour
     color        sigmoid(color_mlp([features, view encoding])), or sigmoid(features) when there are no layers (then C = 3);
-                 with the shading "sh", of n = C / 3 harmonics, channel c is sigmoid(sum_k Y_k(dir) * features[c * n + k])
+                 with the shading "sh", of n = C / 3 harmonics, channel c is sigmoid(sum_k Y_k(dir) * features[c * n + k]),
+                 with "sh_relu" max(0.5 + sum_k Y_k(dir) * features[c * n + k], 0), which may be above 1
     harmonics Y  real, of degree 0 to 1 (n = 4) or 2 (n = 9); with dir = (x, y, z)
                  Y_0 = 0.282095, Y_1..3 = 0.488603 * (-y, z, -x),
                  Y_4..8 = 1.092548 * (xy, -yz, (2zz - xx - yy) / sqrt(12), -xz, (xx - yy) / 2)
@@ -25,8 +27,8 @@ Notation, used by every kernel:
     pixel        sum over shaded samples of w_i * color_i + background_weight * background;
                  background_weight = T after the last live sample
 
-Sources: DirectVoxGO (arXiv 2111.11215) sec. 3 and 4 for the density activation and the two thresholds; VQRF (arXiv
-2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel mask, ours is by cell, so that skipping is exact:
+Sources: DirectVoxGO (arXiv 2111.11215) sec. 3 and 4 for the density activation and the two thresholds; Plenoxels (arXiv
+2112.05131) for "relu" and "sh_relu"; VQRF (arXiv 2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel mask, ours is by cell, so that skipping is exact:
 a cell whose 8 densities are all too low for `alpha_threshold` holds no live sample (see `find_cells`).
 """
 
@@ -37,7 +39,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Array = Any
 """A NumPy array, or a torch tensor on the device of the backend. The compiled core takes either, on the CPU."""
@@ -49,8 +51,12 @@ SKIP_BLOCK = 4
 """Side, in cells, of the blocks that `measure_skip` measures distances in."""
 
 
-Shading = Literal["mlp", "sh"]
-"""How features and a direction become a colour: by the colour MLP (without layers, as rgb logits), or by harmonics."""
+Activation = Literal["softplus", "relu"]
+"""What makes the interpolated raw density, plus its bias, a density that is not negative."""
+
+Shading = Literal["mlp", "sh", "sh_relu"]
+"""How features and a direction become a colour: by the colour MLP (without layers, as rgb logits), or by harmonics through a
+sigmoid or through a ReLU."""
 
 HARMONICS_OF_CHANNELS = {12: 4, 27: 9}
 """Number of harmonics by that of channels, three for each."""
@@ -60,7 +66,7 @@ def shading_fault(shading: str, n_layers: int, n_channels: int) -> str | None:
     """Why so many layers and channels cannot be shaded so; None if they can."""
     if shading == "mlp":
         return None if n_layers or n_channels == 3 else "without layers there must be 3 channels"
-    if shading != "sh":
+    if shading not in get_args(Shading):
         return f"shading {shading} is not supported"
     if n_layers:
         return "spherical harmonics have no layers"
@@ -88,7 +94,8 @@ class Volume:
       near: world distance before which there are no samples.
       alpha_threshold: see the notation above.
       background: rgb behind everything, 0..1.
-      shading: "mlp", or "sh" with no layers and C of 12 or 27.
+      shading: "mlp", or "sh" or "sh_relu" with no layers and C of 12 or 27.
+      activation: of the density, "softplus" or "relu".
     """
 
     lo: tuple[float, float, float]
@@ -106,6 +113,7 @@ class Volume:
     alpha_threshold: float
     background: tuple[float, float, float]
     shading: Shading = "mlp"
+    activation: Activation = "softplus"
 
 
 @dataclass(frozen=True)

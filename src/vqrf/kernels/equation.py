@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import HARMONICS_OF_CHANNELS, STOP_TRANSMITTANCE, Array, Volume, shading_fault
+from vqrf.kernels import HARMONICS_OF_CHANNELS, STOP_TRANSMITTANCE, Activation, Array, Volume, shading_fault
 
 # --------------------------------------------------------------------------------------- arrays and tensors
 
@@ -71,6 +72,8 @@ def tensors(volume: Volume) -> Volume:
             raise ValueError(f"layers: expected {n_channels} + 3 + 6n inputs, got {n_inputs}")
     if fault := shading_fault(volume.shading, len(tensors.layers), n_channels):
         raise ValueError(f"features: {fault}")
+    if volume.activation not in get_args(Activation):
+        raise ValueError(f"activation: {volume.activation} is not supported")
     return tensors
 
 
@@ -149,10 +152,12 @@ def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, T
 
 
 def optical_depth(volume: Volume, density: Tensor) -> Tensor:
-    """-log(1 - alpha) of one step from interpolated raw density: interval * softplus(density + density_bias).
+    """-log(1 - alpha) of one step from interpolated raw density: interval * activation(density + density_bias).
 
     `threshold` is where PyTorch takes softplus(x) = x; its default of 20 is too low for float64.
     """
+    if volume.activation == "relu":
+        return volume.interval * F.relu(density + volume.density_bias)
     return volume.interval * F.softplus(density + volume.density_bias, threshold=40)
 
 
@@ -226,11 +231,12 @@ def view_harmonics(directions: Tensor, n_harmonics: int) -> Tensor:
 
 
 def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
-    """The colour [M,3] in 0..1 of features [M,C] seen along unit directions [M,3]."""
-    if volume.shading == "sh":
+    """The colour [M,3], 0 or more, of features [M,C] seen along unit directions [M,3]; only "sh_relu" goes above 1."""
+    if volume.shading != "mlp":
         n_harmonics = HARMONICS_OF_CHANNELS[features.shape[1]]
         harmonics = view_harmonics(directions, n_harmonics)
-        return (features.view(-1, 3, n_harmonics) * harmonics[:, None]).sum(-1).sigmoid()
+        total = (features.view(-1, 3, n_harmonics) * harmonics[:, None]).sum(-1)
+        return total.sigmoid() if volume.shading == "sh" else (0.5 + total).relu()
     hidden = features
     if volume.layers:
         n_inputs = volume.layers[0][0].shape[1]

@@ -116,7 +116,7 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
       origins, directions: [N,3]; directions of unit length.
 
     Returns:
-      rgb [N,3] in 0..1, background_weight [N], and depth [N], the sum over live samples of weight * t in
+      rgb [N,3], 0 or more, background_weight [N], and depth [N], the sum over live samples of weight * t in
       world units. The background adds nothing to the depth: divide by `1 - background_weight` for the mean
       distance of the rest.
 
