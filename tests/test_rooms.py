@@ -30,15 +30,15 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vqrf"
 
 ROOMS = [
-    *("geometry", "kernels", "compressed", "entropy", "bitstream"),
+    *("geometry", "kernels", "compressed", "pyramid", "entropy", "bitstream"),
     *("files", "scene", "builtin", "rays", "field", "lint", "storage", "interop", "render", "evaluate", "report"),
     *("page", "serve", "film", "preview"),
-    *("train", "bake", "compress", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
+    *("train", "bake", "compress", "rate", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
 PACKAGES = {
-    "torch": {"kernels", "train", "bake", "compress", "cli"},
+    "torch": {"kernels", "train", "bake", "compress", "rate", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
     "av": {"film"},

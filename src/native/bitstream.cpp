@@ -20,10 +20,11 @@ constexpr int kMaxRatioBits = 19;  // a coded byte describes fewer than 2^19 byt
 constexpr std::size_t kThreadedBytes = 64 << 10;  // below, starting a thread takes longer than the work
 constexpr std::uint32_t kColumnTreeRows = 256;  // from so many rows on, a column pays for a tree of its own
 
-enum Known { kHEAD, kMETA, kCOLR, kBOOK, kPART, kDENS, kCODE, kKEPT, kKnown };
-constexpr std::array<const char *, kKnown> kNames{"HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT"};
+enum Known { kHEAD, kMETA, kCOLR, kBOOK, kSTEP, kPART, kDENS, kCODE, kKEPT, kLEV8, kLEV0 = kLEV8 + kMaxLevels, kKnown };
+constexpr std::array<const char *, kKnown> kNames{"HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT",
+                                                  "LEV8", "LEV7", "LEV6", "LEV5", "LEV4", "LEV3", "LEV2", "LEV1", "LEV0"};
 constexpr bool is_critical(int known) { return known != kMETA; }
-constexpr std::uint16_t method_of(int known) { return known == kHEAD || known == kMETA ? 0 : 1; }
+constexpr std::uint16_t method_of(int known) { return known == kHEAD || known == kMETA || known == kSTEP ? 0 : 1; }
 
 using std::to_string;
 
@@ -61,6 +62,7 @@ struct Section {
     std::uint32_t crc = 0;
     std::uint64_t entry = 0;  // where its row of the table is
     int known = -1;
+    bool is_here = true;  // false for a level that a truncated file lacks
 };
 
 // Unwinds to decode_file, where it becomes the caller's `error`.
@@ -76,9 +78,9 @@ void check_header(Bytes data) {
     if (n < kHeaderBytes)
         refuse("header", n, "truncated: the header has 32 bytes, the file " + to_string(n));
     const auto major = load<std::uint16_t>(&data[8]), minor = load<std::uint16_t>(&data[10]);
-    if (major != kMajor || minor != kMinor)
+    if (major != kMajor)
         refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
-                                " is not supported: this reader knows 0.3");
+                                " is not supported: this reader knows 1.x");
     const auto count = load<std::uint32_t>(&data[12]);
     if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
     const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;
@@ -115,8 +117,9 @@ Section read_entry(Bytes data, std::uint64_t entry) {
     return s;
 }
 
-// The section table, checked to tile the file exactly, with every checksum right.
-std::vector<Section> read_table(Bytes data) {
+// The section table, checked to tile the file exactly, with every checksum right. With `truncated`, levels after the coarsest and
+// what follows them may be missing.
+std::vector<Section> read_table(Bytes data, bool truncated) {
     check_header(data);
     const auto count = load<std::uint32_t>(&data[12]);
     const auto total = load<std::uint64_t>(&data[16]);
@@ -134,14 +137,18 @@ std::vector<Section> read_table(Bytes data) {
         sections.push_back(std::move(s));
     }
     if (end != total) refuse("header", 16, "file length " + to_string(total) + " is not the sum of its parts");
-    for (const Section &s : sections)
-        if (s.offset + s.stored > data.size())
+    bool optional = false;
+    for (Section &s : sections) {
+        s.is_here = s.offset + s.stored <= data.size();
+        if (!s.is_here && !(truncated && optional))
             refuse(s.name, data.size(),
                    "truncated: ends at byte " + to_string(s.offset + s.stored) + ", the file has " +
                        to_string(data.size()));
+        optional = optional || s.known >= kLEV8;
+    }
     if (data.size() > total) refuse("end", total, to_string(data.size() - total) + " trailing bytes");
     for (const Section &s : sections)
-        if (crc32(data.subspan(s.offset, s.stored)) != s.crc) refuse(s.name, s.offset, "checksum mismatch");
+        if (s.is_here && crc32(data.subspan(s.offset, s.stored)) != s.crc) refuse(s.name, s.offset, "checksum mismatch");
     return sections;
 }
 
@@ -161,16 +168,29 @@ std::array<Section, kKnown> select_known(const std::vector<Section> &sections, s
             refuse(s.name, s.entry + 16, "decoded sections take more than the limit of " + to_string(max_bytes) + " bytes");
         raw += s.raw;
     }
-    for (int k = 0; k < kKnown; ++k)
-        if (is_critical(k) && known[k].known < 0) refuse(kNames[k], kHeaderBytes, "section is missing");
+    if (known[kHEAD].known < 0) refuse(kNames[kHEAD], kHeaderBytes, "section is missing");
     return known;
+}
+
+// Check that the sections are those of the file's kind, none too few and none too many. Gives the first of its levels.
+int check_kind(const std::array<Section, kKnown> &known, bool is_pyramid) {
+    int n_levels = 0;
+    for (int k = kLEV8; k < kKnown; ++k) n_levels += known[k].known >= 0;
+    const int first = kKnown - std::max(1, n_levels);
+    for (int k = 0; k < kKnown; ++k) {
+        const bool of_codebook = k == kBOOK || k == kDENS || k == kCODE || k == kKEPT, common = k <= kCOLR || k == kPART;
+        const bool belongs = common || (is_pyramid ? k == kSTEP || k >= first : of_codebook);
+        if (belongs && is_critical(k) && known[k].known < 0) refuse(kNames[k], kHeaderBytes, "section is missing");
+        if (!belongs && known[k].known >= 0) refuse(kNames[k], known[k].entry, "does not belong to a file of this kind");
+    }
+    return first;
 }
 
 // A section's bytes, read from the front.
 class Reader {
   public:
     Reader(Bytes data, const Section &section)
-        : section_(section), bytes_(data.subspan(section.offset, section.stored)) {}
+        : section_(section), bytes_(section.is_here ? data.subspan(section.offset, section.stored) : Bytes()) {}
 
     template <class T>
     T take() {
@@ -221,8 +241,9 @@ Head read_head(Bytes data, const Section &section) {
     if (n_voxels > kMaxVoxels) in.fail(to_string(n_voxels) + " voxels, the limit is " + to_string(kMaxVoxels));
     if (head.n_channels < 1 || head.n_channels > kMaxChannels)
         in.fail("channel count " + to_string(head.n_channels) + " is outside 1..64");
-    if (head.codebook_size < 1 || head.codebook_size > kMaxCodewords)
+    if (head.codebook_size > kMaxCodewords)
         in.fail("codebook size " + to_string(head.codebook_size) + " is outside 1..65536");
+    if (head.codebook_size == 0 && head.n_kept) in.fail("a pyramid keeps no voxels");
     if (std::uint64_t{head.n_coded} + head.n_kept > n_voxels) in.fail("more voxels hold values than there are");
     if (!bounds_are_fine) in.fail("bounds are not finite with lo < hi");
     for (const float v : head.constants)
@@ -234,10 +255,17 @@ Head read_head(Bytes data, const Section &section) {
 }
 
 // Memory that grows with the lattice and is none of the arrays, above what is allowed for it: two planes of ranks for each of
-// the three sections that are decoded side by side, and the flags of the blocks, twice.
-std::uint64_t working_bytes(Shape shape) {
+// the three sections that are decoded side by side, and the flags of the blocks, twice. A pyramid's levels have magnitudes of half
+// their size; above the first they are lattices of their own, and the second has its numbers.
+std::uint64_t working_bytes(Shape shape, const std::array<Section, kKnown> &known) {
     const std::uint64_t planes = 24 * (std::uint64_t{shape.y} + 2) * (std::uint64_t{shape.z} + 2);
-    const std::uint64_t all = planes + 2 * Blocks::shape_of(shape).n_voxels();
+    std::uint64_t all = planes + 2 * Blocks::shape_of(shape).n_voxels(), coefficients = 0;
+    for (int k = kLEV8; k < kKnown; ++k) coefficients += known[k].raw;
+    all += coefficients / 2;
+    for (int k = kLEV0 - 1; k >= kLEV8 && known[k].known >= 0; --k) {
+        shape = coarser_shape(shape);
+        all += shape.n_voxels() * (k == kLEV0 - 1 ? 5 : 1);
+    }
     return all > kAllowance / 2 ? all - kAllowance / 2 : 0;
 }
 
@@ -413,19 +441,61 @@ void read_values(Bytes data, const std::array<Section, kKnown> &known, Compresse
     kept.get();
 }
 
-CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
+void read_steps(Bytes data, const Section &section, CompressedField &field) {
+    Reader in(data, section);
+    const auto n_latents = in.take<std::uint16_t>(), has_basis = in.take<std::uint16_t>();
+    const std::uint32_t n_channels = field.head.n_channels;
+    if (n_latents < 1 || n_latents > kMaxChannels) in.fail("latent count " + to_string(n_latents) + " is outside 1..64");
+    if (has_basis > 1 || (!has_basis && n_latents != n_channels)) in.fail("latents do not lead to the features");
+    const std::size_t n_steps = 1u + n_latents, n_basis = has_basis * std::size_t{n_latents} * n_channels;
+    if (in.rest().size() != 4 * (n_steps + n_basis))
+        in.fail("has " + to_string(in.rest().size()) + " bytes of steps and basis, expected " + to_string(4 * (n_steps + n_basis)));
+    bool is_fine = true;
+    field.steps.resize(n_steps), field.basis.resize(n_basis);
+    for (float &step : field.steps) step = in.take<float>(), is_fine &= std::isfinite(step) && step > 0;
+    for (float &value : field.basis) value = in.take<float>(), is_fine &= std::isfinite(value);
+    if (!is_fine) in.fail("a step is not positive, or a value not finite");
+}
+
+// The levels from section `first` on, which the partition is read before.
+void read_levels(Bytes data, const std::array<Section, kKnown> &known, int first, CompressedField &field) {
+    const auto width = static_cast<std::uint32_t>(field.steps.size());
+    std::vector<Nodes> nodes(static_cast<std::size_t>(kKnown - first));
+    nodes[0] = {field.head.shape, std::move(field.partition), field.head.n_coded};
+    for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
+    const auto level_of = [&](int k) -> Nodes & { return nodes[static_cast<std::size_t>(kLEV0 - k)]; };
+    for (int k = first; k < kKnown; ++k) Reader(data, known[k]).expect_raw(2 * level_of(k).n_nodes * width);
+    std::vector<std::uint8_t> above;
+    bool is_here = true;
+    for (int k = first; k < kKnown; ++k) {
+        const Nodes &coarser = level_of(std::max(k - 1, first));
+        std::vector<std::int16_t> &values = field.levels.emplace_back(level_of(k).n_nodes * width, 0);
+        is_here = is_here && known[k].is_here;
+        if (!is_here) continue;
+        Reader(data, known[k]).decode(level_contexts(width), [&](Decoder &d) {
+            above = code_level(d, level_of(k), coarser, above, width, values);
+        });
+    }
+    field.partition = std::move(nodes[0].selected);
+}
+
+CompressedField decode_sections(Bytes data, std::uint64_t max_bytes, bool truncated) {
     std::uint64_t raw = 0;
-    const std::array<Section, kKnown> known = select_known(read_table(data), max_bytes, raw);
+    const std::array<Section, kKnown> known = select_known(read_table(data, truncated), max_bytes, raw);
     CompressedField field;
     field.head = read_head(data, known[kHEAD]);
     const Head &head = field.head;
-    if (working_bytes(head.shape) > max_bytes - raw)
+    const bool is_pyramid = head.codebook_size == 0;
+    const int first = check_kind(known, is_pyramid);
+    if (working_bytes(head.shape, known) > max_bytes - raw)
         refuse(kNames[kHEAD], known[kHEAD].offset,
                "decoding takes more than the limit of " + to_string(max_bytes) + " bytes");
     Reader(data, known[kPART]).expect_raw(head.shape.n_voxels());
-    Reader(data, known[kDENS]).expect_raw(std::uint64_t{head.n_coded} + head.n_kept);
-    Reader(data, known[kCODE]).expect_raw(std::uint64_t{4} * head.n_coded);
-    Reader(data, known[kKEPT]).expect_raw(std::uint64_t{head.n_kept} * head.n_channels);
+    if (!is_pyramid) {
+        Reader(data, known[kDENS]).expect_raw(std::uint64_t{head.n_coded} + head.n_kept);
+        Reader(data, known[kCODE]).expect_raw(std::uint64_t{4} * head.n_coded);
+        Reader(data, known[kKEPT]).expect_raw(std::uint64_t{head.n_kept} * head.n_channels);
+    }
     if (const Section &meta = known[kMETA]; meta.known >= 0) {
         const Reader in(data, meta);
         if (meta.stored > kMaxMetadataBytes)
@@ -433,6 +503,13 @@ CompressedField decode_sections(Bytes data, std::uint64_t max_bytes) {
         field.metadata.assign(in.rest().begin(), in.rest().end());
     }
     read_color_mlp(data, known[kCOLR], field);
+    if (is_pyramid) {
+        read_steps(data, known[kSTEP], field);
+        Reader(data, known[kLEV0]).expect_raw(std::uint64_t{2} * head.n_coded * field.steps.size());
+        read_partition(data, known[kPART], field);
+        read_levels(data, known, first, field);
+        return field;
+    }
     field.codebook = read_codebook(data, known[kBOOK], head);
     read_partition(data, known[kPART], field);
     read_values(data, known, field);
@@ -448,9 +525,9 @@ std::vector<std::uint8_t> encode_with(std::size_t n_contexts, Walk walk) {
 
 }  // namespace
 
-std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, BitstreamError &error) {
+std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, bool truncated, BitstreamError &error) {
     try {
-        return decode_sections(data, max_bytes);
+        return decode_sections(data, max_bytes, truncated);
     } catch (BitstreamError &e) {
         error = std::move(e);
     } catch (const std::system_error &) {

@@ -15,7 +15,7 @@ namespace vqrf {
 
 using Bytes = std::span<const std::uint8_t>;
 
-inline constexpr std::uint16_t kMajor = 0, kMinor = 3;  // of the format
+inline constexpr std::uint16_t kMajor = 1;  // of the format; any minor version of it is read
 
 // Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
 struct BitstreamError {
@@ -66,6 +66,9 @@ struct CompressedField {
     std::vector<std::uint8_t> density, kept;
     std::vector<float> density_scale, density_offset, kept_scale, kept_offset;
     std::vector<std::int32_t> codes;
+    // Of a pyramid (codebook_size 0), in place of what follows color_mlp but the partition.
+    std::vector<float> steps, basis;               // [1 + latents]; [latents, n_channels] or empty
+    std::vector<std::vector<std::int16_t>> levels;  // [N_l, 1 + latents], coarsest first
 };
 
 // What decoding may take beyond `max_bytes`: half of it working memory that grows with the lattice, where what is more counts
@@ -74,7 +77,8 @@ inline constexpr std::uint64_t kAllowance = std::uint64_t{2} << 20;
 
 // The file's field, or nothing and the reason in `error`. All that is allocated at a time, the result and the working memory,
 // takes at most `max_bytes`, the allowance, and once the size of the file (scales and offsets are copied from it).
-std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, BitstreamError &error);
+// With `truncated`, levels of a pyramid that a file which was cut off lacks are zeros.
+std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, bool truncated, BitstreamError &error);
 
 std::vector<std::uint8_t> encode_partition(Shape shape, Bytes partition);
 std::vector<std::uint8_t> encode_density(Shape shape, Bytes partition, Bytes levels);

@@ -71,8 +71,21 @@ nb::dict to_dict(CompressedField field) {
     out["shading"] = static_cast<int>(field.shading);
     out["activation"] = static_cast<int>(head.activation);
     out["color_mlp"] = tables;
-    out["codebook"] = to_tuple(std::move(field.codebook));
     out["partition"] = to_array(std::move(field.partition), {head.shape.x, head.shape.y, head.shape.z});
+    if (head.codebook_size == 0) {
+        const std::size_t width = field.steps.size();
+        nb::list levels;
+        for (auto &level : field.levels) {
+            const std::size_t n = level.size() / width;
+            levels.append(to_array(std::move(level), {n, width}));
+        }
+        out["coefficients"] = levels;
+        out["steps"] = to_vector(std::move(field.steps));
+        const std::size_t n_rows = field.basis.size() / head.n_channels;
+        out["basis"] = to_array(std::move(field.basis), {n_rows, head.n_channels});
+        return out;
+    }
+    out["codebook"] = to_tuple(std::move(field.codebook));
     out["density"] = nb::make_tuple(to_vector(std::move(field.density)), to_vector(std::move(field.density_scale)),
                                     to_vector(std::move(field.density_offset)));
     out["codes"] = to_vector(std::move(field.codes));
@@ -81,13 +94,13 @@ nb::dict to_dict(CompressedField field) {
     return out;
 }
 
-nb::object decode(const nb::bytes &data, std::uint64_t max_bytes) {
+nb::object decode(const nb::bytes &data, std::uint64_t max_bytes, bool truncated) {
     BitstreamError error;
     std::optional<CompressedField> field;
     const Bytes bytes(reinterpret_cast<const std::uint8_t *>(data.data()), data.size());
     {
         const nb::gil_scoped_release release;
-        field = decode_file(bytes, max_bytes, error);
+        field = decode_file(bytes, max_bytes, truncated, error);
     }
     if (!field) return nb::make_tuple(error.section, error.offset, error.reason);
     return to_dict(std::move(*field));
@@ -114,7 +127,7 @@ Table table_of(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::
 }  // namespace
 
 void bind_codec(nb::module_ &m) {
-    m.def("decode", &decode, nb::arg("data"), nb::arg("max_bytes"),
+    m.def("decode", &decode, nb::arg("data"), nb::arg("max_bytes"), nb::arg("truncated"),
           "The arrays of a .vqrf file as a dict, or (section, offset, reason) of what is wrong with it.");
     m.def(
         "encode_partition",

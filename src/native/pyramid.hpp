@@ -47,6 +47,7 @@ inline Nodes coarser_nodes(const Nodes &finer) {
 inline constexpr int kMagnitudeLimit = 15;  // contexts do not tell greater coefficients apart
 inline constexpr int kNearClasses = 14, kBeforeClasses = 5;
 inline constexpr int kUnary = 14;  // a magnitude up to this is counted up, what is beyond it has an Elias gamma code
+inline constexpr int kGammaBits = 13;  // at most so many after its first: no magnitude is above 14 + 2^14 - 1
 
 inline int near_class(int sum) {
     constexpr std::array<int, kNearClasses - 1> limits{1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250};
@@ -64,7 +65,7 @@ inline std::size_t level_contexts(std::uint32_t width) { return kNearClasses + w
 template <class Coder>
 std::uint32_t code_gamma(Coder &coder, std::uint32_t value) {
     int n_bits = 0;
-    while (n_bits < 16 && !coder.direct(1, value >> n_bits <= 1)) ++n_bits;
+    while (n_bits < kGammaBits && !coder.direct(1, value >> n_bits <= 1)) ++n_bits;
     return 1u << n_bits | coder.direct(n_bits, value & ((1u << n_bits) - 1));
 }
 

@@ -17,7 +17,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +46,7 @@ from vqrf.compressed import (
 )
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Activation, Shading, has_native, shading_fault
+from vqrf.pyramid import MAX_LEVELS, Int16, Nodes, PyramidField, build_nodes, coarser_shape
 
 __all__ = [
     "CODED",
@@ -63,7 +64,7 @@ __all__ = [
 ]
 
 SIGNATURE = b"\x89VQR\r\n\x1a\n"
-VERSION = (0, 3)
+VERSION = (1, 0)
 HEADER_BYTES = 32
 ENTRY_BYTES = 32
 
@@ -79,8 +80,12 @@ SHADINGS: tuple[Shading, ...] = ("mlp", "sh", "sh_relu")
 """How a field is shaded, by the number that COLR gives."""
 ACTIVATIONS: tuple[Activation, ...] = ("softplus", "relu")
 """The density's activation, by the number that HEAD gives."""
-KNOWN = ("HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT")
+LEVELS = tuple(f"LEV{number}" for number in range(MAX_LEVELS, -1, -1))
+"""The levels of a pyramid, coarsest first; a file has those from its coarsest on."""
+KNOWN = ("HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", *LEVELS)
 """The sections of a file, in their order. META may be absent, and a reader may skip it."""
+OF_CODEBOOK = ("BOOK", "DENS", "CODE", "KEPT")
+"""What only a file with a codebook has, and must have."""
 
 
 class BitstreamError(ValueError):
@@ -100,35 +105,43 @@ class BitstreamError(ValueError):
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def encode(field: CompressedField) -> bytes:
+def encode(field: CompressedField | PyramidField) -> bytes:
     """The bytes of a .vqrf file, the same on every machine and with or without the compiled core."""
     coder = importlib.import_module("vqrf._native") if has_native() else entropy
-    partition, codebook = field.partition, _bits_of(field.codebook)
     layers = [table for layer in field.color_mlp for table in layer]
     layer_bits = [_bits_of(table) for table in layers]
-    sections = [
+    colors = _write_layers(layers, field.shading) + coder.encode_tables(layer_bits, False)
+    common = [
         ("HEAD", HEAD.size, _write_head(field)),
-        ("META", 0, canonical_json(field.metadata)),
-        (
-            "COLR",
-            sum(b.nbytes for b in layer_bits),
-            _write_layers(layers, field.shading) + coder.encode_tables(layer_bits, False),
-        ),
-        ("BOOK", codebook.nbytes, _write_quantizer(field.codebook) + coder.encode_tables([codebook], True)),
-        ("PART", partition.size, coder.encode_partition(partition)),
-        (
-            "DENS",
-            field.density.levels.size,
-            _write_quantizer(field.density) + coder.encode_density(partition, field.density.levels),
-        ),
-        ("CODE", field.codes.nbytes, coder.encode_codes(partition, field.n_codewords, field.codes)),
-        (
-            "KEPT",
-            field.kept.levels.size,
-            _write_quantizer(field.kept) + coder.encode_kept(partition, field.kept.levels),
-        ),
+        ("META", 0, canonical_json(field.metadata) if field.metadata else b""),
+        ("COLR", sum(b.nbytes for b in layer_bits), colors),
+        ("PART", field.partition.size, coder.encode_partition(field.partition)),
     ]
-    return _assemble([section for section in sections if section[0] != "META" or field.metadata])
+    own = _pyramid_sections(field, coder) if isinstance(field, PyramidField) else _codebook_sections(field, coder)
+    sections = sorted([*common, *own], key=lambda section: KNOWN.index(section[0]))
+    return _assemble([section for section in sections if section[0] != "META" or section[2]])
+
+
+def _codebook_sections(field: CompressedField, coder: Any) -> list[tuple[str, int, bytes]]:
+    partition, codebook = field.partition, _bits_of(field.codebook)
+    density = _write_quantizer(field.density) + coder.encode_density(partition, field.density.levels)
+    kept = _write_quantizer(field.kept) + coder.encode_kept(partition, field.kept.levels)
+    return [
+        ("BOOK", codebook.nbytes, _write_quantizer(field.codebook) + coder.encode_tables([codebook], True)),
+        ("DENS", field.density.levels.size, density),
+        ("CODE", field.codes.nbytes, coder.encode_codes(partition, field.n_codewords, field.codes)),
+        ("KEPT", field.kept.levels.size, kept),
+    ]
+
+
+def _pyramid_sections(field: PyramidField, coder: Any) -> list[tuple[str, int, bytes]]:
+    steps = struct.pack("<HH", len(field.steps) - 1, field.basis is not None) + field.steps.astype("<f4").tobytes()
+    if field.basis is not None:
+        steps += field.basis.astype("<f4").tobytes()
+    streams = coder.encode_levels(field.partition, list(field.coefficients))
+    names = LEVELS[-len(streams) :]
+    levels = [(name, level.nbytes, stream) for name, level, stream in zip(names, field.coefficients, streams, strict=True)]
+    return [("STEP", len(steps), steps), *levels]
 
 
 def _assemble(sections: list[tuple[str, int, bytes]]) -> bytes:
@@ -143,16 +156,18 @@ def _assemble(sections: list[tuple[str, int, bytes]]) -> bytes:
 
 
 def _method_of(name: str) -> int:
-    return STORED if name in ("HEAD", "META") else RANGE_CODED
+    return STORED if name in ("HEAD", "META", "STEP") else RANGE_CODED
 
 
 def _is_critical(name: str) -> bool:
     return name != "META"
 
 
-def _write_head(field: CompressedField) -> bytes:
+def _write_head(field: CompressedField | PyramidField) -> bytes:
     lattice = field.lattice
-    counts = field.n_channels, field.n_codewords, field.n_coded, field.n_kept
+    counts = (field.n_channels, 0, field.n_coded, 0)
+    if isinstance(field, CompressedField):
+        counts = field.n_channels, field.n_codewords, field.n_coded, field.n_kept
     activation = ACTIVATIONS.index(field.activation)
     return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *field.constants.values(), activation)
 
@@ -184,13 +199,15 @@ def _bits_of(table: Table) -> NDArray[Any]:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def decode(data: bytes, *, max_bytes: int = 1 << 30) -> CompressedField:
+def decode(data: bytes, *, max_bytes: int = 1 << 30, truncated: bool = False) -> CompressedField | PyramidField:
     """The compressed field in the bytes of a .vqrf file.
 
     Args:
-      data: the whole file.
+      data: the whole file; with `truncated`, as much of it as there is.
       max_bytes: bound on the decoded arrays, as the file declares them, and on working memory where the lattice asks for
         much of it; a file that needs more is refused. (The compiled core then allocates at most 2 MiB beyond it.)
+      truncated: take a pyramid's file that is cut off after its coarsest level: the levels that are not there whole are zeros,
+        which shows a coarser scene. Without it a file that is cut off is refused, like every file with a codebook.
 
     Raises:
       BitstreamError: the bytes are not a file that `encode` wrote; nothing else, whatever they are.
@@ -198,11 +215,12 @@ def decode(data: bytes, *, max_bytes: int = 1 << 30) -> CompressedField:
     Safe for untrusted input.
     """
     data = bytes(data)
-    raw = _decode_native(data, max_bytes) if has_native() else _decode_twin(data, max_bytes)
+    reader = _decode_native if has_native() else _decode_twin
+    raw = reader(data, max_bytes, truncated)
     metadata = raw.pop("metadata")
-    meta_at = next((s.offset for s in _read_table(data) if s.name == "META"), None)
+    meta_at = next((s.offset for s in _read_table(data, truncated) if s.name == "META"), None)
     try:
-        field = CompressedField(metadata={}, **raw)
+        field = PyramidField(metadata={}, **raw) if "coefficients" in raw else CompressedField(metadata={}, **raw)
     except ValueError as error:  # every cause is checked before; this keeps the promise if one is forgotten
         raise BitstreamError("HEAD", 0, str(error)) from None
     if meta_at is not None:
@@ -210,7 +228,7 @@ def decode(data: bytes, *, max_bytes: int = 1 << 30) -> CompressedField:
     return field
 
 
-def verify(data: bytes, *, max_bytes: int = 1 << 30) -> CompressedField:
+def verify(data: bytes, *, max_bytes: int = 1 << 30) -> CompressedField | PyramidField:
     """Decode a file and check that encoding what came out gives the same bytes, section by section.
 
     Sections that this version does not know are not critical and are left out of the comparison.
@@ -247,6 +265,8 @@ class _Section:
     stored: int
     raw: int
     crc: int
+    is_here: bool = True
+    """False for a level that a truncated file lacks."""
 
     def refuse(self, reason: str) -> BitstreamError:
         return BitstreamError(self.name, self.offset, reason)
@@ -264,8 +284,8 @@ def _check_header(data: bytes) -> int:
     if n < HEADER_BYTES:
         raise BitstreamError("header", n, f"truncated: the header has 32 bytes, the file {n}")
     major, minor, count, _, reserved, crc = struct.unpack("<HHIQII", data[8:HEADER_BYTES])
-    if (major, minor) != VERSION:
-        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 0.3")
+    if major != VERSION[0]:
+        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 1.x")
     if not 1 <= count <= MAX_SECTIONS:
         raise BitstreamError("header", 12, f"section count {count} is outside 1..64")
     table_end = HEADER_BYTES + ENTRY_BYTES * count
@@ -295,8 +315,11 @@ def _read_entry(data: bytes, entry: int, offset: int) -> _Section:
     return _Section(name, entry, offset, stored, raw, crc)
 
 
-def _read_table(data: bytes) -> list[_Section]:
-    """The section table, checked to tile the file exactly, with every checksum right."""
+def _read_table(data: bytes, truncated: bool = False) -> list[_Section]:
+    """The section table, checked to tile the file exactly, with every checksum right.
+
+    With `truncated`, levels after the coarsest and what follows them may be missing.
+    """
     count = _check_header(data)
     (total,) = struct.unpack("<Q", data[16:24])
     bad_sum = BitstreamError("header", 16, f"file length {total} is not the sum of its parts")
@@ -314,13 +337,17 @@ def _read_table(data: bytes) -> list[_Section]:
         entries.append(s)
     if end != total:
         raise bad_sum
-    for s in entries:
+    optional = False
+    for i, s in enumerate(entries):
         if (stop := s.offset + s.stored) > len(data):
-            raise BitstreamError(s.name, len(data), f"truncated: ends at byte {stop}, the file has {len(data)}")
+            if not (truncated and optional):
+                raise BitstreamError(s.name, len(data), f"truncated: ends at byte {stop}, the file has {len(data)}")
+            entries[i] = replace(s, is_here=False)
+        optional = optional or s.name in LEVELS
     if len(data) > total:
         raise BitstreamError("end", total, f"{len(data) - total} trailing bytes")
     for s in entries:
-        if zlib.crc32(data[s.offset : s.offset + s.stored]) != s.crc:
+        if s.is_here and zlib.crc32(data[s.offset : s.offset + s.stored]) != s.crc:
             raise s.refuse("checksum mismatch")
     return entries
 
@@ -337,10 +364,21 @@ def _select_known(entries: list[_Section], max_bytes: int) -> dict[str, _Section
         if s.raw > left:
             raise BitstreamError(s.name, at, f"decoded sections take more than the limit of {max_bytes} bytes")
         left -= s.raw
-    for name in KNOWN:
-        if _is_critical(name) and name not in known:
-            raise BitstreamError(name, HEADER_BYTES, "section is missing")
+    if "HEAD" not in known:
+        raise BitstreamError("HEAD", HEADER_BYTES, "section is missing")
     return known
+
+
+def _check_kind(known: dict[str, _Section], is_pyramid: bool) -> None:
+    """Check that the sections are those of the file's kind, none too few and none too many."""
+    levels = [name for name in LEVELS if name in known] if is_pyramid else []
+    own = ("STEP", *LEVELS[-max(1, len(levels)) :]) if is_pyramid else OF_CODEBOOK
+    belong = ("HEAD", "META", "COLR", "PART", *own)
+    for name in KNOWN:
+        if name in belong and name not in known and _is_critical(name):
+            raise BitstreamError(name, HEADER_BYTES, "section is missing")
+        if name in known and name not in belong:
+            raise BitstreamError(name, known[name].entry, "does not belong to a file of this kind")
 
 
 class _Reader:
@@ -394,8 +432,10 @@ def _read_head(data: bytes, section: _Section) -> _Head:
         raise section.refuse(f"{n_voxels} voxels, the limit is {MAX_VOXELS}")
     if not 1 <= counts[0] <= MAX_CHANNELS:
         raise section.refuse(f"channel count {counts[0]} is outside 1..64")
-    if not 1 <= counts[1] <= MAX_CODEWORDS:
+    if counts[1] > MAX_CODEWORDS:
         raise section.refuse(f"codebook size {counts[1]} is outside 1..65536")
+    if counts[1] == 0 and counts[3]:
+        raise section.refuse("a pyramid keeps no voxels")
     if counts[2] + counts[3] > n_voxels:
         raise section.refuse("more voxels hold values than there are")
     if not all(map(math.isfinite, lo + hi)) or any(a >= b for a, b in zip(lo, hi, strict=True)):
@@ -406,13 +446,18 @@ def _read_head(data: bytes, section: _Section) -> _Head:
         raise section.refuse(str(error)) from None
     if number >= len(ACTIVATIONS):
         raise section.refuse(f"activation {number} is not supported")
-    return _Head(Lattice(lo, hi, shape), *counts, constants, ACTIVATIONS[number])
+    n_channels, n_codewords, n_coded, n_kept = counts
+    return _Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, constants, ACTIVATIONS[number])
 
 
-def _working_bytes(shape: tuple[int, int, int]) -> int:
+def _working_bytes(shape: tuple[int, ...], levels: list[_Section]) -> int:
     """What working memory that grows with the lattice counts against the budget: FORMAT.md section 2."""
     n_blocks = math.prod(-(-side // entropy.BLOCK_SIDE) for side in shape)
-    return max(0, 24 * (shape[1] + 2) * (shape[2] + 2) + 2 * n_blocks - FREE_WORKING_BYTES)
+    total = 24 * (shape[1] + 2) * (shape[2] + 2) + 2 * n_blocks + sum(s.raw for s in levels) // 2
+    for number in range(len(levels) - 1):
+        shape = coarser_shape(shape)
+        total += math.prod(shape) * (1 if number else 5)
+    return max(0, total - FREE_WORKING_BYTES)
 
 
 def _read_metadata(text: bytes, offset: int) -> dict[str, Any]:
@@ -501,30 +546,57 @@ def _read_levels(reader: _Reader, shape: tuple[int, ...], columns: int) -> Quant
     return Quantized(np.zeros(shape, np.uint8), table.scale, table.offset)
 
 
-def _decode_twin(data: bytes, max_bytes: int) -> dict[str, Any]:
-    """The arguments of `CompressedField`, metadata as text; by this module and `vqrf.entropy` alone."""
-    known = _select_known(_read_table(data), max_bytes)
-    head = _read_head(data, known["HEAD"])
-    if sum(s.raw for s in known.values()) + _working_bytes(head.lattice.shape) > max_bytes:
-        raise known["HEAD"].refuse(f"decoding takes more than the limit of {max_bytes} bytes")
-    n_values = head.n_coded + head.n_kept
-    known["PART"].expect_raw(head.lattice.n_voxels)
-    known["DENS"].expect_raw(n_values)
-    known["CODE"].expect_raw(4 * head.n_coded)
-    known["KEPT"].expect_raw(head.n_kept * head.n_channels)
-    metadata = b""
-    if meta := known.get("META"):
-        if meta.stored > MAX_METADATA_BYTES:
-            raise meta.refuse(f"metadata has {meta.stored} bytes, the limit is {MAX_METADATA_BYTES}")
-        metadata = data[meta.offset : meta.offset + meta.stored]
-    shading, color_mlp = _read_color_mlp(data, known["COLR"], head.n_channels)
+def _read_steps(data: bytes, section: _Section, n_channels: int) -> tuple[Float32, Float32 | None]:
+    reader = _Reader(data, section)
+    n_latents, has_basis = reader.take("HH")
+    if not 1 <= n_latents <= MAX_CHANNELS:
+        raise section.refuse(f"latent count {n_latents} is outside 1..64")
+    if has_basis > 1 or (not has_basis and n_latents != n_channels):
+        raise section.refuse("latents do not lead to the features")
+    expected = 4 * (1 + n_latents + has_basis * n_latents * n_channels)
+    if len(reader.rest) != expected:
+        raise section.refuse(f"has {len(reader.rest)} bytes of steps and basis, expected {expected}")
+    values = np.frombuffer(reader.rest, "<f4").astype(np.float32)
+    steps = values[: 1 + n_latents]
+    if not np.isfinite(values).all() or not (steps > 0).all():
+        raise section.refuse("a step is not positive, or a value not finite")
+    return steps, values[1 + n_latents :].reshape(n_latents, n_channels) if has_basis else None
+
+
+def _read_level(data: bytes, section: _Section, nodes: Nodes, above: list[list[int]] | None, values: Int16) -> list[list[int]]:
+    """Fill a level's coefficients; their magnitudes, for the next."""
+    found: list[list[list[int]]] = []
+    contexts = entropy.level_contexts(values.shape[1])
+    _Reader(data, section).decode(contexts, lambda d: found.append(entropy.code_level(d, nodes, above, values)))
+    return found[0]
+
+
+def _read_pyramid(data: bytes, known: dict[str, _Section], head: _Head) -> dict[str, Any]:
+    """What a `PyramidField` has of its own, and its partition."""
+    sections = [known[name] for name in LEVELS if name in known]
+    steps, basis = _read_steps(data, known["STEP"], head.n_channels)
+    sections[-1].expect_raw(2 * head.n_coded * len(steps))
+    partition = _read_partition(data, known["PART"], head)
+    levels = build_nodes(partition != PRUNED, len(sections) - 1)[::-1]
+    for section, nodes in zip(sections, levels, strict=True):
+        section.expect_raw(2 * nodes.n_nodes * len(steps))
+    coefficients = tuple(np.zeros((nodes.n_nodes, len(steps)), np.int16) for nodes in levels)
+    above: list[list[int]] | None = None
+    for section, nodes, values in zip(sections, levels, coefficients, strict=True):
+        if not section.is_here:
+            break
+        above = _read_level(data, section, nodes, above, values)
+    return {"partition": partition, "steps": steps, "basis": basis, "coefficients": coefficients}
+
+
+def _read_codebook(data: bytes, known: dict[str, _Section], head: _Head) -> dict[str, Any]:
+    """What a `CompressedField` has of its own, and its partition."""
     reader = _Reader(data, known["BOOK"])
     codebook = _read_quantizer(reader, (head.n_codewords, head.n_channels))
     _read_items(reader, [codebook], by_column=True)
     partition = _read_partition(data, known["PART"], head)
-
     reader = _Reader(data, known["DENS"])
-    density = _read_levels(reader, (n_values,), 1)
+    density = _read_levels(reader, (head.n_coded + head.n_kept,), 1)
     levels = cast(Uint8, density.levels)
     reader.decode(entropy.DENSITY_CONTEXTS, lambda d: entropy.code_density(d, partition, levels))
     codes = np.zeros(head.n_coded, np.int32)
@@ -538,40 +610,64 @@ def _decode_twin(data: bytes, max_bytes: int) -> dict[str, Any]:
     kept = _read_levels(reader, (head.n_kept, head.n_channels), head.n_channels)
     kept_levels = cast(Uint8, kept.levels)
     reader.decode(entropy.KEPT_CONTEXTS, lambda d: entropy.code_kept(d, partition, kept_levels))
-    return {
+    return {"partition": partition, "density": density, "codes": codes, "codebook": codebook, "kept": kept}
+
+
+def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:
+    """The arguments of the field, metadata as text; by this module and `vqrf.entropy` alone."""
+    known = _select_known(_read_table(data, truncated), max_bytes)
+    head = _read_head(data, known["HEAD"])
+    is_pyramid = head.n_codewords == 0
+    _check_kind(known, is_pyramid)
+    levels = [s for name, s in known.items() if name in LEVELS]
+    if sum(s.raw for s in known.values()) + _working_bytes(head.lattice.shape, levels) > max_bytes:
+        raise known["HEAD"].refuse(f"decoding takes more than the limit of {max_bytes} bytes")
+    known["PART"].expect_raw(head.lattice.n_voxels)
+    if not is_pyramid:
+        known["DENS"].expect_raw(head.n_coded + head.n_kept)
+        known["CODE"].expect_raw(4 * head.n_coded)
+        known["KEPT"].expect_raw(head.n_kept * head.n_channels)
+    metadata = b""
+    if meta := known.get("META"):
+        if meta.stored > MAX_METADATA_BYTES:
+            raise meta.refuse(f"metadata has {meta.stored} bytes, the limit is {MAX_METADATA_BYTES}")
+        metadata = data[meta.offset : meta.offset + meta.stored]
+    shading, color_mlp = _read_color_mlp(data, known["COLR"], head.n_channels)
+    common = {
         "lattice": head.lattice,
-        "partition": partition,
-        "density": density,
-        "codes": codes,
-        "codebook": codebook,
-        "kept": kept,
         "color_mlp": color_mlp,
         "shading": shading,
         "constants": head.constants,
         "activation": head.activation,
         "metadata": metadata,
     }
+    return common | (_read_pyramid if is_pyramid else _read_codebook)(data, known, head)
 
 
-def _decode_native(data: bytes, max_bytes: int) -> dict[str, Any]:
+def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:
     """What `_decode_twin` gives, from the compiled core."""
-    raw = importlib.import_module("vqrf._native").decode(data, max_bytes)
+    raw = importlib.import_module("vqrf._native").decode(data, max_bytes, truncated)
     if isinstance(raw, tuple):
         raise BitstreamError(*raw)
     tables = [_table_from_native(*table) for table in raw["color_mlp"]]
     layers = zip(tables[::2], tables[1::2], strict=True)
-    return {
+    common = {
         "lattice": Lattice(raw["lo"], raw["hi"], raw["partition"].shape),
         "partition": raw["partition"],
-        "density": Quantized(*raw["density"]),
-        "codes": raw["codes"],
-        "codebook": _table_from_native(*raw["codebook"]),
-        "kept": Quantized(*raw["kept"]),
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
         "shading": SHADINGS[raw["shading"]],
         "activation": ACTIVATIONS[raw["activation"]],
         "constants": Constants.from_values(raw["constants"].tolist()),
         "metadata": raw["metadata"],
+    }
+    if "coefficients" in raw:
+        basis = raw["basis"] if raw["basis"].size else None
+        return common | {"steps": raw["steps"], "basis": basis, "coefficients": tuple(raw["coefficients"])}
+    return common | {
+        "density": Quantized(*raw["density"]),
+        "codes": raw["codes"],
+        "codebook": _table_from_native(*raw["codebook"]),
+        "kept": Quantized(*raw["kept"]),
     }
 
 

@@ -64,6 +64,8 @@ NEAR_LIMITS = (1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250)
 NEAR_CLASSES, BEFORE_CLASSES = len(NEAR_LIMITS) + 1, 5
 UNARY = 14
 """A magnitude up to this is counted up; what is beyond has an Elias gamma code."""
+GAMMA_BITS = 13
+"""At most so many bits after the first of a gamma code: `pyramid.MAX_MAGNITUDE` is what it reaches."""
 ZERO_CONTEXTS = NEAR_CLASSES * BEFORE_CLASSES
 CHANNEL_CONTEXTS = ZERO_CONTEXTS + NEAR_CLASSES + UNARY
 
@@ -418,7 +420,7 @@ def _near_class(total: int) -> int:
 def _code_gamma(coder: Coder, value: int) -> int:
     """A positive number: as many zeros as its bits after the first, then the number."""
     n_bits = 0
-    while n_bits < 16 and not coder.direct(1, int(value >> n_bits <= 1)):
+    while n_bits < GAMMA_BITS and not coder.direct(1, int(value >> n_bits <= 1)):
         n_bits += 1
     return 1 << n_bits | coder.direct(n_bits, value & (1 << n_bits) - 1)
 
@@ -462,7 +464,9 @@ def code_level(coder: Coder, nodes: Nodes, above: list[list[int]] | None, values
         if edges:
             near = [n + 3 * sum(column) for n, column in zip(near, zip(*edges, strict=True), strict=True)]
         if above is not None:
-            near = [n + sum(column) for n, column in zip(near, zip(*(above[p] for p in parents[rank]), strict=True), strict=True)]
+            near = [
+                n + sum(column) for n, column in zip(near, zip(*(above[p] for p in parents[rank]), strict=True), strict=True)
+            ]
         rows[rank], own = _code_node(coder, near, rows[rank])
         magnitudes.append(own)
     values[:] = np.array(rows, np.int16).reshape(values.shape)

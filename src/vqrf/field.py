@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Activation, Shading, Volume, select, shading_fault
+from vqrf.pyramid import PyramidField
 
 Layers = tuple[tuple[Float32, Float32], ...]
 
@@ -120,8 +121,8 @@ class RadianceField:
         return replace(self, background=background)
 
 
-def expand(compressed: CompressedField) -> RadianceField:
-    """The field that a `CompressedField` stands for: dequantise and scatter, no choice made.
+def expand(compressed: CompressedField | PyramidField) -> RadianceField:
+    """The field that a compressed one stands for: dequantise and scatter, no choice made.
 
     PRUNED voxels get the density that the file says, and zero features.
 
@@ -131,10 +132,14 @@ def expand(compressed: CompressedField) -> RadianceField:
     shape, constants = compressed.lattice.shape, compressed.constants
     density = np.full(shape, constants.empty_density, np.float32)
     features = np.zeros((*shape, compressed.n_channels), np.float32)
-    with np.errstate(over="ignore"):  # what overflows is not finite, and RadianceField says so
-        density[compressed.partition != PRUNED] = compressed.density.dequantize()
-        features[compressed.partition == CODED] = float_table(compressed.codebook)[compressed.codes]
-        features[compressed.partition == KEPT] = compressed.kept.dequantize()
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and RadianceField says so
+        here = compressed.partition != PRUNED
+        if isinstance(compressed, PyramidField):
+            density[here], features[here] = compressed.voxel_values()
+        else:
+            density[here] = compressed.density.dequantize()
+            features[compressed.partition == CODED] = float_table(compressed.codebook)[compressed.codes]
+            features[compressed.partition == KEPT] = compressed.kept.dequantize()
         color_mlp = tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp)
     return RadianceField(
         lattice=compressed.lattice,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,12 @@ from vqrf.compressed import (
     same_layers,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Shading, shading_fault
+from vqrf.kernels import Activation, Shading, shading_fault
 
 Int16 = NDArray[np.int16]
 
+MAX_MAGNITUDE = 14 + (1 << 14) - 1
+"""Of a coefficient: what its code (FORMAT.md section 6) reaches."""
 MAX_LEVELS = 8
 """Levels above the lattice's own: 2^8 is a side of 4096 brought to 16."""
 
@@ -94,7 +96,7 @@ class PyramidField:
       lattice: each side 2..4096, at most 2^31 voxels.
       partition: [X,Y,Z] uint8 of PRUNED and CODED.
       coefficients: int16 [N_l, 1 + Z] for each level, coarsest first; density is column 0, then come the latents; nodes are
-        those of `build_nodes`. No value is -32768.
+        those of `build_nodes`. No magnitude is above `MAX_MAGNITUDE`.
       steps: [1 + Z] float32, finite and positive.
       basis: [Z,C] float32, features = latents @ basis; None where the latents are the features.
       color_mlp, constants, metadata, shading: as in `vqrf.compressed.CompressedField`.
@@ -112,6 +114,7 @@ class PyramidField:
     constants: Constants
     metadata: dict[str, Any]
     shading: Shading = "mlp"
+    activation: Activation = "softplus"
 
     def __post_init__(self) -> None:
         check_lattice(self.lattice, self.partition)
@@ -128,11 +131,13 @@ class PyramidField:
             expected = (nodes.n_nodes, len(self.steps))
             if level.dtype != np.int16 or level.shape != expected:
                 raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
-            if level.size and level.min() == -32768:
-                raise ValueError("coefficients: -32768 has no code")
+            if level.size and max(int(level.max()), -int(level.min())) > MAX_MAGNITUDE:
+                raise ValueError(f"coefficients: a magnitude is above {MAX_MAGNITUDE}")
         if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels):
             raise ValueError(f"color_mlp: {fault}")
         check_layers(self.color_mlp, self.n_channels)
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation {self.activation} is not supported")
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
 
@@ -173,14 +178,15 @@ class PyramidField:
         return values[:, 0], latents if self.basis is None else latents @ self.basis
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PyramidField) or (self.basis is None) != (other.basis is None):
+        if not isinstance(other, PyramidField):
             return False
+        bases = [np.zeros(0) if field.basis is None else field.basis for field in (self, other)]
         return (
-            (self.lattice, self.constants, self.metadata, self.shading)
-            == (other.lattice, other.constants, other.metadata, other.shading)
+            (self.lattice, self.constants, self.metadata) == (other.lattice, other.constants, other.metadata)
+            and (self.shading, self.activation) == (other.shading, other.activation)
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.steps, other.steps)
-            and (self.basis is None or np.array_equal(self.basis, other.basis))
+            and np.array_equal(*bases)
             and len(self.coefficients) == len(other.coefficients)
             and all(np.array_equal(a, b) for a, b in zip(self.coefficients, other.coefficients, strict=True))
             and same_layers(self.color_mlp, other.color_mlp)

@@ -9,7 +9,8 @@ contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the
 only dial between a small file and a good one.
 
 Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
-rounding (arXiv 1308.3432); importance and pruning as in VQRF (arXiv 2211.16386), sec. 3.2. Departs from VQRF: no codebook, no voxels kept exactly.
+rounding (arXiv 1308.3432); importance and pruning as in VQRF (arXiv 2211.16386), sec. 3.2. Departs from VQRF: no codebook, and
+no voxels kept exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vqrf.compressed import CODED, PRUNED, Constants, Table
 from vqrf.field import RadianceField, density_of_alpha
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
-from vqrf.pyramid import PyramidField, build_nodes
+from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
@@ -89,8 +90,8 @@ def latent_basis(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A [C,C] and its inverse: latents = features @ A, in which one unit changes a colour by `step` rms in every direction.
 
-    With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G) turned into
-    the principal axes of the features and divided by `step`; the first latent varies most.
+    With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G)
+    turned into the principal axes of the features and divided by `step`; the first latent varies most.
     """
     generator = torch.Generator().manual_seed(seed)
     share = torch.from_numpy(importance / importance.sum())
@@ -138,7 +139,7 @@ class _Channels:
         """The levels as whole numbers, coarsest first."""
         return [
             torch.copysign((m.values.abs() / self.steps + (0.5 - dead_zone)).floor(), m.values)
-            .clamp(-32767, 32767)
+            .clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE)
             .to(torch.int16)
             .cpu()
             .numpy()
