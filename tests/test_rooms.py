@@ -33,7 +33,7 @@ ROOMS = [
     *("geometry", "kernels", "compressed", "pyramid", "entropy", "bitstream"),
     *("files", "scene", "builtin", "rays", "field", "lint", "storage", "interop", "render", "evaluate", "report"),
     *("page", "serve", "film", "preview"),
-    *("train", "bake", "compress", "rate", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
+    *("train", "bake", "compress", "rate", "presets", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 

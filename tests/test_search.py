@@ -22,7 +22,7 @@ from vqrf.field import RadianceField, expand
 from vqrf.scene import Scene
 from vqrf.search import (
     MAX_TRIALS,
-    PAPER_QUALITY,
+    OWN_QUALITY,
     PSNR_WINDOW,
     SIZE_WINDOW,
     FieldDial,
@@ -241,7 +241,7 @@ def test_a_tiny_field_is_brought_to_a_size(trained: RadianceField, scene: Scene,
     dial = FieldDial(lambda quality: config_at(base, quality), lambda c: compress(trained, scene, c), score, metadata)
     small, large = (dial.compress(dial.setting(quality)) for quality in (0, 100))
     assert dial.n_bytes(small) < dial.n_bytes(large)
-    assert dial.setting(PAPER_QUALITY) == base
+    assert dial.setting(OWN_QUALITY) == base
     wanted = int((dial.n_bytes(small) * dial.n_bytes(large)) ** 0.5)
     tried = []
     found = search(dial, Target("size", wanted), Journal(tmp_path / "journal.json", "tiny"), on_trial=tried.append)

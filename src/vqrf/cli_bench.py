@@ -18,12 +18,12 @@ from vqrf.bitstream import decode, encode
 from vqrf.evaluate import evaluate
 from vqrf.field import expand
 from vqrf.kernels import has_native
-from vqrf.storage import checksum
+from vqrf.storage import Checkpoint, checksum, fingerprint
 from vqrf.terminal import Common, CommonFlags, UsageError, load_like, load_run, say
 
 if TYPE_CHECKING:
     from vqrf.bench import Job, Row
-    from vqrf.compress import CompressConfig
+    from vqrf.presets import Config
 
 ROWS_FILE, PLOT_FILE = "rd.csv", "rd.png"
 
@@ -40,7 +40,7 @@ class Bench:
     """Dataset folder, or the folder of datasets that are named as the runs' scenes are."""
     out: Path
     """Folder for rd.csv and rd.png."""
-    presets: tuple[Literal["paper", "demo"], ...] = ("paper",)
+    presets: tuple[Literal["compact", "paper", "demo"], ...] = ("compact", "paper")
     """Each is a curve."""
     qualities: tuple[float, ...] = (10, 25, 40, 60, 80, 100)
     """0..100: each is a point of every curve."""
@@ -66,7 +66,7 @@ class Bench:
         common = self.common
         if not common.threads and runner is bench.run_on_ray:
             common = replace(common, threads=1)  # what a task of Ray takes; in turn, a job has the whole machine
-        work = partial(measure, steps=self.steps, every=self.every, common=common)
+        work = partial(measure, steps=self.steps, every=self.every, common=common, work=self.out.resolve())
         try:
             rows = bench.run_jobs(jobs, rows_file, work, runner, on_row=lambda row: say(quiet, f"{describe(row)}"))
         except ValueError as error:
@@ -104,19 +104,22 @@ def list_jobs(verb: Bench) -> list[Job]:
     return jobs
 
 
-def settings_of(preset: str, quality: float, steps: int | None) -> CompressConfig:
+def settings_of(preset: str, quality: float, steps: int | None) -> Config:
     """The settings of a preset at a quality."""
-    from vqrf.compress import PRESETS
+    from vqrf.presets import PRESETS, faster
     from vqrf.search import config_at
 
-    base = PRESETS[preset] if steps is None else replace(PRESETS[preset], steps=steps)
+    base = PRESETS[preset] if steps is None else faster(PRESETS[preset], steps)
     return config_at(base, quality)
 
 
-def measure(job: Job, *, steps: int | None, every: int, common: Common) -> Row:
-    """Do a job: compress, encode, decode, score. Runs in any process."""
+def measure(job: Job, *, steps: int | None, every: int, common: Common, work: Path) -> Row:
+    """Do a job: compress, encode, decode, score. Runs in any process.
+
+    What jobs of a scene have in common is kept in the folder `work`.
+    """
     from vqrf.bench import Row
-    from vqrf.compress import compress
+    from vqrf.presets import compress_with, warm_facts
 
     if common.threads and has_native():
         from vqrf.kernels.native import set_threads
@@ -126,7 +129,11 @@ def measure(job: Job, *, steps: int | None, every: int, common: Common) -> Row:
     scene = load_like(notes, Path(job.data), ("train", "test"), every=every)
     config = settings_of(job.preset, job.quality, steps)
     start = time.perf_counter()
-    small = compress(field, scene, config, seed=common.seed, device=common.device)
+    warm = None
+    if (facts := warm_facts(config)) is not None:
+        mark = fingerprint(scene, {**facts, "seed": common.seed, "density": checksum({"density": field.density}, "")})
+        warm = Checkpoint(work / f"warm-{zlib.crc32(mark.encode()):08x}.checkpoint", mark)
+    small = compress_with(config, field, scene, seed=common.seed, device=common.device, warm=warm)
     seconds = round(time.perf_counter() - start, 1)
     metadata: dict[str, Any] = {"training": notes}
     data = encode(replace(small, metadata=metadata))

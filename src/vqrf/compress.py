@@ -44,7 +44,7 @@ EMPTY_MARGIN = 1.0
 Profile = Literal["exact", "web"]
 """Whom a file is for: `exact` keeps the field's own colours, `web` bakes them into harmonics that a browser shades fast."""
 
-TUNINGS = ("tune", "bake")
+TUNINGS = ("tune", "bake", "warm")
 """Names of the tunings, each with batches of its own."""
 
 CODEBOOK_PASSES = 24

@@ -5,8 +5,9 @@
     pyramid  see `vqrf.pyramid`; every coefficient is seen through its rounding from the first step on (straight through)
 
 The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
-contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on it: the
-only dial between a small file and a good one.
+contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on
+it: the only dial between a small file and a good one. Tuning is in two stages: `warm` brings a field to a usual price, which
+every file of it has in common, and `tune` goes on from there at the price that was asked for.
 
 Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
 rounding (arXiv 1308.3432); importance and pruning as in VQRF (arXiv 2211.16386), sec. 3.2. Departs from VQRF: no codebook, and
@@ -32,7 +33,7 @@ from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
-from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Moments, Report, torch_threads
+from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Moments, Report, snapshot, torch_threads
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
@@ -40,6 +41,9 @@ DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 SENSITIVITY_DRAWS = 20000
 FLATTEST = 1e-4
 """A direction of feature space that colour hardly depends on counts as if it had this share of the strongest one's effect."""
+
+HANDOVER = 0.3
+"""Share of the learning rates at which `tune` takes over from `warm`."""
 
 WEIGHT_LEVELS = 127
 """Half the levels of a quantised weight of the colour MLP."""
@@ -53,6 +57,7 @@ class RateConfig:
 
     Attributes:
       bit_price: mean squared error (of colours in 0..1) that one bit may cost.
+      warm_price, warm_steps: the price of the stage before, and its steps.
       prune: share of the total importance that the voxels which are not pruned carry, 0..1.
       n_levels: of the pyramid, above the lattice's own, 0..8.
       density_step: of raw density.
@@ -62,27 +67,36 @@ class RateConfig:
       rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
     """
 
-    bit_price: float = 6e-10
+    bit_price: float = 2e-9
+    warm_price: float = 2e-9
     prune: float = 0.999
     n_levels: int = 4
-    density_step: float = 1.0
-    feature_step: float = 0.05
-    dead_zone: float = 0.15
-    steps: int = 8000
+    density_step: float = 0.5
+    feature_step: float = 0.02
+    dead_zone: float = 0.05
+    warm_steps: int = 5000
+    steps: int = 3000
     rays_per_step: int = 8192
     rate_density: float = 0.15
     rate_features: float = 0.1
-    rate_mlp: float = 1e-3
+    rate_mlp: float = 3e-3
     rate_end: float = 0.05
     losses: LossWeights = FINE_LOSSES
 
     def __post_init__(self) -> None:
         if not 0 < self.prune <= 1:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
-        if not self.bit_price >= 0:
-            raise ValueError(f"bit_price: expected 0 or more, got {self.bit_price}")
-        if self.steps < 0:
-            raise ValueError(f"steps: expected 0 or more, got {self.steps}")
+        if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
+            raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
+        if self.steps < 0 or self.warm_steps < 0:
+            raise ValueError(f"steps and warm_steps: expected 0 or more, got {self.steps}, {self.warm_steps}")
+
+    def warmed(self) -> RateConfig:
+        """The settings of the stage `warm`, which are the same for every price."""
+        return replace(self, bit_price=self.warm_price, steps=self.warm_steps)
+
+
+PRESETS = {"compact": RateConfig()}
 
 
 def latent_basis(
@@ -204,6 +218,14 @@ class PyramidModel:
             self.touched,
         )
         self.base = field.volume()
+        self.begin(config, 1.0, config.rate_end)
+
+    def begin(self, config: RateConfig, first: float, last: float) -> None:
+        """Start a stage of `config.steps` steps at `config.bit_price`, with `first` to `last` of the learning rates."""
+        self.config, self.first, self.last = config, first, last
+        for _, moments in self._named():
+            for part in (moments.first, moments.second):
+                part.zero_()
         self._show(find_cells=True)
 
     def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], sizes: list[int], seed: int) -> None:
@@ -263,7 +285,7 @@ class PyramidModel:
 
     def update(self, step: int) -> None:
         self._take_gradients()
-        decay = self.config.rate_end ** (step / max(self.config.steps, 1))
+        decay = self.first * (self.last / self.first) ** (step / max(self.config.steps, 1))
         weight = self.config.bit_price / math.log(2)
         for channels in (self.density, self.latents):
             channels.lower(self.kernels, self.parents)
@@ -345,12 +367,37 @@ def compress_pyramid(
     device: str = "cpu",
     report: Report | None = None,
     checkpoint: Checkpoint | None = None,
+    warm: Checkpoint | None = None,
 ) -> PyramidField:
     """Compress a field with the training views of its scene into a pyramid; arguments as of `vqrf.compress.compress`.
+
+    Args:
+      warm: the checkpoint of the stage `warm`. It is left as that stage ends, so that another call at another price, or one
+        that was killed, goes on from there.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
     model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
+    last = config.rate_end
+    if config.warm_steps:
+        model.begin(config.warmed(), 1.0, HANDOVER)
+        tuning.run("warm", model, config.warm_steps, warm)
+        if warm is not None:
+            warm.save(*snapshot(model, tuning.pool, config.warm_steps))
+        model.begin(config, HANDOVER, last)
     tuning.run("tune", model, config.steps, checkpoint)
     return model.pack()
+
+
+def thin(field: PyramidField, share: float) -> PyramidField:
+    """The field made smaller without tuning: of the finest level's latents that are 1 or -1, so large a share is left.
+
+    Those of the last latents go first, which matter least; within a latent the order is random, and always the same.
+    """
+    finest = field.coefficients[-1].copy()
+    node, latent = np.nonzero(np.abs(finest[:, 1:]) == 1)
+    order = np.lexsort((np.random.default_rng(0).permutation(len(node)), -latent))
+    dropped = order[: round((1 - share) * len(order))]
+    finest[node[dropped], latent[dropped] + 1] = 0
+    return replace(field, coefficients=(*field.coefficients[:-1], finest))

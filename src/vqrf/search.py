@@ -23,9 +23,11 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 
 from vqrf.bitstream import encode
-from vqrf.compress import CompressConfig
-from vqrf.compressed import CompressedField, Quantized
+from vqrf.compressed import Quantized
 from vqrf.files import write_atomically
+from vqrf.presets import Compressed, Config
+from vqrf.pyramid import PyramidField
+from vqrf.rate import RateConfig, thin
 
 MAX_TRIALS = 20
 """Tunings of one search. On curves with sharp bends it takes about five without trims, and 15 at worst (docs/log.md); this many
@@ -43,8 +45,10 @@ TRIM_REACH = {"size": math.log(1.2), "psnr": 0.2}
 COARSEST = 2.0
 """By how much a whole trim widens the steps of levels: one bit less for each."""
 
-PAPER_QUALITY = 60.0
+OWN_QUALITY = 60.0
 """Where a preset's own settings lie on its dial."""
+PRICE_RANGE = 30.0
+"""By how much the price of a bit grows from there to the one end of the dial, and falls to the other."""
 
 Setting = TypeVar("Setting")
 Result = TypeVar("Result")
@@ -333,27 +337,33 @@ def _choose(
     return Found(chosen, result, is_met, tuple(trials))
 
 
-# ------------------------------------------------------------------------------------------------------- VQRF's own dial
+# -------------------------------------------------------------------------------------------------- the presets' own dials
 
 
-def config_at(base: CompressConfig, quality: float) -> CompressConfig:
-    """The settings of a quality 0..100 on a path through a preset, whose own settings are at `PAPER_QUALITY`.
+def config_at(base: Config, quality: float) -> Config:
+    """The settings of a quality 0..100 on a path through a preset, whose own settings are at `OWN_QUALITY`.
 
-    Below, fewer voxels and codewords and coarser levels, and none of them keep features of their own at 0; above, more and
-    finer. The tuning is the preset's all along.
+    Of a pyramid the price of a bit changes, and nothing else. With a codebook there are fewer voxels and codewords and
+    coarser levels below, and none of them keep features of their own at 0; above, more and finer. The tuning is the preset's
+    all along.
 
-    >>> config_at(CompressConfig(), PAPER_QUALITY) == CompressConfig()
+    >>> from vqrf.presets import PRESETS
+    >>> config_at(PRESETS["paper"], OWN_QUALITY) == PRESETS["paper"]
     True
-    >>> config_at(CompressConfig(), 0).keep, config_at(CompressConfig(), 0).n_codes
+    >>> config_at(PRESETS["paper"], 0).keep, config_at(PRESETS["paper"], 0).n_codes
     (0.0, 256)
+    >>> round(config_at(RateConfig(bit_price=1e-9), 0).bit_price, 10)
+    3e-08
     """
     if not 0 <= quality <= 100:
         raise ValueError(f"quality: expected 0..100, got {quality:g}")
-    below = min(quality / PAPER_QUALITY, 1.0)
-    above = max((quality - PAPER_QUALITY) / (100 - PAPER_QUALITY), 0.0)
+    below = min(quality / OWN_QUALITY, 1.0)
+    above = max((quality - OWN_QUALITY) / (100 - OWN_QUALITY), 0.0)
+    if isinstance(base, RateConfig):
+        return replace(base, bit_price=base.bit_price * PRICE_RANGE ** (1 - below - above))
     dropped = (1 - base.prune) * 10.0 ** (1.5 * (1 - below) - above)
     steps = 0.4 + 0.6 * below + 0.5 * above
-    prune = base.prune if quality == PAPER_QUALITY else 1 - min(dropped, 1.0)
+    prune = base.prune if quality == OWN_QUALITY else 1 - min(dropped, 1.0)
     return replace(
         base,
         prune=prune,
@@ -364,11 +374,14 @@ def config_at(base: CompressConfig, quality: float) -> CompressConfig:
     )
 
 
-def coarsen(field: CompressedField, share: float) -> CompressedField:
-    """The field with wider steps between the levels of density and kept features: by 2 ** (1 - share).
+def coarsen(field: Compressed, share: float) -> Compressed:
+    """The field made smaller: a pyramid by `vqrf.rate.thin`, another by wider steps between levels.
 
-    Levels stay within their range, since they only come nearer to the middle one, whose value does not move.
+    Density and kept features get steps wider by 2 ** (1 - share); levels stay within their range, since they only come
+    nearer to the middle one, whose value does not move.
     """
+    if isinstance(field, PyramidField):
+        return thin(field, share)
     factor = np.float32(COARSEST ** (1 - share))
     return replace(field, density=_widen(field.density, factor), kept=_widen(field.kept, factor))
 
@@ -394,24 +407,24 @@ class FieldDial:
       metadata: what will be in the file with it, or as much.
     """
 
-    path: Callable[[float], CompressConfig]
-    tune: Callable[[CompressConfig], CompressedField]
-    score: Callable[[CompressedField], float]
+    path: Callable[[float], Config]
+    tune: Callable[[Config], Compressed]
+    score: Callable[[Compressed], float]
     metadata: Mapping[str, Any]
 
-    def setting(self, quality: float) -> CompressConfig:
+    def setting(self, quality: float) -> Config:
         return self.path(quality)
 
-    def compress(self, setting: CompressConfig) -> CompressedField:
+    def compress(self, setting: Config) -> Compressed:
         return self.tune(setting)
 
-    def trim(self, result: CompressedField, share: float) -> CompressedField:
+    def trim(self, result: Compressed, share: float) -> Compressed:
         return coarsen(result, share)
 
-    def n_bytes(self, result: CompressedField) -> int:
+    def n_bytes(self, result: Compressed) -> int:
         return len(encode(replace(result, metadata=dict(self.metadata))))
 
-    def psnr(self, result: CompressedField) -> float:
+    def psnr(self, result: Compressed) -> float:
         return self.score(result)
 
 
