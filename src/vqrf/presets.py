@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Literal, TypeAlias
 
-from vqrf import compress, rate
-from vqrf.compress import CompressConfig
+from vqrf.compress import PRESETS as OF_CODEBOOKS
+from vqrf.compress import CompressConfig, compress
 from vqrf.compressed import CompressedField
 from vqrf.field import RadianceField
 from vqrf.pyramid import PyramidField
-from vqrf.rate import RateConfig
+from vqrf.rate import PRESETS as OF_PYRAMIDS
+from vqrf.rate import RateConfig, compress_pyramid
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
 from vqrf.train import Report
@@ -24,7 +25,7 @@ Config: TypeAlias = CompressConfig | RateConfig
 Compressed: TypeAlias = CompressedField | PyramidField
 Preset = Literal["compact", "paper", "demo"]
 
-PRESETS: dict[str, Config] = {**rate.PRESETS, **compress.PRESETS}
+PRESETS: dict[str, Config] = {**OF_PYRAMIDS, **OF_CODEBOOKS}
 
 
 def stages_of(config: Config) -> dict[str, int]:
@@ -58,10 +59,8 @@ def compress_with(
       warm: see `vqrf.rate.compress_pyramid`; not used by the others.
     """
     if isinstance(config, RateConfig):
-        return rate.compress_pyramid(
-            field, scene, config, seed=seed, device=device, report=report, checkpoint=checkpoint, warm=warm
-        )
-    return compress.compress(field, scene, config, seed=seed, device=device, report=report, checkpoint=checkpoint)
+        return compress_pyramid(field, scene, config, seed=seed, device=device, report=report, checkpoint=checkpoint, warm=warm)
+    return compress(field, scene, config, seed=seed, device=device, report=report, checkpoint=checkpoint)
 
 
 def faster(config: Config, steps: int) -> Config:
