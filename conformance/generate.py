@@ -145,9 +145,7 @@ def valid_fields() -> dict[str, CompressedField]:
         "widest_codebook": replace(wide, codebook=book, codes=rows),
         "harmonics1": make_field(9, (6, 9, 7), n_codewords=16, widths=[], shading="sh"),
         "harmonics2": make_field(10, (7, 5, 6), n_channels=27, n_codewords=9, widths=[], shading="sh"),
-        "plenoxels": make_field(
-            11, (6, 8, 7), n_channels=27, n_codewords=12, widths=[], shading="sh_relu", activation="relu"
-        ),
+        "plenoxels": make_field(11, (6, 8, 7), n_channels=27, n_codewords=12, widths=[], shading="sh_relu", activation="relu"),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 

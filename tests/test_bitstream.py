@@ -64,9 +64,7 @@ SPECIAL = {
     "64 channels": lambda: generate.make_field(1, (5, 5, 5), n_channels=64),
     "harmonics of degree 1": lambda: generate.make_field(1, (5, 5, 5), widths=[], shading="sh"),
     "harmonics of degree 2": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh"),
-    "plenoxels": lambda: generate.make_field(
-        1, (5, 5, 5), n_channels=27, widths=[], shading="sh_relu", activation="relu"
-    ),
+    "plenoxels": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh_relu", activation="relu"),
     "quantised tables": generate.quantized_field,
     "no metadata": lambda: generate.replace(small_field(), metadata={}),
 }

@@ -406,7 +406,8 @@ def _read_head(data: bytes, section: _Section) -> _Head:
         raise section.refuse(str(error)) from None
     if number >= len(ACTIVATIONS):
         raise section.refuse(f"activation {number} is not supported")
-    return _Head(Lattice(lo, hi, shape), *counts, constants, ACTIVATIONS[number])
+    n_channels, n_codewords, n_coded, n_kept = counts
+    return _Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, constants, ACTIVATIONS[number])
 
 
 def _working_bytes(shape: tuple[int, int, int]) -> int:

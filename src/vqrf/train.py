@@ -357,7 +357,7 @@ class FieldModel:
 
     def _edge(self, n_voxels: int) -> float:
         """World size of a voxel of a lattice of so many."""
-        return float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+        return float(np.cbrt(np.prod(self.lattice.extent) / n_voxels))
 
     def _density_of(self, alpha: float) -> float:
         return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.activation)
