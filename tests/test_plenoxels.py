@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import refuses, succeeds
 from test_train import interrupted
 from tiny import TINY, TINY_COMPRESS, assert_same_field
 
 from vqrf import train as train_module
 from vqrf.bitstream import decode, encode, verify
+from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.compress import compress
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.interop import bytes_of_svox2
 from vqrf.kernels import has_native
-from vqrf.scene import Scene
-from vqrf.storage import active_voxels
+from vqrf.scene import Scene, save_scene
+from vqrf.storage import active_voxels, load_field
+from vqrf.terminal import FIELD_FILE
 from vqrf.train import PLENOXELS, PRESETS, fit
 
 TINY_PLENOXELS = replace(
@@ -100,3 +104,19 @@ def test_pruned_voxels_hold_just_too_little_to_be_seen(plenoxels: RadianceField,
 def test_its_presets_are_of_degree_two_and_have_no_network(name: str) -> None:
     stage = PRESETS[name].fine
     assert (stage.shading, stage.activation, stage.channels, stage.depth) == ("sh_relu", "relu", 27, 0)
+
+
+def test_it_is_trained_and_compressed_on_the_command_line(
+    scene: Scene, plenoxels: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "plenoxels-quick", TINY_PLENOXELS)
+    monkeypatch.setitem(COMPRESS_PRESETS, "demo", TINY_COMPRESS)
+    data, run, out = tmp_path / "data", tmp_path / "run", tmp_path / "scene.vqrf"
+    save_scene(scene, data)
+    succeeds("train", data, "--out", run, "--base", "plenoxels", "--preset", "quick")
+    assert_same_field(load_field(run / FIELD_FILE)[0], plenoxels)
+    succeeds("compress", run, "--data", data, "--out", out, "--preset", "demo")
+    facts = json.loads(succeeds("info", out, "--json").out)
+    assert (facts["shading"], facts["activation"], facts["layers"]) == ("sh_relu", "relu", [])
+    succeeds("verify", out, "--strict")
+    refuses("train", data, "--out", tmp_path / "no", "--base", "plenoxels", "--preset", "demo", saying=("plenoxels-quick",))
