@@ -153,8 +153,8 @@ PLENOXELS = replace(
     depth=0,
     rate_density=0.1,
     rate_features=0.03,
-    density_variation=1e-8,
-    feature_variation=3e-8,
+    density_variation=3e-10,
+    feature_variation=2e-9,
     shading="sh_relu",
     activation="relu",
 )
