@@ -24,7 +24,7 @@ from vqrf.kernels import has_native
 from vqrf.scene import Scene, save_scene
 from vqrf.storage import active_voxels, load_field
 from vqrf.terminal import FIELD_FILE
-from vqrf.train import PLENOXELS, PRESETS, fit
+from vqrf.train import PLENOXELS, PRESETS, cells_near, fit
 
 TINY_PLENOXELS = replace(
     TINY, fine=replace(PLENOXELS, steps=96, n_voxels=24**3, grow_at=(20, 50), rays_per_step=512, rate_features=0.1)
@@ -66,6 +66,21 @@ def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(
     assert 0 < active.mean() < 1 and not density[~active].any()
     alpha = 1 - np.exp(-model.interval * density[active])
     np.testing.assert_allclose(alpha, TINY_PLENOXELS.fine.alpha_init, rtol=1e-4)
+
+
+def test_a_sparse_lattice_grows_only_where_something_is_or_next_to_it(scene: Scene) -> None:
+    coarse = fit(scene, replace(TINY, fine=replace(TINY.fine, steps=1, grow_at=())))
+    model = train_module.fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
+    near = cells_near(coarse, model.lattice)
+    density = model.density.values[..., 0]
+    density[:, : density.shape[1] // 2] = -1.0
+    last = int(np.flatnonzero((density.numpy() > 0).any((0, 2)))[0]) - 2  # the cell before the first that is occupied
+    before = model.lattice
+    model.prepare(20)
+    allowed = model.allowed.numpy()
+    edges = before.index_from_world(model.lattice.world_from_index(np.argwhere(allowed) + 0.5))[:, 1]
+    assert last <= edges.min() < last + 1.5
+    assert 0.2 < allowed.mean() / near.mean() < 0.9
 
 
 @pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
