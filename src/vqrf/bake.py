@@ -25,7 +25,7 @@ from vqrf.geometry import Camera, Lattice
 from vqrf.kernels import HARMONICS_OF_CHANNELS, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
 from vqrf.storage import active_voxels
-from vqrf.train import REFRESH_STEPS, Moments, resample
+from vqrf.train import REFRESH_STEPS, Moments, cells_on, resample
 
 BAKE_CHANNELS = 12
 """Degree 1."""
@@ -70,13 +70,6 @@ def grow(field: RadianceField, growth: float = GROWTH) -> RadianceField:
         features=features,
         allowed=None if field.allowed is None else cells_on(field.allowed, lattice),
     )
-
-
-def cells_on(cells: NDArray[np.uint8], lattice: Lattice) -> NDArray[np.uint8]:
-    """The value, for each cell of another lattice over the same box, of the cell that its centre is in."""
-    sides = [side - 1 for side in lattice.shape]
-    index = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(sides, cells.shape, strict=True)]
-    return np.ascontiguousarray(cells[np.ix_(*index)])
 
 
 def bake_harmonics(

@@ -335,9 +335,7 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     from vqrf.train import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
-        raise UsageError(
-            f"expected --downscale 0 or more and one of the presets {', '.join(PRESETS)}, got {downscale}, {preset}"
-        )
+        raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
     scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
     width = scene.train[0].camera.width
     if downscale == 0 and width > PRESETS[preset].image_side:

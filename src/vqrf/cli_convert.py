@@ -202,8 +202,8 @@ def load_to_compress(
 class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
 
-    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
-    such a one has to come in. Any other name: a run folder.
+    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .vqrf, .zip, or a folder
+    extreme_saving: a compressed field, ours or official VQRF's; such a one has to come in. Any other name: a run folder.
     """
 
     field: tyro.conf.Positional[Path]
