@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from vqrf.factors import Factors
 from vqrf.field import density_of_alpha
-from vqrf.kernels import Gradients, LossWeights, Volume, reference
+from vqrf.kernels import PLANE_AXES, Gradients, LossWeights, Volume, reference
 
 WIDTHS: dict[str, tuple[int, ...]] = {
     "logits": (),
@@ -91,3 +92,13 @@ def zero_gradients(volume: Volume) -> Gradients:
 def random_targets(n_rays: int, dtype: type = np.float64) -> np.ndarray:
     """Colours and opacities [n_rays,4]."""
     return np.random.default_rng(5).random((n_rays, 4)).astype(dtype)
+
+
+def random_factors(
+    rng: np.random.Generator, shape: tuple[int, int, int], n_density: int, n_features: int, n_channels: int
+) -> Factors:
+    rank = n_density + n_features
+    planes = [rng.normal(size=(shape[a], shape[b], rank)).astype(np.float32) for a, b, _ in PLANE_AXES]
+    lines = [rng.normal(size=(shape[c], rank)).astype(np.float32) for *_, c in PLANE_AXES]
+    mix = rng.normal(size=(3, n_features, n_channels)).astype(np.float32)
+    return Factors((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), mix)

@@ -424,6 +424,48 @@ void sum_by_code(Dense<const float> values, Dense<const double> weights, Dense<c
     });
 }
 
+template <class T, class View>
+void read_factors(nb::object object, const FactorView &f, View &to) {
+    for (int p = 0; p < 3; ++p) {
+        const int64_t a = f.shape[PLANE_AXES[p][0]], b = f.shape[PLANE_AXES[p][1]], c = f.shape[PLANE_AXES[p][2]];
+        const int64_t rank = f.n_density + f.n_features;
+        to.plane[p] = array<T>(object.attr("planes")[p], "planes", {a, b, rank}).data();
+        to.line[p] = array<T>(object.attr("lines")[p], "lines", {c, rank}).data();
+    }
+    to.mix = array<T>(object.attr("mix"), "mix", {3, f.n_features, f.channels}).data();
+}
+
+FactorView view_factors(nb::object factors, const Dense<float> &density) {
+    FactorView f{};
+    expect(density.ndim() == 3, "density: expected [X,Y,Z]");
+    for (int axis = 0; axis < 3; ++axis) f.shape[axis] = static_cast<int>(density.shape(axis));
+    const auto mix = array<const float>(factors.attr("mix"), "mix", {3, -1, -1});
+    f.n_features = static_cast<int>(mix.shape(1)), f.channels = static_cast<int>(mix.shape(2));
+    const auto line = array<const float>(factors.attr("lines")[0], "lines", {-1, -1});
+    f.n_density = static_cast<int>(line.shape(1)) - f.n_features;
+    expect(f.n_density >= 1 && f.n_features >= 1 && f.n_features <= MAX_RANK && f.channels >= 1 && f.channels <= MAX_CHANNELS,
+           "factors: expected components of density, 1 to 128 of features, and 1 to 64 channels");
+    read_factors<const float>(factors, f, f);
+    return f;
+}
+
+void expand_factors(nb::object factors, Dense<const uint8_t> marks, Dense<float> density, std::optional<Dense<float>> features) {
+    const FactorView f = view_factors(factors, density);
+    expect(marks.size() == density.size(), "marks: expected [X,Y,Z]");
+    expect(!features || features->size() == density.size() * f.channels, "features: expected [X,Y,Z,C]");
+    run([&] { kernels().expand_factors(f, marks.data(), density.data(), features ? features->data() : nullptr); });
+}
+
+void gather_factors(nb::object factors, Dense<const uint8_t> marks, Dense<float> density, Dense<float> features,
+                    nb::object gradients) {
+    const FactorView f = view_factors(factors, density);
+    expect(marks.size() == density.size(), "marks: expected [X,Y,Z]");
+    expect(features.size() == density.size() * f.channels, "features: expected [X,Y,Z,C]");
+    FactorGradientView to{};
+    read_factors<float>(gradients, f, to);
+    run([&] { kernels().gather_factors(f, marks.data(), density.data(), features.data(), to); });
+}
+
 // Two tasks own the two halves of the channels, so that every sum keeps the voxels' order.
 void tie_gradients(Dense<float> gradient, Dense<const int32_t> rows, Dense<const uint8_t> touched, Dense<float> table_gradient) {
     expect(gradient.ndim() == 2 && table_gradient.ndim() == 2 && gradient.shape(1) == table_gradient.shape(1),
@@ -469,6 +511,9 @@ void bind_kernels(nb::module_ &m) {
     m.def("assign_codes", &assign_codes);
     m.def("sum_by_code", &sum_by_code);
     m.def("tie_gradients", &tie_gradients);
+    m.def("expand_factors", &expand_factors, nb::arg("factors"), nb::arg("marks"), nb::arg("density"),
+          nb::arg("features").none());
+    m.def("gather_factors", &gather_factors);
     m.def("set_threads", [](int n) { run([&] { ThreadPool::instance().set_threads(n); }); });
     m.def("n_threads", [] { return ThreadPool::instance().n_threads(); });
     m.def("instruction_sets", [] {

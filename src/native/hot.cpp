@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "factors.hpp"
 #include "harmonics.hpp"
 #include "march.hpp"
 #include "mlp.hpp"
@@ -536,6 +537,8 @@ extern const Kernels VQRF_TABLE = {VQRF_NAME,
                                    VQRF_ISA::importance,
                                    VQRF_ISA::hits,
                                    VQRF_ISA::adam,
-                                   VQRF_ISA::assign};
+                                   VQRF_ISA::assign,
+                                   VQRF_ISA::expand_factors,
+                                   VQRF_ISA::gather_factors};
 
 }  // namespace vqrf

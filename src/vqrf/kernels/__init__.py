@@ -125,6 +125,36 @@ class Gradients:
     touched: Array
 
 
+PLANE_AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
+"""Of a factored lattice: the two axes of each plane, and that of its line."""
+
+MAX_RANK = 128
+"""Components of the features on one plane, for the compiled core."""
+
+
+@dataclass(frozen=True, eq=False)
+class FactorArrays:
+    """Density and features of a lattice as sums of products, or the gradients of these. Contiguous, float32.
+
+        density(x,y,z)     = sum_p sum_r plane_p[a,b,r] * line_p[c,r],                          r = 0..R_d-1
+        feature_k(x,y,z)   = sum_p sum_r plane_p[a,b,R_d+r] * line_p[c,R_d+r] * mix[p,r,k],     r = 0..R_f-1
+
+    where (a,b,c) are (x,y,z), (x,z,y) and (y,z,x) for p = 0, 1, 2 (`PLANE_AXES`). Bilinear times linear is trilinear:
+    between the voxels this is the field whose voxels have these values.
+
+    Attributes:
+      planes: [X,Y,R], [X,Z,R], [Y,Z,R]; R = R_d + R_f.
+      lines: [Z,R], [Y,R], [X,R].
+      mix: [3,R_f,C].
+
+    Source: TensoRF (arXiv 2203.09517), sec. 4, the VM decomposition.
+    """
+
+    planes: tuple[Array, Array, Array]
+    lines: tuple[Array, Array, Array]
+    mix: Array
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """The loss over N rays with targets y: mean squared error of the pixel, plus

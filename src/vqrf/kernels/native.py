@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import vqrf._native as _native
-from vqrf.kernels import SKIP_BLOCK, Array, Gradients, LossWeights, Volume
+from vqrf.kernels import SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
 
 DEVICE = "cpu"
 COLOR_TOLERANCE: float = _native.color_tolerance()
@@ -126,3 +126,13 @@ def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tu
 
 def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: Array) -> None:
     _native.tie_gradients(gradient, rows, touched, table_gradient)
+
+
+def expand_factors(factors: FactorArrays, marks: Array, density: Array, features: Array | None) -> None:
+    _native.expand_factors(factors, marks, density, features)
+
+
+def gather_factors(
+    factors: FactorArrays, marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays
+) -> None:
+    _native.gather_factors(factors, marks, density_gradient, feature_gradient, gradients)

@@ -1,0 +1,99 @@
+"""Factored fields: density and features of a lattice as sums of products of planes and lines.
+
+`Factors` is `vqrf.kernels.FactorArrays`, where the formula is, in plain NumPy and checked. A plane interpolated on its two
+axes times a line interpolated on the third is trilinear, so factors say exactly what the dense lattice says that `expand`
+makes of them, also between the voxels: whatever takes a `RadianceField` takes what they stand for.
+
+Paper: TensoRF (arXiv 2203.09517), the VM decomposition. A sum of products of three lines, its CP, is one in which every plane
+is a product of two lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.geometry import Float32
+from vqrf.kernels import PLANE_AXES, FactorArrays
+
+
+@dataclass(frozen=True, eq=False)
+class Factors(FactorArrays):
+    """Factors of a lattice, all float32.
+
+    Raises:
+      ValueError: the shapes make no lattice, there is no component of density or none of features, or a value is not finite.
+    """
+
+    planes: tuple[Float32, Float32, Float32]
+    lines: tuple[Float32, Float32, Float32]
+    mix: Float32
+
+    def __post_init__(self) -> None:
+        if len(self.planes) != 3 or len(self.lines) != 3:
+            raise ValueError(f"planes, lines: expected 3 of each, got {len(self.planes)} and {len(self.lines)}")
+        if any(line.ndim != 2 for line in self.lines) or self.mix.ndim != 3:
+            raise ValueError("lines, mix: expected [N,R] and [3,R_f,C]")
+        rank, shape = self.lines[0].shape[1], self.shape
+        for p, (first, second, last) in enumerate(PLANE_AXES):
+            for name, array, expected in (
+                ("planes", self.planes[p], (shape[first], shape[second], rank)),
+                ("lines", self.lines[p], (shape[last], rank)),
+            ):
+                if array.shape != expected:
+                    raise ValueError(f"{name} {p}: expected {list(expected)}, got {list(array.shape)}")
+        if self.mix.shape[0] != 3 or not 1 <= self.mix.shape[1] < rank or self.mix.shape[2] < 1:
+            raise ValueError(f"mix: expected [3,R_f,C] with R_f of 1 to {rank - 1}, got {list(self.mix.shape)}")
+        if not all(np.isfinite(array).all() for array in (*self.planes, *self.lines, self.mix)):
+            raise ValueError("the factors have a value that is not finite")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """X, Y, Z of the lattice."""
+        return len(self.lines[2]), len(self.lines[1]), len(self.lines[0])
+
+    @property
+    def n_density(self) -> int:
+        """Components of the density on each plane."""
+        return int(self.lines[0].shape[1]) - self.n_features
+
+    @property
+    def n_features(self) -> int:
+        """Components of the features on each plane."""
+        return int(self.mix.shape[1])
+
+    @property
+    def n_channels(self) -> int:
+        return int(self.mix.shape[2])
+
+    @property
+    def n_values(self) -> int:
+        """Numbers in planes, lines and mix together."""
+        return sum(array.size for array in (*self.planes, *self.lines, self.mix))
+
+
+def expand(factors: Factors, marks: NDArray[np.uint8] | None = None) -> tuple[Float32, Float32]:
+    """The density [X,Y,Z] and features [X,Y,Z,C] that factors stand for.
+
+    Args:
+      marks: [X,Y,Z] uint8: voxels that are wanted, the others are 0; None for all.
+
+    Twin: `vqrf.kernels.reference.expand_factors`, whose compiled counterpart is faster.
+
+    >>> ones = [np.ones((2, 2, 2), np.float32)] * 3, [np.ones((2, 2), np.float32)] * 3
+    >>> density, features = expand(Factors(tuple(ones[0]), tuple(ones[1]), np.full((3, 1, 4), 0.5, np.float32)))
+    >>> float(density[1, 0, 1]), features[1, 0, 1].tolist()
+    (3.0, [1.5, 1.5, 1.5, 1.5])
+    """
+    density, features = np.zeros(factors.shape, np.float32), np.zeros((*factors.shape, factors.n_channels), np.float32)
+    (xy, xz, yz), (of_z, of_y, of_x) = factors.planes, factors.lines
+    for x in range(factors.shape[0]):  # one plane of the lattice at a time: all components of all voxels would not fit
+        products = (xy[x][:, None] * of_z, of_y[:, None] * xz[x], yz * of_x[x])  # [Y,Z,R] each
+        for product, by_channel in zip(products, factors.mix, strict=True):
+            density[x] += product[..., : factors.n_density].sum(-1)
+            features[x] += product[..., factors.n_density :] @ by_channel
+    if marks is not None:
+        density[marks == 0], features[marks == 0] = 0, 0
+    return density, features
