@@ -18,10 +18,12 @@ WIDTHS: dict[str, tuple[int, ...]] = {
     "harmonics2": (),
     "small": (4 + 15, 16, 3),
     "paper": (12 + 27, 64, 64, 3),
+    "frequencies": (5 + 15 + 2 * 5 * 2, 32, 32, 3),
 }
-"""Kind of colour: widths of its layers. The view frequencies are 2 and 4; harmonics are of degree 1 and 2."""
+"""Kind of colour: widths of its layers. The view frequencies are 2, 4 and 2; harmonics are of degree 1 and 2."""
 
-CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "small": 4, "paper": 12}
+CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "small": 4, "paper": 12, "frequencies": 5}
+FEATURE_FREQUENCIES = {"frequencies": 2}
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
@@ -62,6 +64,7 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         alpha_threshold=1e-4,
         background=(1.0, 0.5, 0.2),
         shading="sh" if kind.startswith("harmonics") else "mlp",
+        feature_frequencies=FEATURE_FREQUENCIES.get(kind, 0),
     )
 
 

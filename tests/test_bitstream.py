@@ -64,6 +64,7 @@ SPECIAL = {
     "64 channels": lambda: generate.make_field(1, (5, 5, 5), n_channels=64),
     "harmonics of degree 1": lambda: generate.make_field(1, (5, 5, 5), widths=[], shading="sh"),
     "harmonics of degree 2": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh"),
+    "feature frequencies": lambda: generate.make_field(1, (5, 5, 5), n_channels=4, feature_frequencies=10),
     "quantised tables": generate.quantized_field,
     "no metadata": lambda: generate.replace(small_field(), metadata={}),
 }
@@ -322,6 +323,8 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
         "color_mlp": generate.make_layers(np.random.default_rng(0), [6, 3]),
     },
     "color_mlp: shading phong": {"shading": "phong"},
+    "color_mlp: feature frequencies without": {"feature_frequencies": 2},
+    "color_mlp: 11 feature frequencies": {"feature_frequencies": 11},
     "color_mlp: layer 0 cannot": {"color_mlp": generate.make_layers(np.random.default_rng(0), [7, 3])},
     "color_mlp: ends in 4": {"color_mlp": generate.make_layers(np.random.default_rng(0), [6, 4])},
     "metadata: expected a dict": {"metadata": [1]},
@@ -354,6 +357,7 @@ def test_fields_differ_when_any_part_of_them_does() -> None:
         generate.replace(field, density=Quantized(levels, field.density.scale, field.density.offset)),
         generate.replace(field, metadata={}),
         generate.replace(field, color_mlp=generate.make_layers(np.random.default_rng(0), [6, 3])),
+        generate.replace(field, color_mlp=generate.make_layers(np.random.default_rng(0), [12, 3]), feature_frequencies=1),
         generate.replace(field, codebook=generate.quantize(np.float32(field.codebook))),
         generate.replace(field, lattice=Lattice((-2, -2, -2), (2, 2, 2), TINY)),
     ]

@@ -80,6 +80,10 @@ void read_layers(Volume &volume, nb::object object) {
     nb::object layers = object.attr("layers");
     v.n_layers = static_cast<int>(nb::len(layers));
     expect(v.n_layers == 0 || (v.n_layers >= 2 && v.n_layers <= MAX_LAYERS), "layers: expected none, or 2 to 10");
+    v.feature_frequencies = nb::cast<int>(object.attr("feature_frequencies"));
+    expect(v.feature_frequencies >= 0 && v.feature_frequencies <= MAX_FEATURE_FREQUENCIES &&
+               (v.n_layers > 0 || v.feature_frequencies == 0),
+           "feature_frequencies: expected 0 to 10, and 0 without layers");
     int in = 0;
     for (int i = 0; i < v.n_layers; ++i) {
         nb::object pair = layers[i];
@@ -88,9 +92,9 @@ void read_layers(Volume &volume, nb::object object) {
         if (i == 0) {
             in = static_cast<int>(weight.shape(1));
             v.width = out;
-            v.n_view = in - v.channels;
+            v.n_view = in - v.n_inputs();
             expect(v.n_view >= 3 && v.n_view <= MAX_VIEW && (v.n_view - 3) % 6 == 0,
-                   "layers: the first takes features and a view encoding of 3 + 6 n");
+                   "layers: the first takes features, their frequencies, and a view encoding of 3 + 6 n");
             expect(v.width % 16 == 0 && v.width <= MAX_WIDTH, "layers: hidden width must be a multiple of 16, at most 256");
         }
         const int expected_out = i + 1 == v.n_layers ? 3 : v.width;
@@ -192,7 +196,7 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     nb::object layers = gradients.attr("layers");
     expect(static_cast<int>(nb::len(layers)) == v.n_layers, "gradients.layers: wrong number");
     for (int i = 0; i < v.n_layers; ++i) {
-        const int out = i + 1 == v.n_layers ? 3 : v.width, in = i == 0 ? v.channels + v.n_view : v.width;
+        const int out = i + 1 == v.n_layers ? 3 : v.width, in = i == 0 ? v.n_inputs() + v.n_view : v.width;
         to.weight[i] = keep<float>(volume, layers[i][0], "gradients.layers weight", {out, in});
         to.bias[i] = keep<float>(volume, layers[i][1], "gradients.layers bias", {out});
     }

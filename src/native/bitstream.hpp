@@ -42,8 +42,10 @@ struct Table {
     }
 };
 
+inline constexpr std::uint32_t kMaxFeatureFrequencies = 10;
+
 // How features and a direction become a colour; the numbers are the file's.
-enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1 };
+enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1, kEncodedMlp = 3 };
 
 struct Head {
     std::array<double, 3> lo, hi;
@@ -56,6 +58,7 @@ struct CompressedField {
     Head head;
     std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
     Shading shading = Shading::kMlp;
+    std::uint16_t feature_frequencies = 0;  // 1 and more with kEncodedMlp, else 0
     std::vector<Table> color_mlp;        // weight [out,in], bias [1,out], weight, ...
     Table codebook;
     std::vector<std::uint8_t> partition;

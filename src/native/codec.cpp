@@ -69,6 +69,7 @@ nb::dict to_dict(CompressedField field) {
     out["constants"] = to_vector(std::vector<float>(head.constants.begin(), head.constants.end()));
     out["metadata"] = nb::bytes(field.metadata.data(), field.metadata.size());
     out["shading"] = static_cast<int>(field.shading);
+    out["feature_frequencies"] = static_cast<int>(field.feature_frequencies);
     out["color_mlp"] = tables;
     out["codebook"] = to_tuple(std::move(field.codebook));
     out["partition"] = to_array(std::move(field.partition), {head.shape.x, head.shape.y, head.shape.z});

@@ -10,6 +10,7 @@ constexpr int MAX_LAYERS = 10;
 constexpr int MAX_CHANNELS = 64;
 constexpr int MAX_RANK = 128;  // components of the features on a plane
 constexpr int MAX_WIDTH = 256;
+constexpr int MAX_FEATURE_FREQUENCIES = 10;
 constexpr int MAX_VIEW = 64;  // view encoding, 3 + 6 n entries
 constexpr int SKIP_BLOCK_LOG2 = 2;
 constexpr float STOP_TRANSMITTANCE = 1e-3f;
@@ -33,6 +34,10 @@ struct VolumeView {
     const float *bias[MAX_LAYERS];
     int width;    // of every hidden layer, a multiple of 16
     int n_view;   // entries of the view encoding
+    int feature_frequencies;  // 0 without layers
+
+    // What a layer takes of a sample's features: themselves and their sines and cosines.
+    int n_inputs() const { return channels * (1 + 2 * feature_frequencies); }
 };
 
 struct RayView {

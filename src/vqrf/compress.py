@@ -361,6 +361,7 @@ class TiedModel:
             ),
             metadata={},
             shading=field.shading,
+            feature_frequencies=field.feature_frequencies,
         )
 
 

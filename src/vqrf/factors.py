@@ -74,6 +74,73 @@ class Factors(FactorArrays):
         return sum(array.size for array in (*self.planes, *self.lines, self.mix))
 
 
+@dataclass(frozen=True, eq=False)
+class LineFactors:
+    """Sums of products of three lines: TensoRF's CP. Component r is line_0[z,r] * line_1[y,r] * line_2[x,r].
+
+    Attributes:
+      lines: [Z,R], [Y,R], [X,R] float32: the components of the density, then the R_f of the features.
+      mix: [R_f,C] float32.
+
+    Raises:
+      ValueError: shapes disagree, there is no component of density or none of features, or a value is not finite.
+    """
+
+    lines: tuple[Float32, Float32, Float32]
+    mix: Float32
+
+    def __post_init__(self) -> None:
+        if len(self.lines) != 3 or any(line.ndim != 2 for line in self.lines) or self.mix.ndim != 2:
+            raise ValueError("lines, mix: expected three of [N,R], and [R_f,C]")
+        rank = self.lines[0].shape[1]
+        if any(line.shape[1] != rank for line in self.lines):
+            raise ValueError(f"lines: expected {rank} components, got {[line.shape[1] for line in self.lines]}")
+        if not 1 <= self.n_features < rank or self.n_channels < 1:
+            raise ValueError(f"mix: expected [R_f,C] with R_f of 1 to {rank - 1}, got {list(self.mix.shape)}")
+        if not all(np.isfinite(array).all() for array in (*self.lines, self.mix)):
+            raise ValueError("the factors have a value that is not finite")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """X, Y, Z of the lattice."""
+        return len(self.lines[2]), len(self.lines[1]), len(self.lines[0])
+
+    @property
+    def n_density(self) -> int:
+        return int(self.lines[0].shape[1]) - self.n_features
+
+    @property
+    def n_features(self) -> int:
+        return int(self.mix.shape[0])
+
+    @property
+    def n_channels(self) -> int:
+        return int(self.mix.shape[1])
+
+    @property
+    def n_values(self) -> int:
+        return sum(array.size for array in (*self.lines, self.mix))
+
+    def with_planes(self) -> Factors:
+        """The same as planes and lines: each third of the components on other planes, those that are missing are 0."""
+        n_density, n_features = -(-self.n_density // 3), -(-self.n_features // 3)
+        mix = np.zeros((3 * n_features, self.n_channels), np.float32)
+        mix[: self.n_features] = self.mix
+        z, y, x = (self._thirds(line, n_density, n_features) for line in self.lines)
+        of_axis = (x, y, z)
+        planes = [of_axis[a][p][:, None] * of_axis[b][p] for p, (a, b, _) in enumerate(PLANE_AXES)]
+        lines = [of_axis[c][p] for p, (*_, c) in enumerate(PLANE_AXES)]
+        return Factors((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), mix.reshape(3, n_features, -1))
+
+    def _thirds(self, line: Float32, n_density: int, n_features: int) -> Float32:
+        """[3,N,n_density + n_features]: components by the plane that they go to."""
+        density = np.zeros((len(line), 3 * n_density), np.float32)
+        features = np.zeros((len(line), 3 * n_features), np.float32)
+        density[:, : self.n_density], features[:, : self.n_features] = np.split(line, [self.n_density], axis=1)
+        thirds = [part.reshape(len(line), 3, -1).transpose(1, 0, 2) for part in (density, features)]
+        return np.ascontiguousarray(np.concatenate(thirds, axis=2))
+
+
 def expand(factors: Factors, marks: NDArray[np.uint8] | None = None) -> tuple[Float32, Float32]:
     """The density [X,Y,Z] and features [X,Y,Z,C] that factors stand for.
 

@@ -60,6 +60,7 @@ def preview(field: RadianceField) -> CompressedField:
         constants=constants,
         metadata={"generator": "vqrf preview"},
         shading=field.shading,
+        feature_frequencies=field.feature_frequencies,
     )
 
 

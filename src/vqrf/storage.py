@@ -111,6 +111,7 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         "shape": field.lattice.shape,
         "n_layers": len(field.color_mlp),
         "shading": field.shading,
+        "feature_frequencies": field.feature_frequencies,
         "notes": dict(notes),
         **{name: getattr(field, name) for name in names},
     }
@@ -148,6 +149,7 @@ def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
             background=tuple(header["background"]),
             allowed=allowed,
             shading=header.get("shading", "mlp"),  # older run folders know no other
+            feature_frequencies=header.get("feature_frequencies", 0),
         )
         return field, header["notes"]
     except (KeyError, IndexError, TypeError, ValueError) as error:

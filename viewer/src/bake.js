@@ -44,6 +44,7 @@ const GROUP = 4
  * @property {[number, number, number]} background
  * @property {number} channels
  * @property {number} shading
+ * @property {number} featureFrequencies
  * @property {BakedLayer[]} layers
  * @property {number} occupied blocks with a brick
  * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
@@ -303,6 +304,7 @@ export function bake(field, maxSide) {
     featureScale: features.scale,
     featureOffset: features.offset,
     densityRange: [255 * field.density.scale[0], field.density.offset[0]],
+    featureFrequencies: field.featureFrequencies,
     layers: field.layers.map(({ out, in: inputs, weight, bias }) => {
       return { out, in: inputs, weight: dequantize(weight), bias: dequantize(bias) }
     }),

@@ -74,7 +74,8 @@ export class FormatError extends Error {
 
 /**
  * @typedef {object} Colour
- * @property {number} shading 0: the layers on the features; 1: spherical harmonics
+ * @property {number} shading 0: the layers on the features; 1: spherical harmonics; 3: the layers on features and frequencies of them
+ * @property {number} featureFrequencies how many; 0 unless shading is 3
  * @property {Layer[]} layers
  */
 
@@ -102,6 +103,7 @@ const MAX_CHANNELS = 64
 const MAX_CODEBOOK = 65536
 const MAX_LAYERS = 16
 const MAX_METADATA = 1048576
+const MAX_FREQUENCIES = 10
 /** Raw bytes to one stored byte; no stream is denser. */
 const MAX_RATIO = 2 ** 19
 /** What a file may decode to unless the caller says otherwise. */
@@ -132,6 +134,7 @@ const SCALE_BY_COLUMN = 2
 /** How a file is shaded. */
 export const SHADING_LAYERS = 0
 export const SHADING_HARMONICS = 1
+const SHADING_FREQUENCIES = 3
 
 const CRC_TABLE = new Uint32Array(256).map((_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1
@@ -388,6 +391,19 @@ function fillTable(table, items, damage) {
 }
 
 /**
+ * @param {RecordReader} reader
+ * @param {number} layers
+ * @param {(reason: string) => FormatError} damage
+ */
+function readFrequencies(reader, layers, damage) {
+  const frequencies = reader.u16()
+  if (reader.u16() || !frequencies) throw damage('feature frequencies without one, or reserved bytes that are not zero')
+  if (frequencies > MAX_FREQUENCIES) throw damage(`${frequencies} feature frequencies are outside 0..${MAX_FREQUENCIES}`)
+  if (!layers) throw damage('feature frequencies without layers')
+  return frequencies
+}
+
+/**
  * @param {Uint8Array} bytes of COLR
  * @param {number} raw
  * @param {number} channels
@@ -399,7 +415,8 @@ function readColour(bytes, raw, channels, damage) {
   const count = reader.u16()
   const shading = reader.u16()
   if (count > MAX_LAYERS) throw damage(`${count} layers, the limit is ${MAX_LAYERS}`)
-  if (shading > SHADING_HARMONICS) throw damage(`shading ${shading} is not supported`)
+  if (shading > SHADING_HARMONICS && shading !== SHADING_FREQUENCIES) throw damage(`shading ${shading} is not supported`)
+  const frequencies = shading === SHADING_FREQUENCIES ? readFrequencies(reader, count, damage) : 0
   if (shading === SHADING_HARMONICS) {
     if (count) throw damage('spherical harmonics have no layers')
     if (channels !== 12 && channels !== 27) throw damage('spherical harmonics have 12 or 27 channels')
@@ -414,7 +431,7 @@ function readColour(bytes, raw, channels, damage) {
       if (side < 1 || side > MAX_SIDE) throw damage(`layer side ${side} is outside 1..${MAX_SIDE}`)
     }
     const wanted = i ? layers[i - 1].out : inputs
-    const encoding = inputs - channels - 3
+    const encoding = inputs - channels * (1 + 2 * frequencies) - 3
     const isJoined = inputs === wanted && (i > 0 || (encoding >= 0 && encoding % 6 === 0))
     if (!isJoined || (i === count - 1 && out !== 3)) throw damage('layers do not lead from the features to rgb')
     layers.push({ out, in: inputs, weight: reader.record(inputs), bias: reader.record(out) })
@@ -431,7 +448,7 @@ function readColour(bytes, raw, channels, damage) {
     256 * tables.length,
   )
   for (const [i, { table }] of tables.entries()) fillTable(table, decoded[i], damage)
-  return { shading, layers }
+  return { shading, featureFrequencies: frequencies, layers }
 }
 
 /** From this many codewords on, each column of the codebook has contexts of its own. */

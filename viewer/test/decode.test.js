@@ -33,6 +33,7 @@ function arraysOf(field) {
     codes: field.codes,
     shading: [field.shading],
   }
+  if (field.featureFrequencies) arrays.feature_frequencies = [field.featureFrequencies]
   for (const [name, table] of Object.entries(tables)) {
     if (table.type !== 0) arrays[`${name}_levels`] = table.items
     arrays[name] = dequantize(table)
