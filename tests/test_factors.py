@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernel_scenes import random_factors
 
-from vqrf.factors import Factors, expand
+from vqrf.factors import Factors, expand, truncate
 from vqrf.kernels import PLANE_AXES, FactorArrays, reference
 
 SHAPE = (5, 6, 4)
@@ -115,3 +115,45 @@ def test_factors_know_their_sizes() -> None:
     assert factors.shape == SHAPE
     assert (factors.n_density, factors.n_features, factors.n_channels) == (3, 5, 7)
     assert factors.n_values == 8 * (30 + 20 + 24) + 8 * 15 + 105
+
+
+def matrix_of(factors: Factors, p: int) -> np.ndarray:
+    """What a plane and its line add to the density, as voxels of the one by voxels of the other."""
+    n = factors.n_density
+    plane = factors.planes[p][..., :n].astype(np.float64).reshape(-1, n)
+    return np.asarray(plane @ factors.lines[p][:, :n].T)
+
+
+def test_with_all_components_truncating_changes_nothing() -> None:
+    factors = factors_of(6, (7, 5, 3))  # more than the lattice has voxels on an axis
+    for ours, theirs in zip(expand(truncate(factors, 7, 5)), expand(factors), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_truncated_density_is_as_near_as_singular_values_allow(n: int) -> None:
+    factors = factors_of(7, (4, 5, 3))
+    short = truncate(factors, n, 5)
+    assert (short.n_density, short.n_features) == (n, 5)
+    for p in range(3):
+        lost = np.linalg.svd(matrix_of(factors, p), compute_uv=False)[n:]
+        off = np.linalg.norm(matrix_of(factors, p) - matrix_of(short, p))
+        assert off == pytest.approx(np.sqrt((lost**2).sum()), rel=1e-5)
+
+
+def test_of_the_features_those_components_stay_that_say_most() -> None:
+    factors = factors_of(8)
+    faint = [np.array([1, 1e-4, 1, 1, 1e-4]), np.array([1, 1, 1e-4, 1e-4, 1]), np.array([1e-4, 1, 1, 1e-4, 1])]
+    mix = factors.mix * np.array(faint, np.float32)[:, :, None]
+    factors = replace(factors, mix=mix)
+    short = truncate(factors, 3, 3)
+    for p, strength in enumerate(faint):
+        np.testing.assert_array_equal(short.mix[p], mix[p][strength == 1])
+    np.testing.assert_allclose(expand(short)[1], expand(factors)[1], atol=0.05)
+    assert short.n_values < factors.n_values
+
+
+@pytest.mark.parametrize(("n_density", "n_features"), [(0, 1), (4, 1), (1, 0), (1, 6)])
+def test_more_components_than_there_are_or_none_are_refused(n_density: int, n_features: int) -> None:
+    with pytest.raises(ValueError, match=r"expected 1\.\.3 and 1\.\.5"):
+        truncate(factors_of(), n_density, n_features)

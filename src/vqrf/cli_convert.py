@@ -184,8 +184,8 @@ def load_to_compress(
 class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
 
-    .tar: a DirectVoxGO checkpoint. .th: one of TensoRF, and such a one has to come in. .vqrf, .zip, or a folder
-    extreme_saving: a compressed field, ours or official VQRF's; such a one has to come in. Any other name: a run folder.
+    .tar: a DirectVoxGO checkpoint. .th: one of TensoRF, of one of TensoRF. .vqrf, .zip, or a folder extreme_saving: a
+    compressed field, ours or official VQRF's; such a one has to come in. Any other name: a run folder.
     """
 
     field: tyro.conf.Positional[Path]

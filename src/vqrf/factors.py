@@ -164,3 +164,49 @@ def expand(factors: Factors, marks: NDArray[np.uint8] | None = None) -> tuple[Fl
     if marks is not None:
         density[marks == 0], features[marks == 0] = 0, 0
     return density, features
+
+
+def truncate(factors: Factors, n_density: int, n_features: int) -> Factors:
+    """Factors of fewer components: the strongest of the features, and as many that together come nearest to the density.
+
+    On each plane, the density is a matrix of voxels of the plane by voxels of the line: by Eckart and Young, its largest
+    singular values are the nearest that so few components can be. Components of the features are bound to rows of the mix,
+    and stay as they are: those stay whose products with all channels have the greatest norm.
+
+    Args:
+      n_density, n_features: components to keep on each plane, from 1 to what there are.
+
+    Raises:
+      ValueError: that many there are not, or none would be left.
+
+    Source: CCNeRF (arXiv 2205.14870), which trains fields so that a tail of the components can be dropped. Departs: takes any
+    field, and chooses.
+    """
+    if not 1 <= n_density <= factors.n_density or not 1 <= n_features <= factors.n_features:
+        limits = f"1..{factors.n_density} and 1..{factors.n_features}"
+        raise ValueError(f"components: expected {limits}, got {n_density} and {n_features}")
+    planes, lines, mix = [], [], []
+    for plane, line, by_channel in zip(factors.planes, factors.lines, factors.mix, strict=True):
+        (of_plane, plane_features), (of_line, line_features) = (np.split(a, [factors.n_density], -1) for a in (plane, line))
+        nearest = _nearest_products(of_plane.reshape(-1, factors.n_density), of_line, n_density)
+        norms = [np.linalg.norm(a, axis=tuple(range(a.ndim - 1))) for a in (plane_features, line_features, by_channel.T)]
+        strongest = np.sort(np.argsort(-norms[0] * norms[1] * norms[2], kind="stable")[:n_features])
+        kept = nearest[0].reshape(*plane.shape[:2], n_density), nearest[1]
+        planes.append(np.concatenate([kept[0], plane_features[..., strongest]], -1))
+        lines.append(np.concatenate([kept[1], line_features[:, strongest]], -1))
+        mix.append(by_channel[strongest])
+    return Factors((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), np.stack(mix))
+
+
+def _nearest_products(left: Float32, right: Float32, n: int) -> tuple[Float32, Float32]:
+    """[A,n] and [B,n] whose products of columns sum up to the nearest of `left @ right.T` that n of them make."""
+    (left_basis, left_rest), (right_basis, right_rest) = (np.linalg.qr(a.astype(np.float64)) for a in (left, right))
+    u, values, v = np.linalg.svd(left_rest @ right_rest.T)
+    root = np.zeros(n)  # where a side has fewer voxels than there are components, the others are 0
+    n_found = min(n, len(values))
+    root[:n_found] = np.sqrt(values[:n_found])
+    ends = [
+        np.pad(basis @ part[:, :n], ((0, 0), (0, n - min(n, part.shape[1]))))
+        for basis, part in ((left_basis, u), (right_basis, v.T))
+    ]
+    return (ends[0] * root).astype(np.float32), (ends[1] * root).astype(np.float32)
