@@ -331,6 +331,13 @@ def without(key: str) -> Callable[[dict[str, Any]], None]:
     return lambda tree: tree["state_dict"].__delitem__(key)
 
 
+def moved_component(tree: dict[str, Any]) -> None:
+    """As many components as on the plane, but one of the density among the features."""
+    of_density, of_features = (tree["state_dict"][f"{part}_line.1"] for part in ("density", "app"))
+    tree["state_dict"] |= {"density_line.1": of_density[:, :2], "app_line.1": torch.cat([of_features, of_density[:, :1]], 1)}
+    tree["state_dict"]["basis_mat.weight"] = torch.zeros(N_CHANNELS, 10)
+
+
 NAN = float("nan")
 
 
@@ -344,6 +351,7 @@ NAN = float("nan")
         (of_state("app_plane.0", torch.zeros(1, 4, 6, 8)), ("app_plane.0", "does not fit")),
         (of_state("app_line.2", torch.zeros(1, 2, 7, 2)), ("app_line.2", "does not fit")),
         (of_state("density_plane.0", torch.zeros(1, 1, 6, 7)), ("differ in their components",)),
+        (moved_component, ("planes and lines differ",)),
         (of_state("density_line.0", torch.zeros(5)), ("density_line.0", "expected 4 axes")),
         (of_state("basis_mat.weight", torch.zeros(5, 8)), ("basis_mat.weight", "expected 9 columns")),
         (of_state("renderModule.mlp.0.weight", torch.zeros(16, 33)), ("expected 34 inputs, got 33",)),
@@ -374,6 +382,12 @@ def test_a_field_that_cannot_be_ours_is_refused_by_name(
     tree = small_tree()
     change(tree)
     refuses(saved(tree, tmp_path / "a.th"), *saying)
+
+
+def test_lines_of_different_numbers_of_components_are_refused(tmp_path: Path) -> None:
+    tree = small_tree("CP")
+    tree["state_dict"] |= {"density_line.1": torch.zeros(1, 3, 6, 1), "app_line.1": torch.zeros(1, 6, 6, 1)}
+    refuses(saved(tree, tmp_path / "a.th"), "lines differ in their components")
 
 
 def test_lines_too_long_for_any_lattice_are_refused_before_it_is_made(tmp_path: Path) -> None:

@@ -248,18 +248,18 @@ def _order(n_channels: int, of_features: int, of_view: int) -> NDArray[np.int64]
 
 
 def _factors(said: _Parts) -> Factors | LineFactors:
-    lines = [_joined(said, f"density_line.{p}", f"app_line.{p}", "line") for p in range(3)]
-    n_features = [said.array(f"app_line.{p}", 4).shape[1] for p in range(3)]
+    lines, (n_density, n_features) = _joined(said, "line")
     basis = said.floats("basis_mat.weight", 2).T
-    if not any(str(key).startswith(("density_plane.", "app_plane.")) for key in said.state):
-        if basis.shape[0] != n_features[0]:
-            raise Refused(f"basis_mat.weight: expected {n_features[0]} columns, got {basis.shape[0]}")
+    has_planes = any(str(key).startswith(("density_plane.", "app_plane.")) for key in said.state)
+    n_columns = sum(n_features) if has_planes else n_features[0]
+    if basis.shape[0] != n_columns:
+        raise Refused(f"basis_mat.weight: expected {n_columns} columns, got {basis.shape[0]}")
+    if not has_planes:
+        if len(set(n_density)) > 1 or len(set(n_features)) > 1:
+            raise Refused(f"lines differ in their components: {n_density} of density, {n_features} of features")
         return LineFactors((lines[0], lines[1], lines[2]), np.ascontiguousarray(basis))
-    planes = [_joined(said, f"density_plane.{p}", f"app_plane.{p}", "plane") for p in range(3)]
-    if basis.shape[0] != sum(n_features):
-        raise Refused(f"basis_mat.weight: expected {sum(n_features)} columns, got {basis.shape[0]}")
-    n_density = [line.shape[-1] - n for line, n in zip(lines, n_features, strict=True)]
-    if any(plane.shape[-1] != line.shape[-1] for plane, line in zip(planes, lines, strict=True)):
+    planes, of_planes = _joined(said, "plane")
+    if of_planes != (n_density, n_features):
         raise Refused("planes and lines differ in their components")
     padded = [
         [_padded(array, n_density[p], max(n_density), max(n_features)) for p, array in enumerate(arrays)]
@@ -271,16 +271,23 @@ def _factors(said: _Parts) -> Factors | LineFactors:
     return Factors(tuple(padded[0]), tuple(padded[1]), mix)  # type: ignore[arg-type]
 
 
-def _joined(said: _Parts, of_density: str, of_features: str, kind: str) -> Float32:
-    """The components of density, then of features: a plane [A,B,R] or a line [N,R] of [1,R,B,A] or [1,R,N,1]."""
-    parts = [said.floats(key, 4) for key in (of_density, of_features)]
-    for key, part in zip((of_density, of_features), parts, strict=True):
-        if part.shape[0] != 1 or part.shape[2:] != parts[0].shape[2:] or (kind == "line" and part.shape[3] != 1):
-            raise Refused(f"{key}: shape {list(part.shape)} does not fit")
-    joined = np.concatenate(parts, axis=1)[0].transpose(2, 1, 0)
-    if joined.shape[-1] > MAX_COMPONENTS:
-        raise Refused(f"{of_density}, {of_features}: {joined.shape[-1]} components, the limit is {MAX_COMPONENTS}")
-    return np.ascontiguousarray(joined[0] if kind == "line" else joined)
+def _joined(said: _Parts, kind: str) -> tuple[list[Float32], tuple[list[int], list[int]]]:
+    """Of each plane [A,B,R], stored as [1,R,B,A], or line [N,R], stored as [1,R,N,1]: its components of density, then of
+    features; and how many of them there are."""
+    joined: list[Float32] = []
+    counts: tuple[list[int], list[int]] = ([], [])
+    for p in range(3):
+        keys = [f"{part}_{kind}.{p}" for part in ("density", "app")]
+        parts = [said.floats(key, 4) for key in keys]
+        for key, part, count in zip(keys, parts, counts, strict=True):
+            if part.shape[0] != 1 or part.shape[2:] != parts[0].shape[2:] or (kind == "line" and part.shape[3] != 1):
+                raise Refused(f"{key}: shape {list(part.shape)} does not fit")
+            count.append(part.shape[1])
+        both = np.concatenate(parts, axis=1)[0].transpose(2, 1, 0)
+        if both.shape[-1] > MAX_COMPONENTS:
+            raise Refused(f"{' and '.join(keys)}: {both.shape[-1]} components, the limit is {MAX_COMPONENTS}")
+        joined.append(np.ascontiguousarray(both[0] if kind == "line" else both))
+    return joined, counts
 
 
 def _padded(array: Float32, n_density: int, all_density: int, all_features: int) -> Float32:
