@@ -52,6 +52,7 @@ def assert_same_field(a: RadianceField, b: RadianceField) -> None:
     """To the bit, wherever anything looks."""
     assert (a.lattice, a.background, a.near, a.shading) == (b.lattice, b.background, b.near, b.shading)
     assert (a.density_bias, a.interval, a.step_world) == (b.density_bias, b.interval, b.step_world)
+    assert a.feature_frequencies == b.feature_frequencies
     np.testing.assert_array_equal(a.allowed, b.allowed)
     active = active_voxels(a)
     np.testing.assert_array_equal(a.density[active], b.density[active])
