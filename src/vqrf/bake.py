@@ -97,7 +97,7 @@ def bake_harmonics(
         baked[start : start + len(chunk)] = torch.einsum("vdc,kd->vck", color.clamp(darkest, 1 - darkest).logit(), fit)
     table = np.zeros((*field.lattice.shape, n_channels), np.float32)
     table[voxels] = baked.reshape(len(features), n_channels).numpy()
-    return replace(field, features=table, color_mlp=(), shading="sh")
+    return replace(field, features=table, color_mlp=(), shading="sh", feature_frequencies=0)
 
 
 def bake_directions(cameras: Sequence[Camera]) -> NDArray[np.float32]:

@@ -367,6 +367,7 @@ class TiedModel:
             metadata={},
             shading=field.shading,
             activation=field.activation,
+            feature_frequencies=field.feature_frequencies,
         )
 
 
