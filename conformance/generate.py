@@ -66,6 +66,7 @@ def make_field(
     widths: list[int] | None = None,
     shading: Shading = "mlp",
     activation: Activation = "softplus",
+    feature_frequencies: int = 0,
 ) -> CompressedField:
     """A field with the statistics of a trained one: a shell with smooth, noisy density and features.
 
@@ -96,11 +97,12 @@ def make_field(
         codes=codes,
         codebook=codebook,
         kept=Quantized(levels, one / 12, -128 * one / 12),
-        color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
+        color_mlp=make_layers(rng, [n_channels * (1 + 2 * feature_frequencies) + 3 + 6, 8, 3] if widths is None else widths),
         constants=CONSTANTS,
         metadata={"generator": "vqrf conformance", "seed": seed},
         shading=shading,
         activation=activation,
+        feature_frequencies=feature_frequencies,
     )
 
 
@@ -146,6 +148,7 @@ def valid_fields() -> dict[str, CompressedField]:
         "harmonics1": make_field(9, (6, 9, 7), n_codewords=16, widths=[], shading="sh"),
         "harmonics2": make_field(10, (7, 5, 6), n_channels=27, n_codewords=9, widths=[], shading="sh"),
         "plenoxels": make_field(11, (6, 8, 7), n_channels=27, n_codewords=12, widths=[], shading="sh_relu", activation="relu"),
+        "frequencies": make_field(12, (6, 8, 7), n_channels=27, n_codewords=12, feature_frequencies=2),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 
@@ -159,9 +162,11 @@ def arrays_of(field: CompressedField) -> dict[str, NDArray[Any]]:
         "metadata": np.frombuffer(json.dumps(field.metadata, sort_keys=True).encode(), np.uint8),
         "partition": field.partition,
         "codes": field.codes,
-        "shading": np.array([bitstream.SHADINGS.index(field.shading)], np.uint16),
+        "shading": np.array([bitstream.number_of_shading(field)], np.uint16),
         "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint16),
     }
+    if field.feature_frequencies:
+        out["feature_frequencies"] = np.array([field.feature_frequencies], np.uint16)
     tables: dict[str, Table] = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
     for i, (weight, bias) in enumerate(field.color_mlp):
         tables |= {f"weight{i}": weight, f"bias{i}": bias}
@@ -275,8 +280,8 @@ def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
     }
 
 
-def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]]:
-    """Files with all lengths and checksums right and something else wrong; `logits` is good and has no layers."""
+def bad_sections(good: bytes, logits: bytes, encoded: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files with all lengths and checksums right and something else wrong; `logits` has no layers and `encoded` frequencies."""
     nan = float("nan")
     partition = np.full((2, 3, 5), CODED, np.uint8)
     too_high = entropy.encode_codes(partition, 4, np.full(30, 3, np.int32))
@@ -313,6 +318,15 @@ def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]
         "shading_unknown": ("COLR", "shading 7", edit(good, "COLR", put(2, "H", 7))),
         "harmonics_with_layers": ("COLR", "have no layers", edit(good, "COLR", put(2, "H", 1))),
         "harmonics_of_no_degree": ("COLR", "have 12 or 27 channels", edit(logits, "COLR", put(2, "H", 1))),
+        "frequencies_none": ("COLR", "without one", edit(encoded, "COLR", put(4, "H", 0))),
+        "frequencies_many": ("COLR", "11 feature frequencies", edit(encoded, "COLR", put(4, "H", 11))),
+        "frequencies_reserved": ("COLR", "reserved", edit(encoded, "COLR", put(6, "H", 1))),
+        "frequencies_without_layers": (
+            "COLR",
+            "without layers",
+            edit(logits, "COLR", lambda _: struct.pack("<4H", 0, 3, 2, 0) + bytes(4)),
+        ),
+        "frequencies_others": ("COLR", "features to rgb", edit(encoded, "COLR", put(4, "H", 3))),
         "layers_many": ("COLR", "17 layers", edit(good, "COLR", put(0, "H", 17))),
         "layers_wide": ("COLR", "layer side 4097", edit(good, "COLR", put(4, "I", 4097))),
         "layers_apart": ("COLR", "features to rgb", edit(good, "COLR", put(8, "I", 22))),
@@ -360,7 +374,10 @@ def main() -> None:
         (HERE / "valid" / f"{name}.vqrf").write_bytes(data)
         np.savez_compressed(HERE / "valid" / f"{name}.npz", **arrays_of(field))
     expected, wrong = {}, []
-    for name, (section, reason, data) in {**bad_containers(good), **bad_sections(good, files["all_pruned"][0])}.items():
+    for name, (section, reason, data) in {
+        **bad_containers(good),
+        **bad_sections(good, files["all_pruned"][0], files["frequencies"][0]),
+    }.items():
         (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)
         try:
             bitstream.decode(data)

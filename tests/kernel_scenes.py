@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from vqrf.factors import Factors
 from vqrf.field import density_of_alpha
-from vqrf.kernels import Activation, Gradients, LossWeights, Volume, reference
+from vqrf.kernels import PLANE_AXES, Activation, Gradients, LossWeights, Volume, reference
 
 WIDTHS: dict[str, tuple[int, ...]] = {
     "logits": (),
@@ -18,11 +19,13 @@ WIDTHS: dict[str, tuple[int, ...]] = {
     "plenoxels": (),
     "small": (4 + 15, 16, 3),
     "paper": (12 + 27, 64, 64, 3),
+    "frequencies": (5 + 15 + 2 * 5 * 2, 32, 32, 3),
 }
-"""Kind of colour: widths of its layers. The view frequencies are 2 and 4; harmonics are of degree 1 and 2. The volume
+"""Kind of colour: widths of its layers. The view frequencies are 2, 4 and 2; harmonics are of degree 1 and 2. The volume
 called plenoxels has a ReLU in the place of softplus and sigmoid, and no bias."""
 
-CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "plenoxels": 27, "small": 4, "paper": 12}
+CHANNELS = {"logits": 3, "harmonics1": 12, "harmonics2": 27, "plenoxels": 27, "small": 4, "paper": 12, "frequencies": 5}
+FEATURE_FREQUENCIES = {"frequencies": 2}
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
@@ -68,6 +71,7 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         background=(1.0, 0.5, 0.2),
         shading="sh" if kind.startswith("harmonics") else "sh_relu" if kind == "plenoxels" else "mlp",
         activation=activation,
+        feature_frequencies=FEATURE_FREQUENCIES.get(kind, 0),
     )
 
 
@@ -98,3 +102,13 @@ def zero_gradients(volume: Volume) -> Gradients:
 def random_targets(n_rays: int, dtype: type = np.float64) -> np.ndarray:
     """Colours and opacities [n_rays,4]."""
     return np.random.default_rng(5).random((n_rays, 4)).astype(dtype)
+
+
+def random_factors(
+    rng: np.random.Generator, shape: tuple[int, int, int], n_density: int, n_features: int, n_channels: int
+) -> Factors:
+    rank = n_density + n_features
+    planes = [rng.normal(size=(shape[a], shape[b], rank)).astype(np.float32) for a, b, _ in PLANE_AXES]
+    lines = [rng.normal(size=(shape[c], rank)).astype(np.float32) for *_, c in PLANE_AXES]
+    mix = rng.normal(size=(3, n_features, n_channels)).astype(np.float32)
+    return Factors((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), mix)

@@ -65,6 +65,7 @@ SPECIAL = {
     "harmonics of degree 1": lambda: generate.make_field(1, (5, 5, 5), widths=[], shading="sh"),
     "harmonics of degree 2": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh"),
     "plenoxels": lambda: generate.make_field(1, (5, 5, 5), n_channels=27, widths=[], shading="sh_relu", activation="relu"),
+    "feature frequencies": lambda: generate.make_field(1, (5, 5, 5), n_channels=4, feature_frequencies=10),
     "quantised tables": generate.quantized_field,
     "no metadata": lambda: generate.replace(small_field(), metadata={}),
 }
@@ -324,6 +325,8 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     },
     "color_mlp: shading phong": {"shading": "phong"},
     "activation exp": {"activation": "exp"},
+    "color_mlp: feature frequencies without": {"feature_frequencies": 2},
+    "color_mlp: 11 feature frequencies": {"feature_frequencies": 11},
     "color_mlp: layer 0 cannot": {"color_mlp": generate.make_layers(np.random.default_rng(0), [7, 3])},
     "color_mlp: ends in 4": {"color_mlp": generate.make_layers(np.random.default_rng(0), [6, 4])},
     "metadata: expected a dict": {"metadata": [1]},
@@ -356,6 +359,7 @@ def test_fields_differ_when_any_part_of_them_does() -> None:
         generate.replace(field, density=Quantized(levels, field.density.scale, field.density.offset)),
         generate.replace(field, metadata={}),
         generate.replace(field, color_mlp=generate.make_layers(np.random.default_rng(0), [6, 3])),
+        generate.replace(field, color_mlp=generate.make_layers(np.random.default_rng(0), [12, 3]), feature_frequencies=1),
         generate.replace(field, codebook=generate.quantize(np.float32(field.codebook))),
         generate.replace(field, lattice=Lattice((-2, -2, -2), (2, 2, 2), TINY)),
     ]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from foreign import FIXTURES, Malice, needs_fixtures, saved, small_tree
 from test_cli import refuses, succeeds, unchanged
+from test_interop_tensorf import small_tree as tensorf_tree
 from tiny import TINY_COMPRESS, assert_same_compressed, assert_same_field
 
 from vqrf.bitstream import decode, encode
@@ -17,7 +18,7 @@ from vqrf.compress import tied_model
 from vqrf.compressed import CompressedField
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
-from vqrf.interop import load_dvgo, load_svox2, load_vqrf
+from vqrf.interop import load_checkpoint, load_dvgo, load_svox2, load_vqrf
 from vqrf.scene import Scene, save_scene
 from vqrf.storage import load_field, save_field
 from vqrf.terminal import FIELD_FILE
@@ -207,3 +208,47 @@ def test_convert_refuses_what_svox2_has_not(npz: Path, tar: Path, tmp_path: Path
     with unchanged(tmp_path):
         refuses("convert", tar, tmp_path / "a.npz", saying=(tmp_path / "a.npz", "ReLU"))
         refuses("convert", npz, tmp_path / "a.npz", "--scale", 0, saying=(npz, "--scale"))
+
+
+@pytest.fixture
+def th(tmp_path: Path) -> Path:
+    return saved(tensorf_tree(), tmp_path / "official.th")
+
+
+def test_a_tensorf_checkpoint_becomes_a_run_folder_and_comes_back_as_it_was(th: Path, tmp_path: Path) -> None:
+    succeeds("convert", th, tmp_path / "run")
+    field = load_checkpoint(th).field
+    assert_same_field(load_field(tmp_path / "run" / FIELD_FILE)[0], field)
+    succeeds("convert", th, tmp_path / "again.th")
+    succeeds("convert", tmp_path / "again.th", tmp_path / "third.th")
+    assert_same_field(load_checkpoint(tmp_path / "again.th").field, field)
+    assert load_checkpoint(tmp_path / "third.th").facts == load_checkpoint(tmp_path / "again.th").facts
+
+
+def test_what_is_no_factors_is_not_made_a_tensorf_checkpoint(run: Path, tar: Path, th: Path, tmp_path: Path) -> None:
+    with unchanged(tmp_path):
+        for source in (run, tar):
+            refuses("convert", source, tmp_path / "a.th", saying=(source, "is no factors", "TensoRF"))
+        refuses("convert", th, tmp_path / "a.tar", saying=(tmp_path / "a.tar", "frequencies of the features"))
+        refuses("convert", th, tmp_path / "a.vqrf", saying=(th, "not compressed"))
+        refuses("info", th, "--near", 1, saying=(th, "says itself"))
+
+
+def test_info_says_what_is_in_a_tensorf_checkpoint(th: Path) -> None:
+    facts = json.loads(succeeds("info", th, "--json").out)
+    assert (facts["kind"], facts["decomposition"], facts["shape"]) == ("TensoRF checkpoint", "VM", [7, 6, 5])
+    assert facts["layers"] == [[16, 34], [16, 16], [3, 16]]
+
+
+def test_a_tensorf_checkpoint_is_scored_and_compressed_with_and_without_photos(th: Path, data: Path, tmp_path: Path) -> None:
+    assert "psnr" in json.loads(succeeds("eval", th, "--data", data, "--json").out)
+    small = ("--preset", "demo", "--own-views", 6, "--own-side", 32)
+    succeeds("compress", th, "--out", tmp_path / "own.vqrf", *small)
+    succeeds("compress", th, "--data", data, "--out", tmp_path / "a.vqrf", *small)
+    for name in ("own.vqrf", "a.vqrf"):
+        compressed = decode((tmp_path / name).read_bytes())
+        assert compressed.feature_frequencies == 2 and compressed.n_channels == 5
+        assert compressed.metadata["training"]["kind"] == "TensoRF checkpoint"
+    assert (
+        decode((tmp_path / "own.vqrf").read_bytes()).metadata["field_test"]["psnr"] > 50
+    )  # the field against itself in 8 bits

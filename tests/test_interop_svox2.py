@@ -217,10 +217,28 @@ def test_a_checkpoint_that_cannot_be_ours_is_refused_by_name(case: str, tmp_path
 
 
 def test_a_lattice_that_is_too_large_is_refused_before_there_is_room_for_it(tmp_path: Path) -> None:
-    links = np.broadcast_to(np.int32(-1), (4096, 600, 120))
+    links = np.full((1024, 640, 120), -1, np.int32)
+    links[0, 0, 0] = links[-1, -1, -1] = 0
     path = written({**small_arrays(), "links": links}, tmp_path / "large.npz", compress=True)
     assert path.stat().st_size < 1 << 21
-    refuses(path, "links", "[4096, 600, 120]", "too large")
+    refuses(path, "links", "[1024, 640, 120]", "too large")
+
+
+def test_of_a_lattice_that_is_too_large_the_empty_outside_is_left_out(tmp_path: Path, monkeypatch: Any) -> None:
+    arrays = small_arrays()
+    around = [(4, 9), (0, 12), (10, 3)]
+    wide = {**arrays, "links": np.pad(arrays["links"], around, constant_values=-3)}
+    whole = load_checkpoint(written(wide, tmp_path / "wide.npz")).field
+    monkeypatch.setattr(svox2, "MAX_FIELD_BYTES", 4 * 28 * 11 * 11 * 11)
+    part = load_checkpoint(tmp_path / "wide.npz").field
+    assert part.lattice.n_voxels < whole.lattice.n_voxels / 5
+    points = whole.lattice.world_from_index(np.random.default_rng(0).uniform(3, 15, (400, 3)))
+    at = part.lattice.index_from_world(points)
+    inside = ((at >= 0) & (at <= np.array(part.lattice.shape) - 1)).all(-1)
+    features = trilinear(whole.features, whole.lattice.index_from_world(points))
+    assert 0 < inside.mean() < 1 and not features[~inside].any()
+    np.testing.assert_allclose(trilinear(part.features, at[inside]), features[inside], atol=1e-5)
+    assert (part.interval, part.step_world) == (whole.interval, whole.step_world)
 
 
 def test_arrays_that_inflate_without_end_are_refused_by_what_they_say(tmp_path: Path, monkeypatch: Any) -> None:

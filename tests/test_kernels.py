@@ -107,9 +107,10 @@ def color_by_hand(volume: Volume, shares: dict[Any, float], d: np.ndarray) -> np
         total = hidden.reshape(3, -1) @ harmonics_by_hand(d)[: len(hidden) // 3]
         return 1 / (1 + np.exp(-total)) if volume.shading == "sh" else np.maximum(0.5 + total, 0)
     if volume.layers:
-        n_frequencies = (volume.layers[0][0].shape[1] - len(hidden) - 3) // 6
+        waves = [value * 2**k for value in hidden for k in range(volume.feature_frequencies)]
+        n_frequencies = (volume.layers[0][0].shape[1] - len(hidden) - 2 * len(waves) - 3) // 6
         angles = [d[axis] * 2**k for axis in range(3) for k in range(n_frequencies)]
-        hidden = np.concatenate([hidden, d, np.sin(angles), np.cos(angles)])
+        hidden = np.concatenate([hidden, d, np.sin(angles), np.cos(angles), np.sin(waves), np.cos(waves)])
     for number, (weight, bias) in enumerate(volume.layers):
         hidden = weight @ (np.maximum(hidden, 0) if number else hidden) + bias
     return 1 / (1 + np.exp(-hidden))

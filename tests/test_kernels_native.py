@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_targets, zero_gradients
+from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_factors, random_targets, zero_gradients
 
 from vqrf.kernels import Volume, has_native, reference
 
@@ -139,9 +139,33 @@ def run_tying(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     return {"table": table, "left": gradient}
 
 
+def run_factors(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
+    results = {}
+    for sizes in ((3, 7, 5), (16, 32, 12), (16, 48, 12)):
+        rng = np.random.default_rng(16)
+        factors, shape = random_factors(rng, (11, 6, 9), *sizes), (11, 6, 9)
+        marks = (rng.random(shape) < 0.4).astype(np.uint8)
+        density, features, alone = (
+            np.zeros(shape, np.float32),
+            np.zeros((*shape, sizes[2]), np.float32),
+            np.zeros(shape, np.float32),
+        )
+        kernels.expand_factors(factors, marks, density, features)
+        kernels.expand_factors(factors, marks, alone, None)
+        of_density = rng.normal(size=shape).astype(np.float32)
+        of_features = rng.normal(size=features.shape).astype(np.float32)
+        gradients = random_factors(rng, shape, *sizes)
+        kernels.gather_factors(factors, marks, of_density, of_features, gradients)
+        arrays = (*gradients.planes, *gradients.lines, gradients.mix)
+        results |= {f"gradient_{sizes[1]}_{i}": array for i, array in enumerate(arrays)}
+        made = {"density": density, "features": features, "alone": alone, "left": of_density, "left_features": of_features}
+        results |= {f"{name}_{sizes[1]}": array for name, array in made.items()}
+    return results
+
+
 Run = Callable[[ModuleType, Volume, Rays], Results]
 OF_RAYS: list[Run] = [run_hits, run_rendering, run_gradients, run_importance]
-OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying]
+OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors]
 
 
 @functools.cache

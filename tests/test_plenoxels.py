@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import refuses, succeeds
 from test_train import interrupted
 from tiny import TINY, TINY_COMPRESS, assert_same_field
 
 from vqrf import train as train_module
 from vqrf.bitstream import decode, encode, verify
+from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.compress import compress
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.interop import bytes_of_svox2
 from vqrf.kernels import has_native
-from vqrf.scene import Scene
-from vqrf.storage import active_voxels
-from vqrf.train import PLENOXELS, PRESETS, fit
+from vqrf.scene import Scene, save_scene
+from vqrf.storage import active_voxels, load_field
+from vqrf.terminal import FIELD_FILE
+from vqrf.train import PLENOXELS, PRESETS, cells_near, fit
 
 TINY_PLENOXELS = replace(
     TINY, fine=replace(PLENOXELS, steps=96, n_voxels=24**3, grow_at=(20, 50), rays_per_step=512, rate_features=0.1)
@@ -64,6 +68,21 @@ def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(
     np.testing.assert_allclose(alpha, TINY_PLENOXELS.fine.alpha_init, rtol=1e-4)
 
 
+def test_a_sparse_lattice_grows_only_where_something_is_or_next_to_it(scene: Scene) -> None:
+    coarse = fit(scene, replace(TINY, fine=replace(TINY.fine, steps=1, grow_at=())))
+    model = train_module.fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
+    near = cells_near(coarse, model.lattice)
+    density = model.density.values[..., 0]
+    density[:, : density.shape[1] // 2] = -1.0
+    last = int(np.flatnonzero((density.numpy() > 0).any((0, 2)))[0]) - 2  # the cell before the first that is occupied
+    before = model.lattice
+    model.prepare(20)
+    allowed = model.allowed.numpy()
+    edges = before.index_from_world(model.lattice.world_from_index(np.argwhere(allowed) + 0.5))[:, 1]
+    assert last <= edges.min() < last + 1.5
+    assert 0.2 < allowed.mean() / near.mean() < 0.9
+
+
 @pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
 @pytest.mark.parametrize("at", [[("fine", 10)], [("fine", 40)], [("fine", 64), ("fine", 96)]], ids=str)
 def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
@@ -100,3 +119,19 @@ def test_pruned_voxels_hold_just_too_little_to_be_seen(plenoxels: RadianceField,
 def test_its_presets_are_of_degree_two_and_have_no_network(name: str) -> None:
     stage = PRESETS[name].fine
     assert (stage.shading, stage.activation, stage.channels, stage.depth) == ("sh_relu", "relu", 27, 0)
+
+
+def test_it_is_trained_and_compressed_on_the_command_line(
+    scene: Scene, plenoxels: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "plenoxels-quick", TINY_PLENOXELS)
+    monkeypatch.setitem(COMPRESS_PRESETS, "demo", TINY_COMPRESS)
+    data, run, out = tmp_path / "data", tmp_path / "run", tmp_path / "scene.vqrf"
+    save_scene(scene, data)
+    succeeds("train", data, "--out", run, "--base", "plenoxels", "--preset", "quick")
+    assert_same_field(load_field(run / FIELD_FILE)[0], plenoxels)
+    succeeds("compress", run, "--data", data, "--out", out, "--preset", "demo")
+    facts = json.loads(succeeds("info", out, "--json").out)
+    assert (facts["shading"], facts["activation"], facts["layers"]) == ("sh_relu", "relu", [])
+    succeeds("verify", out, "--strict")
+    refuses("train", data, "--out", tmp_path / "no", "--base", "plenoxels", "--preset", "demo", saying=("plenoxels-quick",))

@@ -31,7 +31,7 @@ SOURCE = ROOT / "src" / "vqrf"
 
 ROOMS = [
     *("geometry", "kernels", "compressed", "pyramid", "entropy", "bitstream"),
-    *("files", "scene", "builtin", "rays", "field", "lint", "storage", "interop", "render", "evaluate", "report"),
+    *("files", "scene", "builtin", "rays", "factors", "field", "lint", "storage", "interop", "render", "evaluate", "report"),
     *("page", "serve", "film", "preview"),
     *("train", "bake", "compress", "rate", "presets", "search", "bench", "terminal", "cli_convert", "cli_view", "cli_bench", "cli"),
 ]

@@ -132,10 +132,10 @@ def ball_file(ball_field: RadianceField) -> bytes:
     return encode(preview(ball_field))
 
 
-def with_network(field: RadianceField, n_channels: int, frequencies: int) -> RadianceField:
+def with_network(field: RadianceField, n_channels: int, frequencies: int, of_features: int = 0) -> RadianceField:
     """The same shape, coloured by a small random MLP."""
     rng = np.random.default_rng(0)
-    sides = [n_channels + 3 + 6 * frequencies, 32, 32, 3]
+    sides = [n_channels * (1 + 2 * of_features) + 3 + 6 * frequencies, 32, 32, 3]
     layers = tuple(
         (
             (rng.standard_normal((out, inputs)) * (1.6 / inputs) ** 0.5).astype(np.float32),
@@ -144,7 +144,7 @@ def with_network(field: RadianceField, n_channels: int, frequencies: int) -> Rad
         for inputs, out in pairwise(sides)
     )
     mixed = field.features @ rng.standard_normal((3, n_channels)).astype(np.float32)
-    return replace(field, features=mixed, color_mlp=layers)
+    return replace(field, features=mixed, color_mlp=layers, feature_frequencies=of_features)
 
 
 def looking_at(field: RadianceField, side: int, distance: float) -> Camera:
@@ -161,7 +161,7 @@ def looking_at(field: RadianceField, side: int, distance: float) -> Camera:
 
 
 @pytest.mark.parametrize("side", [96, 200])
-@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "inside"])
+@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "frequencies", "inside"])
 def test_the_viewer_draws_what_the_renderer_draws(
     tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str, side: int
 ) -> None:
@@ -170,6 +170,7 @@ def test_the_viewer_draws_what_the_renderer_draws(
         "inside": ball_field,
         "network": with_network(ball_field, 12, 2),
         "wide": with_network(ball_field, 7, 0),
+        "frequencies": with_network(ball_field, 27, 2, 2),
     }[kind]
     data = encode(preview(field))
     camera = looking_at(field, side, 0.75 if kind == "inside" else 3.2)

@@ -80,6 +80,10 @@ void read_layers(Volume &volume, nb::object object) {
     nb::object layers = object.attr("layers");
     v.n_layers = static_cast<int>(nb::len(layers));
     expect(v.n_layers == 0 || (v.n_layers >= 2 && v.n_layers <= MAX_LAYERS), "layers: expected none, or 2 to 10");
+    v.feature_frequencies = nb::cast<int>(object.attr("feature_frequencies"));
+    expect(v.feature_frequencies >= 0 && v.feature_frequencies <= MAX_FEATURE_FREQUENCIES &&
+               (v.n_layers > 0 || v.feature_frequencies == 0),
+           "feature_frequencies: expected 0 to 10, and 0 without layers");
     int in = 0;
     for (int i = 0; i < v.n_layers; ++i) {
         nb::object pair = layers[i];
@@ -88,9 +92,9 @@ void read_layers(Volume &volume, nb::object object) {
         if (i == 0) {
             in = static_cast<int>(weight.shape(1));
             v.width = out;
-            v.n_view = in - v.channels;
+            v.n_view = in - v.n_inputs();
             expect(v.n_view >= 3 && v.n_view <= MAX_VIEW && (v.n_view - 3) % 6 == 0,
-                   "layers: the first takes features and a view encoding of 3 + 6 n");
+                   "layers: the first takes features, their frequencies, and a view encoding of 3 + 6 n");
             expect(v.width % 16 == 0 && v.width <= MAX_WIDTH, "layers: hidden width must be a multiple of 16, at most 256");
         }
         const int expected_out = i + 1 == v.n_layers ? 3 : v.width;
@@ -199,7 +203,7 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     nb::object layers = gradients.attr("layers");
     expect(static_cast<int>(nb::len(layers)) == v.n_layers, "gradients.layers: wrong number");
     for (int i = 0; i < v.n_layers; ++i) {
-        const int out = i + 1 == v.n_layers ? 3 : v.width, in = i == 0 ? v.channels + v.n_view : v.width;
+        const int out = i + 1 == v.n_layers ? 3 : v.width, in = i == 0 ? v.n_inputs() + v.n_view : v.width;
         to.weight[i] = keep<float>(volume, layers[i][0], "gradients.layers weight", {out, in});
         to.bias[i] = keep<float>(volume, layers[i][1], "gradients.layers bias", {out});
     }
@@ -431,6 +435,48 @@ void sum_by_code(Dense<const float> values, Dense<const double> weights, Dense<c
     });
 }
 
+template <class T, class View>
+void read_factors(nb::object object, const FactorView &f, View &to) {
+    for (int p = 0; p < 3; ++p) {
+        const int64_t a = f.shape[PLANE_AXES[p][0]], b = f.shape[PLANE_AXES[p][1]], c = f.shape[PLANE_AXES[p][2]];
+        const int64_t rank = f.n_density + f.n_features;
+        to.plane[p] = array<T>(object.attr("planes")[p], "planes", {a, b, rank}).data();
+        to.line[p] = array<T>(object.attr("lines")[p], "lines", {c, rank}).data();
+    }
+    to.mix = array<T>(object.attr("mix"), "mix", {3, f.n_features, f.channels}).data();
+}
+
+FactorView view_factors(nb::object factors, const Dense<float> &density) {
+    FactorView f{};
+    expect(density.ndim() == 3, "density: expected [X,Y,Z]");
+    for (int axis = 0; axis < 3; ++axis) f.shape[axis] = static_cast<int>(density.shape(axis));
+    const auto mix = array<const float>(factors.attr("mix"), "mix", {3, -1, -1});
+    f.n_features = static_cast<int>(mix.shape(1)), f.channels = static_cast<int>(mix.shape(2));
+    const auto line = array<const float>(factors.attr("lines")[0], "lines", {-1, -1});
+    f.n_density = static_cast<int>(line.shape(1)) - f.n_features;
+    expect(f.n_density >= 1 && f.n_features >= 1 && f.n_features <= MAX_RANK && f.channels >= 1 && f.channels <= MAX_CHANNELS,
+           "factors: expected components of density, 1 to 128 of features, and 1 to 64 channels");
+    read_factors<const float>(factors, f, f);
+    return f;
+}
+
+void expand_factors(nb::object factors, Dense<const uint8_t> marks, Dense<float> density, std::optional<Dense<float>> features) {
+    const FactorView f = view_factors(factors, density);
+    expect(marks.size() == density.size(), "marks: expected [X,Y,Z]");
+    expect(!features || features->size() == density.size() * f.channels, "features: expected [X,Y,Z,C]");
+    run([&] { kernels().expand_factors(f, marks.data(), density.data(), features ? features->data() : nullptr); });
+}
+
+void gather_factors(nb::object factors, Dense<const uint8_t> marks, Dense<float> density, Dense<float> features,
+                    nb::object gradients) {
+    const FactorView f = view_factors(factors, density);
+    expect(marks.size() == density.size(), "marks: expected [X,Y,Z]");
+    expect(features.size() == density.size() * f.channels, "features: expected [X,Y,Z,C]");
+    FactorGradientView to{};
+    read_factors<float>(gradients, f, to);
+    run([&] { kernels().gather_factors(f, marks.data(), density.data(), features.data(), to); });
+}
+
 // Two tasks own the two halves of the channels, so that every sum keeps the voxels' order.
 void tie_gradients(Dense<float> gradient, Dense<const int32_t> rows, Dense<const uint8_t> touched, Dense<float> table_gradient) {
     expect(gradient.ndim() == 2 && table_gradient.ndim() == 2 && gradient.shape(1) == table_gradient.shape(1),
@@ -476,6 +522,9 @@ void bind_kernels(nb::module_ &m) {
     m.def("assign_codes", &assign_codes);
     m.def("sum_by_code", &sum_by_code);
     m.def("tie_gradients", &tie_gradients);
+    m.def("expand_factors", &expand_factors, nb::arg("factors"), nb::arg("marks"), nb::arg("density"),
+          nb::arg("features").none());
+    m.def("gather_factors", &gather_factors);
     m.def("set_threads", [](int n) { run([&] { ThreadPool::instance().set_threads(n); }); });
     m.def("n_threads", [] { return ThreadPool::instance().n_threads(); });
     m.def("instruction_sets", [] {

@@ -332,14 +332,24 @@ void read_color_mlp(Bytes data, const Section &section, CompressedField &field) 
     const std::uint32_t n_channels = field.head.n_channels;
     const auto n_layers = in.take<std::uint16_t>(), shading = in.take<std::uint16_t>();
     if (n_layers > kMaxLayers) in.fail(to_string(n_layers) + " layers, the limit is 16");
-    if (shading > 2) in.fail("shading " + to_string(shading) + " is not supported");
+    if (shading > 3) in.fail("shading " + to_string(shading) + " is not supported");
     field.shading = static_cast<Shading>(shading);
-    if (field.shading != Shading::kMlp) {
+    std::uint32_t n_frequencies = 0;
+    if (field.shading == Shading::kEncodedMlp) {
+        n_frequencies = field.feature_frequencies = in.take<std::uint16_t>();
+        if (in.take<std::uint16_t>() || !n_frequencies)
+            in.fail("feature frequencies without one, or reserved bytes that are not zero");
+        if (n_frequencies > kMaxFeatureFrequencies)
+            in.fail(to_string(n_frequencies) + " feature frequencies are outside 0..10");
+        if (n_layers == 0) in.fail("feature frequencies without layers");
+    }
+    if (is_harmonic(field.shading)) {
         if (n_layers) in.fail("spherical harmonics have no layers");
         if (n_channels != 12 && n_channels != 27) in.fail("spherical harmonics have 12 or 27 channels");
     } else if (n_layers == 0 && n_channels != 3) {
         in.fail("without layers there must be 3 channels");
     }
+    const std::uint32_t n_features = n_channels * (1 + 2 * n_frequencies);
     std::vector<Table> &tables = field.color_mlp;
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         Table weight, bias;
@@ -349,7 +359,7 @@ void read_color_mlp(Bytes data, const Section &section, CompressedField &field) 
             if (side < 1 || side > kMaxLayerSide) in.fail("layer side " + to_string(side) + " is outside 1..4096");
         const std::uint32_t width = weight.columns;
         const bool fits = i ? width == tables[2 * i - 2].rows
-                            : width >= n_channels + 3 && (width - n_channels - 3) % 6 == 0;
+                            : width >= n_features + 3 && (width - n_features - 3) % 6 == 0;
         if (!fits || (i + 1u == n_layers && weight.rows != 3)) in.fail("layers do not lead from the features to rgb");
         bias.columns = weight.rows;
         read_quantizer(in, weight);

@@ -42,8 +42,12 @@ struct Table {
     }
 };
 
+inline constexpr std::uint32_t kMaxFeatureFrequencies = 10;
+
 // How features and a direction become a colour; the numbers are the file's.
-enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1, kHarmonicsRelu = 2 };
+enum class Shading : std::uint8_t { kMlp = 0, kHarmonics = 1, kHarmonicsRelu = 2, kEncodedMlp = 3 };
+
+inline bool is_harmonic(Shading shading) { return shading == Shading::kHarmonics || shading == Shading::kHarmonicsRelu; }
 
 // What makes raw density one that is not negative.
 enum class Activation : std::uint8_t { kSoftplus = 0, kRelu = 1 };
@@ -60,6 +64,7 @@ struct CompressedField {
     Head head;
     std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
     Shading shading = Shading::kMlp;
+    std::uint16_t feature_frequencies = 0;  // 1 and more with kEncodedMlp, else 0
     std::vector<Table> color_mlp;        // weight [out,in], bias [1,out], weight, ...
     Table codebook;
     std::vector<std::uint8_t> partition;

@@ -70,6 +70,7 @@ nb::dict to_dict(CompressedField field) {
     out["metadata"] = nb::bytes(field.metadata.data(), field.metadata.size());
     out["shading"] = static_cast<int>(field.shading);
     out["activation"] = static_cast<int>(head.activation);
+    out["feature_frequencies"] = static_cast<int>(field.feature_frequencies);
     out["color_mlp"] = tables;
     out["partition"] = to_array(std::move(field.partition), {head.shape.x, head.shape.y, head.shape.z});
     if (head.codebook_size == 0) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "factors.hpp"
 #include "harmonics.hpp"
 #include "march.hpp"
 #include "mlp.hpp"
@@ -39,7 +40,7 @@ struct Group {
     std::vector<float> background;
     std::vector<int32_t> view_of;
     int n_shaded = 0;
-    std::vector<float> features, rgb, rgb_gradient, feature_gradient, harmonics, encodings, view_parts, view_gradients;
+    std::vector<float> features, rgb, rgb_gradient, input_gradient, harmonics, encodings, view_parts, view_gradients;
     Activations activations;
     BackwardScratch scratch;
 
@@ -150,11 +151,11 @@ static void march_into(const VolumeView &v, const RayView &rays, int64_t ray, Gr
 // Features and colours of the group's shaded samples.
 static void shade(const VolumeView &v, const RayView &rays, const Mlp &mlp, Group &g) {
     g.first.push_back(static_cast<int32_t>(g.samples.size()));
-    const int C = v.channels, n = g.n_shaded, n_rays = static_cast<int>(g.rays.size());
-    g.features.resize(static_cast<size_t>(n) * C);
+    const int C = v.channels, n = g.n_shaded, n_rays = static_cast<int>(g.rays.size()), stride = v.n_inputs();
+    g.features.resize(static_cast<size_t>(n) * stride);
     g.rgb.resize(static_cast<size_t>(n) * 3);
     for (size_t i = 0; i < g.samples.size(); ++i)
-        if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[static_cast<size_t>(g.shaded[i]) * C]);
+        if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[static_cast<size_t>(g.shaded[i]) * stride]);
     if (v.n_layers == 0) {
         const int n_harmonics = C / 3;
         g.harmonics.resize(static_cast<size_t>(n_rays) * n_harmonics);
@@ -163,6 +164,7 @@ static void shade(const VolumeView &v, const RayView &rays, const Mlp &mlp, Grou
         const auto forward = C == 3 ? harmonics_forward<1> : C == 12 ? harmonics_forward<4> : harmonics_forward<9>;
         return forward(g.features.data(), g.view_of.data(), g.harmonics.data(), n, v.relu_color, g.rgb.data());
     }
+    if (v.feature_frequencies) encode_features(v, n, g.features.data());
     g.encodings.resize(static_cast<size_t>(n_rays) * v.n_view);
     g.view_parts.resize(static_cast<size_t>(n_rays) * v.width);
     for (int r = 0; r < n_rays; ++r) {
@@ -267,8 +269,14 @@ static void group_backward(const VolumeView &v, const LossView &loss, int64_t n_
                         feature_gradient);
     }
     g.view_gradients.assign(n_group * v.width, 0);
+    float *input_gradient = feature_gradient;  // the same where features have no frequencies
+    if (v.feature_frequencies) {
+        g.input_gradient.resize(n * v.n_inputs());
+        input_gradient = g.input_gradient.data();
+    }
     mlp_backward(mlp, g.activations, g.features.data(), g.view_of.data(), g.rgb.data(), g.rgb_gradient.data(), g.n_shaded,
-                 g.scratch, slot.mlp, g.view_gradients.data(), feature_gradient);
+                 g.scratch, slot.mlp, g.view_gradients.data(), input_gradient);
+    if (v.feature_frequencies) encode_features_backward(v, g.n_shaded, g.features.data(), input_gradient, feature_gradient);
     for (size_t r = 0; r < n_group; ++r)
         view_backward(mlp, &g.view_gradients[r * v.width], &g.encodings[r * v.n_view], slot.mlp);
 }
@@ -554,6 +562,8 @@ extern const Kernels VQRF_TABLE = {VQRF_NAME,
                                    VQRF_ISA::importance,
                                    VQRF_ISA::hits,
                                    VQRF_ISA::adam,
-                                   VQRF_ISA::assign};
+                                   VQRF_ISA::assign,
+                                   VQRF_ISA::expand_factors,
+                                   VQRF_ISA::gather_factors};
 
 }  // namespace vqrf

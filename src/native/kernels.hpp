@@ -8,7 +8,9 @@ namespace vqrf {
 
 constexpr int MAX_LAYERS = 10;
 constexpr int MAX_CHANNELS = 64;
+constexpr int MAX_RANK = 128;  // components of the features on a plane
 constexpr int MAX_WIDTH = 256;
+constexpr int MAX_FEATURE_FREQUENCIES = 10;
 constexpr int MAX_VIEW = 64;  // view encoding, 3 + 6 n entries
 constexpr int SKIP_BLOCK_LOG2 = 2;
 constexpr float STOP_TRANSMITTANCE = 1e-3f;
@@ -34,6 +36,10 @@ struct VolumeView {
     const float *bias[MAX_LAYERS];
     int width;    // of every hidden layer, a multiple of 16
     int n_view;   // entries of the view encoding
+    int feature_frequencies;  // 0 without layers
+
+    // What a layer takes of a sample's features: themselves and their sines and cosines.
+    int n_inputs() const { return channels * (1 + 2 * feature_frequencies); }
 };
 
 struct RayView {
@@ -71,6 +77,20 @@ struct AdamView {
     float correction1, correction2;  // 1 - beta^step
 };
 
+// Planes XY, XZ, YZ against lines Z, Y, X: the axes of a plane, and that of its line.
+constexpr int PLANE_AXES[3][3] = {{0, 1, 2}, {0, 2, 1}, {1, 2, 0}};
+
+// A lattice as products of planes and lines, see factors.hpp.
+struct FactorView {
+    int shape[3];
+    int n_density, n_features, channels;
+    const float *plane[3], *line[3], *mix;  // [.,.,n_density + n_features], [., the same], [3,n_features,channels]
+};
+
+struct FactorGradientView {
+    float *plane[3], *line[3], *mix;
+};
+
 // One instruction set's kernels. Tasks are deterministic whatever thread runs them.
 struct Kernels {
     const char *name;
@@ -82,6 +102,9 @@ struct Kernels {
     void (*adam)(const AdamView &);
     void (*assign)(const float *vectors, int64_t n, int channels, const float *codebook, int n_codes, int32_t *codes,
                    float *distances);
+    void (*expand_factors)(const FactorView &, const uint8_t *marks, float *density, float *features);
+    void (*gather_factors)(const FactorView &, const uint8_t *marks, float *density, float *features,
+                           const FactorGradientView &);
 };
 
 extern const Kernels kernels_baseline;

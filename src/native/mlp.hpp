@@ -1,6 +1,7 @@
 // The colour MLP on batches of samples, forward and backward. Included by hot.cpp per instruction set.
 //
-//   layer 0   z = V[ray] + F feature        V[ray] = W_view encoding + b, computed once per ray: the samples of a ray share it
+//   layer 0   z = V[ray] + F input          V[ray] = W_view encoding + b, computed once per ray: the samples of a ray share it;
+//                                           input: what the sample's features give, themselves and any frequencies of them
 //   middle    z = b + W relu(z)
 //   last      rgb = sigmoid(b + W relu(z))
 //
@@ -20,11 +21,11 @@ constexpr int FEATURE_PAD = 16;  // columns of products whose other side is the 
 static inline int round_up(int64_t n, int to) { return static_cast<int>((n + to - 1) / to * to); }
 
 struct Mlp {
-    int channels = 0, padded_channels = 0, width = 0, n_view = 0, n_middle = 0;
-    std::vector<float> feature_weight;  // [C][W]
+    int channels = 0, n_inputs = 0, padded_inputs = 0, width = 0, n_view = 0, n_middle = 0;
+    std::vector<float> feature_weight;  // [n_inputs][W]
     std::vector<float> view_weight;     // [n_view][W]
     std::vector<float> bias0;           // [W]
-    std::vector<unit> feature_back;     // [W / PAIR][padded C]
+    std::vector<unit> feature_back;     // [W / PAIR][padded n_inputs]
     std::vector<unit> forward[MAX_LAYERS], back[MAX_LAYERS];  // middle layers, [W / PAIR][W]
     const float *middle_bias[MAX_LAYERS] = {};
     std::vector<unit> last;       // [W / PAIR][FEATURE_PAD]
@@ -44,18 +45,18 @@ struct Mlp {
     }
 
     void prepare(const VolumeView &v) {
-        channels = v.channels, width = v.width, n_view = v.n_view;
-        padded_channels = round_up(channels, FEATURE_PAD);
+        channels = v.channels, n_inputs = v.n_inputs(), width = v.width, n_view = v.n_view;
+        padded_inputs = round_up(n_inputs, FEATURE_PAD);
         n_middle = v.n_layers - 2;
-        const int in = channels + n_view;
-        feature_weight.resize(static_cast<size_t>(channels) * width);
+        const int in = n_inputs + n_view;
+        feature_weight.resize(static_cast<size_t>(n_inputs) * width);
         view_weight.resize(static_cast<size_t>(n_view) * width);
         for (int w = 0; w < width; ++w) {
-            for (int c = 0; c < channels; ++c) feature_weight[c * width + w] = v.weight[0][w * in + c];
+            for (int c = 0; c < n_inputs; ++c) feature_weight[c * width + w] = v.weight[0][w * in + column(c)];
             for (int c = 0; c < n_view; ++c) view_weight[c * width + w] = v.weight[0][w * in + channels + c];
         }
         bias0.assign(v.bias[0], v.bias[0] + width);
-        pack(feature_back, width, channels, padded_channels, v.weight[0], in, 1);
+        pack(feature_back, width, n_inputs, padded_inputs, feature_weight.data(), 1, width);
         for (int m = 0; m < n_middle; ++m) {
             pack(forward[m], width, width, width, v.weight[m + 1], 1, width);
             pack(back[m], width, width, width, v.weight[m + 1], width, 1);
@@ -68,6 +69,9 @@ struct Mlp {
     }
 
     int units() const { return width / PAIR; }
+
+    // The column of layer 0 that input `c` meets: the view lies between the features and their frequencies.
+    int column(int c) const { return c < channels ? c : c + n_view; }
 
     // The part of layer 0 that the samples of one ray share, [W], from the ray's view encoding.
     void view_part(const float *encoding, float *out) const {
@@ -95,11 +99,11 @@ struct Activations {
 
 static inline const unit *as_units(const act *p) { return reinterpret_cast<const unit *>(p); }
 
-// features [n][C], view_of[n] index into view parts [.][W]; fills `a` and rgb [n][3].
+// features [n][n_inputs], view_of[n] index into view parts [.][W]; fills `a` and rgb [n][3].
 static void mlp_forward(const Mlp &mlp, const float *features, const int32_t *view_of, const float *view_parts, int n,
                         Activations &a, float *rgb) {
     a.resize(mlp, n);
-    const int W = mlp.width, C = mlp.channels;
+    const int W = mlp.width, C = mlp.n_inputs;
     constexpr int BATCH = 8 * TILE_ROWS;  // rows whose activations stay in the first-level cache
     for (int begin = 0; begin < n; begin += BATCH) {
         const int rows = n - begin < BATCH ? n - begin : BATCH;
@@ -146,7 +150,7 @@ static void mlp_forward(const Mlp &mlp, const float *features, const int32_t *vi
 
 // Float accumulators of the weight gradients of one slot.
 struct MlpGradients {
-    std::vector<float> feature;  // [W][padded C]
+    std::vector<float> feature;  // [W][padded n_inputs]
     std::vector<float> view;     // [W][MAX_VIEW]
     std::vector<float> bias0;
     std::vector<float> middle[MAX_LAYERS], middle_bias[MAX_LAYERS];
@@ -155,7 +159,7 @@ struct MlpGradients {
 
     void clear(const Mlp &mlp) {
         const int W = mlp.width;
-        feature.assign(static_cast<size_t>(W) * mlp.padded_channels, 0);
+        feature.assign(static_cast<size_t>(W) * mlp.padded_inputs, 0);
         view.assign(static_cast<size_t>(W) * MAX_VIEW, 0);
         bias0.assign(W, 0);
         for (int m = 0; m < mlp.n_middle; ++m) {
@@ -168,9 +172,9 @@ struct MlpGradients {
 
     // Add to the caller's gradients, in the layout of the weights.
     void add_to(const Mlp &mlp, const GradientView &to) const {
-        const int W = mlp.width, in = mlp.channels + mlp.n_view, top = mlp.n_middle + 1;
+        const int W = mlp.width, in = mlp.n_inputs + mlp.n_view, top = mlp.n_middle + 1;
         for (int w = 0; w < W; ++w) {
-            for (int c = 0; c < mlp.channels; ++c) to.weight[0][w * in + c] += feature[w * mlp.padded_channels + c];
+            for (int c = 0; c < mlp.n_inputs; ++c) to.weight[0][w * in + mlp.column(c)] += feature[w * mlp.padded_inputs + c];
             for (int c = 0; c < mlp.n_view; ++c) to.weight[0][w * in + mlp.channels + c] += view[w * MAX_VIEW + c];
             to.bias[0][w] += bias0[w];
         }
@@ -214,11 +218,11 @@ static inline void add_rows(const act *delta, int rows, int W, float *to) {
     }
 }
 
-// rgb_gradient [n][3] with respect to the colours; adds to `g`, to view_gradients [.][W], writes feature_gradient [n][C].
+// rgb_gradient [n][3] with respect to the colours; adds to `g`, to view_gradients [.][W], writes feature_gradient [n][n_inputs].
 static void mlp_backward(const Mlp &mlp, const Activations &a, const float *features, const int32_t *view_of, const float *rgb,
                          const float *rgb_gradient, int n, BackwardScratch &s, MlpGradients &g, float *view_gradients,
                          float *feature_gradient) {
-    const int W = mlp.width, C = mlp.channels;
+    const int W = mlp.width, C = mlp.n_inputs;
     constexpr int BATCH = 8 * TILE_ROWS;  // even, so that samples pair up
     for (auto &d : s.delta) d.resize(static_cast<size_t>(BATCH) * W);
     for (int begin = 0; begin < n; begin += BATCH) {
@@ -265,14 +269,14 @@ static void mlp_backward(const Mlp &mlp, const Activations &a, const float *feat
             float *view = view_gradients + static_cast<size_t>(view_of[begin + r]) * W;
             for (int w = 0; w < W; w += LANES) store(view + w, load(view + w) + load_act(delta + r * W + w));
         }
-        s.features.assign(static_cast<size_t>(padded) * mlp.padded_channels, act{});
+        s.features.assign(static_cast<size_t>(padded) * mlp.padded_inputs, act{});
         for (int r = 0; r < rows; ++r)
             for (int c = 0; c < C; ++c)
-                s.features[static_cast<size_t>(r) * mlp.padded_channels + c] = to_act(features[static_cast<size_t>(begin + r) * C + c]);
+                s.features[static_cast<size_t>(r) * mlp.padded_inputs + c] = to_act(features[static_cast<size_t>(begin + r) * C + c]);
         const unit *left = interleave(delta, padded, W, s.left);
-        const unit *right = interleave(s.features.data(), padded, mlp.padded_channels, s.right);
+        const unit *right = interleave(s.features.data(), padded, mlp.padded_inputs, s.right);
         float *weight = g.feature.data();
-        const int P = mlp.padded_channels;
+        const int P = mlp.padded_inputs;
         product<4>(
             left, 1, W, right, P, padded / PAIR, W, P, [&](int row, int column) { return load(weight + row * P + column); },
             [&](int row, int column, vf z) { store(weight + row * P + column, z); });
@@ -284,6 +288,33 @@ static void mlp_backward(const Mlp &mlp, const Activations &a, const float *feat
                 for (int lane = 0; lane < LANES && column + lane < C; ++lane) to[column + lane] = z[lane];
             });
     }
+}
+
+// The first C of [n][n_inputs] are features; fills in their sines, then their cosines, all frequencies of one after the other.
+static void encode_features(const VolumeView &v, int n, float *inputs) {
+    const int C = v.channels, F = v.feature_frequencies;
+    for (int i = 0; i < n; ++i, inputs += v.n_inputs())
+        for (int c = 0; c < C; ++c)
+            for (int k = 0; k < F; ++k) {
+                const float angle = inputs[c] * static_cast<float>(1 << k);
+                inputs[C + c * F + k] = std::sin(angle);
+                inputs[C + (C + c) * F + k] = std::cos(angle);
+            }
+}
+
+// The gradient [n][C] of features, of that of their inputs; `inputs` as `encode_features` left them.
+static void encode_features_backward(const VolumeView &v, int n, const float *inputs, const float *input_gradient,
+                                     float *feature_gradient) {
+    const int C = v.channels, F = v.feature_frequencies;
+    for (int i = 0; i < n; ++i, inputs += v.n_inputs(), input_gradient += v.n_inputs(), feature_gradient += C)
+        for (int c = 0; c < C; ++c) {
+            float sum = input_gradient[c];
+            for (int k = 0; k < F; ++k) {
+                const int sine = C + c * F + k, cosine = sine + C * F;
+                sum += static_cast<float>(1 << k) * (inputs[cosine] * input_gradient[sine] - inputs[sine] * input_gradient[cosine]);
+            }
+            feature_gradient[c] = sum;
+        }
 }
 
 // The view part's share of layer 0: gradients [W][n_view] += view_gradient [W] x encoding [n_view], and the bias.

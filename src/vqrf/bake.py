@@ -25,7 +25,7 @@ from vqrf.geometry import Camera, Lattice
 from vqrf.kernels import HARMONICS_OF_CHANNELS, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
 from vqrf.storage import active_voxels
-from vqrf.train import REFRESH_STEPS, Moments, resample
+from vqrf.train import REFRESH_STEPS, Moments, cells_on, resample
 
 BAKE_CHANNELS = 12
 """Degree 1."""
@@ -72,13 +72,6 @@ def grow(field: RadianceField, growth: float = GROWTH) -> RadianceField:
     )
 
 
-def cells_on(cells: NDArray[np.uint8], lattice: Lattice) -> NDArray[np.uint8]:
-    """The value, for each cell of another lattice over the same box, of the cell that its centre is in."""
-    sides = [side - 1 for side in lattice.shape]
-    index = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(sides, cells.shape, strict=True)]
-    return np.ascontiguousarray(cells[np.ix_(*index)])
-
-
 def bake_harmonics(
     field: RadianceField, cameras: Sequence[Camera], voxels: NDArray[np.bool_], *, n_channels: int = BAKE_CHANNELS
 ) -> RadianceField:
@@ -104,7 +97,7 @@ def bake_harmonics(
         baked[start : start + len(chunk)] = torch.einsum("vdc,kd->vck", color.clamp(darkest, 1 - darkest).logit(), fit)
     table = np.zeros((*field.lattice.shape, n_channels), np.float32)
     table[voxels] = baked.reshape(len(features), n_channels).numpy()
-    return replace(field, features=table, color_mlp=(), shading="sh")
+    return replace(field, features=table, color_mlp=(), shading="sh", feature_frequencies=0)
 
 
 def bake_directions(cameras: Sequence[Camera]) -> NDArray[np.float32]:

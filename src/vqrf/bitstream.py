@@ -45,7 +45,7 @@ from vqrf.compressed import (
     items_of,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Activation, Shading, has_native, shading_fault
+from vqrf.kernels import Activation, Shading, count_view_frequencies, has_native, shading_fault
 from vqrf.pyramid import MAX_LEVELS, Int16, Nodes, PyramidField, build_nodes, coarser_shape
 
 __all__ = [
@@ -76,10 +76,13 @@ MAX_RATIO_BITS = 19
 
 HEAD = struct.Struct("<6d3I4I9fI")
 STORED, RANGE_CODED = 0, 1
-SHADINGS: tuple[Shading, ...] = ("mlp", "sh", "sh_relu")
+SHADINGS: dict[int, Shading] = {0: "mlp", 1: "sh", 2: "sh_relu", 3: "mlp"}
 """How a field is shaded, by the number that COLR gives."""
+ENCODED_FEATURES = 3
+"""The number of shading by layers that take frequencies of the features."""
 ACTIVATIONS: tuple[Activation, ...] = ("softplus", "relu")
 """The density's activation, by the number that HEAD gives."""
+Layers = tuple[tuple[Table, Table], ...]
 LEVELS = tuple(f"LEV{number}" for number in range(MAX_LEVELS, -1, -1))
 """The levels of a pyramid, coarsest first; a file has those from its coarsest on."""
 KNOWN = ("HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", *LEVELS)
@@ -110,7 +113,7 @@ def encode(field: CompressedField | PyramidField) -> bytes:
     coder = importlib.import_module("vqrf._native") if has_native() else entropy
     layers = [table for layer in field.color_mlp for table in layer]
     layer_bits = [_bits_of(table) for table in layers]
-    colors = _write_layers(layers, field.shading) + coder.encode_tables(layer_bits, False)
+    colors = _write_layers(layers, field) + coder.encode_tables(layer_bits, False)
     common = [
         ("HEAD", HEAD.size, _write_head(field)),
         ("META", 0, canonical_json(field.metadata) if field.metadata else b""),
@@ -181,13 +184,22 @@ def _write_quantizer(table: Table) -> bytes:
     return struct.pack("<BBH", kind, 1 if table.scale.size == 1 else 2, 0) + scales
 
 
-def _write_layers(layers: list[Table], shading: Shading) -> bytes:
-    out = struct.pack("<HH", len(layers) // 2, SHADINGS.index(shading))
+def _write_layers(layers: list[Table], field: CompressedField | PyramidField) -> bytes:
+    out = struct.pack("<HH", len(layers) // 2, number_of_shading(field))
+    if field.feature_frequencies:
+        out += struct.pack("<HH", field.feature_frequencies, 0)
     for table in layers:
         if (items := items_of(table)).ndim == 2:
             out += struct.pack("<II", *items.shape)
         out += _write_quantizer(table)
     return out
+
+
+def number_of_shading(field: CompressedField | PyramidField) -> int:
+    """How COLR says that the field is shaded."""
+    if field.feature_frequencies:
+        return ENCODED_FEATURES
+    return next(number for number, shading in SHADINGS.items() if shading == field.shading)
 
 
 def _bits_of(table: Table) -> NDArray[Any]:
@@ -499,14 +511,19 @@ def _read_items(reader: _Reader, tables: list[Table], by_column: bool) -> None:
         raise reader.section.refuse("a value is not finite")
 
 
-def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[Shading, tuple[tuple[Table, Table], ...]]:
+def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[Shading, int, Layers]:
     reader = _Reader(data, section)
     n_layers, number = reader.take("HH")
     if n_layers > MAX_LAYERS:
         raise section.refuse(f"{n_layers} layers, the limit is 16")
-    if number >= len(SHADINGS):
+    if number not in SHADINGS:
         raise section.refuse(f"shading {number} is not supported")
-    if fault := shading_fault(SHADINGS[number], n_layers, n_channels):
+    n_frequencies = 0
+    if number == ENCODED_FEATURES:
+        n_frequencies, reserved = reader.take("HH")
+        if not n_frequencies or reserved:
+            raise section.refuse("feature frequencies without one, or reserved bytes that are not zero")
+    if fault := shading_fault(SHADINGS[number], n_layers, n_channels, n_frequencies):
         raise section.refuse(fault)
     layers: list[tuple[Table, Table]] = []
     width = 0
@@ -515,14 +532,13 @@ def _read_color_mlp(data: bytes, section: _Section, n_channels: int) -> tuple[Sh
         for side in (n_out, n_in):
             if not 1 <= side <= MAX_LAYER_SIDE:
                 raise section.refuse(f"layer side {side} is outside 1..4096")
-        extra = n_in - n_channels - 3
-        fits = n_in == width if i else extra >= 0 and extra % 6 == 0
+        fits = n_in == width if i else count_view_frequencies(n_in, n_channels, n_frequencies) is not None
         if not fits or (i + 1 == n_layers and n_out != 3):
             raise section.refuse("layers do not lead from the features to rgb")
         layers.append((_read_quantizer(reader, (n_out, n_in)), _read_quantizer(reader, (n_out,))))
         width = n_out
     _read_items(reader, [table for layer in layers for table in layer], by_column=False)
-    return SHADINGS[number], tuple(layers)
+    return SHADINGS[number], n_frequencies, tuple(layers)
 
 
 def _read_partition(data: bytes, section: _Section, head: _Head) -> Uint8:
@@ -632,11 +648,12 @@ def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]
         if meta.stored > MAX_METADATA_BYTES:
             raise meta.refuse(f"metadata has {meta.stored} bytes, the limit is {MAX_METADATA_BYTES}")
         metadata = data[meta.offset : meta.offset + meta.stored]
-    shading, color_mlp = _read_color_mlp(data, known["COLR"], head.n_channels)
+    shading, feature_frequencies, color_mlp = _read_color_mlp(data, known["COLR"], head.n_channels)
     common = {
         "lattice": head.lattice,
         "color_mlp": color_mlp,
         "shading": shading,
+        "feature_frequencies": feature_frequencies,
         "constants": head.constants,
         "activation": head.activation,
         "metadata": metadata,
@@ -656,6 +673,7 @@ def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, An
         "partition": raw["partition"],
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
         "shading": SHADINGS[raw["shading"]],
+        "feature_frequencies": raw["feature_frequencies"],
         "activation": ACTIVATIONS[raw["activation"]],
         "constants": Constants.from_values(raw["constants"].tolist()),
         "metadata": raw["metadata"],

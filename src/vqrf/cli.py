@@ -172,7 +172,7 @@ class Compress:
     """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on, or on what it looks like."""
 
     field: tyro.conf.Positional[Path]
-    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
+    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     out: Path
     """The .vqrf file to write."""
     data: Path | None = None
@@ -232,7 +232,7 @@ class Eval:
     """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     data: Path
     """Dataset folder."""
     split: Literal["train", "test"] = "test"
@@ -261,7 +261,7 @@ class Info:
     """Say what is in a .vqrf file or a run folder."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
@@ -335,9 +335,7 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     from vqrf.train import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
-        raise UsageError(
-            f"expected --downscale 0 or more and one of the presets {', '.join(PRESETS)}, got {downscale}, {preset}"
-        )
+        raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
     scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
     width = scene.train[0].camera.width
     if downscale == 0 and width > PRESETS[preset].image_side:

@@ -23,13 +23,16 @@ from vqrf.interop import (
     Sampling,
     bytes_of_dvgo,
     bytes_of_svox2,
+    bytes_of_tensorf,
     files_of_vqrf,
     guess_corners,
     guess_scale,
     is_checkpoint,
     is_svox2,
+    is_tensorf,
     is_vqrf,
     load_checkpoint,
+    load_tensorf,
     load_vqrf,
     zip_of_vqrf,
 )
@@ -41,7 +44,7 @@ from vqrf.terminal import FIELD_FILE, UsageError, load_any, load_compressed, loa
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a checkpoint of another program does not say of itself.
+    """What a checkpoint of another program does not say of itself. (One of TensoRF says all of it.)
 
     Attributes:
       corners: how its grids lie in their box: aligned, as DirectVoxGO's, or centred, as VQRF's. Without it the photos
@@ -79,7 +82,7 @@ def open_checkpoint(
       SceneError: the photos cannot be.
     """
     sampling, corners, is_scaled = sampling_of(path, flags), flags.corners, is_svox2(path)
-    if (flags.scale if is_scaled else corners) is None and photos is not None:
+    if (flags.scale if is_scaled else corners) is None and photos is not None and not is_tensorf(path):
         views = getattr(load_scene(photos[0], splits=(photos[1],), every=sys.maxsize), photos[1])
         if is_scaled:
             sampling, reason = _scaled(path, sampling, views[:1])
@@ -202,12 +205,13 @@ def load_to_compress(
 class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
 
-    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
-    such a one has to come in. Any other name: a run folder.
+    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .th: one of TensoRF, of one of
+    TensoRF. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's; such a one has to come
+    in. Any other name: a run folder.
     """
 
     field: tyro.conf.Positional[Path]
-    """A run folder, a .vqrf file, a checkpoint of DirectVoxGO or svox2, or official VQRF's folder or zip."""
+    """A run folder, a .vqrf file, a checkpoint of DirectVoxGO, svox2 or TensoRF, or official VQRF's folder or zip."""
     out: tyro.conf.Positional[Path]
     """What to write."""
     exact: bool = False
@@ -224,6 +228,8 @@ class Convert:
             raise StorageError(self.out, f"there is no folder {self.out.resolve().parent}")
         if self.out.suffix in (".vqrf", ".zip") or self.out.name == FOLDER:
             files = self._compressed_files(self._load_compressed())
+        elif self.out.suffix == ".th":
+            files = {self.out: self._tensorf_file()}
         else:
             field, notes = self._load_field()
             if self._is_run_folder():
@@ -240,7 +246,7 @@ class Convert:
         print(f"wrote {self.out}, {sum(map(len, files.values()))} bytes")
 
     def _is_run_folder(self) -> bool:
-        return self.out.suffix not in (".vqrf", ".zip", ".tar", ".npz") and self.out.name != FOLDER
+        return self.out.suffix not in (".vqrf", ".zip", ".tar", ".npz", ".th") and self.out.name != FOLDER
 
     def _named(self, make: Any) -> Any:
         """What `make` returns; where it cannot be made, that is the fault of what was asked to be written."""
@@ -257,6 +263,15 @@ class Convert:
         if self.out.suffix == ".zip":
             return {self.out: self._named(lambda: zip_of_vqrf(small))}
         return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
+
+    def _tensorf_file(self) -> bytes:
+        if not is_checkpoint(self.field) or not is_tensorf(self.field):
+            raise StorageError(
+                self.field, f"is no factors, and {self.out.name} would be: only a checkpoint of TensoRF becomes one"
+            )
+        made = load_tensorf(self.field)
+        data: bytes = self._named(lambda: bytes_of_tensorf(made, self.out.stem))
+        return data
 
     def _load_compressed(self) -> CompressedField:
         flags = self.options

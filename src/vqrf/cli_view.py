@@ -51,7 +51,7 @@ class Render:
     """Render a scene, a dataset's views or along a camera's path, into PNG files or a film."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2 or official VQRF."""
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     out: Path
     """Folder for the images; with --path also a film, NAME.mp4."""
     data: Path | None = None

@@ -47,6 +47,10 @@ Profile = Literal["exact", "web"]
 TUNINGS = ("tune", "bake", "warm")
 """Names of the tunings, each with batches of its own."""
 
+RATE_UNITS = {"softplus": 1.0, "relu": 0.13, "mlp": 1.0, "sh": 1.0, "sh_relu": 0.07}
+"""What the rates of a tuning are in units of, by the field's activation and shading: before a ReLU, values are smaller than
+logits. Lego at 100x100, Plenoxels of 64^3, 500 steps: 0.29 dB are lost so, 1.65 dB with the units of logits."""
+
 CODEBOOK_PASSES = 24
 CODEBOOK_SETTLED = 1e-3
 """The codebook is done when a pass lowers the weighted error by less than this share."""
@@ -63,7 +67,7 @@ class CompressConfig:
       density_steps: quantiser steps per standard deviation of the density.
       kept_steps: the same for kept features.
       steps: of joint tuning, each of `rays_per_step` rays.
-      rate_density, rate_features, rate_mlp: Adam's, at the start of tuning; they decay tenfold.
+      rate_density, rate_features, rate_mlp: Adam's, at the start of tuning, in `RATE_UNITS`; they decay tenfold.
       profile: "exact", or "web" to bake first.
       bake_steps: of tuning harmonics that share nothing yet, before the partition is made.
     """
@@ -313,10 +317,11 @@ class TiedModel:
 
     def update(self, step: int) -> None:
         decay = 0.1 ** (step / self.config.steps)
+        of_density, of_features = (decay * RATE_UNITS[kind] for kind in (self.field.activation, self.field.shading))
         features = self.gradients.features.view(-1, self.field.n_channels)
         self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), self.table.gradient)
-        self.density.update(self.kernels, self.touched, self.config.rate_density * decay, step + 1)
-        self.table.update(self.kernels, None, self.config.rate_features * decay, step + 1)
+        self.density.update(self.kernels, self.touched, self.config.rate_density * of_density, step + 1)
+        self.table.update(self.kernels, None, self.config.rate_features * of_features, step + 1)
         for moments in self.mlp:
             moments.update(self.kernels, None, self.config.rate_mlp * decay, step + 1)
         self.touched.zero_()
@@ -362,6 +367,7 @@ class TiedModel:
             metadata={},
             shading=field.shading,
             activation=field.activation,
+            feature_frequencies=field.feature_frequencies,
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Activation, Shading, shading_fault
+from vqrf.kernels import Activation, Shading, count_view_frequencies, shading_fault
 
 Uint8 = NDArray[np.uint8]
 Int32 = NDArray[np.int32]
@@ -128,12 +128,13 @@ class CompressedField:
       codes: [N_coded] int32, the codebook's row of each CODED voxel in raster order.
       codebook: [K,C], 1 <= K <= 65536, 1 <= C <= 64.
       kept: uint8 levels [N_kept, C] of the KEPT voxels in raster order.
-      color_mlp: ((weight [out,in], bias [out]), ...), at most 16 layers, from C + 3 + 6n inputs to 3 outputs;
+      color_mlp: ((weight [out,in], bias [out]), ...), at most 16 layers, from C + 3 + 6n + 2CF inputs to 3 outputs;
         empty when the features are rgb logits (then C = 3) or coefficients of spherical harmonics (then C is 12 or 27).
       constants: see `Constants`.
       metadata: of JSON types (kept as JSON would give it back), at most 1 MiB.
       shading: "mlp", or "sh" or "sh_relu" for spherical harmonics (see `vqrf.kernels`).
       activation: of the density, "softplus" or "relu".
+      feature_frequencies: F, how many frequencies of each feature the colour MLP takes beside it (see `vqrf.kernels`).
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
@@ -150,6 +151,7 @@ class CompressedField:
     metadata: dict[str, Any]
     shading: Shading = "mlp"
     activation: Activation = "softplus"
+    feature_frequencies: int = 0
 
     def __post_init__(self) -> None:
         check_lattice(self.lattice, self.partition)
@@ -166,9 +168,9 @@ class CompressedField:
         _expect("codes", self.codes, np.int32, (self.n_coded,))
         if self.codes.size and not 0 <= self.codes.min() <= self.codes.max() < n_codewords:
             raise ValueError("codes: a code is not below the codebook size")
-        if fault := shading_fault(self.shading, len(self.color_mlp), n_channels):
+        if fault := shading_fault(self.shading, len(self.color_mlp), n_channels, self.feature_frequencies):
             raise ValueError(f"color_mlp: {fault}")
-        check_layers(self.color_mlp, n_channels)
+        check_layers(self.color_mlp, n_channels, self.feature_frequencies)
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation {self.activation} is not supported")
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
@@ -198,6 +200,7 @@ class CompressedField:
             (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
             and (self.constants, self.metadata) == (other.constants, other.metadata)
             and (self.shading, self.activation) == (other.shading, other.activation)
+            and self.feature_frequencies == other.feature_frequencies
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.codes, other.codes)
             and _same_table(self.codebook, other.codebook)
@@ -225,7 +228,7 @@ def _expect_table(name: str, table: Table, ndim: int) -> None:
         raise ValueError(f"{name}: a value is not finite")
 
 
-def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int) -> None:
+def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, feature_frequencies: int) -> None:
     """Raise ValueError unless the layers lead from the features and the view to rgb."""
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"color_mlp: {len(layers)} layers, the limit is {MAX_LAYERS}")
@@ -236,8 +239,7 @@ def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int) -> No
         n_out, n_in = items_of(weight).shape
         if not (1 <= n_in <= MAX_LAYER_SIDE and 1 <= n_out <= MAX_LAYER_SIDE) or items_of(bias).shape != (n_out,):
             raise ValueError(f"color_mlp: layer {i} has weight [{n_out},{n_in}] and bias {items_of(bias).shape}")
-        extra = n_in - n_channels - 3
-        if n_in != width if i else extra < 0 or extra % 6:
+        if n_in != width if i else count_view_frequencies(n_in, n_channels, feature_frequencies) is None:
             raise ValueError(f"color_mlp: layer {i} cannot take its {n_in} inputs")
         width = n_out
     if layers and width != 3:

@@ -39,8 +39,9 @@ class RadianceField:
       background: rgb behind everything, 0..1.
       allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
         cells next to a voxel that is not pruned).
-      shading: "mlp", or "sh" or "sh_relu": features are coefficients of spherical harmonics, C is 12 or 27 (see `vqrf.kernels`).
+      shading: "mlp", or "sh" or "sh_relu": features are coefficients of spherical harmonics, C is 12 or 27; see `vqrf.kernels`.
       activation: of the density, "softplus" or "relu" (see there).
+      feature_frequencies: how many frequencies of each feature the colour MLP takes beside the feature (see `vqrf.kernels`).
 
     Raises:
       ValueError: shapes disagree, `shading` does not go with the layers and channels, a value is not finite, `alpha_threshold`
@@ -60,6 +61,7 @@ class RadianceField:
     allowed: NDArray[np.uint8] | None = None
     shading: Shading = "mlp"
     activation: Activation = "softplus"
+    feature_frequencies: int = 0
 
     def __post_init__(self) -> None:
         shape = self.lattice.shape
@@ -69,7 +71,7 @@ class RadianceField:
             raise ValueError(f"features: expected {[*shape, 'C']}, got {list(self.features.shape)}")
         if self.allowed is not None and self.allowed.shape != tuple(side - 1 for side in shape):
             raise ValueError(f"allowed: expected {[side - 1 for side in shape]}, got {list(self.allowed.shape)}")
-        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels):
+        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels, self.feature_frequencies):
             raise ValueError(f"features: {fault}")
         arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
         if not all(np.isfinite(a).all() for a in arrays):
@@ -115,6 +117,7 @@ class RadianceField:
             background=self.background,
             shading=self.shading,
             activation=self.activation,
+            feature_frequencies=self.feature_frequencies,
         )
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
@@ -154,6 +157,7 @@ def expand(compressed: CompressedField | PyramidField) -> RadianceField:
         background=constants.background,
         shading=compressed.shading,
         activation=compressed.activation,
+        feature_frequencies=compressed.feature_frequencies,
     )
 
 

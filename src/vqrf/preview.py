@@ -61,6 +61,7 @@ def preview(field: RadianceField) -> CompressedField:
         metadata={"generator": "vqrf preview"},
         shading=field.shading,
         activation=field.activation,
+        feature_frequencies=field.feature_frequencies,
     )
 
 

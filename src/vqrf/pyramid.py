@@ -99,7 +99,7 @@ class PyramidField:
         those of `build_nodes`. No magnitude is above `MAX_MAGNITUDE`.
       steps: [1 + Z] float32, finite and positive.
       basis: [Z,C] float32, features = latents @ basis; None where the latents are the features.
-      color_mlp, constants, metadata, shading: as in `vqrf.compressed.CompressedField`.
+      color_mlp, constants, metadata, shading, activation, feature_frequencies: as in `vqrf.compressed.CompressedField`.
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
@@ -115,6 +115,7 @@ class PyramidField:
     metadata: dict[str, Any]
     shading: Shading = "mlp"
     activation: Activation = "softplus"
+    feature_frequencies: int = 0
 
     def __post_init__(self) -> None:
         check_lattice(self.lattice, self.partition)
@@ -133,9 +134,9 @@ class PyramidField:
                 raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
             if level.size and max(int(level.max()), -int(level.min())) > MAX_MAGNITUDE:
                 raise ValueError(f"coefficients: a magnitude is above {MAX_MAGNITUDE}")
-        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels):
+        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels, self.feature_frequencies):
             raise ValueError(f"color_mlp: {fault}")
-        check_layers(self.color_mlp, self.n_channels)
+        check_layers(self.color_mlp, self.n_channels, self.feature_frequencies)
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation {self.activation} is not supported")
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
@@ -180,13 +181,14 @@ class PyramidField:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PyramidField):
             return False
-        bases = [np.zeros(0) if field.basis is None else field.basis for field in (self, other)]
+        basis, other_basis = (np.zeros(0) if field.basis is None else field.basis for field in (self, other))
         return (
             (self.lattice, self.constants, self.metadata) == (other.lattice, other.constants, other.metadata)
             and (self.shading, self.activation) == (other.shading, other.activation)
+            and self.feature_frequencies == other.feature_frequencies
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.steps, other.steps)
-            and np.array_equal(*bases)
+            and np.array_equal(basis, other_basis)
             and len(self.coefficients) == len(other.coefficients)
             and all(np.array_equal(a, b) for a, b in zip(self.coefficients, other.coefficients, strict=True))
             and same_layers(self.color_mlp, other.color_mlp)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vqrf.compress import EMPTY_MARGIN, Quantizer, Tuning, carrying, measure_importance
 from vqrf.compressed import CODED, PRUNED, Constants, Table
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.field import RadianceField
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
@@ -201,7 +201,7 @@ class PyramidModel:
         nodes = build_nodes(occupied, config.n_levels)
         self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
         sizes = [level.n_nodes for level in nodes]
-        self.floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
+        self.floor = field.density_of(field.alpha_threshold)
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
             self._start(occupied, importance[occupied], sizes, seed)
@@ -236,7 +236,7 @@ class PyramidModel:
         to_latents, from_latents = latent_basis(field, features, weights, config.feature_step, seed)
         layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
         self.basis: Tensor | None = None
-        if layers:  # the first layer takes the latents as they are
+        if layers and not field.feature_frequencies:  # the first layer takes the latents as they are
             first = layers[0][:, : field.n_channels]
             first.copy_(first.double() @ torch.from_numpy(from_latents).T)
         else:
@@ -349,6 +349,8 @@ class PyramidModel:
             ),
             metadata={},
             shading=field.shading,
+            activation=field.activation,
+            feature_frequencies=field.feature_frequencies,
         )
 
 

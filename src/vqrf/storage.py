@@ -112,6 +112,7 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         "n_layers": len(field.color_mlp),
         "shading": field.shading,
         "activation": field.activation,
+        "feature_frequencies": field.feature_frequencies,
         "notes": dict(notes),
         **{name: getattr(field, name) for name in names},
     }
@@ -150,6 +151,7 @@ def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
             allowed=allowed,
             shading=header.get("shading", "mlp"),  # older run folders know no other
             activation=header.get("activation", "softplus"),
+            feature_frequencies=header.get("feature_frequencies", 0),
         )
         return field, header["notes"]
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -15,9 +15,9 @@ Departs from DVGO:
   - where photos have an opacity, it is a loss.
 
 A Plenoxels field (arXiv 2112.05131) is a fine stage without a network: its features are coefficients of spherical harmonics,
-and a ReLU takes the place of softplus and sigmoid. Departs from Plenoxels: the coarse stage above finds the cells, in the
-place of pruning by weight; the lattice doubles its voxels; Adam instead of RMSProp; total variation is that of the voxels
-that a step touches.
+and a ReLU takes the place of softplus and sigmoid. When its lattice grows, cells with nothing in or next to them are dropped.
+Departs from Plenoxels: the coarse stage above finds the first cells, and what is dropped is chosen by density and not by
+weight; the lattice doubles its voxels; Adam instead of RMSProp; total variation is that of the voxels that a step touches.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class StageConfig:
       step_voxels: distance between samples, in voxels.
       density_variation, feature_variation: weights of the total variation of what a step touches (DVGO's smoothing of unbounded
         scenes; bounded ones do without, but for Plenoxels').
+      is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
       shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
     """
 
@@ -112,6 +113,7 @@ class StageConfig:
     losses: LossWeights = FINE_LOSSES
     density_variation: float = 0.0
     feature_variation: float = 0.0
+    is_sparse: bool = False
     shading: Shading = "mlp"
     activation: Activation = "softplus"
 
@@ -153,8 +155,9 @@ PLENOXELS = replace(
     depth=0,
     rate_density=0.1,
     rate_features=0.03,
-    density_variation=1e-8,
-    feature_variation=3e-8,
+    density_variation=3e-10,
+    feature_variation=2e-9,
+    is_sparse=True,
     shading="sh_relu",
     activation="relu",
 )
@@ -325,8 +328,12 @@ class FieldModel:
         self.rates: Tensor | None = None
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
-    def _allocate(self, n_voxels: int, old: tuple[Tensor, Tensor] | None = None) -> None:
-        """Put the lattice at `n_voxels`: empty, or resampled from the `old` density and features."""
+    def _allocate(self, n_voxels: int, old: tuple[Tensor, Tensor] | None = None, allowed: np.ndarray | None = None) -> None:
+        """Put the lattice at `n_voxels`: empty, or resampled from the `old` density and features.
+
+        Args:
+          allowed: cells of the new lattice, flat; None for those that the coarse stage leaves.
+        """
         self.lattice = Lattice.with_voxels(*self.box, n_voxels)
         shape = self.lattice.shape
         self.step_world = self.stage.step_voxels * self._edge(n_voxels)
@@ -338,6 +345,7 @@ class FieldModel:
         self.allowed, self.active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
+            cells = cells if allowed is None else allowed.reshape(cells.shape)
             self.allowed = torch.from_numpy(cells).to(self.device)
             self.active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         density = torch.zeros(*shape, 1, device=self.device)
@@ -357,7 +365,7 @@ class FieldModel:
 
     def _edge(self, n_voxels: int) -> float:
         """World size of a voxel of a lattice of so many."""
-        return float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+        return float(np.cbrt(np.prod(self.lattice.extent) / n_voxels))
 
     def _density_of(self, alpha: float) -> float:
         return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.activation)
@@ -405,10 +413,17 @@ class FieldModel:
         self.step = step
         if step in self.stage.grow_at:
             n_voxels = self.stage.n_voxels >> (len(self.stage.grow_at) - 1 - self.stage.grow_at.index(step))
-            self._allocate(n_voxels, (self.density.values, self.features.values))
+            allowed = self._sparse_cells(n_voxels) if self.stage.is_sparse else None
+            self._allocate(n_voxels, (self.density.values, self.features.values), allowed)
         elif step % REFRESH_STEPS == 0:
             self._refresh()
         return self.coarse is not None and step in (0, *self.stage.grow_at[-1:], self.stage.steps // 2)
+
+    def _sparse_cells(self, n_voxels: int) -> np.ndarray:
+        """The cells of a lattice of `n_voxels` in or next to cells that are occupied now."""
+        self._refresh()
+        near = max_pool3d(self.volume.cells.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
+        return cells_on(near.to(torch.uint8).cpu().numpy(), Lattice.with_voxels(*self.box, n_voxels))
 
     def update(self, step: int) -> None:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
@@ -453,6 +468,8 @@ class FieldModel:
     def state(self) -> dict[str, Tensor]:
         """Only voxels of allowed cells: no other is ever looked at."""
         state = {}
+        if self.stage.is_sparse and self.allowed is not None:
+            state["allowed"] = self.allowed.reshape(-1)
         for name, moments in self._grids():
             for part in Moments.KEPT_PARTS:
                 state[f"{name}.{part}"] = getattr(moments, part).view(self.lattice.n_voxels, -1)[self.active]
@@ -463,7 +480,8 @@ class FieldModel:
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         grown = sum(at < step for at in self.stage.grow_at)
         self.step = step
-        self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown))
+        allowed = state["allowed"].numpy() if "allowed" in state else None
+        self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), allowed=allowed)
         for part in Moments.KEPT_PARTS:
             for name, moments in self._grids():
                 getattr(moments, part).view(self.lattice.n_voxels, -1)[self.active] = state[f"{name}.{part}"]
@@ -543,6 +561,13 @@ def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:
         index = coarse.lattice.index_from_world(lattice.world_from_index(centres))[:, axis]
         axes.append(np.clip(np.rint(index).astype(int), 0, coarse.lattice.shape[axis] - 1))
     return wider[np.ix_(*axes)].astype(np.uint8)
+
+
+def cells_on(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """The value, for each cell of another lattice over the same box, of the cell that its centre is in."""
+    sides = [side - 1 for side in lattice.shape]
+    index = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(sides, cells.shape, strict=True)]
+    return np.ascontiguousarray(cells[np.ix_(*index)])
 
 
 def coarse_model(scene: Scene, config: TrainConfig, *, seed: int, device: str) -> FieldModel:

@@ -146,6 +146,10 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
     bytes.clear();
     append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.color_mlp.size() / 2));
     append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.shading));
+    if (field.shading == Shading::kEncodedMlp) {
+        append(bytes, field.feature_frequencies);
+        append<std::uint16_t>(bytes, 0);
+    }
     std::uint64_t raw = 0;
     for (std::size_t i = 0; i < field.color_mlp.size(); ++i) {
         const Table &table = field.color_mlp[i];

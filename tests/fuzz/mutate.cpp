@@ -196,12 +196,12 @@ void resize_channels(CompressedField &field, std::uint32_t n_channels, Random &r
     head.n_channels = n_channels;
     reshape_table(field.codebook, head.codebook_size, n_channels, random);
     set_quantizer(n_channels, true, field.kept_scale, field.kept_offset, random);
-    if (n_channels != 12 && n_channels != 27) field.shading = Shading::kMlp;
+    if (is_harmonic(field.shading) && n_channels != 12 && n_channels != 27) field.shading = Shading::kMlp;
     if (field.color_mlp.empty() && n_channels != 3 && field.shading == Shading::kMlp) field.color_mlp.resize(2);
     if (field.color_mlp.empty()) return;
     Table &first = field.color_mlp[0], &last = field.color_mlp[field.color_mlp.size() - 2];
     const std::uint32_t rows = &first == &last ? 3 : first.rows;
-    reshape_table(first, rows, n_channels + 3 + 6 * random.below(4), random);
+    reshape_table(first, rows, n_channels * (1 + 2 * field.feature_frequencies) + 3 + 6 * random.below(4), random);
     reshape_table(field.color_mlp[1], 1, rows, random);
 }
 
@@ -219,14 +219,22 @@ void add_layer(CompressedField &field, Random &random) {
 }
 
 void shade_by_harmonics(CompressedField &field, Random &random) {
-    field.shading = Shading::kHarmonics;
+    field.shading = random.pick<Shading>({Shading::kHarmonics, Shading::kHarmonicsRelu});
+    field.feature_frequencies = 0;
     field.color_mlp.clear();
     resize_channels(field, random.pick<std::uint32_t>({12, 27}), random);
 }
 
+void encode_features(CompressedField &field, Random &random) {
+    if (field.color_mlp.empty()) return;
+    field.shading = Shading::kEncodedMlp;
+    field.feature_frequencies = static_cast<std::uint16_t>(1 + random.below(random.one_in(8) ? 12 : 3));
+    resize_channels(field, field.head.n_channels, random);
+}
+
 void mutate_field(CompressedField &field, Random &random) {
     Head &head = field.head;
-    switch (random.below(10)) {
+    switch (random.below(11)) {
         case 0: scatter(field.density, 256, random); break;
         case 1: scatter(field.kept, 256, random); break;
         case 2: scatter(field.codes, random.one_in(8) ? 1u << bits_of_code(head.codebook_size) : head.codebook_size, random); break;
@@ -249,6 +257,7 @@ void mutate_field(CompressedField &field, Random &random) {
             break;
         }
         case 8: shade_by_harmonics(field, random); resize_values(field); break;
+        case 9: encode_features(field, random); break;
         default: add_layer(field, random);
     }
 }

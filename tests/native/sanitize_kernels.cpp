@@ -54,7 +54,8 @@ std::vector<uint8_t> measure_skip(const std::vector<uint8_t> &cells, const int *
     return skip;
 }
 
-// A random volume that owns its arrays. `n_middle` -1: no colour MLP, the features are rgb logits or harmonics.
+// A random volume that owns its arrays. `n_middle` -1: no colour MLP, the features are rgb logits or harmonics. `frequencies`: of the
+// features.
 struct Scene {
     VolumeView view{};
     std::vector<float> density, features, origins, directions, targets;
@@ -62,7 +63,7 @@ struct Scene {
     std::vector<uint8_t> cells, skip;
     std::vector<std::vector<float>> layers;
 
-    Scene(int channels, int n_middle, int width, bool has_rows)
+    Scene(int channels, int n_middle, int width, bool has_rows, int frequencies = 0)
         : density(normals(VOXELS, 3)), features(normals(static_cast<size_t>(has_rows ? N_ROWS : VOXELS) * channels, 1)) {
         for (int voxel = 0; voxel < VOXELS; ++voxel)
             if (has_rows) rows.push_back(std::max(static_cast<int32_t>(generator() % (N_ROWS + 20)) - 20, -1));
@@ -78,14 +79,16 @@ struct Scene {
         }
         skip = measure_skip(cells, view.blocks);
         view.density_bias = -1, view.interval = 0.5f, view.step = 0.04f, view.near = 0.2f, view.alpha_threshold = 1e-4f;
+        view.relu_density = view.relu_color = channels == 27 && has_rows;  // Plenoxels under compression
         view.density_floor = -8, view.channels = channels, view.n_rows = has_rows ? N_ROWS : 0;
+        view.feature_frequencies = frequencies;
         set_layers(n_middle, width);
         make_rays();
         view.density = density.data(), view.features = features.data(), view.rows = has_rows ? rows.data() : nullptr;
         view.cells = cells.data(), view.skip = skip.data();
     }
 
-    int n_in(int layer) const { return layer == 0 ? view.channels + VIEW : view.width; }
+    int n_in(int layer) const { return layer == 0 ? view.n_inputs() + VIEW : view.width; }
     int n_out(int layer) const { return layer + 1 == view.n_layers ? 3 : view.width; }
 
     RayView rays() const { return {origins.data(), directions.data(), N_RAYS}; }
@@ -172,9 +175,38 @@ void run_codes(const Kernels &kernels, const Scene &scene, Answers &answers) {
     answers.doubles.insert(answers.doubles.end(), codes.begin(), codes.end());
 }
 
+// Factors of the lattice with some voxels marked, and what their gradients gather.
+void run_factors(const Kernels &kernels, int n_density, int n_features, int channels, Answers &answers) {
+    const int shape[3] = {X, Y, Z}, rank = n_density + n_features;
+    std::vector<std::vector<float>> arrays, gathered;
+    FactorView f{{X, Y, Z}, n_density, n_features, channels, {}, {}, nullptr};
+    for (const auto &axes : PLANE_AXES) {
+        arrays.push_back(normals(static_cast<size_t>(shape[axes[0]]) * shape[axes[1]] * rank, 1));
+        arrays.push_back(normals(static_cast<size_t>(shape[axes[2]]) * rank, 1));
+    }
+    arrays.push_back(normals(static_cast<size_t>(3) * n_features * channels, 1));
+    for (const auto &array : arrays) gathered.emplace_back(array.size());
+    FactorGradientView to{{}, {}, gathered[6].data()};
+    f.mix = arrays[6].data();
+    for (int p = 0; p < 3; ++p) {
+        f.plane[p] = arrays[2 * p].data(), f.line[p] = arrays[2 * p + 1].data();
+        to.plane[p] = gathered[2 * p].data(), to.line[p] = gathered[2 * p + 1].data();
+    }
+    std::vector<uint8_t> marks(VOXELS);
+    for (int voxel = 0; voxel < VOXELS; ++voxel) marks[voxel] = voxel % 7 == 0 || voxel % 1000 > 900;
+    std::vector<float> density(VOXELS), features(static_cast<size_t>(VOXELS) * channels), alone(VOXELS);
+    kernels.expand_factors(f, marks.data(), density.data(), features.data());
+    kernels.expand_factors(f, marks.data(), alone.data(), nullptr);
+    expect(alone == density, "the density depends on whether features are wanted");
+    answers.add(density), answers.add(features);
+    kernels.gather_factors(f, marks.data(), density.data(), features.data(), to);
+    for (const auto &array : gathered) answers.add(array);
+}
+
 void check_kernels(const Kernels &kernels) {
-    const Scene scenes[] = {{3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {4, 0, 16, true},
-                            {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false}};
+    const Scene scenes[] = {{3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {27, -1, 0, true},
+                            {4, 0, 16, true},  {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false},
+                            {27, 1, 32, false, 2}, {3, 0, 16, true, 10}};
     for (const Scene &scene : scenes) {
         Answers answers[2];
         for (int i = 0; i < 2; ++i) {
@@ -184,6 +216,17 @@ void check_kernels(const Kernels &kernels) {
             run_codes(kernels, scene, answers[i]);
         }
         expect(answers[0] == answers[1], std::string(kernels.name) + ": results depend on the number of threads");
+    }
+    const int sizes[][3] = {{3, 7, 5}, {16, 32, 12}, {16, 48, 12}, {1, 128, 64}};
+    for (const auto &size : sizes) {
+        Answers answers[2];
+        const std::mt19937 before = generator;
+        for (int i = 0; i < 2; ++i) {
+            generator = before;
+            ThreadPool::instance().set_threads(i ? 3 : 1);
+            run_factors(kernels, size[0], size[1], size[2], answers[i]);
+        }
+        expect(answers[0] == answers[1], std::string(kernels.name) + ": factors depend on the number of threads");
     }
     std::printf("kernels %s: the same with 1 and 3 threads\n", kernels.name);
 }

@@ -8,7 +8,7 @@
  * exact: density = scale * level + offset * share + empty_density * (1 - share).
  */
 
-import { ACTIVATION_RELU, dequantize, SHADING_LAYERS } from './decode.js'
+import { ACTIVATION_RELU, dequantize, isHarmonic } from './decode.js'
 import { CODED, PRUNED } from './entropy.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
@@ -45,6 +45,7 @@ const GROUP = 4
  * @property {number} channels
  * @property {number} shading
  * @property {number} activation
+ * @property {number} featureFrequencies
  * @property {BakedLayer[]} layers
  * @property {number} occupied blocks with a brick
  * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
@@ -305,6 +306,7 @@ export function bake(field, maxSide) {
     featureScale: features.scale,
     featureOffset: features.offset,
     densityRange: [255 * field.density.scale[0], field.density.offset[0]],
+    featureFrequencies: field.featureFrequencies,
     layers: field.layers.map(({ out, in: inputs, weight, bias }) => {
       return { out, in: inputs, weight: dequantize(weight), bias: dequantize(bias) }
     }),
@@ -312,4 +314,4 @@ export function bake(field, maxSide) {
 }
 
 /** @param {Baked} baked */
-export const isFast = ({ shading, layers }) => shading !== SHADING_LAYERS || layers.length === 0
+export const isFast = ({ shading, layers }) => isHarmonic(shading) || layers.length === 0

@@ -75,7 +75,9 @@ export class FormatError extends Error {
 
 /**
  * @typedef {object} Colour
- * @property {number} shading 0: the layers on the features; 1: spherical harmonics; 2: the same through a ReLU
+ * @property {number} shading 0: the layers on the features; 1: spherical harmonics; 2: the same through a ReLU; 3: the layers on
+ *   features and frequencies of them
+ * @property {number} featureFrequencies how many; 0 unless shading is 3
  * @property {Layer[]} layers
  */
 
@@ -103,6 +105,7 @@ const MAX_CHANNELS = 64
 const MAX_CODEBOOK = 65536
 const MAX_LAYERS = 16
 const MAX_METADATA = 1048576
+const MAX_FREQUENCIES = 10
 /** Raw bytes to one stored byte; no stream is denser. */
 const MAX_RATIO = 2 ** 19
 /** What a file may decode to unless the caller says otherwise. */
@@ -134,6 +137,10 @@ const SCALE_BY_COLUMN = 2
 export const SHADING_LAYERS = 0
 export const SHADING_HARMONICS = 1
 export const SHADING_HARMONICS_RELU = 2
+const SHADING_FREQUENCIES = 3
+
+/** @param {number} shading */
+export const isHarmonic = (shading) => shading === SHADING_HARMONICS || shading === SHADING_HARMONICS_RELU
 
 /** What is done to density. */
 export const ACTIVATION_SOFTPLUS = 0
@@ -396,6 +403,19 @@ function fillTable(table, items, damage) {
 }
 
 /**
+ * @param {RecordReader} reader
+ * @param {number} layers
+ * @param {(reason: string) => FormatError} damage
+ */
+function readFrequencies(reader, layers, damage) {
+  const frequencies = reader.u16()
+  if (reader.u16() || !frequencies) throw damage('feature frequencies without one, or reserved bytes that are not zero')
+  if (frequencies > MAX_FREQUENCIES) throw damage(`${frequencies} feature frequencies are outside 0..${MAX_FREQUENCIES}`)
+  if (!layers) throw damage('feature frequencies without layers')
+  return frequencies
+}
+
+/**
  * @param {Uint8Array} bytes of COLR
  * @param {number} raw
  * @param {number} channels
@@ -407,8 +427,9 @@ function readColour(bytes, raw, channels, damage) {
   const count = reader.u16()
   const shading = reader.u16()
   if (count > MAX_LAYERS) throw damage(`${count} layers, the limit is ${MAX_LAYERS}`)
-  if (shading > SHADING_HARMONICS_RELU) throw damage(`shading ${shading} is not supported`)
-  if (shading !== SHADING_LAYERS) {
+  if (shading > SHADING_FREQUENCIES) throw damage(`shading ${shading} is not supported`)
+  const frequencies = shading === SHADING_FREQUENCIES ? readFrequencies(reader, count, damage) : 0
+  if (isHarmonic(shading)) {
     if (count) throw damage('spherical harmonics have no layers')
     if (channels !== 12 && channels !== 27) throw damage('spherical harmonics have 12 or 27 channels')
   } else if (!count && channels !== 3) {
@@ -422,7 +443,7 @@ function readColour(bytes, raw, channels, damage) {
       if (side < 1 || side > MAX_SIDE) throw damage(`layer side ${side} is outside 1..${MAX_SIDE}`)
     }
     const wanted = i ? layers[i - 1].out : inputs
-    const encoding = inputs - channels - 3
+    const encoding = inputs - channels * (1 + 2 * frequencies) - 3
     const isJoined = inputs === wanted && (i > 0 || (encoding >= 0 && encoding % 6 === 0))
     if (!isJoined || (i === count - 1 && out !== 3)) throw damage('layers do not lead from the features to rgb')
     layers.push({ out, in: inputs, weight: reader.record(inputs), bias: reader.record(out) })
@@ -439,7 +460,7 @@ function readColour(bytes, raw, channels, damage) {
     256 * tables.length,
   )
   for (const [i, { table }] of tables.entries()) fillTable(table, decoded[i], damage)
-  return { shading, layers }
+  return { shading, featureFrequencies: frequencies, layers }
 }
 
 /** From this many codewords on, each column of the codebook has contexts of its own. */

@@ -1,5 +1,7 @@
 /** The element's inside: what is on the page, and how it looks. */
 
+import { isHarmonic } from './decode.js'
+
 export const STYLE = `
 :host { display: block; position: relative; min-height: 12rem; overflow: hidden; background: #fff; color: #1b1f24;
   font: 14px/1.45 system-ui, sans-serif; }
@@ -119,7 +121,7 @@ export function rowsOf(facts, shading, layers) {
   const psnr = stated(facts.metadata, 'test', 'psnr')
   const ssim = stated(facts.metadata, 'test', 'ssim')
   const loss = stated(facts.metadata, 'fast', 'loss')
-  const colour = shading ? 'spherical harmonics' : layers ? 'network at each sample' : 'rgb'
+  const colour = isHarmonic(shading) ? 'spherical harmonics' : layers ? 'network at each sample' : 'rgb'
   /** @type {[string, string][]} */
   const rows = [['size', size(facts.bytes)]]
   if (psnr !== undefined) rows.push(['PSNR on test views', `${psnr.toFixed(2)} dB`])

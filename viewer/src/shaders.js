@@ -5,7 +5,7 @@
  * of blocks that are known to be empty. In an occupied block, a bit for each cell says whether to read the density.
  */
 
-import { ACTIVATION_RELU, SHADING_HARMONICS_RELU, SHADING_LAYERS } from './decode.js'
+import { ACTIVATION_RELU, isHarmonic, SHADING_HARMONICS_RELU } from './decode.js'
 import { BLOCK_CELLS, BRICK, densityOfAlpha } from './bake.js'
 
 /** A ray ends after the sample that leaves less light than this. */
@@ -137,22 +137,41 @@ vec3 finishColor() { return vec3(0.0); }`
 const fours = (n) => Math.ceil(n / 4)
 
 /**
+ * The columns of the first layer as `layersSource` meets them: of the features, then of the sines and the cosines of each frequency
+ * of them, each padded to fours with columns that are not there; and of the direction.
+ *
+ * @param {import('./bake.js').Baked} baked
+ * @returns {number[][]}
+ */
+function columnsOfInputs({ layers, channels, featureFrequencies: n }) {
+  const waves = layers[0].in - 2 * n * channels
+  const padded = (/** @type {(channel: number) => number} */ column) =>
+    Array.from({ length: 4 * fours(channels) }, (_, c) => (c < channels ? column(c) : -1))
+  const features = padded((c) => c)
+  for (let k = 0; k < n; k++) {
+    for (const from of [waves, waves + n * channels]) features.push(...padded((c) => from + c * n + k))
+  }
+  return [features, Array.from({ length: waves - channels }, (_, i) => channels + i)]
+}
+
+/**
  * Lay out the colour MLP for `layersSource`: each layer in 4x4 pieces, column by column, its bias before them. What the first layer
  * makes of the features stands in front of what it makes of the direction, each padded to fours.
  *
  * @param {import('./bake.js').Baked} baked
  * @returns {Float32Array} texels of four floats
  */
-export function packLayers({ layers, channels }) {
+export function packLayers(baked) {
   const texels = []
-  for (const [i, { out, in: inputs, weight, bias }] of layers.entries()) {
-    const columns = i ? [[0, inputs]] : [[0, channels], [channels, inputs]]
+  for (const [i, { out, in: inputs, weight, bias }] of baked.layers.entries()) {
+    const blocks = i ? [Array.from({ length: inputs }, (_, column) => column)] : columnsOfInputs(baked)
     const at = (/** @type {number} */ row, /** @type {number} */ column) => (row < out ? weight[row * inputs + column] : 0)
     for (let row = 0; row < 4 * fours(out); row += 4) texels.push([0, 1, 2, 3].map((r) => bias[row + r] ?? 0))
-    for (const [from, to] of columns) {
+    for (const columns of blocks) {
       for (let row = 0; row < 4 * fours(out); row += 4) {
-        for (let column = from; column < from + 4 * fours(to - from); column++) {
-          texels.push([0, 1, 2, 3].map((r) => (column < to ? at(row + r, column) : 0)))
+        for (let place = 0; place < 4 * fours(columns.length); place++) {
+          const column = columns[place] ?? -1
+          texels.push([0, 1, 2, 3].map((r) => (column < 0 ? 0 : at(row + r, column))))
         }
       }
     }
@@ -193,20 +212,28 @@ function productSource({ to, from, out, in: inputs, at }, n) {
  *
  * @param {import('./bake.js').Baked} baked
  */
-function layersSource({ layers, channels, featureScale, featureOffset }) {
+function layersSource({ layers, channels, featureFrequencies, featureScale, featureOffset }) {
   const groups = fours(channels)
-  const frequencies = (layers[0].in - channels - 3) / 6
-  const directions = fours(layers[0].in - channels)
-  const width = Math.max(groups, ...layers.map(({ out }) => fours(out)))
+  const ofRay = layers[0].in - channels * (1 + 2 * featureFrequencies)
+  const frequencies = (ofRay - 3) / 6
+  const directions = fours(ofRay)
+  const inputs = groups * (1 + 2 * featureFrequencies)
+  const width = Math.max(inputs, ...layers.map(({ out }) => fours(out)))
+  const waves = Array.from({ length: featureFrequencies }, (_, k) => {
+    const [sine, cosine] = [1 + 2 * k, 2 + 2 * k].map((block) => `b[${AT_ONCE * groups * block} + i]`)
+    return `
+    ${sine} = sin(b[i] * ${float(2 ** k)});
+    ${cosine} = cos(b[i] * ${float(2 ** k)});`
+  })
   let at = fours(layers[0].out)
-  const first = { to: 'a', from: 'b', out: fours(layers[0].out), in: groups, at }
-  at += first.out * 4 * groups
+  const first = { to: 'a', from: 'b', out: fours(layers[0].out), in: inputs, at }
+  at += first.out * 4 * inputs
   const ofDirection = { to: 'of_ray', from: 'encoded', out: first.out, in: directions, at }
   at += first.out * 4 * directions
-  const rest = layers.slice(1).map(({ out, in: inputs }, i) => {
+  const rest = layers.slice(1).map(({ out, in: before }, i) => {
     const [from, to] = i % 2 ? ['b', 'a'] : ['a', 'b']
     const bias = at
-    const product = { to, from, out: fours(out), in: fours(inputs), at: at + fours(out) }
+    const product = { to, from, out: fours(out), in: fours(before), at: at + fours(out) }
     at = product.at + product.out * 4 * product.in
     return `
   for (int i = 0; i < ${AT_ONCE * product.in}; i++) ${from}[i] = max(${from}[i], 0.0);
@@ -241,7 +268,7 @@ vec3 colorsFrom(int from) {
       const worth = `textureLod(uFeatures${g}, at, 0.0) * ${vec4(featureScale, 4 * g)} + ${vec4(featureOffset, 4 * g)}`
       return `b[${AT_ONCE * g} + s] = ${worth};`
     }).join('\n    ')}
-  }
+  }${waves.length ? `\n  for (int i = 0; i < ${AT_ONCE * groups}; i++) {${waves.join('')}\n  }` : ''}
   for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
   vec3 sum = vec3(0.0);
   for (int s = 0; s < ${AT_ONCE}; s++) sum += queue[from + s].w / (1.0 + exp(-${last}[s].rgb));
@@ -262,7 +289,7 @@ vec3 addColor(vec3 at, float weight) {
 
 /** @param {import('./bake.js').Baked} baked */
 function colorSource(baked) {
-  if (baked.shading !== SHADING_LAYERS) return harmonicsSource(baked)
+  if (isHarmonic(baked.shading)) return harmonicsSource(baked)
   return baked.layers.length ? layersSource(baked) : logitsSource(baked)
 }
 

@@ -34,6 +34,7 @@ function arraysOf(field) {
     shading: [field.shading],
     activation: [field.activation],
   }
+  if (field.featureFrequencies) arrays.feature_frequencies = [field.featureFrequencies]
   for (const [name, table] of Object.entries(tables)) {
     if (table.type !== 0) arrays[`${name}_levels`] = table.items
     arrays[name] = dequantize(table)

@@ -1,8 +1,10 @@
-"""Checkpoints of other programs, in and out: DirectVoxGO's `.tar`, svox2's `.npz`, and what VQRF's official code writes.
+"""Checkpoints of other programs, in and out: DirectVoxGO's `.tar`, svox2's `.npz`, TensoRF's `.th`, and what VQRF's official
+code writes.
 
     pickles, archives   their containers, read as data: no code in a file is run, no size in it is believed
     dvgo                DirectVoxGO's checkpoints and `RadianceField`
     svox2               Plenoxels' checkpoints and `RadianceField`
+    tensorf             TensoRF's checkpoints and `TensorfField`, factors that make a `RadianceField`
     folder              VQRF's `extreme_saving` and `CompressedField`
 
 Words that the papers' codes use and this one does not are said in here only.
@@ -18,31 +20,38 @@ from typing import TypeVar, get_args
 import numpy as np
 
 from vqrf.field import RadianceField, expand
-from vqrf.interop.archives import CheckpointError
+from vqrf.interop.archives import CheckpointError, load_torch
 from vqrf.interop.dvgo import USUAL, Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
 from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2
+from vqrf.interop.tensorf import AlphaMask, TensorfField, bytes_of_tensorf, import_tensorf, is_tree, load_tensorf
 from vqrf.kernels import select
 from vqrf.rays import RayPool
 from vqrf.scene import View
 
 __all__ = [
     "FOLDER",
+    "AlphaMask",
     "CheckpointError",
     "Corners",
     "Imported",
     "Sampling",
+    "TensorfField",
     "bytes_of_dvgo",
     "bytes_of_svox2",
+    "bytes_of_tensorf",
     "files_of_vqrf",
     "guess_corners",
     "guess_scale",
+    "import_tensorf",
     "is_checkpoint",
     "is_svox2",
+    "is_tensorf",
     "is_vqrf",
     "load_checkpoint",
     "load_dvgo",
     "load_svox2",
+    "load_tensorf",
     "load_vqrf",
     "zip_of_vqrf",
 ]
@@ -77,6 +86,15 @@ def _members(path: Path) -> list[str]:
         return []
 
 
+def is_tensorf(path: Path) -> bool:
+    """Whether this is a checkpoint of TensoRF.
+
+    Raises:
+      CheckpointError: the file is damaged, or holds anything but numbers.
+    """
+    return not is_vqrf(path) and not is_svox2(path) and is_tree(load_torch(path))
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether this looks like a file of one of the programs that are read here."""
     if path.is_dir():
@@ -91,21 +109,27 @@ def load_checkpoint(path: Path, *, corners: Corners | None = None, sampling: Sam
     """The field of a checkpoint of any program that is read here; arguments as for `load_dvgo`.
 
     Raises:
-      CheckpointError: the file cannot be used.
+      CheckpointError: the file cannot be used, or says itself what an argument says.
 
     Safe for untrusted input.
     """
     if is_svox2(path):
         return load_svox2(path, sampling=sampling)
-    if not is_vqrf(path):
-        return load_dvgo(path, corners=corners, sampling=sampling, exact=exact)
     try:
-        field = expand(load_vqrf(path, corners=corners, sampling=sampling))
+        if is_vqrf(path):
+            field = expand(load_vqrf(path, corners=corners, sampling=sampling))
+            return Imported(field, {"kind": "official VQRF output", "corners": corners or "centred"}, 0)
+        if not is_tensorf(path):
+            return load_dvgo(path, corners=corners, sampling=sampling, exact=exact)
+        if corners is not None or sampling != USUAL:
+            raise CheckpointError(
+                path, "says itself how it is sampled: corners, step, near and scale are for other checkpoints"
+            )
+        return import_tensorf(load_tensorf(path))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(path, str(error)) from error
-    return Imported(field, {"kind": "official VQRF output", "corners": corners or "centred"}, 0)
 
 
 def guess_corners(load: Callable[[Corners], RadianceField], views: Sequence[View]) -> dict[Corners, float]:

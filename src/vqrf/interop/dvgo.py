@@ -96,6 +96,8 @@ class Parts:
       Refused: a part is missing or is not what it has to be.
     """
 
+    arguments_name = "model_kwargs"
+
     def __init__(self, arguments: Any, state: Any) -> None:
         if not isinstance(arguments, dict) or not isinstance(state, dict):
             raise Refused("holds no model_kwargs and model_state_dict: it is no checkpoint of DirectVoxGO")
@@ -118,10 +120,10 @@ class Parts:
     def number(self, key: str, default: float | None = None) -> float:
         value = self.arguments.get(key, default)
         if value is None:
-            raise Refused(f"model_kwargs {key}: is missing")
+            raise Refused(f"{self.arguments_name} {key}: is missing")
         array = _within(key, lambda: array_of(value, key))
         if array.size != 1 or not np.isfinite(array).all():
-            raise Refused(f"model_kwargs {key}: expected a finite number")
+            raise Refused(f"{self.arguments_name} {key}: expected a finite number")
         return float(array.reshape(()))
 
     def box(self) -> tuple[Float64, Float64]:
@@ -307,7 +309,7 @@ def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceFi
         raise Refused("mask_cache: expected 3 scales and shifts")
     share = _share_of_cells(field.lattice, mask, scale, shift)
     floor = field.density_of(field.alpha_threshold)
-    n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (_highest(field.density) > floor)))
+    n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (highest(field.density) > floor)))
     if exact and n_cut:
         field = _halved(field)
         share, n_cut = _share_of_cells(field.lattice, mask, scale, shift), 0
@@ -330,7 +332,7 @@ def _share_of_cells(lattice: Lattice, mask: NDArray[np.bool_], scale: NDArray[An
     return share
 
 
-def _highest(density: Float32) -> Float32:
+def highest(density: Float32) -> Float32:
     """The highest of the 8 densities of every cell."""
     for axis in range(3):
         n = density.shape[axis]
@@ -367,6 +369,8 @@ def bytes_of_dvgo(field: RadianceField, name: str) -> bytes:
     Raises:
       ValueError: DirectVoxGO has no grid or no colour MLP of this shape.
     """
+    if field.feature_frequencies:
+        raise ValueError("DirectVoxGO's colour MLP takes no frequencies of the features")
     lattice = field.lattice
     low, high = (np.array(corner, np.float32) for corner in (lattice.lo, lattice.hi))
     state: dict[str, Any] = {

@@ -245,6 +245,8 @@ def files_of_vqrf(small: CompressedField) -> dict[str, bytes]:
       ValueError: the official code has no such file: no colour MLP, more than 4096 codewords, or a scale for every channel.
     """
     n_codes = small.n_codewords
+    if small.feature_frequencies:
+        raise ValueError("the colour MLP of VQRF's files takes no frequencies of the features")
     if not small.color_mlp or n_codes > MAX_CODES or small.kept.scale.shape != (1,):
         raise ValueError("VQRF's files have a colour MLP, at most 4096 codewords and one scale for all kept features")
     used, kept = small.partition != PRUNED, small.partition == KEPT

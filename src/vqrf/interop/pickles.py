@@ -16,6 +16,7 @@ import pickle
 import pickletools
 import re
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -389,7 +390,9 @@ def load(file: BinaryIO, storage_of: Callable[[Any], Storage] | None = None, *, 
       Refused: it holds anything else, or is damaged.
     """
     try:
-        return _Machine(storage_of, is_inside).run(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in a text that Python does not know
+            return _Machine(storage_of, is_inside).run(file)
     except Refused:
         raise
     except (

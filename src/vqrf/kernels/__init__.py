@@ -17,19 +17,21 @@ Notation, used by every kernel:
     weight       w_i = T_i * alpha_i over the live samples; T_0 = 1, T_{i+1} = T_i * (1 - alpha_i)
     early stop   after the first live sample that leaves T < STOP_TRANSMITTANCE; it is the last one
     shaded       a live sample with weight > alpha_threshold: only these have a colour
-    color        sigmoid(color_mlp([features, view encoding])), or sigmoid(features) when there are no layers (then C = 3);
+    color        sigmoid(color_mlp(inputs)), or sigmoid(features) when there are no layers (then C = 3);
                  with the shading "sh", of n = C / 3 harmonics, channel c is sigmoid(sum_k Y_k(dir) * features[c * n + k]),
                  with "sh_relu" max(0.5 + sum_k Y_k(dir) * features[c * n + k], 0), which may be above 1
     harmonics Y  real, of degree 0 to 1 (n = 4) or 2 (n = 9); with dir = (x, y, z)
                  Y_0 = 0.282095, Y_1..3 = 0.488603 * (-y, z, -x),
                  Y_4..8 = 1.092548 * (xy, -yz, (2zz - xx - yy) / sqrt(12), -xz, (xx - yy) / 2)
-    view encoding [dir, sin(dir * 2^k), cos(dir * 2^k)], k = 0..n-1, each block axis-major: x2^0 x2^1 ... y2^0 ...
+    inputs       [features, dir, sin(dir * 2^k), cos(dir * 2^k), sin(features * 2^j), cos(features * 2^j)], k = 0..n-1 and
+                 j = 0..F-1, each block axis-major: x2^0 x2^1 ... y2^0 ...; F is `feature_frequencies`
     pixel        sum over shaded samples of w_i * color_i + background_weight * background;
                  background_weight = T after the last live sample
 
 Sources: DirectVoxGO (arXiv 2111.11215) sec. 3 and 4 for the density activation and the two thresholds; Plenoxels (arXiv
-2112.05131) for "relu" and "sh_relu"; VQRF (arXiv 2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel mask, ours is by cell, so that skipping is exact:
-a cell whose 8 densities are all too low for `alpha_threshold` holds no live sample (see `find_cells`).
+2112.05131) for "relu" and "sh_relu"; VQRF (arXiv 2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel mask,
+ours is by cell, so that skipping is exact: a cell whose 8 densities are all too low for `alpha_threshold` holds no live sample
+(see `find_cells`).
 """
 
 from __future__ import annotations
@@ -62,8 +64,16 @@ HARMONICS_OF_CHANNELS = {12: 4, 27: 9}
 """Number of harmonics by that of channels, three for each."""
 
 
-def shading_fault(shading: str, n_layers: int, n_channels: int) -> str | None:
-    """Why so many layers and channels cannot be shaded so; None if they can."""
+MAX_FEATURE_FREQUENCIES = 10
+"""Beyond it float32 has no digits left of the angle of a feature of 8192."""
+
+
+def shading_fault(shading: str, n_layers: int, n_channels: int, feature_frequencies: int = 0) -> str | None:
+    """Why so many layers, channels and frequencies cannot be shaded so; None if they can."""
+    if not 0 <= feature_frequencies <= MAX_FEATURE_FREQUENCIES:
+        return f"{feature_frequencies} feature frequencies are outside 0..{MAX_FEATURE_FREQUENCIES}"
+    if feature_frequencies and not n_layers:
+        return "feature frequencies without layers"
     if shading == "mlp":
         return None if n_layers or n_channels == 3 else "without layers there must be 3 channels"
     if shading not in get_args(Shading):
@@ -73,6 +83,16 @@ def shading_fault(shading: str, n_layers: int, n_channels: int) -> str | None:
     if n_channels not in HARMONICS_OF_CHANNELS:
         return "spherical harmonics have 12 or 27 channels"
     return None
+
+
+def count_view_frequencies(n_inputs: int, n_channels: int, feature_frequencies: int = 0) -> int | None:
+    """The n of a first layer's C + 3 + 6n + 2CF inputs; None if there is none.
+
+    >>> count_view_frequencies(150, 27, 2), count_view_frequencies(150, 12)
+    (2, None)
+    """
+    n, rest = divmod(n_inputs - n_channels * (1 + 2 * feature_frequencies) - 3, 6)
+    return n if n >= 0 and not rest else None
 
 
 @dataclass(frozen=True)
@@ -85,8 +105,8 @@ class Volume:
       features: [X,Y,Z,C]; with `rows`, a table [R,C] that voxels point into.
       rows: None, or [X,Y,Z] int32: the row of `features` of each voxel, -1 for a pruned voxel, whose features are 0 and
         which takes no gradient. Tied voxels share a row.
-      layers: colour MLP as ((weight [out,in], bias [out]), ...), ReLU between; first `in` is C + 3 + 6n, last `out` is 3.
-        Empty: features are the logits of rgb and C = 3, or coefficients of spherical harmonics.
+      layers: colour MLP as ((weight [out,in], bias [out]), ...), ReLU between; first `in` is C + 3 + 6n + 2CF, last
+        `out` is 3. Empty: features are the logits of rgb and C = 3, or coefficients of spherical harmonics.
       cells: [X-1,Y-1,Z-1] uint8, 1 where the cell is occupied.
       skip: [ceil((X-1)/SKIP_BLOCK), ...] uint8 from `measure_skip(cells)`.
       density_bias, interval: turn raw density into alpha; `interval` is the step in units of the base voxel.
@@ -96,6 +116,7 @@ class Volume:
       background: rgb behind everything, 0..1.
       shading: "mlp", or "sh" or "sh_relu" with no layers and C of 12 or 27.
       activation: of the density, "softplus" or "relu".
+      feature_frequencies: F of the notation, 0..MAX_FEATURE_FREQUENCIES; 0 without layers.
     """
 
     lo: tuple[float, float, float]
@@ -114,6 +135,7 @@ class Volume:
     background: tuple[float, float, float]
     shading: Shading = "mlp"
     activation: Activation = "softplus"
+    feature_frequencies: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,36 @@ class Gradients:
     features: Array
     layers: tuple[tuple[Array, Array], ...]
     touched: Array
+
+
+PLANE_AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
+"""Of a factored lattice: the two axes of each plane, and that of its line."""
+
+MAX_RANK = 128
+"""Components of the features on one plane, for the compiled core."""
+
+
+@dataclass(frozen=True, eq=False)
+class FactorArrays:
+    """Density and features of a lattice as sums of products, or the gradients of these. Contiguous, float32.
+
+        density(x,y,z)     = sum_p sum_r plane_p[a,b,r] * line_p[c,r],                          r = 0..R_d-1
+        feature_k(x,y,z)   = sum_p sum_r plane_p[a,b,R_d+r] * line_p[c,R_d+r] * mix[p,r,k],     r = 0..R_f-1
+
+    where (a,b,c) are (x,y,z), (x,z,y) and (y,z,x) for p = 0, 1, 2 (`PLANE_AXES`). Bilinear times linear is trilinear:
+    between the voxels this is the field whose voxels have these values.
+
+    Attributes:
+      planes: [X,Y,R], [X,Z,R], [Y,Z,R]; R = R_d + R_f.
+      lines: [Z,R], [Y,R], [X,R].
+      mix: [3,R_f,C].
+
+    Source: TensoRF (arXiv 2203.09517), sec. 4, the VM decomposition.
+    """
+
+    planes: tuple[Array, Array, Array]
+    lines: tuple[Array, Array, Array]
+    mix: Array
 
 
 @dataclass(frozen=True)

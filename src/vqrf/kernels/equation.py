@@ -17,7 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import HARMONICS_OF_CHANNELS, STOP_TRANSMITTANCE, Activation, Array, Volume, shading_fault
+from vqrf.kernels import (
+    HARMONICS_OF_CHANNELS,
+    STOP_TRANSMITTANCE,
+    Activation,
+    Array,
+    Volume,
+    count_view_frequencies,
+    shading_fault,
+)
 
 # --------------------------------------------------------------------------------------- arrays and tensors
 
@@ -66,12 +74,13 @@ def tensors(volume: Volume) -> Volume:
     if tuple(voxels) != shape:
         raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
     n_channels = tensors.features.shape[-1]
+    n_frequencies = volume.feature_frequencies
+    if fault := shading_fault(volume.shading, len(tensors.layers), n_channels, n_frequencies):
+        raise ValueError(f"features: {fault}")
     if tensors.layers:
         n_inputs = tensors.layers[0][0].shape[1]
-        if n_inputs < n_channels + 3 or (n_inputs - n_channels - 3) % 6:
-            raise ValueError(f"layers: expected {n_channels} + 3 + 6n inputs, got {n_inputs}")
-    if fault := shading_fault(volume.shading, len(tensors.layers), n_channels):
-        raise ValueError(f"features: {fault}")
+        if count_view_frequencies(n_inputs, n_channels, n_frequencies) is None:
+            raise ValueError(f"layers: expected {n_channels * (1 + 2 * n_frequencies)} + 3 + 6n inputs, got {n_inputs}")
     if volume.activation not in get_args(Activation):
         raise ValueError(f"activation: {volume.activation} is not supported")
     return tensors
@@ -212,11 +221,19 @@ def read_features(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
     return (samples.shares[..., None] * at_voxels).sum(1), at_voxels
 
 
-def encode_view(directions: Tensor, n_frequencies: int) -> Tensor:
-    """[dir, sin(dir 2^k), cos(dir 2^k)] for k < n_frequencies: [N,3] -> [N, 3 + 6n], blocks axis-major."""
-    powers = 2.0 ** torch.arange(n_frequencies, device=directions.device).to(directions)
-    angles = (directions[:, :, None] * powers).reshape(len(directions), 3 * n_frequencies)
-    return torch.cat([directions, angles.sin(), angles.cos()], -1)
+def waves(values: Tensor, n_frequencies: int) -> list[Tensor]:
+    """sin(v 2^k) and cos(v 2^k) for k < n: two blocks [N,An] of [N,A], axis-major."""
+    powers = 2.0 ** torch.arange(n_frequencies, device=values.device).to(values)
+    angles = (values[:, :, None] * powers).flatten(1)
+    return [angles.sin(), angles.cos()]
+
+
+def inputs_of_layers(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
+    """What the first layer takes, in the notation's order: [M, C + 3 + 6n + 2CF]."""
+    n_inputs, n_frequencies = volume.layers[0][0].shape[1], volume.feature_frequencies
+    n_view = count_view_frequencies(n_inputs, features.shape[1], n_frequencies)
+    assert n_view is not None  # `tensors` has looked
+    return torch.cat([features, directions, *waves(directions, n_view), *waves(features, n_frequencies)], -1)
 
 
 def view_harmonics(directions: Tensor, n_harmonics: int) -> Tensor:
@@ -237,11 +254,7 @@ def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
         harmonics = view_harmonics(directions, n_harmonics)
         total = (features.view(-1, 3, n_harmonics) * harmonics[:, None]).sum(-1)
         return total.sigmoid() if volume.shading == "sh" else (0.5 + total).relu()
-    hidden = features
-    if volume.layers:
-        n_inputs = volume.layers[0][0].shape[1]
-        view = encode_view(directions, (n_inputs - features.shape[1] - 3) // 6)
-        hidden = torch.cat([features, view], -1)
+    hidden = inputs_of_layers(volume, features, directions) if volume.layers else features
     for number, (weight, bias) in enumerate(volume.layers):
         hidden = F.linear(hidden.relu() if number else hidden, weight, bias)
     return hidden.sigmoid()

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import vqrf._native as _native
-from vqrf.kernels import SKIP_BLOCK, Array, Gradients, LossWeights, Volume
+from vqrf.kernels import SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
 
 DEVICE = "cpu"
 COLOR_TOLERANCE: float = _native.color_tolerance()
@@ -142,3 +142,13 @@ def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array
 
 def add_rate_gradient(values: Array, steps: Array, weight: float, gradient: Array) -> None:
     _native.add_rate_gradient(values, steps, weight, gradient)
+
+
+def expand_factors(factors: FactorArrays, marks: Array, density: Array, features: Array | None) -> None:
+    _native.expand_factors(factors, marks, density, features)
+
+
+def gather_factors(
+    factors: FactorArrays, marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays
+) -> None:
+    _native.gather_factors(factors, marks, density_gradient, feature_gradient, gradients)

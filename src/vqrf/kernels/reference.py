@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import SKIP_BLOCK, Array, Gradients, LossWeights, Volume
+from vqrf.kernels import SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
 from vqrf.kernels.equation import (
     Rendering,
     keep_live,
@@ -50,6 +50,9 @@ LOSS_TERMS = ("background_entropy", "point_color", "opacity")
 """The weighted terms, beside the mean squared error."""
 
 MAX_SKIP = 255
+
+PRODUCTS = ("xyr,zr->xyzr", "xzr,yr->xyzr", "yzr,xr->xyzr")
+"""Each plane times its line, per component."""
 
 
 def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
@@ -481,7 +484,7 @@ def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
 
 @torch.no_grad()
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
-    """Whole steps nearest to the values, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
+    """Whole steps nearest to the values, but towards zero where a value is less than `dead_zone` of a step nearer to the other.
 
         rounded = sign(x) * step * floor(|x| / step + 1/2 - dead_zone)
 
@@ -509,3 +512,62 @@ def add_rate_gradient(values: Array, steps: Array, weight: float, gradient: Arra
     """
     x = tensor_of(values)
     writable(gradient, "gradient").add_(weight * x.sign() / (tensor_of(steps) + x.abs()))
+
+
+# ---------------------------------------------------------------------------------------------------- factors
+
+
+def products_of_factors(factors: FactorArrays) -> tuple[Tensor, Tensor]:
+    """The density [X,Y,Z] and features [X,Y,Z,C] that factors stand for, see `FactorArrays`. Differentiable in all of them."""
+    mix = tensor_of(factors.mix)
+    n_features, n_channels = mix.shape[1:]
+    density, features = torch.zeros(()), torch.zeros(n_channels)
+    for product, plane, line, by_channel in zip(PRODUCTS, factors.planes, factors.lines, mix, strict=True):
+        components = torch.einsum(product, tensor_of(plane), tensor_of(line))
+        n_density = components.shape[-1] - n_features
+        density = density + components[..., :n_density].sum(-1)
+        features = features + components[..., n_density:] @ by_channel
+    return density, features
+
+
+@torch.no_grad()
+def expand_factors(factors: FactorArrays, marks: Array, density: Array, features: Array | None) -> None:
+    """Write what factors stand for at marked voxels, in place; nothing is written to the others.
+
+    Args:
+      marks: [X,Y,Z] uint8.
+      density: [X,Y,Z].
+      features: [X,Y,Z,C], or None: the density alone.
+
+    Source: TensoRF (arXiv 2203.09517), eq. 3 and 11. Departs: at voxels, and not at the samples of rays, between which the
+    result is the same.
+    """
+    is_marked = tensor_of(marks) != 0
+    made = products_of_factors(factors)
+    writable(density, "density")[is_marked] = made[0][is_marked]
+    if features is not None:
+        writable(features, "features")[is_marked] = made[1][is_marked]
+
+
+@torch.enable_grad()
+def gather_factors(
+    factors: FactorArrays, marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays
+) -> None:
+    """Move the gradients of marked voxels to the factors that these come from, in place: the derivative of `expand_factors`.
+
+    Args:
+      marks: [X,Y,Z] uint8. The gradients of other voxels are neither read nor cleared.
+      density_gradient: [X,Y,Z]; 0 afterwards where marked.
+      feature_gradient: [X,Y,Z,C]; 0 afterwards where marked.
+      gradients: shaped like `factors`; added to.
+    """
+    is_marked = tensor_of(marks) != 0
+    leaves = [tensor_of(a).detach().requires_grad_() for a in (*factors.planes, *factors.lines, factors.mix)]
+    made = products_of_factors(FactorArrays((leaves[0], leaves[1], leaves[2]), (leaves[3], leaves[4], leaves[5]), leaves[6]))
+    given = writable(density_gradient, "density_gradient"), writable(feature_gradient, "feature_gradient")
+    into = (*gradients.planes, *gradients.lines, gradients.mix)
+    weighted = [(value[is_marked] * gradient[is_marked]).sum() for value, gradient in zip(made, given, strict=True)]
+    for target, gradient in zip(into, torch.autograd.grad(torch.stack(weighted).sum(), leaves), strict=True):
+        writable(target, "gradients").add_(gradient)
+    for gradient in given:
+        gradient[is_marked] = 0
