@@ -6,11 +6,10 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,60 +18,40 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vqrf import __version__, cli_view
-from vqrf.bitstream import encode, sections, verify
+from vqrf import cli_view
+from vqrf.bitstream import verify
 from vqrf.builtin import built_in_scene
 from vqrf.cli_bench import Bench
-from vqrf.cli_convert import (
-    AS_THEY_ARE,
-    PHOTOS,
-    Convert,
-    ImportFlags,
-    OwnFlags,
-    facts_of_checkpoint,
-    load_field_of,
-    load_to_compress,
-)
+from vqrf.cli_compress import MEGABYTE, Compress, Job, compress_into, expect_scorable, score
+from vqrf.cli_convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
 from vqrf.cli_view import Export, Render, showing
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
-from vqrf.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
-from vqrf.field import RadianceField, expand
 from vqrf.files import write_atomically
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 from vqrf.lint import inspect, refusals
-from vqrf.report import ReportRow, write_report
-from vqrf.scene import Background, Scene, SceneError, View, load_scene, save_scene
-from vqrf.storage import Checkpoint, StorageError, checksum, fingerprint, save_field
+from vqrf.scene import Background, Scene, SceneError, load_scene, save_scene
+from vqrf.storage import StorageError, save_field
 from vqrf.terminal import (
     FIELD_FILE,
     Common,
     CommonFlags,
     UsageError,
-    bars_on_terminal,
     expect_writable,
-    is_device,
     load_compressed,
     load_like,
     load_run,
     named,
-    progress_bar,
     read_bytes,
     say,
+    step_bars,
 )
 
 if TYPE_CHECKING:
-    from vqrf.compress import CompressConfig
-    from vqrf.train import Progress as TrainProgress
     from vqrf.train import Watch
 
 EXIT_BAD_INPUT = 2
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
-METRICS_STEPS = 100
-REPORT_VIEWS = 4
-WIDEST, WIDEST_VIEWS = 0.888888, (ViewScore("", 88.88888, 0.888888, 0.0),)
-"""A share and scores that are as long in a file as any: its size is known before they are."""
-MEGABYTE = 10**6
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
 
@@ -114,117 +93,6 @@ class Train:
         images = {"downscale": downscale, "background": self.background}
         with showing(scene.name) if self.view else nullcontext() as watch:
             train_into(self.out, scene, preset, images, self.common, watch)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Flags that name a quality or a size instead of settings; at most one of them.
-
-    Attributes:
-      quality: 0..100 on the preset's dial; its own settings are at 60.
-      target_size: bytes of the file, such as 1MB or 500kB: 95 to 100 % of them are used.
-      max_drop: dB below the trained field that the file may be.
-      target_psnr: dB that the file reaches.
-    """
-
-    quality: float | None = None
-    target_size: str | None = None
-    max_drop: float | None = None
-    target_psnr: float | None = None
-
-    @property
-    def is_searched(self) -> bool:
-        return any(value is not None for value in (self.target_size, self.max_drop, self.target_psnr))
-
-    def n_bytes(self) -> int:
-        """The target size.
-
-        Raises:
-          ValueError: it is no size.
-        """
-        from vqrf.search import parse_bytes
-
-        return parse_bytes(self.target_size or "")
-
-    def settle(self, base: CompressConfig) -> CompressConfig:
-        """The settings at the quality, if one is given; checks the other flags too.
-
-        Raises:
-          ValueError: two goals, or one that cannot be.
-        """
-        from vqrf.search import config_at
-
-        given = [name for name, value in asdict(self).items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"expected one of --{' and --'.join(given).replace('_', '-')}, not both")
-        if self.target_size is not None:
-            self.n_bytes()
-        if (
-            not all(math.isfinite(value) for value in (self.max_drop or 0, self.target_psnr or 1))
-            or (self.target_psnr or 1) <= 0
-        ):
-            raise ValueError("--max-drop and --target-psnr: expected dB")
-        return base if self.quality is None else config_at(base, self.quality)
-
-
-@dataclass(frozen=True)
-class Compress:
-    """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on, or on what it looks like."""
-
-    field: tyro.conf.Positional[Path]
-    """Run folder that `train` wrote, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
-    out: Path
-    """The .vqrf file to write."""
-    data: Path | None = None
-    """Dataset folder. Without it the field's own renders, at cameras placed around it, take the place of photos."""
-    preset: Literal["paper", "demo"] = "paper"
-    """paper: VQRF as published; demo: a codebook and a tuning for small scenes."""
-    profile: Literal["exact", "web"] = "exact"
-    """exact: colours by the field's own network; web: by spherical harmonics, which a browser shades fast."""
-    prune: float | None = None
-    """Share of the importance that the voxels which stay carry."""
-    keep: float | None = None
-    """Share of the importance whose voxels keep features of their own."""
-    codes: int | None = None
-    """Size of the codebook."""
-    steps: int | None = None
-    """Steps of joint tuning."""
-    report: Path | None = None
-    """Where the report page goes; beside the file, with the ending .html, if not given."""
-    goal: Annotated[Goal, tyro.conf.arg(name="")] = Goal()
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Of a search, print the curve as JSON."""
-    own: OwnFlags = PHOTOS
-    options: ImportFlags = AS_THEY_ARE
-    common: CommonFlags = Common()
-
-    def run(self) -> None:
-        from vqrf.compress import PRESETS
-
-        dials: dict[str, Any] = {
-            "prune": self.prune,
-            "keep": self.keep,
-            "n_codes": self.codes,
-            "steps": self.steps,
-            "profile": self.profile,
-        }
-        try:
-            config = replace(PRESETS[self.preset], **{k: v for k, v in dials.items() if v is not None})
-            config = self.goal.settle(config)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        expect_writable(self.out, self.common)
-        report = self.report or self.out.with_suffix(".html")
-        expect_writable(report, self.common)
-        if report.resolve() == self.out.resolve():
-            raise UsageError(f"{report}: cannot be both the file and its report; give --report")
-        field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
-        expect_scorable(scene.test)
-        job = Job(self.out, report, field, notes, scene, self.preset, self.common)
-        if self.goal.is_searched:
-            search_into(job, config, self.goal, self.as_json)
-        else:
-            compress_into(job, config)
 
 
 @dataclass(frozen=True)
@@ -344,13 +212,6 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background) 
     return scene, max(downscale, 1)
 
 
-def expect_scorable(views: Sequence[View]) -> None:
-    """Refuse views, all of one size, that SSIM cannot score."""
-    height, width = views[0].image.shape[:2]
-    if min(height, width) < SSIM_WINDOW:
-        raise UsageError(f"{views[0].name}: is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
-
-
 def train_into(
     run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
 ) -> None:
@@ -383,161 +244,6 @@ def train_into(
     say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One compression: what goes in, and where the file and its report go."""
-
-    out: Path
-    report: Path
-    field: RadianceField
-    notes: dict[str, Any]
-    scene: Scene
-    preset: str
-    common: Common
-
-    def settings(self, config: CompressConfig) -> dict[str, Any]:
-        return {"preset": self.preset, **asdict(config), "seed": self.common.seed}
-
-    def fingerprint(self, config: CompressConfig) -> str:
-        """Of everything that the result depends on."""
-        density = checksum({"density": self.field.density}, "")
-        return fingerprint(self.scene, {**self.settings(config), "training": self.notes, "density": density})
-
-    def tune(self, config: CompressConfig) -> tuple[CompressedField, Checkpoint | None]:
-        """Compress; the checkpoint is to be removed when the result is safe."""
-        from vqrf.compress import compress
-
-        checkpoint, common = None, self.common
-        if not is_device(self.out):
-            checkpoint = Checkpoint(self.out.with_name(f"{self.out.name}.checkpoint"), self.fingerprint(config))
-            if common.overwrite:
-                checkpoint.remove()
-        stages = {"bake": config.bake_steps} if config.profile == "web" else {}
-        with step_bars({**stages, "tune": config.steps}, None, common.quiet) as report:
-            small = compress(
-                self.field,
-                self.scene,
-                config,
-                seed=common.seed,
-                device=common.device,
-                report=report,
-                checkpoint=checkpoint,
-            )
-        return small, checkpoint
-
-
-def compress_into(job: Job, config: CompressConfig) -> None:
-    """Compress, write, read back, score the file that was read back, and write the report."""
-    start = time.perf_counter()
-    before = score_with_images(job.field, job.scene, job.common.quiet)
-    small, checkpoint = job.tune(config)
-    write_result(job, config, small, before, start)
-    if checkpoint is not None:
-        checkpoint.remove()
-
-
-def search_into(job: Job, base: CompressConfig, goal: Goal, as_json: bool) -> None:
-    """Search for the settings that meet a target, say what was tried, and write what was found as `compress_into` does."""
-    from vqrf.search import FieldDial, Journal, Target, config_at, describe_curve, search
-
-    start = time.perf_counter()
-    quiet = job.common.quiet or as_json
-    before = score_with_images(job.field, job.scene, quiet)
-    job = replace(job, common=replace(job.common, quiet=quiet))
-    is_size = goal.target_size is not None
-    value = goal.n_bytes() if is_size else before[0].psnr - goal.max_drop if goal.max_drop is not None else goal.target_psnr
-
-    def tune(config: CompressConfig) -> CompressedField:
-        small, checkpoint = job.tune(config)
-        if checkpoint is not None:
-            checkpoint.remove()
-        return small
-
-    dial = FieldDial(
-        path=lambda quality: config_at(base, quality),
-        tune=tune,
-        score=lambda small: score(expand(small), job.scene.test, job.scene.background, quiet).psnr,
-        metadata=describe_result(
-            job, replace(base, prune=WIDEST, keep=WIDEST), replace(before[0], views=WIDEST_VIEWS), before[0]
-        ),
-    )
-    journal = Journal(None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(base))
-    if job.common.overwrite:
-        journal.clear()
-    try:
-        found = search(
-            dial,
-            Target("size" if is_size else "psnr", float(value or 0)),
-            journal,
-            on_trial=lambda trial: say(quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB"),
-        )
-    except ValueError as error:
-        raise UsageError(f"{job.out}: {error}") from None
-    write_result(job, config_at(base, found.trial.quality), found.result, before, start)
-    if as_json:
-        print(json.dumps(found.facts(), indent=2))
-    else:
-        say(quiet, describe_curve(found.trials, found.trial))
-        if not found.is_met:
-            say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
-
-
-def describe_result(job: Job, config: CompressConfig, after: Evaluation, before: Evaluation) -> dict[str, Any]:
-    """The metadata of a file; no times, so that two runs write the same.
-
-    With the profile `web` it says, in dB, what the fast colours cost against the field's own.
-    """
-    exact, fast = round(before.psnr, 4), round(after.psnr, 4)
-    dials = {"profile": config.profile, "prune": round(config.prune, 6), "keep": round(config.keep, 6)}
-    web = {"fast": {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}} if config.profile == "web" else {}
-    return {
-        "generator": f"vqrf {__version__}",
-        "training": job.notes,
-        "compression": {"preset": job.preset, **dials},
-        "test": {"n_views": len(job.scene.test), "psnr": fast, "ssim": round(after.ssim, 5)},
-        "field_test": {"psnr": exact, "ssim": round(before.ssim, 5)},
-        **web,
-    }
-
-
-def write_result(
-    job: Job, config: CompressConfig, small: CompressedField, scored: tuple[Evaluation, dict[int, Any]], start: float
-) -> None:
-    """Write the file and, from what it decodes to, the report.
-
-    Args:
-      scored: what `score_with_images` says of the field.
-      start: of the work, on the clock of `time.perf_counter`.
-    """
-    before, field_images = scored
-    after, images = score_with_images(expand(small), job.scene, job.common.quiet)
-    seconds = round(time.perf_counter() - start, 1)
-    data = encode(replace(small, metadata=describe_result(job, config, after, before)))
-    write_atomically(job.out, data)
-    sizes = {name: size for name, _, size in sections(data)}
-    after = replace(after, file_bytes=len(data), sections=sizes)
-    chosen, views = spread(len(job.scene.test), REPORT_VIEWS), enumerate(job.scene.test)
-    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in views if i in chosen]
-    grid_bytes = job.field.grid_bytes
-    write_report(
-        job.report,
-        title=f"{job.scene.name}: {len(data) / MEGABYTE:.2f} MB",
-        rows=rows,
-        before=before,
-        after=after,
-        grid_bytes=grid_bytes,
-        settings={**job.settings(config), **{f"training: {k}": v for k, v in job.notes.items()}},
-    )
-    say(
-        job.common.quiet,
-        f"{job.out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{grid_bytes / len(data):.0f} of the grids; "
-        f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; "
-        f"report {job.report}",
-    )
-    if config.profile == "web":
-        say(job.common.quiet, f"fast colours: {after.psnr - before.psnr:+.2f} dB against the field's own")
-
-
 def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
     """Print what is odd about a file, and end in an error if anything is."""
     findings = inspect(data) if strict else refusals(data)
@@ -550,32 +256,6 @@ def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> Non
         raise UsageError(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}, first in {findings[0].section}")
     if not as_json:
         print(f"{path}: {len(data)} bytes, every section is as an encoder writes it")
-
-
-def spread(n: int, most: int) -> set[int]:
-    """At most `most` of the numbers 0..n-1, evenly spread."""
-    chosen = min(n, most)
-    return {round(i * (n - 1) / max(chosen - 1, 1)) for i in range(chosen)}
-
-
-def score(field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool) -> Evaluation:
-    with progress_bar("eval", len(views), quiet) as advance:
-        return evaluate(field.with_background(background), views, on_view=lambda *_: advance(1, ""))
-
-
-def score_with_images(field: RadianceField, scene: Scene, quiet: bool) -> tuple[Evaluation, dict[int, Any]]:
-    """Scores on the test views, and the rendered images that a report shows."""
-    chosen, images, count = spread(len(scene.test), REPORT_VIEWS), {}, iter(range(len(scene.test)))
-    with progress_bar("eval", len(scene.test), quiet) as advance:
-
-        def on_view(view: Any, image: Any, _: Any) -> None:
-            number = next(count)
-            if number in chosen:
-                images[number] = image.rgb
-            advance(1, "")
-
-        result = evaluate(field.with_background(scene.background), scene.test, on_view=on_view)
-    return result, images
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -602,7 +282,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "hi": list(small.lattice.hi),
         "channels": small.n_channels,
         "voxels_pruned_coded_kept": counts,
-        "codewords": small.n_codewords,
+        **({"codewords": small.n_codewords} if isinstance(small, CompressedField) else {"levels": small.n_levels + 1}),
         "shading": small.shading,
         "activation": small.activation,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
@@ -633,41 +313,6 @@ def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
             torch.empty(0, device=common.device)
         except (RuntimeError, AssertionError) as error:  # torch raises one for a strange name, the other for a lack of CUDA
             raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
-
-
-@contextmanager
-def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Callable[[str, TrainProgress], None]]:
-    """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
-    start = time.perf_counter()
-    printed: dict[str, tuple[int, float]] = {}  # step and time of each stage's last line of text
-    with bars_on_terminal(quiet) as bars:
-        tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
-
-        def report(stage: str, progress: TrainProgress) -> None:
-            if not bars.tasks[tasks[stage]].started:
-                bars.start_task(tasks[stage])
-            now = time.perf_counter()
-            last_step, last_time = printed.setdefault(stage, (progress.step, now))
-            bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")
-            if progress.step % METRICS_STEPS and progress.step != progress.steps:
-                return
-            line = {
-                "stage": stage,
-                "step": progress.step,
-                "batch_psnr": round(progress.psnr, 3),
-                "seconds": round(now - start, 2),
-            }
-            if metrics is not None:
-                with metrics.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            if bars.disable and not quiet and progress.step % (10 * METRICS_STEPS) == 0:
-                rate = (progress.step - last_step) / max(now - last_time, 1e-9)
-                left = (progress.steps - progress.step) / max(rate, 1e-9)
-                done = f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB"
-                print(f"{done} {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
-                printed[stage] = (progress.step, now)
-
-        yield report
 
 
 Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo

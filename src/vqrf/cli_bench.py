@@ -106,10 +106,10 @@ def list_jobs(verb: Bench) -> list[Job]:
 
 def settings_of(preset: str, quality: float, steps: int | None) -> Config:
     """The settings of a preset at a quality."""
-    from vqrf.presets import PRESETS, faster
+    from vqrf.presets import PRESETS, with_steps
     from vqrf.search import config_at
 
-    base = PRESETS[preset] if steps is None else faster(PRESETS[preset], steps)
+    base = PRESETS[preset] if steps is None else with_steps(PRESETS[preset], steps)
     return config_at(base, quality)
 
 
@@ -119,7 +119,7 @@ def measure(job: Job, *, steps: int | None, every: int, common: Common, work: Pa
     What jobs of a scene have in common is kept in the folder `work`.
     """
     from vqrf.bench import Row
-    from vqrf.presets import compress_with, warm_facts
+    from vqrf.presets import Checkpoints, compress_with, warmed
 
     if common.threads and has_native():
         from vqrf.kernels.native import set_threads
@@ -129,11 +129,10 @@ def measure(job: Job, *, steps: int | None, every: int, common: Common, work: Pa
     scene = load_like(notes, Path(job.data), ("train", "test"), every=every)
     config = settings_of(job.preset, job.quality, steps)
     start = time.perf_counter()
-    warm = None
-    if (facts := warm_facts(config)) is not None:
-        mark = fingerprint(scene, {**facts, "seed": common.seed, "density": checksum({"density": field.density}, "")})
-        warm = Checkpoint(work / f"warm-{zlib.crc32(mark.encode()):08x}.checkpoint", mark)
-    small = compress_with(config, field, scene, seed=common.seed, device=common.device, warm=warm)
+    density = checksum({"density": field.density}, "")
+    mark = fingerprint(scene, {**asdict(warmed(config)), "seed": common.seed, "density": density})
+    checkpoints = Checkpoints(warm=Checkpoint(work / f"{mark}.warm", mark))
+    small = compress_with(config, field, scene, seed=common.seed, device=common.device, checkpoints=checkpoints)
     seconds = round(time.perf_counter() - start, 1)
     metadata: dict[str, Any] = {"training": notes}
     data = encode(replace(small, metadata=metadata))

@@ -36,6 +36,7 @@ from vqrf.interop import (
     load_vqrf,
     zip_of_vqrf,
 )
+from vqrf.pyramid import PyramidField
 from vqrf.render import own_scene
 from vqrf.scene import Scene, View, load_scene
 from vqrf.storage import StorageError, save_field
@@ -257,9 +258,11 @@ class Convert:
         except ValueError as error:
             raise StorageError(self.out, f"cannot be made of {self.field}: {error}") from error
 
-    def _compressed_files(self, small: CompressedField) -> dict[Path, bytes]:
+    def _compressed_files(self, small: CompressedField | PyramidField) -> dict[Path, bytes]:
         if self.out.suffix == ".vqrf":
             return {self.out: self._named(lambda: encode(small))}
+        if isinstance(small, PyramidField):
+            raise StorageError(self.field, f"has no codebook, and {self.out.name} would; compress with --preset paper")
         if self.out.suffix == ".zip":
             return {self.out: self._named(lambda: zip_of_vqrf(small))}
         return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
@@ -273,7 +276,7 @@ class Convert:
         data: bytes = self._named(lambda: bytes_of_tensorf(made, self.out.stem))
         return data
 
-    def _load_compressed(self) -> CompressedField:
+    def _load_compressed(self) -> CompressedField | PyramidField:
         flags = self.options
         if is_checkpoint(self.field) and is_vqrf(self.field):
             return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))

@@ -413,11 +413,12 @@ class Tuning:
 def bake(
     field: RadianceField,
     scene: Scene,
-    config: CompressConfig,
     tuning: Tuning,
+    losses: LossWeights,
+    steps: int,
     checkpoint: Checkpoint | None,
 ) -> RadianceField:
-    """The field in harmonics on a finer lattice, tuned on the photos for `bake_steps` before anything is shared or dropped.
+    """The field in harmonics on a finer lattice, tuned on the photos for so many steps before anything is shared or dropped.
 
     The checkpoint is saved at the end, so that a call that goes on from it has nothing left to do.
     """
@@ -425,10 +426,10 @@ def bake(
     seen = measure_importance(field, tuning.pool) > 0
     with torch_threads(1):  # with more, the last bits of its products would depend on how many
         field = bake_harmonics(field, [view.camera for view in scene.train], seen)
-    model = HarmonicsModel(field, config.losses, config.bake_steps, device=tuning.device)
-    tuning.run("bake", model, config.bake_steps, checkpoint)
+    model = HarmonicsModel(field, losses, steps, device=tuning.device)
+    tuning.run("bake", model, steps, checkpoint)
     if checkpoint is not None:
-        checkpoint.save(*snapshot(model, tuning.pool, config.bake_steps))
+        checkpoint.save(*snapshot(model, tuning.pool, steps))
     return model.field()
 
 
@@ -455,7 +456,8 @@ def compress(
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
     if config.profile == "web" and field.shading == "mlp":
-        field = bake(field, scene, config, tuning, None if checkpoint is None else checkpoint.of_bake())
+        before = None if checkpoint is None else checkpoint.of_bake()
+        field = bake(field, scene, tuning, config.losses, config.bake_steps, before)
     model = tied_model(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
     tuning.run("tune", model, config.steps, checkpoint)
     return model.pack()

@@ -7,7 +7,7 @@ demo      the same, for small scenes in little time
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from vqrf.compress import PRESETS as OF_CODEBOOKS
@@ -30,16 +30,38 @@ PRESETS: dict[str, Config] = {**OF_PYRAMIDS, **OF_CODEBOOKS}
 
 def stages_of(config: Config) -> dict[str, int]:
     """The steps of every tuning, by its name, in order."""
+    bake = {"bake": config.bake_steps} if config.profile == "web" else {}
     if isinstance(config, RateConfig):
-        return {"warm": config.warm_steps, "tune": config.steps}
-    return ({"bake": config.bake_steps} if config.profile == "web" else {}) | {"tune": config.steps}
+        return bake | {"warm": config.warm_steps, "tune": config.steps}
+    return bake | {"tune": config.steps}
 
 
-def warm_facts(config: Config) -> dict[str, Any] | None:
-    """What the checkpoint of the stage `warm` depends on; None where there is no such stage."""
-    if not isinstance(config, RateConfig) or not config.warm_steps:
-        return None
-    return asdict(config.warmed())
+def warmed(config: Config) -> Config:
+    """The settings that the stage `warm` depends on; all of them where there is no such stage."""
+    return config.warmed() if isinstance(config, RateConfig) else config
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a compression is saved now and then; nowhere for None.
+
+    Attributes:
+      tune: of the last stage, and, beside it, of baking.
+      warm: of the stage `warm` (see `vqrf.rate.compress_pyramid`), which outlives the compression.
+    """
+
+    tune: Checkpoint | None = None
+    warm: Checkpoint | None = None
+
+    def remove(self, *, warm: bool = True) -> None:
+        """Remove what is no longer needed: everything, or all but `warm`."""
+        if self.tune is not None:
+            self.tune.remove()
+        if warm and self.warm is not None:
+            self.warm.remove()
+
+
+NOWHERE = Checkpoints()
 
 
 def compress_with(
@@ -50,23 +72,22 @@ def compress_with(
     seed: int = 0,
     device: str = "cpu",
     report: Report | None = None,
-    checkpoint: Checkpoint | None = None,
-    warm: Checkpoint | None = None,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> Compressed:
-    """Compress by the preset that the settings are of; arguments as of `vqrf.compress.compress`.
-
-    Args:
-      warm: see `vqrf.rate.compress_pyramid`; not used by the others.
-    """
+    """Compress by the preset that the settings are of; the other arguments as of `vqrf.compress.compress`."""
+    common: dict[str, Any] = {"seed": seed, "device": device, "report": report, "checkpoint": checkpoints.tune}
     if isinstance(config, RateConfig):
-        return compress_pyramid(field, scene, config, seed=seed, device=device, report=report, checkpoint=checkpoint, warm=warm)
-    return compress(field, scene, config, seed=seed, device=device, report=report, checkpoint=checkpoint)
+        return compress_pyramid(field, scene, config, warm=checkpoints.warm, **common)
+    return compress(field, scene, config, **common)
 
 
-def faster(config: Config, steps: int) -> Config:
-    """The settings with so many steps of tuning in all."""
-    if isinstance(config, RateConfig) and config.warm_steps:
-        share = config.steps / (config.steps + config.warm_steps)
-        tune = round(steps * share)
-        return replace(config, steps=tune, warm_steps=steps - tune)
-    return replace(config, steps=steps)
+def with_steps(config: Config, steps: int) -> Config:
+    """The settings with so many steps of tuning in all.
+
+    Raises:
+      ValueError: fewer than none.
+    """
+    if not isinstance(config, RateConfig):
+        return replace(config, steps=steps)
+    own = round(steps * config.steps / max(config.steps + config.warm_steps, 1))
+    return replace(config, steps=own, warm_steps=steps - own)

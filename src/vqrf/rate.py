@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqrf.compress import EMPTY_MARGIN, Quantizer, Tuning, carrying, measure_importance
+from vqrf.compress import EMPTY_MARGIN, Profile, Quantizer, Tuning, bake, carrying, measure_importance
 from vqrf.compressed import CODED, PRUNED, Constants, Table
 from vqrf.field import RadianceField
 from vqrf.kernels import Gradients, LossWeights, select
@@ -65,6 +66,7 @@ class RateConfig:
       dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
       steps: of tuning, each of `rays_per_step` rays.
       rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
+      profile, bake_steps: as in `vqrf.compress.CompressConfig`.
     """
 
     bit_price: float = 2e-9
@@ -82,14 +84,18 @@ class RateConfig:
     rate_mlp: float = 3e-3
     rate_end: float = 0.05
     losses: LossWeights = FINE_LOSSES
+    profile: Profile = "exact"
+    bake_steps: int = 4000
 
     def __post_init__(self) -> None:
         if not 0 < self.prune <= 1:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
         if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
             raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
-        if self.steps < 0 or self.warm_steps < 0:
-            raise ValueError(f"steps and warm_steps: expected 0 or more, got {self.steps}, {self.warm_steps}")
+        if min(self.steps, self.warm_steps, self.bake_steps) < 0:
+            raise ValueError(f"steps: expected 0 or more, got {self.steps}, {self.warm_steps} and {self.bake_steps}")
+        if self.profile not in get_args(Profile):
+            raise ValueError(f"profile: expected exact or web, got {self.profile}")
 
     def warmed(self) -> RateConfig:
         """The settings of the stage `warm`, which are the same for every price."""
@@ -380,14 +386,16 @@ def compress_pyramid(
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
+    if config.profile == "web" and field.shading != "sh":
+        before = None if checkpoint is None else checkpoint.of_bake()
+        field = bake(field, scene, tuning, config.losses, config.bake_steps, before)
     model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
-    last = config.rate_end
     if config.warm_steps:
         model.begin(config.warmed(), 1.0, HANDOVER)
         tuning.run("warm", model, config.warm_steps, warm)
         if warm is not None:
             warm.save(*snapshot(model, tuning.pool, config.warm_steps))
-        model.begin(config, HANDOVER, last)
+        model.begin(config, HANDOVER, config.rate_end)
     tuning.run("tune", model, config.steps, checkpoint)
     return model.pack()
 

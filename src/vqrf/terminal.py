@@ -5,12 +5,15 @@ Errors that a user can cause are raised here as `UsageError`, and end in one lin
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -20,10 +23,15 @@ from rich.text import Text
 from vqrf.bitstream import decode, sections
 from vqrf.compressed import CompressedField
 from vqrf.field import RadianceField, expand
+from vqrf.pyramid import PyramidField
 from vqrf.scene import Background, Scene, load_scene
 from vqrf.storage import load_field
 
+if TYPE_CHECKING:
+    from vqrf.train import Progress as TrainProgress
+
 FIELD_FILE = "field.safetensors"
+METRICS_STEPS = 100
 
 
 class UsageError(ValueError):
@@ -98,7 +106,7 @@ def named(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: {error}") from error
 
 
-def load_compressed(path: Path) -> tuple[CompressedField, dict[str, int]]:
+def load_compressed(path: Path) -> tuple[CompressedField | PyramidField, dict[str, int]]:
     data = read_bytes(path)
     with named(path):
         return decode(data), {name: size for name, _, size in sections(data)}
@@ -158,3 +166,38 @@ def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
     with bars_on_terminal(quiet) as bars:
         task = bars.add_task(name, total=total, note="")
         yield lambda completed, note: bars.update(task, advance=completed, note=note)
+
+
+@contextmanager
+def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Callable[[str, TrainProgress], None]]:
+    """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
+    start = time.perf_counter()
+    printed: dict[str, tuple[int, float]] = {}  # step and time of each stage's last line of text
+    with bars_on_terminal(quiet) as bars:
+        tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
+
+        def report(stage: str, progress: TrainProgress) -> None:
+            if not bars.tasks[tasks[stage]].started:
+                bars.start_task(tasks[stage])
+            now = time.perf_counter()
+            last_step, last_time = printed.setdefault(stage, (progress.step, now))
+            bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")
+            if progress.step % METRICS_STEPS and progress.step != progress.steps:
+                return
+            line = {
+                "stage": stage,
+                "step": progress.step,
+                "batch_psnr": round(progress.psnr, 3),
+                "seconds": round(now - start, 2),
+            }
+            if metrics is not None:
+                with metrics.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            if bars.disable and not quiet and progress.step % (10 * METRICS_STEPS) == 0:
+                rate = (progress.step - last_step) / max(now - last_time, 1e-9)
+                left = (progress.steps - progress.step) / max(rate, 1e-9)
+                done = f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB"
+                print(f"{done} {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+                printed[stage] = (progress.step, now)
+
+        yield report
