@@ -426,10 +426,11 @@ def test_a_file_whose_constants_make_no_field_is_refused(
 
 BAD_FLAGS: dict[str, tuple[str, tuple[object, ...], str]] = {
     "prune above 1": ("compress", ("--prune", 1.5), "prune"),
-    "keep above prune": ("compress", ("--keep", 0.9, "--prune", 0.5), "keep"),
+    "keep above prune": ("compress", ("--preset", "paper", "--keep", 0.9, "--prune", 0.5), "keep"),
     "prune that is not a number": ("compress", ("--prune", "nan"), "prune"),
-    "no codes": ("compress", ("--codes", 0), "n_codes"),
-    "too many codes": ("compress", ("--codes", 65537), "n_codes"),
+    "no codes": ("compress", ("--preset", "paper", "--codes", 0), "n_codes"),
+    "too many codes": ("compress", ("--preset", "paper", "--codes", 65537), "n_codes"),
+    "a flag of another preset": ("compress", ("--keep", 0.5), "--keep: the preset compact"),
     "steps below 0": ("compress", ("--steps", -1), "steps"),
     "downscale below 0": ("train", ("--downscale", -1), "--downscale"),
     "downscale that does not divide": ("train", ("--downscale", 5), "48x48"),
