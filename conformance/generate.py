@@ -292,7 +292,7 @@ def bad_sections(good: bytes, logits: bytes, encoded: bytes) -> dict[str, tuple[
         "side_of_one": ("HEAD", "side 1 is outside", edit(good, "HEAD", put(52, "I", 1))),
         "side_too_great": ("HEAD", "side 4097", edit(good, "HEAD", put(48, "I", 4097))),
         "no_channels": ("HEAD", "channel count 0", edit(good, "HEAD", put(60, "I", 0))),
-        "no_codebook": ("HEAD", "codebook size 0", edit(good, "HEAD", put(64, "I", 0))),
+        "no_codebook": ("BOOK", "does not belong", edit(good, "HEAD", put(64, "I", 0))),
         "codebook_too_great": ("HEAD", "codebook size 65537", edit(good, "HEAD", put(64, "I", 65537))),
         "too_many_values": ("HEAD", "more voxels", edit(good, "HEAD", put(68, "2I", 2**32 - 1, 2**32 - 1))),
         "head_size": ("HEAD", "expected 116", edit(good, "HEAD", lambda body: body + b"\0")),
