@@ -25,10 +25,10 @@ from torch import Tensor
 
 from vqrf.compress import EMPTY_MARGIN, Quantizer, Tuning, carrying, measure_importance
 from vqrf.compressed import CODED, PRUNED, Constants, Table
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.field import RadianceField
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
-from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
+from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
@@ -81,6 +81,12 @@ class RateConfig:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
         if not self.bit_price >= 0:
             raise ValueError(f"bit_price: expected 0 or more, got {self.bit_price}")
+        if not 0 <= self.n_levels <= MAX_LEVELS:
+            raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
+        if not (self.density_step > 0 and self.feature_step > 0):
+            raise ValueError(f"density_step and feature_step: expected more than 0, got {self.density_step}, {self.feature_step}")
+        if not 0 <= self.dead_zone <= 0.5:
+            raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
         if self.steps < 0:
             raise ValueError(f"steps: expected 0 or more, got {self.steps}")
 
@@ -102,7 +108,8 @@ def latent_basis(
     color = colorize(replace(field.volume(), layers=layers), x, directions)
     slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
     effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(chosen)))
-    root = effect.clamp(min=float(effect.max()) * FLATTEST).sqrt()
+    strongest = float(effect.max())
+    root = effect.clamp(min=strongest * FLATTEST if strongest > 0 else 1.0).sqrt()  # all alike where no colour depends on any
     whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T
     white = features.double() @ whiten
     centred = white - share @ white
@@ -187,7 +194,7 @@ class PyramidModel:
         nodes = build_nodes(occupied, config.n_levels)
         self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
         sizes = [level.n_nodes for level in nodes]
-        self.floor = density_of_alpha(field.alpha_threshold, field.density_bias, field.interval)
+        self.floor = field.density_of(field.alpha_threshold)
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
             self._start(occupied, importance[occupied], sizes, seed)
@@ -327,6 +334,7 @@ class PyramidModel:
             ),
             metadata={},
             shading=field.shading,
+            activation=field.activation,
         )
 
 

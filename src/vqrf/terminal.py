@@ -20,6 +20,7 @@ from rich.text import Text
 from vqrf.bitstream import decode, sections
 from vqrf.compressed import CompressedField
 from vqrf.field import RadianceField, expand
+from vqrf.pyramid import PyramidField
 from vqrf.scene import Background, Scene, load_scene
 from vqrf.storage import load_field
 
@@ -98,7 +99,7 @@ def named(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: {error}") from error
 
 
-def load_compressed(path: Path) -> tuple[CompressedField, dict[str, int]]:
+def load_compressed(path: Path) -> tuple[CompressedField | PyramidField, dict[str, int]]:
     data = read_bytes(path)
     with named(path):
         return decode(data), {name: size for name, _, size in sections(data)}

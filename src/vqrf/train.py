@@ -357,7 +357,8 @@ class FieldModel:
 
     def _edge(self, n_voxels: int) -> float:
         """World size of a voxel of a lattice of so many."""
-        return float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+        edge: float = float(np.prod(self.lattice.extent) / n_voxels) ** (1 / 3)
+        return edge
 
     def _density_of(self, alpha: float) -> float:
         return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.activation)
