@@ -416,7 +416,12 @@ def bad_sections(good: bytes, logits: bytes) -> dict[str, tuple[str, str, bytes]
 
 
 def bad_pyramids(good: bytes, codebook: bytes) -> dict[str, tuple[str, str, bytes]]:
-    """Files of pyramids with something wrong; `good` is one of levels 8 to 0 without a basis, `codebook` a good file of the other kind."""
+    """Files of pyramids with something wrong.
+
+    Args:
+      good: a pyramid of levels 8 to 0 without a basis.
+      codebook: a good file of the other kind.
+    """
     parts, other = split(good), {row[:4]: (row, body) for row, body in split(codebook)}
     levels = parts[-9:]
     some_nan = struct.pack("<HH4f9f", 3, 1, *[1.0] * 4, *[float("nan")] * 9)

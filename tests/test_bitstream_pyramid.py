@@ -148,20 +148,20 @@ def test_a_file_with_a_codebook_is_refused_when_it_is_cut_off_whatever_is_asked_
 def test_only_the_end_may_be_missing(coder: str) -> None:
     data = encode(small_pyramid(n_levels=2))
     (level,) = (offset for name, offset, _ in sections(data) if name == "LEV1")
-    with pytest.raises(BitstreamError, match="LEV1 .* checksum mismatch"):
+    with pytest.raises(BitstreamError, match=r"LEV1 .* checksum mismatch"):
         decode(data[: level + 1] + bytes([data[level + 1] ^ 1]) + data[level + 2 :], truncated=True)
-    with pytest.raises(BitstreamError, match="1 trailing bytes"):
+    with pytest.raises(BitstreamError, match=r"1 trailing bytes"):
         decode(data + b"\0", truncated=True)
-    with pytest.raises(BitstreamError, match="LEV0 .* damaged"):
+    with pytest.raises(BitstreamError, match=r"LEV0 .* damaged"):
         decode(generate.edit(data, "LEV0", lambda body: body[:-1]), truncated=True)
-    with pytest.raises(BitstreamError, match="LEV0 .* raw length is 7"):
+    with pytest.raises(BitstreamError, match=r"LEV0 .* raw length is 7"):
         decode(generate.edit_rows(data, generate.put_row("LEV0", 16, "Q", 7))[:-1], truncated=True)
 
 
 def test_levels_that_are_missing_are_still_bounded_by_what_their_bytes_can_say(coder: str) -> None:
     data = encode(small_pyramid())
     row = generate.put_row("LEV0", 16, "Q", 1 << 40)
-    with pytest.raises(BitstreamError, match="LEV0 .* too great for"):
+    with pytest.raises(BitstreamError, match=r"LEV0 .* too great for"):
         decode(generate.edit_rows(data, row)[:-1], truncated=True, max_bytes=1 << 62)
 
 
@@ -170,14 +170,14 @@ def test_no_two_levels_can_change_places(coder: str) -> None:
     parts = generate.split(data)
     for order in itertools.permutations(range(3)):
         if order != (0, 1, 2):
-            with pytest.raises(BitstreamError, match="LEV[12] .* out of order|LEV0 .* out of order"):
+            with pytest.raises(BitstreamError, match=r"LEV[12] .* out of order|LEV0 .* out of order"):
                 decode(generate.seal([*parts[:-3], *(parts[-3 + i] for i in order)]))
 
 
 def test_the_levels_of_a_pyramid_leave_no_gap(coder: str) -> None:
     parts = generate.split(encode(small_pyramid(n_levels=8)))
     for gap in range(1, 9):  # counted from the end: LEV0 to LEV7
-        with pytest.raises(BitstreamError, match="LEV8 .* does not belong"):
+        with pytest.raises(BitstreamError, match=r"LEV8 .* does not belong"):
             decode(generate.seal(parts[: len(parts) - gap] + parts[len(parts) - gap + 1 :]))
 
 
@@ -202,7 +202,7 @@ def test_the_memory_of_the_levels_counts_against_the_budget(coder: str) -> None:
     most = sum(raws.values()) + working
     assert working > 0
     assert decode(data, max_bytes=most) == field
-    with pytest.raises(BitstreamError, match=f"HEAD .* decoding takes more than the limit of {most - 1} bytes"):
+    with pytest.raises(BitstreamError, match=rf"HEAD .* decoding takes more than the limit of {most - 1} bytes"):
         decode(data, max_bytes=most - 1)
 
 

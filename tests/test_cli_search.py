@@ -107,7 +107,9 @@ def shell() -> CompressedField:
 
 def pyramid() -> PyramidField:
     """A solid pyramid with nothing odd about it: everything is said by its coarsest level."""
-    field = generate.make_pyramid(1, (2, 3, 5), n_levels=2, n_latents=3, partition=np.full((2, 3, 5), CODED, np.uint8), widths=[])
+    field = generate.make_pyramid(
+        1, (2, 3, 5), n_levels=2, n_latents=3, partition=np.full((2, 3, 5), CODED, np.uint8), widths=[]
+    )
     levels = tuple(np.full_like(level, 9 * (number == 0)) for number, level in enumerate(field.coefficients))
     return generate.replace(field, coefficients=levels)
 
@@ -142,7 +144,9 @@ ODD = {
     ("BOOK", "128 codewords are named by no voxel"): lambda: generate.replace(shell(), codes=shell().codes * 0),
     ("PART", "can be seen by no ray"): lambda: with_density(0.31, -200.0),
     ("STEP", "a coefficient is worth more"): lambda: generate.replace(pyramid(), steps=np.float32([1, 1, 3e35, 1])),
-    ("STEP", "a row of the basis is 0"): lambda: generate.replace(pyramid(), basis=np.float32([[1], [1], [0]]) * np.ones(3, np.float32)),
+    ("STEP", "a row of the basis is 0"): lambda: generate.replace(
+        pyramid(), basis=np.float32([[1], [1], [0]]) * np.ones(3, np.float32)
+    ),
     ("LEV2", "all 32 coefficients of the coarsest level"): lambda: with_coarsest(0),
     ("HEAD", "near is -2"): lambda: generate.replace(pyramid(), constants=Constants(-8, 0, 0.5, 0.25, -2, 1e-4, (1, 1, 1))),
     ("PART", "30 of the 30 voxels that hold values can be seen"): lambda: with_coarsest(-100),

@@ -275,5 +275,5 @@ def test_compiled_kernels_of_a_pyramid_refuse_what_does_not_fit(native: ModuleTy
     else:
         parents[3, 7] = 3 if wrong == "too high" else -1
     for kernel in (native.raise_level, native.lower_gradient):
-        with pytest.raises(ValueError, match="parents|columns"):
+        with pytest.raises(ValueError, match=r"parents|columns"):
             kernel(fine, coarse, parents)

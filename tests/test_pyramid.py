@@ -69,9 +69,7 @@ def slow_values(field: PyramidField) -> np.ndarray:
 @pytest.mark.parametrize("basis_of", [None, 12])
 @pytest.mark.parametrize("n_levels", [0, 1, 3, 8])
 def test_the_values_of_voxels_are_those_of_the_recursion(n_levels: int, basis_of: int | None) -> None:
-    field = generate.make_pyramid(
-        3, (7, 9, 6), n_levels=n_levels, n_latents=12, basis_of=basis_of, widths=[], shading="sh"
-    )
+    field = generate.make_pyramid(3, (7, 9, 6), n_levels=n_levels, n_latents=12, basis_of=basis_of, widths=[], shading="sh")
     density, features = field.voxel_values()
     expected = slow_values(field)
     latents = expected[:, 1:] if field.basis is None else expected[:, 1:] @ field.basis.astype(np.float64)

@@ -90,7 +90,9 @@ def assert_shows_what_the_file_holds(model: PyramidModel) -> None:
         for a, b in zip(layer, other, strict=True):
             np.testing.assert_array_equal(a.numpy(), b)
     assert (volume.shading, volume.activation) == (field.shading, field.activation)
-    assert (volume.density_bias, volume.interval, volume.near) == pytest.approx((field.density_bias, field.interval, field.near))
+    assert (volume.density_bias, volume.interval, volume.near) == pytest.approx(
+        (field.density_bias, field.interval, field.near)
+    )
 
 
 def test_what_is_tuned_is_what_the_file_holds_before_and_after(model: PyramidModel, scene: Scene) -> None:
@@ -208,9 +210,7 @@ def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
 ) -> None:
     path = tmp_path / "checkpoint"
     with pytest.raises(Interrupted):
-        compress_pyramid(
-            trained, scene, TINY_RATE, report=Recorder(("tune", 40)), checkpoint=Checkpoint(path, "x", seconds=0)
-        )
+        compress_pyramid(trained, scene, TINY_RATE, report=Recorder(("tune", 40)), checkpoint=Checkpoint(path, "x", seconds=0))
     recorder = Recorder()
     again = compress_pyramid(trained, scene, TINY_RATE, report=recorder, checkpoint=Checkpoint(path, "x", seconds=0))
     assert recorder.steps["tune"][0] == 33

@@ -33,6 +33,7 @@ from vqrf.interop import (
     load_vqrf,
     zip_of_vqrf,
 )
+from vqrf.pyramid import PyramidField
 from vqrf.render import own_scene
 from vqrf.scene import Scene, View, load_scene
 from vqrf.storage import StorageError, save_field
@@ -202,8 +203,8 @@ def load_to_compress(
 class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
 
-    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
-    such a one has to come in. Any other name: a run folder.
+    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .vqrf, .zip, or a folder
+    extreme_saving: a compressed field, ours or official VQRF's; such a one has to come in. Any other name: a run folder.
     """
 
     field: tyro.conf.Positional[Path]
@@ -251,14 +252,16 @@ class Convert:
         except ValueError as error:
             raise StorageError(self.out, f"cannot be made of {self.field}: {error}") from error
 
-    def _compressed_files(self, small: CompressedField) -> dict[Path, bytes]:
+    def _compressed_files(self, small: CompressedField | PyramidField) -> dict[Path, bytes]:
         if self.out.suffix == ".vqrf":
             return {self.out: self._named(lambda: encode(small))}
+        if isinstance(small, PyramidField):
+            raise StorageError(self.field, f"is a pyramid, and {self.out.name} would hold a codebook")
         if self.out.suffix == ".zip":
             return {self.out: self._named(lambda: zip_of_vqrf(small))}
         return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
 
-    def _load_compressed(self) -> CompressedField:
+    def _load_compressed(self) -> CompressedField | PyramidField:
         flags = self.options
         if is_checkpoint(self.field) and is_vqrf(self.field):
             return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))

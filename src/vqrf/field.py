@@ -39,7 +39,7 @@ class RadianceField:
       background: rgb behind everything, 0..1.
       allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
         cells next to a voxel that is not pruned).
-      shading: "mlp", or "sh" or "sh_relu": features are coefficients of spherical harmonics, C is 12 or 27 (see `vqrf.kernels`).
+      shading: "mlp", or "sh" or "sh_relu": features are coefficients of spherical harmonics, C is 12 or 27; see `vqrf.kernels`.
       activation: of the density, "softplus" or "relu" (see there).
 
     Raises:

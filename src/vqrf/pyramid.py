@@ -180,13 +180,13 @@ class PyramidField:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PyramidField):
             return False
-        bases = [np.zeros(0) if field.basis is None else field.basis for field in (self, other)]
+        own, theirs = (np.zeros(0, np.float32) if field.basis is None else field.basis for field in (self, other))
         return (
             (self.lattice, self.constants, self.metadata) == (other.lattice, other.constants, other.metadata)
             and (self.shading, self.activation) == (other.shading, other.activation)
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.steps, other.steps)
-            and np.array_equal(*bases)
+            and np.array_equal(own, theirs)
             and len(self.coefficients) == len(other.coefficients)
             and all(np.array_equal(a, b) for a, b in zip(self.coefficients, other.coefficients, strict=True))
             and same_layers(self.color_mlp, other.color_mlp)

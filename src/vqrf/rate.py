@@ -5,8 +5,8 @@
     pyramid  see `vqrf.pyramid`; every coefficient is seen through its rounding from the first step on (straight through)
 
 The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
-contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on it: the
-only dial between a small file and a good one.
+contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on it:
+the only dial between a small file and a good one.
 
 Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
 rounding (arXiv 1308.3432); importance and pruning as in VQRF (arXiv 2211.16386), sec. 3.2. Departs from VQRF: no codebook, and
@@ -84,7 +84,9 @@ class RateConfig:
         if not 0 <= self.n_levels <= MAX_LEVELS:
             raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
         if not (self.density_step > 0 and self.feature_step > 0):
-            raise ValueError(f"density_step and feature_step: expected more than 0, got {self.density_step}, {self.feature_step}")
+            raise ValueError(
+                f"density_step and feature_step: expected more than 0, got {self.density_step}, {self.feature_step}"
+            )
         if not 0 <= self.dead_zone <= 0.5:
             raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
         if self.steps < 0:

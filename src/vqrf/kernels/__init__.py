@@ -28,8 +28,9 @@ Notation, used by every kernel:
                  background_weight = T after the last live sample
 
 Sources: DirectVoxGO (arXiv 2111.11215) sec. 3 and 4 for the density activation and the two thresholds; Plenoxels (arXiv
-2112.05131) for "relu" and "sh_relu"; VQRF (arXiv 2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel mask, ours is by cell, so that skipping is exact:
-a cell whose 8 densities are all too low for `alpha_threshold` holds no live sample (see `find_cells`).
+2112.05131) for "relu" and "sh_relu"; VQRF (arXiv 2211.16386) for the importance. Departs: DVGO skips by a nearest-voxel
+mask, ours is by cell, so that skipping is exact: a cell
+whose 8 densities are all too low for `alpha_threshold` holds no live sample (see `find_cells`).
 """
 
 from __future__ import annotations

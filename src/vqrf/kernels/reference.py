@@ -481,7 +481,7 @@ def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
 
 @torch.no_grad()
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
-    """Whole steps nearest to the values, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
+    """Round to the nearest step, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
 
         rounded = sign(x) * step * min(floor(|x| / step + 1/2 - dead_zone), MAX_STEPS)
 
