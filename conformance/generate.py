@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from vqrf.bitstream import BitstreamError, CompressedField, Constants, Quantized
 from vqrf.compressed import CODED, KEPT, PRUNED
 from vqrf.geometry import Lattice
 from vqrf.kernels import Activation, Shading
+from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 
 HERE = Path(__file__).parent
 CONSTANTS = Constants(-3.25, -8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))
@@ -112,9 +113,71 @@ def nearest(values: NDArray[Any], codebook: NDArray[Any]) -> NDArray[np.int32]:
     return np.array(codes, np.int32).reshape(len(values))
 
 
-def replace(field: CompressedField, **changes: Any) -> CompressedField:
+def make_pyramid(
+    seed: int,
+    shape: tuple[int, int, int],
+    *,
+    n_levels: int = 3,
+    n_latents: int = 5,
+    basis_of: int | None = None,
+    partition: NDArray[np.uint8] | None = None,
+    widths: list[int] | None = None,
+    shading: Shading = "mlp",
+    activation: Activation = "softplus",
+) -> PyramidField:
+    """A pyramid with the statistics of a tuned one: most coefficients 0, great ones rare and side by side.
+
+    Args:
+      basis_of: channels that a random basis leads to; None for no basis.
+      widths: of the colour MLP, as for `make_field`.
+    """
+    rng = np.random.default_rng(seed)
+    partition = make_partition(rng, shape, 0) if partition is None else partition
+    levels = []
+    for nodes in build_nodes(partition != PRUNED, n_levels)[::-1]:
+        spread = np.exp(rng.normal(-1.5, 1.5, (nodes.n_nodes, 1))) * np.linspace(3, 0.5, 1 + n_latents)
+        levels.append(np.rint(rng.laplace(0, 1, spread.shape) * spread).astype(np.int16))
+    if levels[0].size:  # the ends of every code: counted up, and beyond
+        ends = [14, -15, 16, 17, -18, 8205, MAX_MAGNITUDE, -MAX_MAGNITUDE][: levels[0].size]
+        levels[0].ravel()[: len(ends)] = ends
+    basis = None if basis_of is None else rng.standard_normal((n_latents, basis_of)).astype(np.float32)
+    n_channels = n_latents if basis_of is None else basis_of
+    return PyramidField(
+        lattice=Lattice((-1.5, -1.0, -0.75), (1.25, 1.0, 1.1), shape),
+        partition=partition,
+        coefficients=tuple(levels),
+        steps=np.linspace(1, 0.25, 1 + n_latents, dtype=np.float32),
+        basis=basis,
+        color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
+        constants=CONSTANTS,
+        metadata={"generator": "vqrf conformance", "seed": seed},
+        shading=shading,
+        activation=activation,
+    )
+
+
+def smallest_pyramid() -> PyramidField:
+    """The field of the file that FORMAT.md section 10 walks through: one voxel of eight, on one level."""
+    partition = np.zeros((2, 2, 2), np.uint8)
+    partition[0, 1, 1] = CODED
+    return PyramidField(
+        lattice=Lattice((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (2, 2, 2)),
+        partition=partition,
+        coefficients=(np.array([[17, 0, -1, 3]], np.int16),),
+        steps=np.array([1, 0.5, 0.5, 0.5], np.float32),
+        basis=None,
+        color_mlp=(),
+        constants=Constants(-8.0, 0.0, 0.5, 0.25, 0.0, 1e-4, (1.0, 1.0, 1.0)),
+        metadata={},
+    )
+
+
+AnyField = TypeVar("AnyField", CompressedField, PyramidField)
+
+
+def replace(field: AnyField, **changes: Any) -> AnyField:
     values = {name: getattr(field, name) for name in field.__dataclass_fields__}
-    return CompressedField(**{**values, **changes})
+    return type(field)(**{**values, **changes})
 
 
 def quantized_field() -> CompressedField:
@@ -153,21 +216,45 @@ def valid_fields() -> dict[str, CompressedField]:
     }
 
 
-def arrays_of(field: CompressedField) -> dict[str, NDArray[Any]]:
-    """What a decoder is expected to give: tables as stored, and their real values in float32."""
+def valid_pyramids() -> dict[str, PyramidField]:
+    """The pyramids of the valid files, by name."""
+    tiny = (2, 3, 5)
+    whole = {kind: np.full(tiny, kind, np.uint8) for kind in (PRUNED, CODED)}
+    relu: dict[str, Any] = {"shading": "sh_relu", "activation": "relu"}
+    return {
+        "pyramid": make_pyramid(21, (22, 26, 18)),
+        "pyramid_flat": make_pyramid(22, (9, 8, 7), n_levels=0),
+        "pyramid_harmonics": make_pyramid(23, (6, 9, 7), n_levels=2, n_latents=4, basis_of=12, widths=[], shading="sh"),
+        "pyramid_plenoxels": make_pyramid(24, (7, 6, 8), n_levels=1, n_latents=6, basis_of=27, widths=[], **relu),
+        "pyramid_all_pruned": make_pyramid(25, tiny, n_levels=2, n_latents=3, partition=whole[PRUNED], widths=[]),
+        "pyramid_all_coded": make_pyramid(26, tiny, n_levels=8, n_latents=3, partition=whole[CODED], widths=[]),
+        "pyramid_smallest": smallest_pyramid(),
+    }
+
+
+def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
+    """What a decoder is expected to give: tables as stored, and their real values in float32.
+
+    Of a pyramid, level l is `LEVl` [N_l, 1 + Z] int16; there are `steps`, and `basis` where the file has one.
+    """
     out: dict[str, NDArray[Any]] = {
         "lo": np.array(field.lattice.lo),
         "hi": np.array(field.lattice.hi),
         "constants": np.array(field.constants.values(), np.float32),
         "metadata": np.frombuffer(json.dumps(field.metadata, sort_keys=True).encode(), np.uint8),
         "partition": field.partition,
-        "codes": field.codes,
         "shading": np.array([bitstream.number_of_shading(field)], np.uint16),
         "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint16),
     }
     if field.feature_frequencies:
         out["feature_frequencies"] = np.array([field.feature_frequencies], np.uint16)
-    tables: dict[str, Table] = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
+    tables: dict[str, Table] = {}
+    if isinstance(field, PyramidField):
+        out |= {f"LEV{number}": level for number, level in enumerate(field.coefficients[::-1])}
+        out |= {"steps": field.steps} if field.basis is None else {"steps": field.steps, "basis": field.basis}
+    else:
+        out["codes"] = field.codes
+        tables = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
     for i, (weight, bias) in enumerate(field.color_mlp):
         tables |= {f"weight{i}": weight, f"bias{i}": bias}
     for name, table in tables.items():
@@ -257,6 +344,7 @@ def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
         "short_section": ("CODE", "truncated", good[: -len(parts[-1][1]) - 2]),
         "trailing_byte": ("end", "1 trailing bytes", good + b"\0"),
         "older_version": ("header", "version 0.1", put(8, "HH", 0, 1)(good)),
+        "draft_version": ("header", "version 0.3", put(8, "HH", 0, 3)(good)),
         "newer_version": ("header", "version 7.1", put(8, "HH", 7, 1)(good)),
         "no_sections": ("header", "section count 0", put(12, "I", 0)(good)),
         "many_sections": ("header", "section count 65", put(12, "I", 65)(good)),
@@ -341,6 +429,64 @@ def bad_sections(good: bytes, logits: bytes, encoded: bytes) -> dict[str, tuple[
     }
 
 
+def bad_pyramids(good: bytes, codebook: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files of pyramids with something wrong.
+
+    Args:
+      good: a pyramid of levels 8 to 0 without a basis.
+      codebook: a good file of the other kind.
+    """
+    parts, other = split(good), {row[:4]: (row, body) for row, body in split(codebook)}
+    levels = parts[-9:]
+    some_nan = struct.pack("<HH4f9f", 3, 1, *[1.0] * 4, *[float("nan")] * 9)
+    return {
+        "pyramid_with_codes": ("CODE", "does not belong", seal([*parts[:5], other[b"CODE"], *levels])),
+        "pyramid_with_codebook": ("BOOK", "does not belong", seal([*parts[:3], other[b"BOOK"], *parts[3:]])),
+        "codebook_with_level": ("LEV0", "does not belong", seal([*split(codebook), levels[-1]])),
+        "codebook_with_steps": ("STEP", "does not belong", seal([*split(codebook)[:4], parts[3], *split(codebook)[4:]])),
+        "pyramid_without_steps": ("STEP", "missing", seal([*parts[:3], *parts[4:]])),
+        "pyramid_without_levels": ("LEV0", "missing", seal(parts[:-9])),
+        "pyramid_level_missing": ("LEV8", "does not belong", seal([*parts[:-3], *parts[-2:]])),
+        "pyramid_finest_missing": ("LEV8", "does not belong", seal(parts[:-1])),
+        "pyramid_level_order": ("LEV8", "out of order", seal([*parts[:5], levels[1], levels[0], *levels[2:]])),
+        "pyramid_keeps": ("HEAD", "keeps no voxels", edit(good, "HEAD", put(68, "2I", 29, 1))),
+        "pyramid_counts": ("PART", "the head says 29 and 0", with_fewer(good)),
+        "pyramid_working_memory": ("HEAD", "decoding takes more", with_great_levels(good)),
+        "latents_none": ("STEP", "latent count 0", edit(good, "STEP", put(0, "H", 0))),
+        "latents_many": ("STEP", "latent count 65", edit(good, "STEP", put(0, "H", 65))),
+        "latents_without_basis": ("STEP", "do not lead", edit(good, "STEP", put(0, "H", 2))),
+        "basis_flag": ("STEP", "do not lead", edit(good, "STEP", put(2, "H", 2))),
+        "basis_missing": ("STEP", "bytes of steps and basis", edit(good, "STEP", put(2, "H", 1))),
+        "basis_nan": ("STEP", "not finite", edit(good, "STEP", lambda body: some_nan)),
+        "steps_short": ("STEP", "bytes of steps and basis", edit(good, "STEP", lambda body: body[:-4])),
+        "steps_cut": ("STEP", "own header", edit(good, "STEP", lambda body: body[:3])),
+        "steps_zero": ("STEP", "not positive", edit(good, "STEP", put(8, "f", 0.0))),
+        "steps_negative": ("STEP", "not positive", edit(good, "STEP", put(4, "f", -1.0))),
+        "steps_infinite": ("STEP", "not finite", edit(good, "STEP", put(4, "f", float("inf")))),
+        "level_raw_length": ("LEV0", "raw length is 238", edit_rows(good, put_row("LEV0", 16, "Q", 238))),
+        "level_raw_length_above": ("LEV3", "raw length is 66", edit_rows(good, put_row("LEV3", 16, "Q", 66))),
+        "level_short": ("LEV2", "damaged", edit(good, "LEV2", lambda body: body[:-1])),
+        "level_long": ("LEV0", "damaged", edit(good, "LEV0", lambda body: body + b"\0")),
+        "level_empty": ("LEV8", "damaged", edit(good, "LEV8", lambda body: b"")),
+        "level_of_ones": ("LEV1", "damaged", edit(good, "LEV1", lambda body: b"\xff" * len(body))),
+        "pyramid_cut_off": ("LEV0", "truncated", good[:-5]),
+        "pyramid_cut_off_early": ("LEV8", "truncated", good[: 1 - sum(len(body) for _, body in levels)]),
+        "pyramid_trailing_byte": ("end", "1 trailing bytes", good + b"\0"),
+    }
+
+
+def with_fewer(good: bytes) -> bytes:
+    """The head says that 29 of the 30 voxels are CODED, and the length of the finest level agrees with it."""
+    return edit_rows(edit(good, "HEAD", put(68, "I", 29)), put_row("LEV0", 16, "Q", 2 * 29 * 4))
+
+
+def with_great_levels(good: bytes) -> bytes:
+    """A lattice whose arrays fit into 1 GiB, but not with the levels that hang above it."""
+    data = edit(good, "HEAD", put(48, "3I", 1000, 1000, 1000))
+    data = edit(data, "PART", lambda body: bytes(2048))
+    return edit_rows(data, put_row("PART", 16, "Q", 1000**3))
+
+
 def edit_counts(good: bytes) -> bytes:
     """The head says that one of the 30 CODED voxels is KEPT, and the lengths agree with it."""
     data = edit(good, "HEAD", put(68, "2I", 29, 1))
@@ -367,17 +513,17 @@ def main() -> None:
         (HERE / folder).mkdir(exist_ok=True)
         for old in (HERE / folder).iterdir():
             old.unlink()
-    files = {name: (encode(field), field) for name, field in valid_fields().items()}
+    fields: dict[str, CompressedField | PyramidField] = {**valid_fields(), **valid_pyramids()}
+    files = {name: (encode(field), field) for name, field in fields.items()}
     good, field = files["all_coded"]
     files["unknown_ancillary"] = (ancillary(good), field)
     for name, (data, field) in files.items():
         (HERE / "valid" / f"{name}.vqrf").write_bytes(data)
         np.savez_compressed(HERE / "valid" / f"{name}.npz", **arrays_of(field))
     expected, wrong = {}, []
-    for name, (section, reason, data) in {
-        **bad_containers(good),
-        **bad_sections(good, files["all_pruned"][0], files["frequencies"][0]),
-    }.items():
+    bad = {**bad_containers(good), **bad_sections(good, files["all_pruned"][0], files["frequencies"][0])}
+    bad |= bad_pyramids(files["pyramid_all_coded"][0], good)
+    for name, (section, reason, data) in bad.items():
         (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)
         try:
             bitstream.decode(data)

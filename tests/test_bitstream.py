@@ -160,12 +160,21 @@ def test_every_prefix_is_refused_and_the_section_named(coder: str) -> None:
         assert refused.value.offset == end
 
 
-@pytest.mark.parametrize("version", [(0, 1), (0, 2), (0, 4), (1, 0), (1, 3)], ids=str)
-def test_a_file_of_another_version_is_refused_by_its_version(version: tuple[int, int], coder: str) -> None:
+@pytest.mark.parametrize("version", [(0, 1), (0, 2), (0, 3), (0, 4), (2, 0), (256, 1)], ids=str)
+def test_a_file_of_a_draft_or_of_a_later_major_version_is_refused_by_its_version(version: tuple[int, int], coder: str) -> None:
     data = generate.with_header(encode(small_field()), 8, "HH", *version)
-    expected = f"header at byte 8: version {version[0]}.{version[1]} is not supported: this reader knows 0.3"
+    expected = f"header at byte 8: version {version[0]}.{version[1]} is not supported: this reader knows 1.x"
     with pytest.raises(BitstreamError, match=f"^{re.escape(expected)}$"):
         decode(data)
+
+
+@pytest.mark.parametrize("version", [(1, 1), (1, 65535)], ids=str)
+def test_a_later_minor_version_is_read_and_its_own_sections_are_skipped(version: tuple[int, int], coder: str) -> None:
+    field = small_field()
+    assert decode(generate.with_header(encode(field), 8, "HH", *version)) == field
+    data = generate.with_header(generate.ancillary(encode(field)), 8, "HH", *version)
+    assert decode(data) == field
+    assert verify(data) == field
 
 
 def test_trailing_bytes_are_refused(coder: str) -> None:
@@ -227,7 +236,7 @@ def test_invalid_conformance_files_are_refused_for_their_reason(name: str, coder
 
 
 def test_the_conformance_script_still_writes_these_files(coder: str) -> None:
-    for name, field in generate.valid_fields().items():
+    for name, field in [*generate.valid_fields().items(), *generate.valid_pyramids().items()]:
         if coder == "1" or field.partition.size < 2000:
             assert encode(field) == (CONFORMANCE / "valid" / f"{name}.vqrf").read_bytes()
 

@@ -18,6 +18,7 @@ from tiny import TINY, TINY_COMPRESS
 from vqrf.bitstream import CODED, CompressedField, Constants, Quantized, decode, encode
 from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.lint import inspect
+from vqrf.pyramid import PyramidField
 from vqrf.train import PRESETS as TRAIN_PRESETS
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
@@ -104,6 +105,20 @@ def shell() -> CompressedField:
     return decode((CONFORMANCE / "valid" / "shell.vqrf").read_bytes())
 
 
+def pyramid() -> PyramidField:
+    """A solid pyramid with nothing odd about it: everything is said by its coarsest level."""
+    field = generate.make_pyramid(
+        1, (2, 3, 5), n_levels=2, n_latents=3, partition=np.full((2, 3, 5), CODED, np.uint8), widths=[]
+    )
+    levels = tuple(np.full_like(level, 9 * (number == 0)) for number, level in enumerate(field.coefficients))
+    return generate.replace(field, coefficients=levels)
+
+
+def with_coarsest(value: int) -> PyramidField:
+    coarsest, *others = pyramid().coefficients
+    return generate.replace(pyramid(), coefficients=(np.full_like(coarsest, value), *others))
+
+
 def with_constants(**changes: object) -> CompressedField:
     constants = shell().constants
     values = {name: getattr(constants, name) for name in constants.__dataclass_fields__}
@@ -128,6 +143,13 @@ ODD = {
     ("DENS", "density: a level is worth more"): lambda: with_density(3e38, 0.0),
     ("BOOK", "128 codewords are named by no voxel"): lambda: generate.replace(shell(), codes=shell().codes * 0),
     ("PART", "can be seen by no ray"): lambda: with_density(0.31, -200.0),
+    ("STEP", "a coefficient is worth more"): lambda: generate.replace(pyramid(), steps=np.float32([1, 1, 3e35, 1])),
+    ("STEP", "a row of the basis is 0"): lambda: generate.replace(
+        pyramid(), basis=np.float32([[1], [1], [0]]) * np.ones(3, np.float32)
+    ),
+    ("LEV2", "all 32 coefficients of the coarsest level"): lambda: with_coarsest(0),
+    ("HEAD", "near is -2"): lambda: generate.replace(pyramid(), constants=Constants(-8, 0, 0.5, 0.25, -2, 1e-4, (1, 1, 1))),
+    ("PART", "30 of the 30 voxels that hold values can be seen"): lambda: with_coarsest(-100),
 }
 
 
@@ -137,6 +159,10 @@ def test_what_no_encoder_writes_is_found_and_its_section_named(expected: tuple[s
     findings = inspect(data)
     assert any(f.section == expected[0] and expected[1] in f.reason for f in findings), findings
     assert all(0 <= f.offset < len(data) for f in findings)
+
+
+def test_nothing_is_odd_about_a_pyramid() -> None:
+    assert inspect(encode(pyramid())) == []
 
 
 def test_a_hidden_voxel_is_one_whose_cells_hold_nothing_that_shows() -> None:

@@ -17,6 +17,7 @@ from vqrf import entropy
 from vqrf.compressed import CODED, KEPT, PRUNED
 from vqrf.entropy import Damaged, Decoder, Encoder
 from vqrf.kernels import has_native
+from vqrf.pyramid import build_nodes
 
 
 def load_generator() -> ModuleType:
@@ -217,4 +218,87 @@ def test_walks_decode_what_they_encoded(data: st.DataObject) -> None:
     blocks = entropy.code_partition(decoder, out)
     np.testing.assert_array_equal(out, partition)
     np.testing.assert_array_equal(blocks, entropy.find_blocks(partition))
+    assert decoder.is_complete()
+
+
+# ------------------------------------------------------------------------------------------------- pyramids
+
+
+class Listening(Encoder):
+    """An encoder that remembers every bit and what its model thought of it."""
+
+    def __init__(self, n_contexts: int) -> None:
+        super().__init__(n_contexts)
+        self.heard: list[tuple[int, int]] = []
+
+    def _narrow(self, probability: int, bit: int) -> None:
+        self.heard.append((probability, bit))
+        super()._narrow(probability, bit)
+
+
+@pytest.fixture(scope="module")
+def heard() -> list[tuple[int, bytes, list[tuple[int, int]]]]:
+    """(values, bytes, bits) of each level of a pyramid that is neither small nor simple."""
+    field = generate.make_pyramid(7, (40, 36, 44), n_levels=3, n_latents=6)
+    levels, above = [], None
+    for nodes, values in zip(field.nodes()[::-1], field.coefficients, strict=True):
+        encoder = Listening(entropy.level_contexts(values.shape[1]))
+        above = entropy.code_level(encoder, nodes, above, values.copy())
+        levels.append((values.size, encoder.finish(), encoder.heard))
+    assert [data for _, data, _ in levels] == entropy.encode_levels(field.partition, field.coefficients)
+    return levels
+
+
+Heard = list[tuple[int, bytes, list[tuple[int, int]]]]
+
+
+def test_levels_are_within_half_a_percent_of_their_models_own_code_length(heard: Heard) -> None:
+    for n_values, data, bits in heard:
+        p = np.array(bits, float)
+        ideal = -np.log2(np.where(p[:, 1] == 1, p[:, 0], 32768 - p[:, 0]) / 32768).sum()
+        assert len(bits) > n_values / 3
+        assert 8 * len(data) <= 1.005 * ideal + 32
+
+
+def test_levels_are_not_above_constrictions_size_for_the_same_probabilities(heard: Heard) -> None:
+    constriction = pytest.importorskip("constriction", reason="constriction, the size oracle, is not installed")
+    family = constriction.stream.model.Bernoulli(perfect=False)
+    for _, data, bits in heard:
+        oracle = constriction.stream.queue.RangeEncoder()
+        chances, values = np.array([p for p, _ in bits]) / 32768, np.array([bit for _, bit in bits], np.int32)
+        oracle.encode(values, family, chances)
+        assert len(data) <= 1.005 * 4 * len(oracle.get_compressed()) + 4
+
+
+def test_the_contexts_of_levels_beat_order_0_where_coefficients_gather() -> None:
+    field = generate.make_pyramid(8, (30, 31, 29), n_levels=2, n_latents=6)
+    patch = np.argwhere(field.partition != PRUNED).min(1) > 12
+    finest = field.coefficients[-1] * patch[:, None]
+    levels = [*field.coefficients[:-1], finest.astype(np.int16)]
+    data = entropy.encode_levels(field.partition, levels)[-1]
+    assert len(data) < 0.8 * order0_bytes(finest)
+
+
+@needs_native
+@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("n_levels", [0, 1, 4, 8])
+def test_the_compiled_core_writes_the_same_levels_as_the_twin(name: str, n_levels: int) -> None:
+    native = importlib.import_module("vqrf._native")
+    partition = np.minimum(PARTITIONS[name], CODED)
+    for n_latents in (1, 3, 12):
+        field = generate.make_pyramid(n_latents, partition.shape, n_levels=n_levels, n_latents=n_latents, partition=partition)
+        levels = list(field.coefficients)
+        assert native.encode_levels(partition, levels) == entropy.encode_levels(partition, levels)
+
+
+@pytest.mark.parametrize("magnitude", [1, 2, 13, 14, 15, 16, 17, 29, 30, 45, 46, 8205, 8206, 16396, 16397])
+def test_a_coefficient_of_any_size_comes_back(magnitude: int) -> None:
+    nodes = build_nodes(np.ones((2, 2, 2), bool), 0)[0]
+    values = np.array([[magnitude, -magnitude], [0, magnitude], *[[0, 0]] * 6], np.int16)
+    encoder, found = Encoder(entropy.level_contexts(2)), np.zeros_like(values)
+    entropy.code_level(encoder, nodes, None, values.copy())
+    decoder = Decoder(entropy.level_contexts(2), encoder.finish())
+    magnitudes = entropy.code_level(decoder, nodes, None, found)
+    np.testing.assert_array_equal(found, values)
+    np.testing.assert_array_equal(magnitudes, np.minimum(np.abs(values), 15))
     assert decoder.is_complete()

@@ -33,18 +33,19 @@ def replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def tally(replay: Path, n_mutants: int, files: list[Path]) -> tuple[int, int, int]:
-    """Files and mutants that were tried, that were accepted, and the most bytes that one took."""
+def tally(replay: Path, n_mutants: int, files: list[Path]) -> tuple[int, int, int, int]:
+    """Files and mutants that were tried, that were accepted, the most bytes that one took, and those accepted as cut off."""
     out = subprocess.run([replay, "check", str(n_mutants), *files], check=True, capture_output=True, text=True).stdout
-    n_tried, n_accepted, most_bytes = (int(word) for word in out.split() if word.isdigit())
-    return n_tried, n_accepted, most_bytes
+    n_tried, n_accepted, most_bytes, n_cut_off = (int(word) for word in out.split() if word.isdigit())
+    return n_tried, n_accepted, most_bytes, n_cut_off
 
 
 def test_no_damage_makes_the_core_misbehave(replay: Path) -> None:
     """The C++ decoder alone, under the sanitizers, on thousands of bad files; `fuzz/decode.cpp` says what must hold."""
-    n_tried, n_accepted, _ = tally(replay, 100, CONFORMANCE)
+    n_tried, n_accepted, _, n_cut_off = tally(replay, 100, CONFORMANCE)
     assert n_tried == 101 * len(CONFORMANCE) > 5000
     assert n_tried / 50 < n_accepted < n_tried / 4  # most of it is damage, and enough of it gets through to the end
+    assert n_cut_off > n_tried / 1000
 
 
 @needs_native
@@ -76,7 +77,7 @@ def test_a_small_file_that_claims_a_great_lattice_costs_nothing(name: str, repla
     data = GREAT_CLAIMS[name]
     path = tmp_path / "claim.vqrf"
     path.write_bytes(data)
-    _, n_accepted, most_bytes = tally(replay, 0, [path])
+    _, n_accepted, most_bytes, _ = tally(replay, 0, [path])
     assert n_accepted == 0
     assert most_bytes < 4 * KIB
     with pytest.MonkeyPatch.context() as patch:
@@ -92,6 +93,6 @@ def test_a_small_file_that_claims_a_great_lattice_costs_nothing(name: str, repla
 
 def test_a_lattice_of_4096_a_side_in_a_whole_file_costs_nothing(replay: Path) -> None:
     (bomb,) = (path for path in CONFORMANCE if path.stem == "bomb")
-    n_tried, n_accepted, most_bytes = tally(replay, 0, [bomb])
+    n_tried, n_accepted, most_bytes, _ = tally(replay, 0, [bomb])
     assert (n_tried, n_accepted) == (1, 0)
     assert most_bytes < 4 * KIB

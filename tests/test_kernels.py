@@ -15,7 +15,7 @@ from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, ran
 
 from vqrf.field import RadianceField, density_of_alpha
 from vqrf.geometry import Camera
-from vqrf.kernels import SKIP_BLOCK, STOP_TRANSMITTANCE, Gradients, LossWeights, Volume, reference
+from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, STOP_TRANSMITTANCE, Gradients, LossWeights, Volume, reference
 from vqrf.kernels.equation import view_harmonics
 
 
@@ -587,3 +587,59 @@ def test_tied_gradients_are_those_of_a_loop() -> None:
     reference.tie_gradients(gradient, rows, touched, table)
     np.testing.assert_allclose(table, expected_table)
     np.testing.assert_array_equal(gradient, expected)
+
+
+# -------------------------------------------------------------------------------------------------- pyramid
+
+
+def test_raising_a_level_adds_the_mean_of_the_parents_and_lowering_is_its_adjoint() -> None:
+    rng = np.random.default_rng(9)
+    coarse, fine, gradient = rng.normal(size=(11, 3)), rng.normal(size=(40, 3)), rng.normal(size=(40, 3))
+    parents = rng.integers(0, 11, (40, 8)).astype(np.int32)
+    raised, lowered = fine.copy(), np.zeros_like(coarse)
+    reference.raise_level(raised, coarse, parents)
+    for node in range(40):
+        np.testing.assert_allclose(raised[node], fine[node] + coarse[parents[node]].mean(0))
+    reference.lower_gradient(gradient, lowered, parents)
+    assert ((raised - fine) * gradient).sum() == pytest.approx((coarse * lowered).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dead_zone", [0.0, 0.2, 0.5])
+def test_rounding_goes_to_the_nearest_step_but_for_the_dead_zone(dead_zone: float) -> None:
+    rng = np.random.default_rng(10)
+    steps = np.array([0.25, 1.0, 3.0])
+    values = 5 * rng.normal(size=(500, 3)) * steps
+    rounded = np.empty_like(values)
+    reference.round_to_steps(values, steps, dead_zone, rounded)
+    whole = rounded / steps
+    np.testing.assert_array_equal(whole, np.rint(whole))
+    rest = np.abs(values / steps) - np.abs(whole)  # how far a value is beyond what it is rounded to
+    assert rest.min() >= -(0.5 - dead_zone) - 1e-9 and rest.max() <= 0.5 + dead_zone + 1e-9
+    assert (whole * values >= 0).all()
+    again = np.empty_like(values)
+    reference.round_to_steps(rounded, steps, min(dead_zone, 0.49), again)
+    np.testing.assert_array_equal(again, rounded)
+
+
+def test_no_value_is_rounded_to_more_steps_than_a_code_reaches() -> None:
+    rounded = np.empty((2, 2))
+    reference.round_to_steps(np.array([[1e9, -1e9], [16397.2, 16396.7]]), np.array([2.0, 1.0]), 0.0, rounded)
+    np.testing.assert_array_equal(rounded, [[2 * MAX_STEPS, -MAX_STEPS], [2 * 8199, MAX_STEPS]])
+
+
+def test_the_rate_gradient_is_the_slope_of_the_logarithms() -> None:
+    rng = np.random.default_rng(11)
+    values, steps = rng.normal(size=(30, 4)), np.array([0.1, 0.5, 1.0, 4.0])
+    before = rng.normal(size=values.shape)
+    gradient = before.copy()
+    reference.add_rate_gradient(values, steps, 0.7, gradient)
+
+    def bits() -> float:
+        return float(0.7 * np.log1p(np.abs(values) / steps).sum())
+
+    for entry in [tuple(entry) for entry in rng.permutation(list(np.ndindex(values.shape)))[:30]]:
+        slope = slope_by_differences(values, entry, bits)
+        assert (gradient - before)[entry] == pytest.approx(slope, rel=1e-5)
+    unmoved = before.copy()
+    reference.add_rate_gradient(np.zeros_like(values), steps, 0.7, unmoved)
+    np.testing.assert_array_equal(unmoved, before)

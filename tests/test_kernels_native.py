@@ -163,9 +163,31 @@ def run_factors(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     return results
 
 
+def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
+    """Coefficients of every size on steps of every size, raised and lowered; more rows than one task takes."""
+    rng = np.random.default_rng(16)
+    n_fine, n_coarse, steps = 9001, 1500, np.float32([0.02, 1, 1, 1, 700])
+    values = (np.exp(rng.normal(0, 3, (n_fine, 5))) * rng.choice([-1, 0, 1], (n_fine, 5)) * steps).astype(np.float32)
+    values[0] = 0.5 * steps
+    values[1] = [3e38, -3e38, 1e9, -16397.6, 16396]
+    parents = rng.integers(0, n_coarse, (n_fine, 8)).astype(np.int32)
+    results: Results = {}
+    for dead_zone in (0.0, 0.15, 0.5):
+        results[f"rounded_{dead_zone}"] = np.empty_like(values)
+        kernels.round_to_steps(values, steps, dead_zone, results[f"rounded_{dead_zone}"])
+    coarse, fine = rng.normal(size=(n_coarse, 5)).astype(np.float32), rng.normal(size=(n_fine, 5)).astype(np.float32)
+    raised, lowered, rate = fine.copy(), coarse.copy(), fine.copy()
+    kernels.raise_level(raised, coarse, parents)
+    kernels.lower_gradient(fine, lowered, parents)
+    kernels.add_rate_gradient(values, steps, 0.3, rate)
+    one, one_above = fine[:, :1].copy(), coarse[:, :1].copy()
+    kernels.lower_gradient(one, one_above, parents)
+    return results | {"raised": raised, "lowered": lowered, "rate": rate, "lowered_column": one_above}
+
+
 Run = Callable[[ModuleType, Volume, Rays], Results]
 OF_RAYS: list[Run] = [run_hits, run_rendering, run_gradients, run_importance]
-OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors]
+OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors, run_pyramid]
 
 
 @functools.cache
@@ -252,3 +274,30 @@ def test_compiled_kernels_do_not_depend_on_the_number_of_threads(native: ModuleT
         results.append(run(native, volume, rays))
     for name, ours in results[0].items():
         np.testing.assert_array_equal(ours, results[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize("dead_zone", [0.0, 0.1, 0.15, 0.3])
+def test_compiled_rounding_is_the_references_to_the_bit(native: ModuleType, dead_zone: float) -> None:
+    """Also where a value lies on the edge between two steps: what is tuned is what is packed."""
+    steps = np.float32([1, 0.3, 0.0371])
+    wholes = np.arange(1, 3000, dtype=np.float64)[:, None] - (0.5 - dead_zone)
+    edges = (wholes * steps).astype(np.float32)
+    values = np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(np.inf)), -edges])
+    ours, theirs = np.empty_like(values), np.empty_like(values)
+    native.round_to_steps(values, steps, dead_zone, ours)
+    reference.round_to_steps(values, steps, dead_zone, theirs)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("wrong", ["columns", "rows", "too high", "negative"])
+def test_compiled_kernels_of_a_pyramid_refuse_what_does_not_fit(native: ModuleType, wrong: str) -> None:
+    fine, coarse, parents = np.zeros((4, 2), np.float32), np.zeros((3, 2), np.float32), np.zeros((4, 8), np.int32)
+    if wrong == "columns":
+        coarse = np.zeros((3, 1), np.float32)
+    elif wrong == "rows":
+        parents = parents[:3]
+    else:
+        parents[3, 7] = 3 if wrong == "too high" else -1
+    for kernel in (native.raise_level, native.lower_gradient):
+        with pytest.raises(ValueError, match=r"parents|columns"):
+            kernel(fine, coarse, parents)

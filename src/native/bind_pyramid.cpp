@@ -21,6 +21,7 @@ using Row = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t PIECE = 4096;  // rows of one task
 constexpr int N_PARENTS = 8;
+constexpr float MAX_STEPS = 14 + (1 << 14) - 1;  // vqrf.kernels.MAX_STEPS
 
 void expect(bool condition, const char *message) {
     if (!condition) throw nb::value_error(message);
@@ -76,15 +77,16 @@ void lower_gradient(Rows<const float> fine, Rows<float> coarse, Rows<const int32
     });
 }
 
-void round_to_steps(Rows<const float> values, Row<const float> steps, float dead_zone, Rows<float> rounded) {
+void round_to_steps(Rows<const float> values, Row<const float> steps, double dead_zone, Rows<float> rounded) {
     expect(rounded.shape(0) == values.shape(0) && rounded.shape(1) == values.shape(1), "rounded: expected the shape of values");
     expect(steps.shape(0) == values.shape(1), "steps: expected one per column");
     const int64_t width = static_cast<int64_t>(values.shape(1));
+    const float shift = static_cast<float>(0.5 - dead_zone);
     for_pieces(static_cast<int64_t>(values.shape(0)), [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
             for (int64_t c = 0; c < width; ++c) {
                 const float x = values.data()[i * width + c], step = steps.data()[c];
-                const float level = static_cast<float>(static_cast<int32_t>(std::fabs(x) / step + 0.5f - dead_zone));
+                const float level = static_cast<float>(static_cast<int32_t>(std::min(std::fabs(x) / step + shift, MAX_STEPS)));
                 rounded.data()[i * width + c] = std::copysign(level * step, x);
             }
     });

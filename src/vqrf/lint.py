@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.bitstream import KNOWN, BitstreamError, decode, sections, verify
+from vqrf.bitstream import KNOWN, LEVELS, BitstreamError, decode, sections, verify
 from vqrf.compressed import PRUNED, CompressedField, Quantized, Table
 from vqrf.field import density_of_alpha
+from vqrf.pyramid import MAX_MAGNITUDE, PyramidField
 
 MAX_INTERVAL = 16.0
 """Step lengths of one exponent: training uses 0.5, and more than a few make every cell of a surface opaque."""
@@ -61,8 +62,9 @@ def inspect(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
         for name, offset, size in parts[1:]
         if name not in KNOWN
     ]
-    checks = (_odd_constants, _odd_tables, _odd_codebook, _hidden_voxels)
-    found = [Finding(name, places[name], reason) for check in checks for name, reason in check(field)]
+    odd = [*_odd_constants(field), *_odd_layers(field), *_hidden_voxels(field)]
+    odd += _odd_levels(field) if isinstance(field, PyramidField) else [*_odd_tables(field), *_odd_codebook(field)]
+    found = [Finding(name, places[name], reason) for name, reason in odd]
     return sorted([*unknown, *found], key=lambda finding: finding.offset)
 
 
@@ -75,7 +77,7 @@ def refusals(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
     return []
 
 
-def _odd_constants(field: CompressedField) -> Iterator[tuple[str, str]]:
+def _odd_constants(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
     """(section, reason) of the constants that no training gives."""
     constants, lattice = field.constants, field.lattice
     longest = max(hi - lo for lo, hi in zip(lattice.lo, lattice.hi, strict=True))
@@ -97,27 +99,47 @@ def _odd_constants(field: CompressedField) -> Iterator[tuple[str, str]]:
         yield "HEAD", f"background is {constants.background}, expected 0..1"
 
 
-def _faintest(field: CompressedField) -> float:
+def _faintest(field: CompressedField | PyramidField) -> float:
     """The raw density whose alpha is the threshold."""
     constants = field.constants
     return density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, field.activation)
 
 
-def _odd_tables(field: CompressedField) -> Iterator[tuple[str, str]]:
-    """(section, reason) of quantisers that no values have."""
-    tables: list[tuple[str, str, Table]] = []
+def _odd_layers(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
     for i, (weight, bias) in enumerate(field.color_mlp):
-        tables += [("COLR", f"weight {i}", weight), ("COLR", f"bias {i}", bias)]
-    tables += [("BOOK", "codebook", field.codebook), ("DENS", "density", field.density), ("KEPT", "kept", field.kept)]
-    for section, name, table in tables:
-        if not isinstance(table, Quantized):
-            continue
-        if (table.scale <= 0).any():
-            yield section, f"{name}: a scale is not positive, so that levels say nothing or run backwards"
-        with np.errstate(over="ignore"):
-            most = table.offset + table.scale * np.float32(np.iinfo(table.levels.dtype).max)
-        if not np.isfinite(most).all():
-            yield section, f"{name}: a level is worth more than float32 holds"
+        yield from _odd_quantizer("COLR", f"weight {i}", weight)
+        yield from _odd_quantizer("COLR", f"bias {i}", bias)
+
+
+def _odd_tables(field: CompressedField) -> Iterator[tuple[str, str]]:
+    yield from _odd_quantizer("BOOK", "codebook", field.codebook)
+    yield from _odd_quantizer("DENS", "density", field.density)
+    yield from _odd_quantizer("KEPT", "kept", field.kept)
+
+
+def _odd_quantizer(section: str, name: str, table: Table) -> Iterator[tuple[str, str]]:
+    """(section, reason) of a quantiser that no values have."""
+    if not isinstance(table, Quantized):
+        return
+    if (table.scale <= 0).any():
+        yield section, f"{name}: a scale is not positive, so that levels say nothing or run backwards"
+    with np.errstate(over="ignore"):
+        most = table.offset + table.scale * np.float32(np.iinfo(table.levels.dtype).max)
+    if not np.isfinite(most).all():
+        yield section, f"{name}: a level is worth more than float32 holds"
+
+
+def _odd_levels(field: PyramidField) -> Iterator[tuple[str, str]]:
+    """(section, reason) of what a pyramid would not need, or could not mean."""
+    with np.errstate(over="ignore"):
+        most = field.steps * np.float32(MAX_MAGNITUDE)
+    if not np.isfinite(most).all():
+        yield "STEP", "a coefficient is worth more than float32 holds"
+    if field.basis is not None and not field.basis.any(1).all():
+        yield "STEP", "a row of the basis is 0, so that its latent says nothing"
+    coarsest = field.coefficients[0]
+    if field.n_levels and coarsest.size and not coarsest.any():
+        yield LEVELS[-1 - field.n_levels], f"all {coarsest.size} coefficients of the coarsest level are 0: it says nothing"
 
 
 def _odd_codebook(field: CompressedField) -> Iterator[tuple[str, str]]:
@@ -129,7 +151,7 @@ def _odd_codebook(field: CompressedField) -> Iterator[tuple[str, str]]:
         yield "BOOK", f"{n_idle} of {field.n_codewords} codewords are named by no voxel"
 
 
-def _hidden_voxels(field: CompressedField) -> Iterator[tuple[str, str]]:
+def _hidden_voxels(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
     """(section, reason) of voxels that hold values and that no ray can see.
 
     Density is trilinear, so in a cell it is at most that of the densest of its eight voxels. A voxel none of whose cells
@@ -138,9 +160,10 @@ def _hidden_voxels(field: CompressedField) -> Iterator[tuple[str, str]]:
     stored = field.partition != PRUNED
     if not stored.any() or not 0 < field.constants.alpha_threshold < 1:
         return
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         faint = np.ones(stored.shape, bool)
-        faint[stored] = field.density.dequantize() <= _faintest(field)
+        density = field.voxel_values()[0] if isinstance(field, PyramidField) else field.density.dequantize()
+        faint[stored] = density <= _faintest(field)
     hidden = int(np.count_nonzero(stored & ~_spread(~faint)))
     n_stored = int(np.count_nonzero(stored))
     if hidden > MAX_HIDDEN_SHARE * n_stored:

@@ -35,12 +35,12 @@ from vqrf.compressed import (
     same_layers,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Activation, Shading, shading_fault
+from vqrf.kernels import MAX_STEPS, Activation, Shading, shading_fault
 
 Int16 = NDArray[np.int16]
 
-MAX_MAGNITUDE = 14 + (1 << 14) - 1
-"""Of a coefficient: what its code (FORMAT.md section 6) reaches."""
+MAX_MAGNITUDE = MAX_STEPS
+"""Of a coefficient."""
 MAX_LEVELS = 8
 """Levels above the lattice's own: 2^8 is a side of 4096 brought to 16."""
 

@@ -30,7 +30,7 @@ from vqrf.compressed import CODED, PRUNED, Constants, Table
 from vqrf.field import RadianceField
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
-from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
+from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
@@ -90,6 +90,14 @@ class RateConfig:
     def __post_init__(self) -> None:
         if not 0 < self.prune <= 1:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
+        if not 0 <= self.n_levels <= MAX_LEVELS:
+            raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
+        if not (self.density_step > 0 and self.feature_step > 0):
+            raise ValueError(
+                f"density_step and feature_step: expected more than 0, got {self.density_step}, {self.feature_step}"
+            )
+        if not 0 <= self.dead_zone <= 0.5:
+            raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
         if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
             raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
         if min(self.steps, self.warm_steps, self.bake_steps) < 0:
@@ -122,7 +130,8 @@ def latent_basis(
     color = colorize(replace(field.volume(), layers=layers), x, directions)
     slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
     effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(chosen)))
-    root = effect.clamp(min=float(effect.max()) * FLATTEST).sqrt()
+    strongest = float(effect.max())
+    root = effect.clamp(min=strongest * FLATTEST if strongest > 0 else 1.0).sqrt()  # all alike where no colour depends on any
     whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T
     white = features.double() @ whiten
     centred = white - share @ white

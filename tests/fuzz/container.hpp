@@ -85,7 +85,7 @@ inline File assemble(const std::vector<Part> &parts) {
     std::uint64_t total = kHeader + kRow * parts.size();
     for (const Part &part : parts) total += part.body.size();
     append(file, kMajor);
-    append(file, kMinor);
+    append<std::uint16_t>(file, 0);  // the minor version
     append<std::uint32_t>(file, static_cast<std::uint32_t>(parts.size()));
     append<std::uint64_t>(file, total);
     append<std::uint64_t>(file, 0);
@@ -116,9 +116,9 @@ inline void append_quantizer(File &body, const Table &table) {
 inline Part make_part(const char *name, std::uint64_t raw, File body, const File &stream = {}) {
     Part part;
     std::memcpy(part.row.data(), name, 4);
-    const bool is_meta = part.name() == "META";
-    put<std::uint16_t>(&part.row[4], !is_meta);
-    put<std::uint16_t>(&part.row[6], !is_meta && part.name() != "HEAD");
+    const std::string of = part.name();
+    put<std::uint16_t>(&part.row[4], of != "META");
+    put<std::uint16_t>(&part.row[6], of != "META" && of != "HEAD" && of != "STEP");
     put(&part.row[16], raw);
     part.body = std::move(body);
     part.body.insert(part.body.end(), stream.begin(), stream.end());
@@ -127,6 +127,43 @@ inline Part make_part(const char *name, std::uint64_t raw, File body, const File
 
 inline std::uint64_t raw_bytes(const Table &table) {
     return std::uint64_t{table.rows} * table.columns * (table.type == TableType::kUint8 ? 1 : 2);
+}
+
+// The sections that only a file with a codebook has, but PART.
+inline void append_codebook(std::vector<Part> &parts, const CompressedField &field, Part partition) {
+    const Head &head = field.head;
+    File bytes;
+    append_quantizer(bytes, field.codebook);
+    parts.push_back(make_part("BOOK", raw_bytes(field.codebook), bytes, encode_tables(std::span(&field.codebook, 1), true)));
+    parts.push_back(std::move(partition));
+    bytes.clear();
+    append_quantizer(bytes, 1, field.density_scale, field.density_offset);
+    parts.push_back(
+        make_part("DENS", field.density.size(), bytes, encode_density(head.shape, field.partition, field.density)));
+    parts.push_back(make_part("CODE", 4 * std::uint64_t{head.n_coded},
+                              encode_codes(head.shape, field.partition, head.codebook_size, field.codes)));
+    bytes.clear();
+    append_quantizer(bytes, 1, field.kept_scale, field.kept_offset);
+    parts.push_back(
+        make_part("KEPT", field.kept.size(), bytes, encode_kept(head.shape, field.partition, head.n_channels, field.kept)));
+}
+
+// The sections that only a pyramid has, but PART.
+inline void append_pyramid(std::vector<Part> &parts, const CompressedField &field, Part partition) {
+    File bytes;
+    append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.steps.size() - 1));
+    append<std::uint16_t>(bytes, !field.basis.empty());
+    for (const std::vector<float> *values : {&field.steps, &field.basis})
+        for (const float value : *values) append(bytes, value);
+    parts.push_back(make_part("STEP", 0, bytes));
+    parts.push_back(std::move(partition));
+    const std::vector<std::span<const std::int16_t>> levels(field.levels.begin(), field.levels.end());
+    const auto streams =
+        encode_levels(field.head.shape, field.partition, static_cast<std::uint32_t>(field.steps.size()), levels);
+    for (std::size_t i = 0; i < levels.size(); ++i) {
+        const std::string name = "LEV" + std::to_string(levels.size() - 1 - i);
+        parts.push_back(make_part(name.c_str(), 2 * levels[i].size(), {}, streams[i]));
+    }
 }
 
 // The sections that an encoder writes for a field.
@@ -162,20 +199,8 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
     }
     parts.push_back(make_part("COLR", raw, bytes, encode_tables(field.color_mlp, false)));
 
-    bytes.clear();
-    append_quantizer(bytes, field.codebook);
-    parts.push_back(make_part("BOOK", raw_bytes(field.codebook), bytes, encode_tables(std::span(&field.codebook, 1), true)));
-    parts.push_back(make_part("PART", head.shape.n_voxels(), encode_partition(head.shape, field.partition)));
-    bytes.clear();
-    append_quantizer(bytes, 1, field.density_scale, field.density_offset);
-    parts.push_back(
-        make_part("DENS", field.density.size(), bytes, encode_density(head.shape, field.partition, field.density)));
-    parts.push_back(make_part("CODE", 4 * std::uint64_t{head.n_coded},
-                              encode_codes(head.shape, field.partition, head.codebook_size, field.codes)));
-    bytes.clear();
-    append_quantizer(bytes, 1, field.kept_scale, field.kept_offset);
-    parts.push_back(
-        make_part("KEPT", field.kept.size(), bytes, encode_kept(head.shape, field.partition, head.n_channels, field.kept)));
+    Part partition = make_part("PART", head.shape.n_voxels(), encode_partition(head.shape, field.partition));
+    (head.codebook_size == 0 ? append_pyramid : append_codebook)(parts, field, std::move(partition));
     return parts;
 }
 

@@ -82,6 +82,9 @@ void mutate_head(std::vector<Part> &parts, Random &random) {
     if (Part *p = find(parts, "KEPT")) put(&p->row[16], v[6] * v[3]);
     if (Part *p = find(parts, "BOOK"))
         put(&p->row[16], v[3] * v[4] * (!p->body.empty() && p->body[0] == 1 ? 1u : 2u));
+    const Part *steps = find(parts, "STEP");
+    if (Part *p = find(parts, "LEV0"); p != nullptr && steps != nullptr && steps->body.size() >= 2)
+        put(&p->row[16], 2 * v[5] * (1 + get<std::uint16_t>(steps->body.data())));
 }
 
 void mutate_row(Part &part, Random &random) {
@@ -165,6 +168,17 @@ void retype_table(Table &table, Random &random) {
     scatter(table.bytes, 256, random);
 }
 
+// Make the levels of a pyramid as long as the partition asks for.
+void resize_levels(CompressedField &field) {
+    field.partition.resize(field.head.shape.n_voxels(), kCoded);
+    for (std::uint8_t &kind : field.partition) kind = kind == kPruned ? kPruned : kCoded;
+    field.head.n_coded = static_cast<std::uint32_t>(std::count(field.partition.begin(), field.partition.end(), kCoded));
+    field.head.n_kept = 0;
+    Nodes nodes{field.head.shape, field.partition, field.head.n_coded};
+    for (std::size_t l = field.levels.size(); l-- > 0; nodes = coarser_nodes(nodes))
+        field.levels[l].resize(nodes.n_nodes * field.steps.size());
+}
+
 // Make everything per voxel as long as the partition asks for.
 void resize_values(CompressedField &field) {
     Head &head = field.head;
@@ -194,8 +208,14 @@ void reshape_lattice(CompressedField &field, Random &random) {
 void resize_channels(CompressedField &field, std::uint32_t n_channels, Random &random) {
     Head &head = field.head;
     head.n_channels = n_channels;
-    reshape_table(field.codebook, head.codebook_size, n_channels, random);
-    set_quantizer(n_channels, true, field.kept_scale, field.kept_offset, random);
+    if (head.codebook_size != 0) {
+        reshape_table(field.codebook, head.codebook_size, n_channels, random);
+        set_quantizer(n_channels, true, field.kept_scale, field.kept_offset, random);
+    } else if (field.basis.empty()) {
+        field.steps.resize(1 + n_channels, 0.5f);
+    } else {
+        field.basis.resize((field.steps.size() - 1) * n_channels, 0.25f);
+    }
     if (is_harmonic(field.shading) && n_channels != 12 && n_channels != 27) field.shading = Shading::kMlp;
     if (field.color_mlp.empty() && n_channels != 3 && field.shading == Shading::kMlp) field.color_mlp.resize(2);
     if (field.color_mlp.empty()) return;
@@ -232,8 +252,41 @@ void encode_features(CompressedField &field, Random &random) {
     resize_channels(field, field.head.n_channels, random);
 }
 
+// Coefficients of all sizes, mostly small and in runs.
+void scatter_level(std::vector<std::int16_t> &level, Random &random) {
+    scatter(level, random.pick<std::uint32_t>({1, 2, 3, 20, 300, 16398}), random);
+    if (random.one_in(2))
+        for (std::int16_t &value : level) value = static_cast<std::int16_t>(random.one_in(2) ? value : -value);
+}
+
+void mutate_pyramid(CompressedField &field, Random &random) {
+    constexpr std::size_t kMostLatents = 64;
+    switch (random.below(9)) {
+        case 0: scatter(field.partition, 2, random); break;
+        case 1: reshape_lattice(field, random); break;
+        case 2: resize_channels(field, 1 + random.below(random.pick<std::uint32_t>({3, 16, 64})), random); break;
+        case 3: shade_by_harmonics(field, random); break;
+        case 4: add_layer(field, random); break;
+        case 5: field.levels.resize(1 + random.below(1 + kMaxLevels)); break;
+        case 6: {
+            field.steps.resize(2 + random.below(random.one_in(4) ? kMostLatents : 8), 1.0f);
+            const bool has_basis = field.steps.size() - 1 != field.head.n_channels || random.one_in(2);
+            field.basis.resize(has_basis ? (field.steps.size() - 1) * field.head.n_channels : 0, -0.5f);
+            break;
+        }
+        case 7: {
+            std::vector<float> &values = field.basis.empty() || random.one_in(2) ? field.steps : field.basis;
+            values[random.below(values.size())] = random.real();
+            break;
+        }
+        default: scatter_level(field.levels[random.below(field.levels.size())], random);
+    }
+    resize_levels(field);
+}
+
 void mutate_field(CompressedField &field, Random &random) {
     Head &head = field.head;
+    if (head.codebook_size == 0) return mutate_pyramid(field, random);
     switch (random.below(11)) {
         case 0: scatter(field.density, 256, random); break;
         case 1: scatter(field.kept, 256, random); break;
@@ -279,7 +332,7 @@ void mark_block(const CompressedField &field, Part &part, Random &random) {
 // The parts of another field, with the unknown sections of the file that it was made from.
 bool mutate_symbols(Bytes file, std::vector<Part> &parts, Random &random) {
     BitstreamError error;
-    std::optional<CompressedField> field = decode_file(file, kBudget, error);
+    std::optional<CompressedField> field = decode_file(file, kBudget, false, error);
     if (!field) return false;
     for (std::uint32_t n = 1 + random.below(3); n > 0; --n) mutate_field(*field, random);
     std::vector<Part> made = encode_parts(*field);
@@ -303,6 +356,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t *data, std::size_t s
     const Bytes file(data, size);
     std::optional<std::vector<Part>> parts = split(file);
     if (!parts || random.one_in(32)) return LLVMFuzzerMutate(data, size, max_size);
+    if (random.one_in(24)) return size - random.below(size - kHeader);  // cut off
     if (!random.one_in(3) || !mutate_symbols(file, *parts, random)) {
         switch (random.below(8)) {
             case 0: mutate_head(*parts, random); break;

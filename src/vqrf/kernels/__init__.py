@@ -52,6 +52,8 @@ STOP_TRANSMITTANCE = 1e-3
 SKIP_BLOCK = 4
 """Side, in cells, of the blocks that `measure_skip` measures distances in."""
 
+MAX_STEPS = 14 + (1 << 14) - 1
+"""Of a rounded value: what the code of a coefficient (FORMAT.md section 6) reaches."""
 
 Activation = Literal["softplus", "relu"]
 """What makes the interpolated raw density, plus its bias, a density that is not negative."""

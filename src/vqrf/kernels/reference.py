@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
+from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
 from vqrf.kernels.equation import (
     Rendering,
     keep_live,
@@ -484,9 +484,9 @@ def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
 
 @torch.no_grad()
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
-    """Whole steps nearest to the values, but towards zero where a value is less than `dead_zone` of a step nearer to the other.
+    """Round to the nearest step, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
 
-        rounded = sign(x) * step * floor(|x| / step + 1/2 - dead_zone)
+        rounded = sign(x) * step * min(floor(|x| / step + 1/2 - dead_zone), MAX_STEPS)
 
     Args:
       values: [N,C] x.
@@ -495,7 +495,8 @@ def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array
       rounded: [N,C], written.
     """
     x, step = tensor_of(values), tensor_of(steps)
-    writable(rounded, "rounded").copy_(torch.copysign((x.abs() / step + (0.5 - dead_zone)).floor() * step, x))
+    whole = (x.abs() / step + (0.5 - dead_zone)).floor().clamp(max=MAX_STEPS)
+    writable(rounded, "rounded").copy_(torch.copysign(whole * step, x))
 
 
 @torch.no_grad()
