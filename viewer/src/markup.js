@@ -82,12 +82,16 @@ function size(bytes) {
   return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(3)} MB`
 }
 
+/** @param {number} n */
+const count = (n) => n.toLocaleString('en')
+
 /** What each section holds, for a person. @type {Record<string, string>} */
 const SECTIONS = {
   HEAD: 'head',
   META: 'metadata',
   COLR: 'colour network',
   BOOK: 'codebook',
+  STEP: 'steps',
   PART: 'partition',
   DENS: 'density',
   CODE: 'codes',
@@ -127,12 +131,13 @@ export function rowsOf(facts, shading, layers) {
   if (ssim !== undefined) rows.push(['SSIM on test views', ssim.toFixed(4)])
   rows.push(
     ['voxels', facts.shape.join(' × ')],
-    ['in the codebook', facts.nCoded.toLocaleString('en')],
-    ['kept', facts.nKept.toLocaleString('en')],
-    ['codewords', facts.codebookSize.toLocaleString('en')],
+    [facts.codebookSize ? 'in the codebook' : 'not empty', count(facts.nCoded)],
+  )
+  if (facts.codebookSize) rows.push(['kept', count(facts.nKept)], ['codewords', count(facts.codebookSize)])
+  rows.push(
     ['colour', colour],
     ['decoded in', `${facts.decodeMs.toFixed(0)} ms`],
   )
-  for (const { name, bytes } of facts.sections) rows.push([SECTIONS[name] ?? name, size(bytes)])
+  for (const { name, bytes } of facts.sections) rows.push([SECTIONS[name] ?? name.replace('LEV', 'level '), size(bytes)])
   return rows
 }

@@ -168,7 +168,7 @@ function decodeCoefficient(coder, base, near, before) {
  * @param {Uint8Array} bytes
  * @param {Nodes} nodes
  * @param {number} width 1 + Z
- * @param {{ nodes: Nodes, magnitudes: Magnitudes }} [above] nothing for the coarsest level
+ * @param {{ nodes: Nodes, magnitudes: Magnitudes } | undefined} above nothing for the coarsest level
  * @param {Int16Array} coefficients [N, width], to be filled
  * @returns {Magnitudes}
  */
