@@ -1,7 +1,7 @@
 /**
  * Bundles the viewer: `node build.js` writes the script that Python ships and the module of the npm package.
  *
- * The worker is bundled first, and put into the rest as a text.
+ * The worker and the style are bundled first, and put into the rest as texts.
  */
 
 import { build } from 'esbuild'
@@ -32,7 +32,8 @@ async function bundle(options) {
 /** @returns {Promise<Record<string, string>>} texts of the bundles, by path from this folder */
 export async function bundles() {
   const worker = await bundle({ entryPoints: ['src/worker.js'], format: 'iife' })
-  const define = { WORKER_SOURCE: JSON.stringify(worker) }
+  const style = await bundle({ entryPoints: ['src/element.css'] })
+  const define = { WORKER_SOURCE: JSON.stringify(worker), STYLE_SOURCE: JSON.stringify(style) }
   return {
     [PAGE_SCRIPT]: await bundle({ entryPoints: ['src/page.js'], format: 'iife', define }),
     [MODULE]: await bundle({ entryPoints: ['src/element.js'], format: 'esm', define }),
