@@ -5,6 +5,7 @@
  */
 
 import { build } from 'esbuild'
+import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
@@ -12,8 +13,26 @@ const here = fileURLToPath(new URL('.', import.meta.url))
 const PAGE_SCRIPT = '../src/vqrf/page/viewer.js'
 const MODULE = 'dist/vqrf-viewer.js'
 
+/**
+ * The shaders are texts to esbuild, which does not minify them: this takes blanks out around operators and at the start of lines,
+ * which neither language needs.
+ *
+ * @type {import('esbuild').Plugin}
+ */
+const SHADERS = {
+  name: 'shaders',
+  setup({ onLoad }) {
+    onLoad({ filter: /shaders\.js$/ }, async ({ path }) => {
+      const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '').replace(/^\/\*.*\*\/\n/gm, '')
+      const dense = text.replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
+      return { contents: dense.replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if)) (?=\()/gm, '$1') }
+    })
+  },
+}
+
 /** @type {import('esbuild').BuildOptions} */
 const COMMON = {
+  plugins: [SHADERS],
   absWorkingDir: here,
   bundle: true,
   minify: true,

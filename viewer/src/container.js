@@ -81,22 +81,23 @@ export function crc32(...parts) {
  */
 function checkHeader(bytes, view) {
   const n = bytes.length
+  const refuse = (/** @type {number} */ at, /** @type {string} */ reason) => new FormatError('header', at, reason)
   const isStart = SIGNATURE.every((byte, i) => i >= n || bytes[i] === byte)
-  if (!isStart) throw new FormatError('header', 0, 'not a .vqrf file')
-  if (n < HEADER_BYTES) throw new FormatError('header', n, `truncated: the header has ${HEADER_BYTES} bytes, the file ${n}`)
+  if (!isStart) throw refuse(0, 'not a .vqrf file')
+  if (n < HEADER_BYTES) throw refuse(n, `truncated: the header has ${HEADER_BYTES} bytes, the file ${n}`)
   const [major, minor] = [view.getUint16(8, true), view.getUint16(10, true)]
   if (major !== MAJOR_VERSION) {
-    throw new FormatError('header', 8, `version ${major}.${minor} is not supported: this reader knows 1.x`)
+    throw refuse(8, `version ${major}.${minor} is not supported: this reader knows 1.x`)
   }
   const count = view.getUint32(12, true)
   if (count < 1 || count > MAX_SECTIONS) {
-    throw new FormatError('header', 12, `section count ${count} is outside 1..${MAX_SECTIONS}`)
+    throw refuse(12, `section count ${count} is outside 1..${MAX_SECTIONS}`)
   }
   const end = HEADER_BYTES + ROW_BYTES * count
-  if (n < end) throw new FormatError('header', n, `truncated: header and section table have ${end} bytes, the file ${n}`)
+  if (n < end) throw refuse(n, `truncated: header and section table have ${end} bytes, the file ${n}`)
   const crc = crc32(bytes.subarray(0, 28), bytes.subarray(HEADER_BYTES, end))
-  if (crc !== view.getUint32(28, true)) throw new FormatError('header', 28, 'checksum mismatch')
-  if (view.getUint32(24, true)) throw new FormatError('header', 24, 'reserved bytes are not zero')
+  if (crc !== view.getUint32(28, true)) throw refuse(28, 'checksum mismatch')
+  if (view.getUint32(24, true)) throw refuse(24, 'reserved bytes are not zero')
   return count
 }
 
@@ -115,16 +116,17 @@ function readTable(bytes, view, count) {
     if (!/^[A-Z0-9]{4}$/.test(name)) {
       throw new FormatError('header', row, 'section name is not four capital letters or digits')
     }
+    const refuse = (/** @type {number} */ at, /** @type {string} */ reason) => new FormatError(name, row + at, reason)
     const flags = view.getUint16(row + 4, true)
     const method = view.getUint16(row + 6, true)
     const at = KNOWN.indexOf(name)
     if (at < 0) {
-      if (flags & 1) throw new FormatError(name, row, 'unknown critical section')
+      if (flags & 1) throw refuse(0, 'unknown critical section')
     } else {
-      if (flags !== +isCritical(name)) throw new FormatError(name, row + 4, `flags are ${flags}, not the section's`)
-      if (method !== +isCoded(name)) throw new FormatError(name, row + 6, `coding method ${method} is not supported`)
-      if (view.getUint32(row + 28, true)) throw new FormatError(name, row + 28, 'reserved bytes are not zero')
-      if (at < next) throw new FormatError(name, row, 'appears twice or out of order')
+      if (flags !== +isCritical(name)) throw refuse(4, `flags are ${flags}, not the section's`)
+      if (method !== +isCoded(name)) throw refuse(6, `coding method ${method} is not supported`)
+      if (view.getUint32(row + 28, true)) throw refuse(28, 'reserved bytes are not zero')
+      if (at < next) throw refuse(0, 'appears twice or out of order')
       next = at + 1
     }
     const [stored, decoded] = [view.getBigUint64(row + 8, true), view.getBigUint64(row + 16, true)]

@@ -8,12 +8,15 @@
 import { PRUNED, RangeDecoder, walk } from './entropy.js'
 
 /**
- * One level: where its nodes are.
+ * One level.
  *
- * @typedef {object} Nodes
+ * @typedef {object} Level
  * @property {number[]} shape places along X, Y, Z
  * @property {Uint8Array} there not 0 where there is a node
- * @property {number} n
+ * @property {number} n nodes
+ * @property {Int16Array} coefficients [N, 1 + Z]
+ * @property {Uint8Array} sizes [N, 1 + Z] magnitudes of the coefficients, cut off; with the sums, what contexts see
+ * @property {Uint16Array} sums [N] of the latents' magnitudes
  */
 
 /**
@@ -21,16 +24,7 @@ import { PRUNED, RangeDecoder, walk } from './entropy.js'
  * @property {Uint8Array} partition
  * @property {Float32Array} steps [1 + Z]
  * @property {Float32Array | undefined} basis [Z, C]
- * @property {Nodes[]} nodes of each level, coarsest first
- * @property {Int16Array[]} coefficients [N, 1 + Z] of each level, coarsest first
- */
-
-/**
- * What the next level's contexts need of a level.
- *
- * @typedef {object} Magnitudes
- * @property {Uint8Array} magnitudes [N, 1 + Z], cut off
- * @property {Uint16Array} latents [N] sums over the latents
+ * @property {Level[]} levels coarsest first
  */
 
 const MAX_LATENTS = 64
@@ -109,36 +103,63 @@ class Parents {
 }
 
 /**
+ * Visit the nodes of a level in raster order.
+ *
+ * @param {Uint8Array} there
+ * @param {(place: number, node: number) => void} visit
+ */
+function eachNode(there, visit) {
+  for (let place = 0, node = 0; place < there.length; place++) if (there[place]) visit(place, node++)
+}
+
+/**
+ * @param {readonly number[]} shape
+ * @param {Uint8Array} there
+ * @param {number} n
+ * @returns {Level} nothing is known of its coefficients
+ */
+const newLevel = (shape, there, n) => ({
+  ...{ shape: [...shape], there, n },
+  ...{ coefficients: new Int16Array(0), sizes: new Uint8Array(0), sums: new Uint16Array(0) },
+})
+
+/**
  * @param {Uint8Array} partition
  * @param {readonly number[]} shape
  * @param {number} n nodes of the finest level
  * @param {number} nLevels
- * @returns {Nodes[]} coarsest first
+ * @returns {Level[]} coarsest first
  */
 function findNodes(partition, shape, n, nLevels) {
-  const levels = [{ shape: [...shape], there: partition, n }]
+  const levels = [newLevel(shape, partition, n)]
   while (levels.length < nLevels) {
     const [below] = levels
-    const above = { shape: coarser(below.shape), there: new Uint8Array(placesOf(coarser(below.shape))), n: 0 }
-    const parents = new Parents(below.shape, above.shape)
-    for (let place = 0; place < below.there.length; place++) {
-      if (!below.there[place]) continue
+    const above = coarser(below.shape)
+    const there = new Uint8Array(placesOf(above))
+    const parents = new Parents(below.shape, above)
+    let nAbove = 0
+    eachNode(below.there, (place) => {
       for (const parent of parents.of(place)) {
-        if (!above.there[parent]) above.n++
-        above.there[parent] = 1
+        if (!there[parent]) nAbove++
+        there[parent] = 1
       }
-    }
-    levels.unshift(above)
+    })
+    levels.unshift(newLevel(above, there, nAbove))
   }
   return levels
 }
 
-/** @param {Nodes} nodes */
-function numbersOf({ there }) {
-  const numbers = new Int32Array(there.length)
-  let n = 0
-  for (let place = 0; place < there.length; place++) if (there[place]) numbers[place] = n++
-  return numbers
+/**
+ * @param {Level} level
+ * @param {Level | undefined} above
+ */
+function parentsIn({ shape }, above) {
+  if (!above) return undefined
+  const numbers = new Int32Array(above.there.length)
+  eachNode(above.there, (place, node) => {
+    numbers[place] = node
+  })
+  return new Parents(shape, above.shape, numbers)
 }
 
 /**
@@ -166,19 +187,17 @@ function decodeCoefficient(coder, base, near, before) {
  * Decode LEVl.
  *
  * @param {Uint8Array} bytes
- * @param {Nodes} nodes
+ * @param {Level} level to be filled
+ * @param {Level | undefined} above nothing for the coarsest level
  * @param {number} width 1 + Z
- * @param {{ nodes: Nodes, magnitudes: Magnitudes } | undefined} above nothing for the coarsest level
- * @param {Int16Array} coefficients [N, width], to be filled
- * @returns {Magnitudes}
  */
-function decodeLevel(bytes, nodes, width, above, coefficients) {
+function decodeLevel(bytes, level, above, width) {
   const coder = new RangeDecoder(bytes, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
-  const magnitudes = new Uint8Array(coefficients.length)
-  const latents = new Uint16Array(nodes.n)
-  const parents = above && new Parents(nodes.shape, above.nodes.shape, numbersOf(above.nodes))
-  const aboveMagnitudes = above?.magnitudes.magnitudes ?? magnitudes
-  const aboveLatents = above?.magnitudes.latents ?? latents
+  const coefficients = level.coefficients
+  const sizes = new Uint8Array(coefficients.length)
+  const sums = new Uint16Array(level.n)
+  const parents = parentsIn(level, above)
+  const { sizes: aboveSizes, sums: aboveSums } = above ?? level
   const near = new Int32Array(width)
   /** Add a node's magnitudes to what is near. */
   const add = (/** @type {Uint8Array} */ from, /** @type {number} */ at, /** @type {number} */ weight) => {
@@ -198,27 +217,27 @@ function decodeLevel(bytes, nodes, width, above, coefficients) {
     let nearLatents = 0
     for (let i = 0; i < edges; i++) {
       const weight = i < faces ? FACE_WEIGHT : EDGE_WEIGHT
-      nearDensity += weight * magnitudes[known[i] * width]
-      nearLatents += weight * latents[known[i]]
+      nearDensity += weight * sizes[known[i] * width]
+      nearLatents += weight * sums[known[i]]
     }
     if (found) {
       for (let p = 0; p < 8; p++) {
-        nearDensity += aboveMagnitudes[found[p] * width]
-        nearLatents += aboveLatents[found[p]]
+        nearDensity += aboveSizes[found[p] * width]
+        nearLatents += aboveSums[found[p]]
       }
     }
     const density = decodeCoefficient(coder, NEAR_CLASSES, classOf(nearDensity), 0)
     coefficients[first] = density
-    magnitudes[first] = Math.min(Math.abs(density), MAX_MAGNITUDE)
+    sizes[first] = Math.min(Math.abs(density), MAX_MAGNITUDE)
     if (!coder.bit(classOf(nearLatents))) return
     near.fill(0)
     for (let i = 0; i < edges; i++) {
-      if (latents[known[i]]) add(magnitudes, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
+      if (sums[known[i]]) add(sizes, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
     }
     if (found) {
-      for (let p = 0; p < 8; p++) if (aboveLatents[found[p]]) add(aboveMagnitudes, found[p] * width, 1)
+      for (let p = 0; p < 8; p++) if (aboveSums[found[p]]) add(aboveSizes, found[p] * width, 1)
     }
-    let last = magnitudes[first]
+    let last = sizes[first]
     let beforeLast = 0
     let sum = 0
     for (let c = 1; c < width; c++) {
@@ -227,14 +246,14 @@ function decodeLevel(bytes, nodes, width, above, coefficients) {
       beforeLast = last
       last = Math.min(Math.abs(value), MAX_MAGNITUDE)
       coefficients[first + c] = value
-      magnitudes[first + c] = last
+      sizes[first + c] = last
       sum += last
     }
-    latents[row] = sum
+    sums[row] = sum
   }
-  walk(nodes.there, nodes.shape, (kind) => kind !== PRUNED, visit)
+  walk(level.there, level.shape, (kind) => kind !== PRUNED, visit)
   coder.end()
-  return { magnitudes, latents }
+  Object.assign(level, { sizes, sums })
 }
 
 /**
@@ -271,17 +290,14 @@ export function readPyramid(stepReader, readers, { shape, channels, nCoded }, re
   const width = steps.length
   readers[readers.length - 1].expectRaw(2 * nCoded * width)
   const partition = readPart()
-  const nodes = findNodes(partition, shape, nCoded, readers.length)
-  for (const [i, reader] of readers.entries()) reader.expectRaw(2 * nodes[i].n * width)
-  const coefficients = nodes.map(({ n }) => new Int16Array(n * width))
-  /** @type {Magnitudes | undefined} */
-  let magnitudes
+  const levels = findNodes(partition, shape, nCoded, readers.length)
+  for (const [i, reader] of readers.entries()) reader.expectRaw(2 * levels[i].n * width)
+  for (const level of levels) level.coefficients = new Int16Array(level.n * width)
   for (const [i, reader] of readers.entries()) {
     if (!reader.section.isHere) break
-    const above = magnitudes && { nodes: nodes[i - 1], magnitudes }
-    magnitudes = reader.decode((stream) => decodeLevel(stream, nodes[i], width, above, coefficients[i]))
+    reader.decode((stream) => decodeLevel(stream, levels[i], levels[i - 1], width))
   }
-  return { partition, steps, basis, nodes, coefficients }
+  return { partition, steps, basis, levels }
 }
 
 /**
@@ -290,22 +306,18 @@ export function readPyramid(stepReader, readers, { shape, channels, nCoded }, re
  * @param {Pyramid} pyramid
  * @returns {Float32Array} [N, 1 + Z] of the finest level's nodes: raw density, latents
  */
-export function addUp({ steps, nodes, coefficients }) {
+export function addUp({ steps, levels }) {
   const width = steps.length
   let above = new Float32Array(0)
-  for (const [level, { shape, there }] of nodes.entries()) {
-    const values = Float32Array.from(coefficients[level])
-    const parents = level ? new Parents(shape, nodes[level - 1].shape, numbersOf(nodes[level - 1])) : undefined
-    let at = 0
-    for (let place = 0; place < there.length; place++) {
-      if (!there[place]) continue
+  for (const [i, level] of levels.entries()) {
+    const values = Float32Array.from(level.coefficients)
+    const parents = parentsIn(level, levels[i - 1])
+    eachNode(level.there, (place, node) => {
+      const at = node * width
       for (let c = 0; c < width; c++) values[at + c] *= steps[c]
-      if (parents) {
-        const found = parents.of(place)
-        for (let p = 0; p < 8; p++) for (let c = 0, from = found[p] * width; c < width; c++) values[at + c] += above[from + c] / 8
-      }
-      at += width
-    }
+      if (!parents) return
+      for (const parent of parents.of(place)) for (let c = 0; c < width; c++) values[at + c] += above[parent * width + c] / 8
+    })
     above = values
   }
   return above
