@@ -1,10 +1,11 @@
 /**
  * Bundles the viewer: `node build.js` writes the script that Python ships and the module of the npm package.
  *
- * The worker is bundled first, and put into the rest as a text.
+ * The worker and the style are bundled first, and put into the rest as texts.
  */
 
 import { build } from 'esbuild'
+import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
@@ -12,8 +13,26 @@ const here = fileURLToPath(new URL('.', import.meta.url))
 const PAGE_SCRIPT = '../src/vqrf/page/viewer.js'
 const MODULE = 'dist/vqrf-viewer.js'
 
+/**
+ * The shaders are texts to esbuild, which does not minify them: this takes blanks out around operators and at the start of lines,
+ * which neither language needs.
+ *
+ * @type {import('esbuild').Plugin}
+ */
+const SHADERS = {
+  name: 'shaders',
+  setup({ onLoad }) {
+    onLoad({ filter: /shaders\.js$/ }, async ({ path }) => {
+      const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '').replace(/^\/\*.*\*\/\n/gm, '')
+      const dense = text.replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
+      return { contents: dense.replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if)) (?=\()/gm, '$1') }
+    })
+  },
+}
+
 /** @type {import('esbuild').BuildOptions} */
 const COMMON = {
+  plugins: [SHADERS],
   absWorkingDir: here,
   bundle: true,
   minify: true,
@@ -32,7 +51,8 @@ async function bundle(options) {
 /** @returns {Promise<Record<string, string>>} texts of the bundles, by path from this folder */
 export async function bundles() {
   const worker = await bundle({ entryPoints: ['src/worker.js'], format: 'iife' })
-  const define = { WORKER_SOURCE: JSON.stringify(worker) }
+  const style = await bundle({ entryPoints: ['src/element.css'] })
+  const define = { WORKER_SOURCE: JSON.stringify(worker), STYLE_SOURCE: JSON.stringify(style) }
   return {
     [PAGE_SCRIPT]: await bundle({ entryPoints: ['src/page.js'], format: 'iife', define }),
     [MODULE]: await bundle({ entryPoints: ['src/element.js'], format: 'esm', define }),

@@ -5,11 +5,13 @@
  * block table says of each block which brick it has, which of its 64 cells are occupied, or how far the nearest occupied block is.
  *
  * A texel of density holds (level, 1) of a voxel and (0, 0) of a PRUNED one. Both are linear, so what the hardware interpolates is
- * exact: density = scale * level + offset * share + empty_density * (1 - share).
+ * exact: density = scale * level + offset * share + empty_density * (1 - share). A pyramid has no levels in bytes: its texels hold
+ * densities in half precision.
  */
 
 import { ACTIVATION_RELU, dequantize, isHarmonic } from './decode.js'
 import { CODED, PRUNED } from './entropy.js'
+import { addUp } from './pyramid.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
 export const BLOCK_CELLS = 4
@@ -21,6 +23,8 @@ const MAX_DISTANCE = 64
 const ASTRAY = 0.01
 /** Channels to one texture of features. */
 const GROUP = 4
+/** The greatest number in half precision. */
+const MAX_HALF = 65504
 
 /**
  * @typedef {object} Baked what the renderer needs, all of it transferable
@@ -30,7 +34,7 @@ const GROUP = 4
  * @property {[number, number, number]} blocks their number along X, Y, Z
  * @property {Uint32Array} table four words to a block: 64 bits of cells, brick (8 bits each of x, y, z), distance in blocks
  * @property {[number, number, number]} bricks of the atlas along X, Y, Z
- * @property {Uint8Array} density two bytes a texel
+ * @property {Uint8Array | Float32Array} density two numbers a texel
  * @property {Uint8Array[]} features four channels each
  * @property {Float32Array} featureScale worth of a channel's full texel
  * @property {Float32Array} featureOffset
@@ -222,30 +226,73 @@ function quantizeFeatures(tables, channels) {
 }
 
 /**
+ * The voxels of a field that are not PRUNED, in raster order.
+ *
+ * @typedef {object} Voxels
+ * @property {Float32Array} densities what they are worth
+ * @property {Uint8Array | Float32Array} levels what texels hold for them
+ * @property {[number, number]} range scale and offset of what the hardware reads
+ * @property {Float32Array[]} tables of features: of CODED voxels, of KEPT ones
+ * @property {ArrayLike<number> | undefined} codes rows of CODED voxels; without it, each has its own
+ */
+
+/**
+ * @param {import('./decode.js').CompressedField} field
+ * @returns {Voxels}
+ */
+function voxelsOf(field) {
+  if ('codebook' in field) {
+    const { density, codebook, kept, codes } = field
+    return {
+      densities: dequantize(density),
+      levels: /** @type {Uint8Array} */ (density.items),
+      range: [255 * density.scale[0], density.offset[0]],
+      tables: [dequantize(codebook), dequantize(kept)],
+      codes,
+    }
+  }
+  const { steps, basis, channels, nCoded } = field
+  const values = addUp(field)
+  const features = new Float32Array(nCoded * channels)
+  const densities = new Float32Array(nCoded)
+  for (let row = 0, at = 0, to = 0; row < nCoded; row++, to += channels) {
+    densities[row] = Math.max(-MAX_HALF, Math.min(values[at++], MAX_HALF))
+    for (let z = 0; z < steps.length - 1; z++) {
+      const latent = values[at++]
+      if (basis) for (let c = 0; c < channels; c++) features[to + c] += latent * basis[z * channels + c]
+      else features[to + z] = latent
+    }
+  }
+  return { densities, levels: densities, range: [1, 0], tables: [features, new Float32Array(0)], codes: undefined }
+}
+
+/**
  * Write the voxels into the bricks of the blocks that they belong to.
  *
  * @param {import('./decode.js').CompressedField} field
+ * @param {Voxels} voxels
  * @param {BlockTable} blocks
  * @param {readonly number[]} bricks
  * @param {ReturnType<typeof quantizeFeatures>} features
  */
-function fillBricks({ shape, partition, density, codes }, blocks, bricks, features) {
+function fillBricks({ shape, partition }, { levels, codes }, blocks, bricks, features) {
   const [Y, Z] = [shape[1], shape[2]]
   const [, by, bz] = blocks.size
   const [texelRow, texelPlane] = [bricks[2] * BRICK, bricks[1] * bricks[2] * BRICK * BRICK]
   const texels = bricks[0] * BRICK * texelPlane
   const { groups, bytes: [codebook, kept], zero } = features
-  const densities = new Uint8Array(2 * texels)
+  const densities = levels instanceof Float32Array ? new Float32Array(2 * texels) : new Uint8Array(2 * texels)
+  const whole = levels instanceof Float32Array ? 1 : 255
   const words = Array.from({ length: groups }, (_, g) => new Uint32Array(texels).fill(zero[g]))
   let value = 0
   let nCoded = 0
   let nKept = 0
   for (let voxel = 0; voxel < partition.length; voxel++) {
     if (partition[voxel] === PRUNED) continue
-    const level = density.items[value++]
+    const level = levels[value++]
     const isCoded = partition[voxel] === CODED
     const source = isCoded ? codebook : kept
-    const row = (isCoded ? codes[nCoded++] : nKept++) * groups
+    const row = (!isCoded ? nKept++ : codes ? codes[nCoded++] : nCoded++) * groups
     const z = voxel % Z
     const y = ((voxel - z) / Z) % Y
     const x = (voxel / (Y * Z)) | 0
@@ -260,7 +307,7 @@ function fillBricks({ shape, partition, density, codes }, blocks, bricks, featur
             (((brick >> 8) & 255) * BRICK + y - 4 * j) * texelRow +
             (brick >> 16) * BRICK + z - 4 * k
           densities[2 * texel] = level
-          densities[2 * texel + 1] = 255
+          densities[2 * texel + 1] = whole
           for (let g = 0; g < groups; g++) words[g][texel] = source[row + g]
         }
       }
@@ -281,21 +328,21 @@ export function bake(field, maxSide) {
   const { shape, partition, channels } = field
   const blocks = new BlockTable(shape)
   if (Math.max(...blocks.size) > maxSide) throw new TooLarge('the field has more blocks than this browser can address')
-  const levels = dequantize(field.density)
+  const voxels = voxelsOf(field)
   const floor = densityOfAlpha(field.alphaThreshold, field)
   // Where even an empty voxel would show, any voxel that is not PRUNED makes its cells visible.
   const least = field.emptyDensity > floor ? -Infinity : floor
   const [Y, Z] = [shape[1], shape[2]]
   for (let voxel = 0, value = 0; voxel < partition.length; voxel++) {
-    if (partition[voxel] === PRUNED || !(levels[value++] > least)) continue
+    if (partition[voxel] === PRUNED || !(voxels.densities[value++] > least)) continue
     const z = voxel % Z
     blocks.occupyAround((voxel / (Y * Z)) | 0, ((voxel - z) / Z) % Y, z)
   }
   blocks.measureDistances()
   const { low, high } = blocks.bounds()
   const { occupied, bricks } = blocks.placeBricks(maxSide)
-  const features = quantizeFeatures([dequantize(field.codebook), dequantize(field.kept)], channels)
-  const filled = fillBricks(field, blocks, bricks, features)
+  const features = quantizeFeatures(voxels.tables, channels)
+  const filled = fillBricks(field, voxels, blocks, bricks, features)
   const { lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, shading, activation } = field
   const world = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
   return {
@@ -305,7 +352,7 @@ export function bake(field, maxSide) {
     ...{ blocks: blocks.size, table: blocks.words, bricks, occupied, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,
-    densityRange: [255 * field.density.scale[0], field.density.offset[0]],
+    densityRange: voxels.range,
     featureFrequencies: field.featureFrequencies,
     layers: field.layers.map(({ out, in: inputs, weight, bias }) => {
       return { out, in: inputs, weight: dequantize(weight), bias: dequantize(bias) }

@@ -7,7 +7,7 @@
  */
 
 import { fetchBytes, LoadError, loadInWorker } from './loader.js'
-import { MARKUP, rowsOf, STYLE } from './markup.js'
+import { MARKUP, rowsOf } from './markup.js'
 import { NoGraphics } from './renderer.js'
 import { Stage } from './stage.js'
 
@@ -28,7 +28,7 @@ export class VqrfViewer extends HTMLElement {
     super()
     const root = this.attachShadow({ mode: 'open' })
     const sheet = new CSSStyleSheet()
-    sheet.replaceSync(STYLE)
+    sheet.replaceSync(STYLE_SOURCE)
     root.adoptedStyleSheets = [sheet]
     root.innerHTML = MARKUP
     this.root = root

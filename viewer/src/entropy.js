@@ -239,10 +239,10 @@ const N_FACES_EDGES = 9
  * @param {Uint8Array} partition
  * @param {readonly number[]} shape
  * @param {(kind: number) => boolean} belongs
- * @param {(row: number, known: Int32Array, faces: number, edges: number, all: number) => void} visit `known` holds the rows of
- *   the known neighbours, faces first, then edges, then corners; `faces`, `edges` and `all` are where each kind ends
+ * @param {(row: number, known: Int32Array, faces: number, edges: number, all: number, voxel: number) => void} visit `known` holds
+ *   the rows of the known neighbours, faces first, then edges, then corners; `faces`, `edges` and `all` are where each kind ends
  */
-function walk(partition, [X, Y, Z], belongs, visit) {
+export function walk(partition, [X, Y, Z], belongs, visit) {
   const row = Z + 2
   const plane = (Y + 2) * row
   const offsets = neighbourOffsets(row, plane)
@@ -269,7 +269,7 @@ function walk(partition, [X, Y, Z], belongs, visit) {
           const found = planes[at + closest[i]]
           if (found) known[n++] = found - 1
         }
-        visit(member, known, faces, edges, n)
+        visit(member, known, faces, edges, n, voxel)
         planes[at] = ++member
       }
     }

@@ -138,7 +138,9 @@ export class Renderer {
     const atlas = baked.bricks.map((n) => n * BRICK)
     this.textures = [
       this.upload(baked.blocks, baked.table, gl.RGBA32UI, gl.RGBA_INTEGER, gl.UNSIGNED_INT),
-      this.upload(atlas, baked.density, gl.RG8, gl.RG, gl.UNSIGNED_BYTE),
+      baked.density instanceof Float32Array
+        ? this.upload(atlas, baked.density, gl.RG16F, gl.RG, gl.FLOAT)
+        : this.upload(atlas, baked.density, gl.RG8, gl.RG, gl.UNSIGNED_BYTE),
       ...baked.features.map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
       this.uploadLayers(packLayers(baked)),
     ]
@@ -149,7 +151,7 @@ export class Renderer {
 
   /**
    * @param {readonly number[]} size along X, Y, Z; a texture's width is Z
-   * @param {Uint8Array | Uint32Array} data
+   * @param {Uint8Array | Uint32Array | Float32Array} data
    * @param {number} internal
    * @param {number} format
    * @param {number} type
@@ -157,7 +159,7 @@ export class Renderer {
   upload([depth, height, width], data, internal, format, type) {
     const { gl } = this
     const texture = gl.createTexture()
-    const filter = type === gl.UNSIGNED_BYTE ? gl.LINEAR : gl.NEAREST
+    const filter = type === gl.UNSIGNED_INT ? gl.NEAREST : gl.LINEAR
     gl.activeTexture(gl.TEXTURE0)
     gl.bindTexture(gl.TEXTURE_3D, texture)
     gl.texStorage3D(gl.TEXTURE_3D, 1, internal, width, height, depth)

@@ -1,0 +1,324 @@
+/**
+ * A pyramid: whole numbers on levels of nodes, coarse to fine, which add up to density and features.
+ *
+ * Written from FORMAT.md: section 4 for what nodes and their parents are, section 6 for how a level is coded. Safe for untrusted
+ * input like the rest of the decoder; the numbers of nodes are held against the lengths that the file states before a level is made.
+ */
+
+import { PRUNED, RangeDecoder, walk } from './entropy.js'
+
+/**
+ * One level.
+ *
+ * @typedef {object} Level
+ * @property {number[]} shape places along X, Y, Z
+ * @property {Uint8Array} there not 0 where there is a node
+ * @property {number} n nodes
+ * @property {Int16Array} coefficients [N, 1 + Z]
+ * @property {Uint8Array} sizes [N, 1 + Z] magnitudes of the coefficients, cut off; with the sums, what contexts see
+ * @property {Uint16Array} sums [N] of the latents' magnitudes
+ */
+
+/**
+ * @typedef {object} Pyramid
+ * @property {Uint8Array} partition
+ * @property {Float32Array} steps [1 + Z]
+ * @property {Float32Array | undefined} basis [Z, C]
+ * @property {Level[]} levels coarsest first
+ */
+
+const MAX_LATENTS = 64
+const MAX_MAGNITUDE = 15
+/** Magnitudes that are counted up; greater ones have a gamma code. */
+const UNARY = 14
+const GAMMA_BITS = 13
+const FACE_WEIGHT = 8
+const EDGE_WEIGHT = 3
+const NEAR_LIMITS = [1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250]
+const NEAR_CLASSES = 14
+/** Contexts of a channel: whether it is 0, whether it is above 1, whether it is above 2 and so on. */
+const ABOVE_ONE = 5 * NEAR_CLASSES
+const ABOVE_TWO = ABOVE_ONE + NEAR_CLASSES
+const CHANNEL_CONTEXTS = ABOVE_TWO + UNARY
+const NEAR_MAX = 250
+
+/** The class of each sum of magnitudes around a node; greater sums have the last. */
+const CLASS = new Uint8Array(NEAR_MAX + 1).map((_, sum) => NEAR_LIMITS.filter((limit) => limit <= sum).length)
+
+/** @param {number} sum */
+const classOf = (sum) => CLASS[sum < NEAR_MAX ? sum : NEAR_MAX]
+
+/** @param {readonly number[]} shape of a level; gives that of the next coarser one */
+const coarser = (shape) => shape.map((side) => (side >> 1) + 1)
+
+/** @param {readonly number[]} shape */
+const placesOf = ([x, y, z]) => x * y * z
+
+/**
+ * What levels add to the working memory of a lattice: FORMAT.md section 2.
+ *
+ * @param {readonly number[]} shape
+ * @param {{ raw: number }[]} levels
+ */
+export function workingBytesOfLevels(shape, levels) {
+  let bytes = Math.floor(levels.reduce((sum, { raw }) => sum + raw, 0) / 2)
+  for (let level = 1; level < levels.length; level++) {
+    shape = coarser(shape)
+    bytes += placesOf(shape) * (level > 1 ? 1 : 5)
+  }
+  return bytes
+}
+
+/** Finds the eight parents of a place; those of one on an even plane are there twice. */
+class Parents {
+  /**
+   * @param {readonly number[]} shape of the finer level
+   * @param {readonly number[]} above of the coarser
+   * @param {Int32Array} [numbers] of the coarser's nodes; without it, parents are places
+   */
+  constructor([, Y, Z], [, ny, nz], numbers) {
+    this.Y = Y
+    this.Z = Z
+    this.row = nz
+    this.plane = ny * nz
+    this.numbers = numbers
+    this.found = new Int32Array(8)
+  }
+
+  /** @param {number} place */
+  of(place) {
+    const { Y, Z, row, plane, numbers, found } = this
+    const line = (place / Z) | 0
+    const z = place - line * Z
+    const x = (line / Y) | 0
+    const y = line - x * Y
+    const first = (x >> 1) * plane + (y >> 1) * row + (z >> 1)
+    const [dx, dy, dz] = [x & 1 ? plane : 0, y & 1 ? row : 0, z & 1]
+    for (let p = 0; p < 8; p++) {
+      const at = first + (p & 4 ? dx : 0) + (p & 2 ? dy : 0) + (p & 1 ? dz : 0)
+      found[p] = numbers ? numbers[at] : at
+    }
+    return found
+  }
+}
+
+/**
+ * Visit the nodes of a level in raster order.
+ *
+ * @param {Uint8Array} there
+ * @param {(place: number, node: number) => void} visit
+ */
+function eachNode(there, visit) {
+  for (let place = 0, node = 0; place < there.length; place++) if (there[place]) visit(place, node++)
+}
+
+/**
+ * @param {readonly number[]} shape
+ * @param {Uint8Array} there
+ * @param {number} n
+ * @returns {Level} nothing is known of its coefficients
+ */
+const newLevel = (shape, there, n) => ({
+  ...{ shape: [...shape], there, n },
+  ...{ coefficients: new Int16Array(0), sizes: new Uint8Array(0), sums: new Uint16Array(0) },
+})
+
+/**
+ * @param {Uint8Array} partition
+ * @param {readonly number[]} shape
+ * @param {number} n nodes of the finest level
+ * @param {number} nLevels
+ * @returns {Level[]} coarsest first
+ */
+function findNodes(partition, shape, n, nLevels) {
+  const levels = [newLevel(shape, partition, n)]
+  while (levels.length < nLevels) {
+    const [below] = levels
+    const above = coarser(below.shape)
+    const there = new Uint8Array(placesOf(above))
+    const parents = new Parents(below.shape, above)
+    let nAbove = 0
+    eachNode(below.there, (place) => {
+      for (const parent of parents.of(place)) {
+        if (!there[parent]) nAbove++
+        there[parent] = 1
+      }
+    })
+    levels.unshift(newLevel(above, there, nAbove))
+  }
+  return levels
+}
+
+/**
+ * @param {Level} level
+ * @param {Level | undefined} above
+ */
+function parentsIn({ shape }, above) {
+  if (!above) return undefined
+  const numbers = new Int32Array(above.there.length)
+  eachNode(above.there, (place, node) => {
+    numbers[place] = node
+  })
+  return new Parents(shape, above.shape, numbers)
+}
+
+/**
+ * @param {RangeDecoder} coder
+ * @param {number} base of the channel's contexts
+ * @param {number} near class
+ * @param {number} before
+ */
+function decodeCoefficient(coder, base, near, before) {
+  if (!coder.bit(base + 5 * near + before)) return 0
+  const isNegative = coder.direct(1)
+  let magnitude = 1
+  for (let context = base + ABOVE_ONE + near; magnitude <= UNARY && coder.bit(context); magnitude++) {
+    context = base + ABOVE_TWO + magnitude - 1
+  }
+  if (magnitude > UNARY) {
+    let bits = 0
+    while (bits < GAMMA_BITS && !coder.direct(1)) bits++
+    magnitude = UNARY + ((1 << bits) | coder.direct(bits))
+  }
+  return isNegative ? -magnitude : magnitude
+}
+
+/**
+ * Decode LEVl.
+ *
+ * @param {Uint8Array} bytes
+ * @param {Level} level to be filled
+ * @param {Level | undefined} above nothing for the coarsest level
+ * @param {number} width 1 + Z
+ */
+function decodeLevel(bytes, level, above, width) {
+  const coder = new RangeDecoder(bytes, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
+  const coefficients = level.coefficients
+  const sizes = new Uint8Array(coefficients.length)
+  const sums = new Uint16Array(level.n)
+  const parents = parentsIn(level, above)
+  const { sizes: aboveSizes, sums: aboveSums } = above ?? level
+  const near = new Int32Array(width)
+  /** Add a node's magnitudes to what is near. */
+  const add = (/** @type {Uint8Array} */ from, /** @type {number} */ at, /** @type {number} */ weight) => {
+    for (let c = 1; c < width; c++) near[c] += weight * from[at + c]
+  }
+  const visit = (
+    /** @type {number} */ row,
+    /** @type {Int32Array} */ known,
+    /** @type {number} */ faces,
+    /** @type {number} */ edges,
+    /** @type {number} */ _all,
+    /** @type {number} */ place,
+  ) => {
+    const first = row * width
+    const found = parents?.of(place)
+    let nearDensity = 0
+    let nearLatents = 0
+    for (let i = 0; i < edges; i++) {
+      const weight = i < faces ? FACE_WEIGHT : EDGE_WEIGHT
+      nearDensity += weight * sizes[known[i] * width]
+      nearLatents += weight * sums[known[i]]
+    }
+    if (found) {
+      for (let p = 0; p < 8; p++) {
+        nearDensity += aboveSizes[found[p] * width]
+        nearLatents += aboveSums[found[p]]
+      }
+    }
+    const density = decodeCoefficient(coder, NEAR_CLASSES, classOf(nearDensity), 0)
+    coefficients[first] = density
+    sizes[first] = Math.min(Math.abs(density), MAX_MAGNITUDE)
+    if (!coder.bit(classOf(nearLatents))) return
+    near.fill(0)
+    for (let i = 0; i < edges; i++) {
+      if (sums[known[i]]) add(sizes, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
+    }
+    if (found) {
+      for (let p = 0; p < 8; p++) if (aboveSums[found[p]]) add(aboveSizes, found[p] * width, 1)
+    }
+    let last = sizes[first]
+    let beforeLast = 0
+    let sum = 0
+    for (let c = 1; c < width; c++) {
+      const before = Math.min(2, last) + Math.min(2, beforeLast)
+      const value = decodeCoefficient(coder, NEAR_CLASSES + CHANNEL_CONTEXTS * c, classOf(near[c]), before)
+      beforeLast = last
+      last = Math.min(Math.abs(value), MAX_MAGNITUDE)
+      coefficients[first + c] = value
+      sizes[first + c] = last
+      sum += last
+    }
+    sums[row] = sum
+  }
+  walk(level.there, level.shape, (kind) => kind !== PRUNED, visit)
+  coder.end()
+  Object.assign(level, { sizes, sums })
+}
+
+/**
+ * @param {import('./container.js').SectionReader} reader of STEP
+ * @param {number} channels
+ * @returns {{ steps: Float32Array, basis: Float32Array | undefined }}
+ */
+function readSteps(reader, channels) {
+  const [latents, hasBasis] = [reader.u16(), reader.u16()]
+  if (latents < 1 || latents > MAX_LATENTS) throw reader.refuse(`latent count ${latents} is outside 1..${MAX_LATENTS}`)
+  if (hasBasis > 1 || (!hasBasis && latents !== channels)) throw reader.refuse('latents do not lead to the features')
+  const n = 1 + latents + hasBasis * latents * channels
+  const rest = reader.bytes.length - reader.at
+  if (rest !== 4 * n) throw reader.refuse(`has ${rest} bytes of steps and basis, expected ${4 * n}`)
+  const steps = reader.floats(1 + latents)
+  const basis = hasBasis ? reader.floats(latents * channels) : undefined
+  if (!(steps.every((step) => step > 0) && [...steps, ...(basis ?? [])].every(Number.isFinite))) {
+    throw reader.refuse('a step is not positive, or a value not finite')
+  }
+  return { steps, basis }
+}
+
+/**
+ * What only a pyramid has, and its partition.
+ *
+ * @param {import('./container.js').SectionReader} stepReader of STEP
+ * @param {import('./container.js').SectionReader[]} readers of the levels, coarsest first
+ * @param {import('./decode.js').Head} head
+ * @param {() => Uint8Array} readPart
+ * @returns {Pyramid}
+ */
+export function readPyramid(stepReader, readers, { shape, channels, nCoded }, readPart) {
+  const { steps, basis } = readSteps(stepReader, channels)
+  const width = steps.length
+  readers[readers.length - 1].expectRaw(2 * nCoded * width)
+  const partition = readPart()
+  const levels = findNodes(partition, shape, nCoded, readers.length)
+  for (const [i, reader] of readers.entries()) reader.expectRaw(2 * levels[i].n * width)
+  for (const level of levels) level.coefficients = new Int16Array(level.n * width)
+  for (const [i, reader] of readers.entries()) {
+    if (!reader.section.isHere) break
+    reader.decode((stream) => decodeLevel(stream, levels[i], levels[i - 1], width))
+  }
+  return { partition, steps, basis, levels }
+}
+
+/**
+ * What the coefficients add up to.
+ *
+ * @param {Pyramid} pyramid
+ * @returns {Float32Array} [N, 1 + Z] of the finest level's nodes: raw density, latents
+ */
+export function addUp({ steps, levels }) {
+  const width = steps.length
+  let above = new Float32Array(0)
+  for (const [i, level] of levels.entries()) {
+    const values = Float32Array.from(level.coefficients)
+    const parents = parentsIn(level, levels[i - 1])
+    eachNode(level.there, (place, node) => {
+      const at = node * width
+      for (let c = 0; c < width; c++) values[at + c] *= steps[c]
+      if (!parents) return
+      for (const parent of parents.of(place)) for (let c = 0; c < width; c++) values[at + c] += above[parent * width + c] / 8
+    })
+    above = values
+  }
+  return above
+}
