@@ -187,7 +187,7 @@ function fillTables(reader, tables, nContexts) {
 /**
  * @param {SectionReader} reader
  * @param {number} layers
- * @param {(reason: string) => FormatError} damage
+ * @param {(reason: string) => Error} damage
  */
 function readFrequencies(reader, layers, damage) {
   const frequencies = reader.u16()
