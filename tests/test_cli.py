@@ -23,7 +23,8 @@ from tiny import TINY, TINY_COMPRESS, Interrupted, Recorder, tiny_scene
 
 from vqrf import cli
 from vqrf.bitstream import decode, encode
-from vqrf.cli import CONFIG_FILE, FIELD_FILE, METRICS_FILE, NO_CORE, main, spread
+from vqrf.cli import CONFIG_FILE, FIELD_FILE, METRICS_FILE, NO_CORE, main
+from vqrf.cli_compress import spread
 from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.evaluate import evaluate
 from vqrf.field import expand
