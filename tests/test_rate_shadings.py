@@ -68,9 +68,7 @@ def assert_shows_what_the_file_holds(model: PyramidModel, field: RadianceField, 
     np.testing.assert_allclose(render(model.volume, camera).rgb, render(expand(read), camera).rgb, atol=1e-3)
 
 
-def test_what_is_tuned_is_what_the_file_holds_before_and_after(
-    field: RadianceField, ball_camera: Camera, scene: Scene
-) -> None:
+def test_what_is_tuned_is_what_the_file_holds_before_and_after(field: RadianceField, ball_camera: Camera, scene: Scene) -> None:
     model = model_of(field, replace(FINE, density_step=0.5, feature_step=0.02))
     assert_shows_what_the_file_holds(model, field, ball_camera)
     for _ in optimize(model, RayPool(scene.train), steps=4, rays_per_step=128, seed=(0,)):
