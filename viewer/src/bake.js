@@ -159,21 +159,21 @@ class BlockTable {
   }
 
   /**
-   * Give each occupied block a brick.
+   * Give each occupied block a brick. Wants the distances.
    *
    * @param {number} maxSide of a texture
    * @returns {{ occupied: number, bricks: [number, number, number] }} bricks of the atlas along X, Y, Z
    */
   placeBricks(maxSide) {
     let occupied = 0
-    for (let block = 0; block < this.n; block++) if (this.words[4 * block] | this.words[4 * block + 1]) occupied++
+    for (let block = 0; block < this.n; block++) if (!this.words[4 * block + 3]) occupied++
     const most = Math.min(Math.floor(maxSide / BRICK), 255)
     const side = Math.min(Math.ceil(Math.cbrt(Math.max(occupied, 1))), most)
     const deep = Math.ceil(Math.max(occupied, 1) / (side * side))
     if (deep > most) throw new TooLarge('the field needs a larger texture than this browser has')
     let brick = 0
     for (let block = 0; block < this.n; block++) {
-      if (!(this.words[4 * block] | this.words[4 * block + 1])) continue
+      if (this.words[4 * block + 3]) continue
       const [z, y, x] = [brick % side, Math.floor(brick / side) % side, Math.floor(brick / (side * side))]
       this.words[4 * block + 2] = x | (y << 8) | (z << 16)
       brick++
