@@ -1,7 +1,8 @@
 """The viewer's decoder and the compiled one on the same damaged files: `python tests/fuzz_viewer.py N [SEED]`.
 
-Both must say the same of every mutant: accepted, with the same arrays, or refused in the same section. Most mutants have their
-lengths and checksums put right again, so that what is behind them is reached.
+Both must say the same of every mutant: accepted, with the same arrays, or refused, with the same section, byte and reason; once
+as it is, and once taken as a file that may be cut off. Most mutants have their lengths and checksums put right again, so that
+what is behind them is reached.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from vqrf.bitstream import VERSION, BitstreamError, decode
 from vqrf.compressed import CompressedField, items_of
+from vqrf.pyramid import PyramidField
 
 ROOT = Path(__file__).parents[1]
 BUDGET = 1 << 22
@@ -29,6 +31,8 @@ BATCH = 64
 HEADER, ROW = 32, 32
 SEALED = 0.85
 """Share of the mutants that are put right."""
+CUT_OFF = 0.05
+"""Share of the mutants that lack their end and nothing else."""
 
 
 def split(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -80,10 +84,14 @@ def changed(rng: random.Random, data: bytes) -> bytes:
 def mutants(seed: int, n: int) -> Iterator[bytes]:
     """Damaged files; the same for the same seed."""
     rng = random.Random(seed)
-    files = [path.read_bytes() for path in sorted((ROOT / "conformance" / "valid").glob("*.vqrf"))]
+    folders = [ROOT / "conformance" / "valid", ROOT / "viewer" / "test" / "pyramids"]
+    files = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.vqrf"))]
     files = [data for data in files if len(data) < 6000]
     for _ in range(n):
         data = rng.choice(files)
+        if rng.random() < CUT_OFF:
+            yield seal(split(data))[: rng.randrange(len(data))]
+            continue
         if rng.random() > SEALED:
             yield changed(rng, data)
             continue
@@ -104,16 +112,20 @@ def mutants(seed: int, n: int) -> Iterator[bytes]:
         yield seal(parts)
 
 
-def crc_of(field: CompressedField) -> int:
-    tables = [field.codebook, *(table for layer in field.color_mlp for table in layer)]
-    arrays = [field.partition, field.codes, field.density.levels, field.kept.levels, *map(items_of, tables)]
+def crc_of(field: CompressedField | PyramidField) -> int:
+    arrays = [field.partition]
+    if isinstance(field, PyramidField):
+        arrays += [field.steps, *([] if field.basis is None else [field.basis]), *field.coefficients]
+    else:
+        arrays += [field.codes, field.density.levels, field.kept.levels, items_of(field.codebook)]
+    arrays += [items_of(table) for layer in field.color_mlp for table in layer]
     return zlib.crc32(b"".join(array.tobytes() for array in arrays))
 
 
-def verdict(data: bytes) -> str:
+def verdict(data: bytes, truncated: bool) -> str:
     """What the decoder of this package says, as `viewer/tools/answer.js` says it."""
     try:
-        return f"ok {crc_of(decode(data, max_bytes=BUDGET))}"
+        return f"ok {crc_of(decode(data, max_bytes=BUDGET, truncated=truncated))}"
     except BitstreamError as error:
         return f"{error.section} {error.offset} {error.reason}"
 
@@ -132,8 +144,11 @@ class Answerer:
         self.process.kill()
         self.process.communicate()
 
-    def verdicts(self, batch: list[bytes]) -> list[str]:
-        """Raises AssertionError if an answer does not come: the decoder hangs, or died of an error it must not have."""
+    def verdicts(self, batch: list[bytes]) -> list[list[str]]:
+        """Of each file: what is said of it as it is, and as one that may be cut off.
+
+        Raises AssertionError if an answer does not come: the decoder hangs, or died of an error it must not have.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(b"".join(struct.pack("<I", len(data)) + data for data in batch))
         self.process.stdin.flush()
@@ -144,7 +159,7 @@ class Answerer:
             chunk = self.process.stdout.read1(1 << 16)
             assert chunk, "the viewer's decoder died"
             lines += chunk
-        return lines.decode().splitlines()
+        return [line.split("\t") for line in lines.decode().splitlines()]
 
 
 def compare(seed: int, n: int) -> Counter[str]:
@@ -157,11 +172,11 @@ def compare(seed: int, n: int) -> Counter[str]:
     source = mutants(seed, n)
     with Answerer() as answerer:
         while batch := list(islice(source, BATCH)):
-            for data, found in zip(batch, answerer.verdicts(batch), strict=True):
-                expected = verdict(data)
-                same = found == expected if expected.startswith("ok") else found.split()[0] == expected.split()[0]
-                assert same, (f"the viewer says {found!r}, the package {expected!r}", data)
-                counts[found.split()[0]] += 1
+            for data, answers in zip(batch, answerer.verdicts(batch), strict=True):
+                for truncated, found in zip((False, True), answers, strict=True):
+                    expected = verdict(data, truncated)
+                    assert found == expected, (f"the viewer says {found!r}, the package {expected!r}", data)
+                counts[answers[0].split()[0]] += 1
     return counts
 
 

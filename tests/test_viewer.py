@@ -25,12 +25,13 @@ import PIL.Image
 import pytest
 from oracles import harmonics, trilinear
 
-from vqrf.bitstream import VERSION, decode, encode
+from vqrf.bitstream import PRUNED, VERSION, decode, encode
 from vqrf.evaluate import psnr
 from vqrf.field import RadianceField, expand
 from vqrf.geometry import Camera
 from vqrf.page import page_with_scene
 from vqrf.preview import preview
+from vqrf.pyramid import PyramidField, build_nodes
 from vqrf.render import render
 from vqrf.serve import SceneServer
 
@@ -255,6 +256,51 @@ def test_a_plenoxels_field_is_drawn_as_the_format_says(
     expected = expected.clip(0, 1)
     assert psnr(render(field, camera).rgb, expected) >= FAST_DB
     assert psnr(tab.open(export(data)).picture(camera), expected) >= FAST_DB
+
+
+def as_pyramid(field: RadianceField, density_shift: float) -> PyramidField:
+    """The field in steps of 1/20 on three levels: random numbers on the coarser ones, on the finest what is missing."""
+    flat = preview(field)
+    expanded = expand(flat)
+    is_there = flat.partition != PRUNED
+    target = np.concatenate([(expanded.density + density_shift)[..., None], expanded.features], -1)[is_there]
+    rng = np.random.default_rng(7)
+    nodes = build_nodes(is_there, 2)
+    steps = np.full(target.shape[1], 0.05, np.float32)
+    coarse = [rng.integers(-40, 41, (level.n_nodes, len(steps))).astype(np.int16) for level in nodes[:0:-1]]
+    top, middle = (values * steps for values in coarse)
+    middle = middle + top[nodes[1].parents].mean(1)
+    finest = np.round((target - middle[nodes[0].parents].mean(1)) / steps).astype(np.int16)
+    constants = replace(flat.constants, density_bias=flat.constants.density_bias - density_shift)
+    return PyramidField(
+        lattice=flat.lattice,
+        partition=is_there.astype(np.uint8),
+        coefficients=(*coarse, finest),
+        steps=steps,
+        basis=None,
+        color_mlp=flat.color_mlp,
+        constants=replace(constants, empty_density=constants.empty_density + density_shift),
+        metadata={},
+        shading=flat.shading,
+        activation=flat.activation,
+    )
+
+
+@pytest.mark.parametrize("kind", ["rgb", "network"])
+def test_a_pyramid_is_drawn_as_its_levels_add_up(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str
+) -> None:
+    field = ball_field if kind == "rgb" else with_network(ball_field, 6, 1)
+    data, camera = encode(as_pyramid(field, 3.0)), looking_at(field, 96, 3.2)
+    expected = render(expand(decode(data)), camera).rgb
+    assert expected.std() > 0.03
+    assert psnr(expected, render(expand(preview(field)), camera).rgb) > 30  # what the levels add up to is the ball
+    assert psnr(tab.open(export(data)).picture(camera), expected) >= EXACT_DB
+    tab.page.get_by_role("button", name="About").click()
+    rows = tab.page.get_by_role("region", name="About the file").inner_text()
+    sizes = tab.ask(f"{VIEWER}.facts.sections")
+    level = next(section["bytes"] for section in sizes if section["name"] == "LEV2")
+    assert f"level 2\n{level} B" in rows and "codewords" not in rows
 
 
 def test_the_picture_at_rest_becomes_what_a_camera_sees(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:

@@ -31,5 +31,6 @@ def test_both_decoders_say_the_same_of_damaged_files() -> None:
     counts = compare(seed=3, n=N_MUTANTS)
     assert counts.total() == N_MUTANTS
     assert counts["ok"] and all(
-        counts[name] for name in ("header", "HEAD", "META", "COLR", "BOOK", "PART", "DENS", "CODE", "KEPT")
+        counts[name]
+        for name in ("header", "HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", "LEV1", "LEV0")
     )

@@ -14,25 +14,32 @@ const PAGE_SCRIPT = '../src/vqrf/page/viewer.js'
 const MODULE = 'dist/vqrf-viewer.js'
 
 /**
- * The shaders are texts to esbuild, which does not minify them: this takes blanks out around operators and at the start of lines,
- * which neither language needs.
+ * Texts in the sources are nothing to esbuild, which does not minify them: this takes out blanks at the start of lines and, in
+ * shaders, around operators, where neither language needs them.
  *
  * @type {import('esbuild').Plugin}
  */
-const SHADERS = {
-  name: 'shaders',
+const DENSE = {
+  name: 'dense',
   setup({ onLoad }) {
-    onLoad({ filter: /shaders\.js$/ }, async ({ path }) => {
-      const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '').replace(/^\/\*.*\*\/\n/gm, '')
-      const dense = text.replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
-      return { contents: dense.replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if)) (?=\()/gm, '$1') }
+    onLoad({ filter: /\.js$/ }, async ({ path }) => {
+      const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '')
+      return { contents: path.endsWith('shaders.js') ? densified(text) : text }
     })
   },
 }
 
+/** @param {string} text */
+function densified(text) {
+  return text
+    .replace(/^\/\*.*\*\/\n/gm, '')
+    .replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
+    .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if)) (?=\()/gm, '$1')
+}
+
 /** @type {import('esbuild').BuildOptions} */
 const COMMON = {
-  plugins: [SHADERS],
+  plugins: [DENSE],
   absWorkingDir: here,
   bundle: true,
   minify: true,

@@ -9,7 +9,7 @@
  * densities in half precision.
  */
 
-import { ACTIVATION_RELU, dequantize, isHarmonic } from './decode.js'
+import { ACTIVATION_RELU, dequantize } from './decode.js'
 import { CODED, PRUNED } from './entropy.js'
 import { addUp } from './pyramid.js'
 
@@ -26,11 +26,10 @@ const GROUP = 4
 /** The greatest number in half precision. */
 const MAX_HALF = 65504
 
+/** @typedef {import('./decode.js').Head & Textures} Baked what the renderer needs, all of it transferable */
+
 /**
- * @typedef {object} Baked what the renderer needs, all of it transferable
- * @property {[number, number, number]} shape voxels X, Y, Z
- * @property {[number, number, number]} lo
- * @property {[number, number, number]} hi
+ * @typedef {object} Textures
  * @property {[number, number, number]} blocks their number along X, Y, Z
  * @property {Uint32Array} table four words to a block: 64 bits of cells, brick (8 bits each of x, y, z), distance in blocks
  * @property {[number, number, number]} bricks of the atlas along X, Y, Z
@@ -39,16 +38,7 @@ const MAX_HALF = 65504
  * @property {Float32Array} featureScale worth of a channel's full texel
  * @property {Float32Array} featureOffset
  * @property {[number, number]} densityRange scale (of a full texel) and offset
- * @property {number} emptyDensity
- * @property {number} densityBias
- * @property {number} interval
- * @property {number} stepWorld
- * @property {number} near
- * @property {number} alphaThreshold
- * @property {[number, number, number]} background
- * @property {number} channels
  * @property {number} shading
- * @property {number} activation
  * @property {number} featureFrequencies
  * @property {BakedLayer[]} layers
  * @property {number} occupied blocks with a brick
@@ -170,21 +160,21 @@ class BlockTable {
   }
 
   /**
-   * Give each occupied block a brick.
+   * Give each occupied block a brick. Wants the distances.
    *
    * @param {number} maxSide of a texture
    * @returns {{ occupied: number, bricks: [number, number, number] }} bricks of the atlas along X, Y, Z
    */
   placeBricks(maxSide) {
     let occupied = 0
-    for (let block = 0; block < this.n; block++) if (this.words[4 * block] | this.words[4 * block + 1]) occupied++
+    for (let block = 0; block < this.n; block++) if (!this.words[4 * block + 3]) occupied++
     const most = Math.min(Math.floor(maxSide / BRICK), 255)
     const side = Math.min(Math.ceil(Math.cbrt(Math.max(occupied, 1))), most)
     const deep = Math.ceil(Math.max(occupied, 1) / (side * side))
     if (deep > most) throw new TooLarge('the field needs a larger texture than this browser has')
     let brick = 0
     for (let block = 0; block < this.n; block++) {
-      if (!(this.words[4 * block] | this.words[4 * block + 1])) continue
+      if (this.words[4 * block + 3]) continue
       const [z, y, x] = [brick % side, Math.floor(brick / side) % side, Math.floor(brick / (side * side))]
       this.words[4 * block + 2] = x | (y << 8) | (z << 16)
       brick++
@@ -343,12 +333,11 @@ export function bake(field, maxSide) {
   const { occupied, bricks } = blocks.placeBricks(maxSide)
   const features = quantizeFeatures(voxels.tables, channels)
   const filled = fillBricks(field, voxels, blocks, bricks, features)
-  const { lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, shading, activation } = field
+  const { lo, hi, shading } = field
   const world = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
   return {
     extent: { lo: world(low), hi: world(high) },
-    ...{ shape, lo, hi, emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background },
-    ...{ channels, shading, activation },
+    ...{ ...field.head, shading },
     ...{ blocks: blocks.size, table: blocks.words, bricks, occupied, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,
@@ -359,6 +348,3 @@ export function bake(field, maxSide) {
     }),
   }
 }
-
-/** @param {Baked} baked */
-export const isFast = ({ shading, layers }) => isHarmonic(shading) || layers.length === 0

@@ -220,18 +220,13 @@ export class SectionReader {
   constructor(file, section) {
     this.section = section
     this.bytes = file.subarray(section.offset, section.offset + section.bytes)
-    this.view = new DataView(file.buffer, file.byteOffset + section.offset, section.bytes)
+    this.view = new DataView(this.bytes.buffer, this.bytes.byteOffset, this.bytes.length)
     this.at = 0
   }
 
   /** @param {string} reason */
   refuse(reason) {
     return new FormatError(this.section.name, this.section.offset, reason)
-  }
-
-  /** @param {number} expected */
-  expectRaw(expected) {
-    expectRaw(this.section, expected)
   }
 
   /** @param {number} n bytes; returns where they begin */

@@ -62,6 +62,7 @@ export { crc32, FormatError } from './container.js'
  * What both kinds of file have.
  *
  * @typedef {Head & Colour & {
+ *   head: Head,
  *   metadata: Record<string, unknown> | undefined,
  *   partition: Uint8Array,
  *   sections: { name: string, bytes: number }[],
@@ -113,16 +114,14 @@ function readHead(reader) {
   const damage = (/** @type {string} */ reason) => reader.refuse(reason)
   if (bytes.length !== HEAD_BYTES) throw damage(`has ${bytes.length} bytes, expected ${HEAD_BYTES}`)
   /** @returns {[number, number, number]} */
-  const three = (/** @type {(axis: number) => number} */ read) => [read(0), read(1), read(2)]
-  const shape = three((axis) => view.getUint32(48 + 4 * axis, true))
-  const [channels, codebookSize, nCoded, nKept] = [60, 64, 68, 72].map((at) => view.getUint32(at, true))
-  const [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold] = [76, 80, 84, 88, 92, 96].map((at) =>
-    view.getFloat32(at, true),
-  )
-  const background = three((axis) => view.getFloat32(100 + 4 * axis, true))
-  const activation = view.getUint32(112, true)
-  const lo = three((axis) => view.getFloat64(8 * axis, true))
-  const hi = three((axis) => view.getFloat64(24 + 8 * axis, true))
+  const three = (/** @type {() => number} */ read) => [read(), read(), read()]
+  const u32 = () => reader.u32()
+  const f64 = () => view.getFloat64(reader.take(8), true)
+  const [lo, hi, shape] = [three(f64), three(f64), three(u32)]
+  const [channels, codebookSize, nCoded, nKept] = [u32(), u32(), u32(), u32()]
+  const constants = [...reader.floats(9)]
+  const [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, ...background] = constants
+  const activation = u32()
   for (const side of shape) if (side < 2 || side > MAX_SIDE) throw damage(`side ${side} is outside 2..${MAX_SIDE}`)
   const nVoxels = shape[0] * shape[1] * shape[2]
   if (nVoxels > MAX_VOXELS) throw damage(`${nVoxels} voxels, the limit is ${MAX_VOXELS}`)
@@ -133,13 +132,13 @@ function readHead(reader) {
   if (![...lo, ...hi].every(Number.isFinite) || lo.some((value, axis) => value >= hi[axis])) {
     throw damage('bounds are not finite with lo < hi')
   }
-  const constants = [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, ...background]
   if (!constants.every(Number.isFinite)) throw damage('a constant is not finite')
   if (!(interval > 0 && stepWorld > 0)) throw damage('interval or step_world is not positive')
   if (activation > ACTIVATION_RELU) throw damage(`activation ${activation} is not supported`)
   return {
     ...{ lo, hi, shape, channels, codebookSize, nCoded, nKept },
-    ...{ emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background, activation },
+    ...{ emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, activation },
+    background: /** @type {[number, number, number]} */ (background),
   }
 }
 
@@ -174,7 +173,7 @@ const bytesOfItem = ({ type }) => (type === U8 ? 1 : 2)
  * @param {number} nContexts
  */
 function fillTables(reader, tables, nContexts) {
-  reader.expectRaw(tables.reduce((sum, { table, items }) => sum + items * bytesOfItem(table), 0))
+  expectRaw(reader.section, tables.reduce((sum, { table, items }) => sum + items * bytesOfItem(table), 0))
   const wanted = tables.map(({ table, items, base }) => ({ items, wide: table.type !== U8, base }))
   const decoded = reader.decode((stream) => decodeTables(stream, wanted, nContexts))
   for (const [i, { table }] of tables.entries()) {
@@ -301,7 +300,7 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false } = {
   const metadata = meta && parseMetadata(meta.bytes)
   if (meta && !metadata) throw meta.refuse('metadata is not a canonical JSON object')
   const sizes = [...sections.values()].map(({ name, bytes: stored, isHere }) => ({ name, bytes: isHere ? stored : 0 }))
-  return { ...head, ...colour, metadata, ...own, sections: sizes }
+  return { ...head, head, ...colour, metadata, ...own, sections: sizes }
 }
 
 /**

@@ -389,12 +389,11 @@ export function decodeCodes(bytes, partition, shape, n, codebookSize) {
       nMembers = left
       nFaces = leftFaces
     }
-    const code = node - (1 << bits)
-    if (code >= codebookSize) throw new Damaged('a code is not below the codebook size')
-    codes[row] = code
+    codes[row] = node - (1 << bits)
   }
   walk(partition, shape, (kind) => kind === CODED, visit)
   coder.end()
+  if (codes.some((code) => code >= codebookSize)) throw new Damaged('a code is not below the codebook size')
   return codes
 }
 

@@ -5,6 +5,7 @@
  * input like the rest of the decoder; the numbers of nodes are held against the lengths that the file states before a level is made.
  */
 
+import { expectRaw } from './container.js'
 import { PRUNED, RangeDecoder, walk } from './entropy.js'
 
 /**
@@ -288,10 +289,10 @@ function readSteps(reader, channels) {
 export function readPyramid(stepReader, readers, { shape, channels, nCoded }, readPart) {
   const { steps, basis } = readSteps(stepReader, channels)
   const width = steps.length
-  readers[readers.length - 1].expectRaw(2 * nCoded * width)
+  expectRaw(readers[readers.length - 1].section, 2 * nCoded * width)
   const partition = readPart()
   const levels = findNodes(partition, shape, nCoded, readers.length)
-  for (const [i, reader] of readers.entries()) reader.expectRaw(2 * levels[i].n * width)
+  for (const [i, reader] of readers.entries()) expectRaw(reader.section, 2 * levels[i].n * width)
   for (const level of levels) level.coefficients = new Int16Array(level.n * width)
   for (const [i, reader] of readers.entries()) {
     if (!reader.section.isHere) break

@@ -4,18 +4,15 @@ import { decode, FormatError } from './decode.js'
 import { bake, TooLarge } from './bake.js'
 
 /**
- * @typedef {object} Facts what there is to say about a file
+ * @typedef {object} About
  * @property {number} bytes
  * @property {{ name: string, bytes: number }[]} sections
  * @property {Record<string, unknown> | undefined} metadata
- * @property {readonly number[]} shape
- * @property {number} nCoded
- * @property {number} nKept
- * @property {number} codebookSize
- * @property {number} channels
  * @property {number} decodeMs
  * @property {number} bakeMs
  */
+
+/** @typedef {import('./decode.js').Head & About} Facts what there is to say about a file */
 
 /**
  * @typedef {{ baked: import('./bake.js').Baked, facts: Facts }} Loaded
@@ -32,9 +29,9 @@ function load(bytes, maxSide) {
   const field = decode(bytes)
   const decoded = performance.now()
   const baked = bake(field, maxSide)
-  const { sections, metadata, shape, nCoded, nKept, codebookSize, channels } = field
+  const { head, sections, metadata } = field
   const [decodeMs, bakeMs] = [decoded - start, performance.now() - decoded]
-  const facts = { bytes: bytes.length, sections, metadata, shape, nCoded, nKept, codebookSize, channels, decodeMs, bakeMs }
+  const facts = { ...head, bytes: bytes.length, sections, metadata, decodeMs, bakeMs }
   return { baked, facts }
 }
 

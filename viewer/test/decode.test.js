@@ -22,7 +22,8 @@ const filesOf = (folder) => readdirSync(new URL(folder, CONFORMANCE)).filter((na
  */
 function arraysOf(field) {
   const { emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background } = field
-  const tables = { density: field.density, codebook: field.codebook, kept: field.kept }
+  /** @type {Record<string, import('../src/decode.js').Table>} */
+  const tables = 'codebook' in field ? { density: field.density, codebook: field.codebook, kept: field.kept } : {}
   for (const [i, { weight, bias }] of field.layers.entries()) Object.assign(tables, { [`weight${i}`]: weight, [`bias${i}`]: bias })
   /** @type {Record<string, ArrayLike<number>>} */
   const arrays = {
@@ -30,11 +31,17 @@ function arraysOf(field) {
     hi: field.hi,
     constants: [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, ...background],
     partition: field.partition,
-    codes: field.codes,
     shading: [field.shading],
     activation: [field.activation],
   }
   if (field.featureFrequencies) arrays.feature_frequencies = [field.featureFrequencies]
+  if ('codebook' in field) {
+    arrays.codes = field.codes
+  } else {
+    arrays.steps = field.steps
+    if (field.basis) arrays.basis = field.basis
+    for (const [i, { coefficients }] of field.levels.entries()) arrays[`LEV${field.levels.length - 1 - i}`] = coefficients
+  }
   for (const [name, table] of Object.entries(tables)) {
     if (table.type !== 0) arrays[`${name}_levels`] = table.items
     arrays[name] = dequantize(table)

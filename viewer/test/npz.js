@@ -29,6 +29,7 @@ function unzip(zip) {
 const READERS = {
   '|u1': (data) => new Uint8Array(data),
   '<u2': (data) => new Uint16Array(new Uint8Array(data).buffer),
+  '<i2': (data) => new Int16Array(new Uint8Array(data).buffer),
   '<i4': (data) => new Int32Array(new Uint8Array(data).buffer),
   '<f2': (data) => Float32Array.from(new Uint16Array(new Uint8Array(data).buffer), floatFromHalf),
   '<f4': (data) => new Float32Array(new Uint8Array(data).buffer),
