@@ -207,3 +207,13 @@ def test_convert_refuses_what_svox2_has_not(npz: Path, tar: Path, tmp_path: Path
     with unchanged(tmp_path):
         refuses("convert", tar, tmp_path / "a.npz", saying=(tmp_path / "a.npz", "ReLU"))
         refuses("convert", npz, tmp_path / "a.npz", "--scale", 0, saying=(npz, "--scale"))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "extreme_saving"])
+def test_a_pyramid_is_no_output_of_official_vqrf(name: str, tmp_path: Path) -> None:
+    pyramid = Path(__file__).parent.parent / "conformance" / "valid" / "pyramid.vqrf"
+    refuses("convert", pyramid, tmp_path / name, saying=(pyramid, "is a pyramid"))
+    assert not (tmp_path / name).exists()
+    out = tmp_path / "same.vqrf"
+    succeeds("convert", pyramid, out)
+    assert out.read_bytes() == pyramid.read_bytes()
