@@ -252,3 +252,13 @@ def test_a_tensorf_checkpoint_is_scored_and_compressed_with_and_without_photos(t
     assert (
         decode((tmp_path / "own.vqrf").read_bytes()).metadata["field_test"]["psnr"] > 50
     )  # the field against itself in 8 bits
+
+
+@pytest.mark.parametrize("name", ["a.zip", "extreme_saving"])
+def test_a_pyramid_is_no_output_of_official_vqrf(name: str, tmp_path: Path) -> None:
+    pyramid = Path(__file__).parent.parent / "conformance" / "valid" / "pyramid.vqrf"
+    refuses("convert", pyramid, tmp_path / name, saying=(pyramid, "has no codebook"))
+    assert not (tmp_path / name).exists()
+    out = tmp_path / "same.vqrf"
+    succeeds("convert", pyramid, out)
+    assert out.read_bytes() == pyramid.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import struct
 import subprocess
@@ -9,11 +10,12 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fuzz import differential
-from test_entropy import needs_native
+from test_entropy import generate, needs_native
 
-from vqrf.bitstream import SIGNATURE, VERSION, BitstreamError, decode
+from vqrf.bitstream import SIGNATURE, VERSION, BitstreamError, decode, encode
 
 ROOT = Path(__file__).parent.parent
 CONFORMANCE = sorted((ROOT / "conformance").glob("*/*.vqrf"))
@@ -96,3 +98,27 @@ def test_a_lattice_of_4096_a_side_in_a_whole_file_costs_nothing(replay: Path) ->
     n_tried, n_accepted, most_bytes, _ = tally(replay, 0, [bomb])
     assert (n_tried, n_accepted) == (1, 0)
     assert most_bytes < 4 * KIB
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "n_levels", "n_latents"),
+    [((90, 90, 90), 0.002, 3, 3), ((20, 20, 20), 1, 8, 40), ((2, 150, 150), 1, 8, 3), ((22, 22, 22), 1, 0, 40)],
+    ids=str,
+)
+def test_a_pyramid_takes_the_memory_that_is_counted_for_it(
+    shape: tuple[int, int, int], share: float, n_levels: int, n_latents: int, replay: Path, tmp_path: Path
+) -> None:
+    """Arrays and working memory as FORMAT.md section 2 counts them, and models and bookkeeping that do not grow."""
+    partition = (np.random.default_rng(0).random(shape) < share).astype(np.uint8)
+    field = generate.make_pyramid(1, shape, n_levels=n_levels, n_latents=n_latents, basis_of=3, partition=partition, widths=[])
+    path = tmp_path / "pyramid.vqrf"
+    path.write_bytes(encode(field))
+    raws = {row[:4]: struct.unpack("<Q", row[16:24])[0] for row, _ in generate.split(path.read_bytes())}
+    working = 24 * (shape[1] + 2) * (shape[2] + 2) + 2 * math.prod(-(-side // 4) for side in shape)
+    working += sum(raw for name, raw in raws.items() if name.startswith(b"LEV")) // 2
+    for number in range(n_levels):
+        shape = (shape[0] // 2 + 1, shape[1] // 2 + 1, shape[2] // 2 + 1)
+        working += math.prod(shape) * (5 if number == 0 else 1)
+    n_tried, n_accepted, most_bytes, _ = tally(replay, 0, [path])
+    assert (n_tried, n_accepted) == (1, 1)
+    assert most_bytes < sum(raws.values()) + working + 256 * KIB

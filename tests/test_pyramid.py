@@ -97,6 +97,17 @@ def test_what_is_linear_is_said_by_the_coarsest_level_alone(slope: Place, n_leve
     np.testing.assert_allclose(features / field.steps[1:], np.stack([expected] * 3, -1), rtol=1e-6, atol=1e-5)
 
 
+@settings(max_examples=20, deadline=None)
+@given(share=st.floats(0, 1), n_levels=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
+def test_voxels_keep_their_values_when_others_are_dropped(share: float, n_levels: int, seed: int) -> None:
+    field = generate.make_pyramid(5, (7, 9, 6), n_levels=n_levels)
+    wanted = np.random.default_rng(seed).random((7, 9, 6)) < share
+    fewer, here = field.restrict(wanted), field.partition != PRUNED
+    np.testing.assert_array_equal(fewer.partition != PRUNED, here & wanted)
+    for ours, theirs in zip(fewer.voxel_values(), field.voxel_values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs[wanted[here]])
+
+
 TINY = (2, 3, 5)
 
 

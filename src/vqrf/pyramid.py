@@ -15,7 +15,7 @@ Source: the Laplacian pyramid (Burt and Adelson 1983) on the nodes that an octre
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -177,6 +177,13 @@ class PyramidField:
             values = self.steps * level.astype(np.float32) + np.float32(0.125) * above
         latents = values[:, 1:]
         return values[:, 0], latents if self.basis is None else latents @ self.basis
+
+    def restrict(self, wanted: NDArray[np.bool_]) -> PyramidField:
+        """The same without the voxels that are not among [X,Y,Z]; the values of the others stay."""
+        partition = np.where(wanted, self.partition, np.uint8(PRUNED))
+        levels = zip(self.nodes()[::-1], build_nodes(partition != PRUNED, self.n_levels)[::-1], self.coefficients, strict=True)
+        coefficients = tuple(level[after.selected[before.selected]] for before, after, level in levels)
+        return replace(self, partition=partition, coefficients=coefficients)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PyramidField):

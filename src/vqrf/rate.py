@@ -27,13 +27,13 @@ from torch import Tensor
 
 from vqrf.compress import EMPTY_MARGIN, Profile, Quantizer, Tuning, bake, carrying, measure_importance
 from vqrf.compressed import CODED, PRUNED, Constants, Table
-from vqrf.field import RadianceField
+from vqrf.field import RadianceField, density_of_alpha
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
-from vqrf.storage import Checkpoint
+from vqrf.storage import Checkpoint, voxels_of_cells
 from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Moments, Report, snapshot, torch_threads
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
@@ -383,6 +383,15 @@ class PyramidModel:
         )
 
 
+def drop_hidden(packed: PyramidField) -> PyramidField:
+    """Without the voxels that tuning made too faint for any ray to see, none of whose cells is occupied. No image changes."""
+    constants, here = packed.constants, packed.partition != PRUNED
+    density = np.full(here.shape, constants.empty_density, np.float32)
+    density[here] = packed.voxel_values()[0]
+    faintest = density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, packed.activation)
+    return packed.restrict(voxels_of_cells(select().find_cells(density, faintest, None)))
+
+
 def _weight_quantizer(values: Tensor) -> Quantizer:
     """255 levels about zero that reach a little beyond the greatest weight."""
     scale = float(np.float32(max(float(values.abs().max()), 1e-6) * WEIGHT_ROOM / WEIGHT_LEVELS))
@@ -420,7 +429,7 @@ def compress_pyramid(
             warm.save(*snapshot(model, tuning.pool, config.warm_steps))
         model.begin(config, HANDOVER, config.rate_end)
     tuning.run("tune", model, config.steps, checkpoint)
-    return model.pack()
+    return drop_hidden(model.pack())
 
 
 def thin(field: PyramidField, share: float) -> PyramidField:

@@ -356,7 +356,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t *data, std::size_t s
     const Bytes file(data, size);
     std::optional<std::vector<Part>> parts = split(file);
     if (!parts || random.one_in(32)) return LLVMFuzzerMutate(data, size, max_size);
-    if (random.one_in(24)) return size - random.below(size - kHeader);  // cut off
+    if (random.one_in(16)) return size - random.below(std::min<std::size_t>(size - kHeader, random.pick({16, 128, 16384})));  // cut off
     if (!random.one_in(3) || !mutate_symbols(file, *parts, random)) {
         switch (random.below(8)) {
             case 0: mutate_head(*parts, random); break;
