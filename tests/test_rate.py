@@ -19,7 +19,7 @@ from vqrf.field import RadianceField, expand
 from vqrf.kernels import has_native
 from vqrf.lint import inspect
 from vqrf.pyramid import PyramidField
-from vqrf.rate import DENSITY_ABOVE, DENSITY_BELOW, PyramidModel, RateConfig, compress_pyramid, drop_hidden
+from vqrf.rate import DENSITY_ABOVE, DENSITY_BELOW, PyramidModel, RateConfig, compress_pyramid, drop_hidden, spread_out, thin
 from vqrf.rays import RayPool
 from vqrf.render import render
 from vqrf.scene import Scene
@@ -28,7 +28,7 @@ from vqrf.train import optimize
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
 
-TINY_RATE = RateConfig(bit_price=2e-8, n_levels=2, steps=80, rays_per_step=512)
+TINY_RATE = RateConfig(bit_price=2e-8, n_levels=2, warm_steps=0, steps=80, rays_per_step=512)
 FINE = RateConfig(prune=1.0, n_levels=3, density_step=1e-3, feature_step=1e-4, dead_zone=0.0, steps=0)
 """Steps so small that nothing is lost but what no step can say."""
 
@@ -111,7 +111,7 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     assert_shows_what_the_file_holds(model)
     packed = model.pack()
     assert packed.basis is not None and packed.color_mlp == ()
-    again, here = expand(packed), importance > 0
+    again, here = expand(packed), spread_out(importance) > 0
     np.testing.assert_array_equal(packed.partition != PRUNED, here)
     floor = field.density_of(field.alpha_threshold)
     expected = np.clip(field.density[here], floor - DENSITY_BELOW, floor + DENSITY_ABOVE)
@@ -159,7 +159,7 @@ def test_a_field_whose_colour_depends_on_nothing_is_still_a_field(ball_field: Ra
 def test_voxels_stay_that_carry_the_share_that_is_asked_for(
     model: PyramidModel, importance: np.ndarray, trained: RadianceField
 ) -> None:
-    np.testing.assert_array_equal(model.partition != PRUNED, carrying(importance, TINY_RATE.prune))
+    np.testing.assert_array_equal(model.partition != PRUNED, carrying(spread_out(importance), TINY_RATE.prune))
     fewer = PyramidModel(trained, importance, replace(TINY_RATE, prune=0.9))
     assert (fewer.partition != PRUNED).sum() < (model.partition != PRUNED).sum()
 
@@ -262,3 +262,30 @@ def test_a_pyramid_does_not_depend_on_the_number_of_threads(
 def test_dials_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(TINY_RATE, **wrong)
+
+
+def test_importance_that_is_spread_out_keeps_its_sum_and_reaches_one_voxel_further() -> None:
+    importance = np.zeros((7, 6, 5))
+    importance[3, 2, 2] = 8.0
+    spread = spread_out(importance)
+    assert spread.sum() == 8.0 and (importance == 0).sum() == importance.size - 1
+    assert spread[3, 2, 2] == 1.0 and spread[4, 2, 2] == 0.5 and spread[4, 3, 3] == 0.125
+    assert np.count_nonzero(spread) == 27
+
+
+def test_every_price_goes_on_from_one_warm_stage(trained: RadianceField, scene: Scene, tmp_path: Path) -> None:
+    """A second price takes the first one's stage and ends as if it had made its own."""
+    config = replace(TINY_RATE, warm_steps=40, steps=10)
+    cheap, dear = replace(config, bit_price=1e-9), replace(config, bit_price=1e-7)
+    warm = Checkpoint(tmp_path / "warm", "same")
+    small = [compress_pyramid(trained, scene, one, warm=warm) for one in (cheap, dear)]
+    assert warm.path.exists()
+    assert small[1] == compress_pyramid(trained, scene, dear)
+    assert len(encode(small[1])) < len(encode(small[0]))
+
+
+def test_what_is_thinned_is_smaller_by_so_large_a_share_of_its_ones(tuned: PyramidField) -> None:
+    ones = [int((np.abs(thin(tuned, share).coefficients[-1][:, 1:]) == 1).sum()) for share in (0.0, 0.25, 0.5, 1.0)]
+    assert ones[0] == 0 and ones[1] == ones[3] - round(0.75 * ones[3]) and ones[2] == ones[3] - round(0.5 * ones[3])
+    assert thin(tuned, 1.0) == tuned
+    assert len(encode(thin(tuned, 0.5))) < len(encode(tuned))
