@@ -37,6 +37,18 @@ function densified(text) {
     .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if)) (?=\()/gm, '$1')
 }
 
+/**
+ * Long names of our own that nobody outside of a bundle uses; the worker's bundle and the rest have to call them alike, since
+ * they send each other objects.
+ */
+const OWN_NAMES = [
+  ...['alphaThreshold', 'canAccumulate', 'codebookSize', 'createTarget', 'deleteTarget', 'densityBias', 'densityRange'],
+  ...['emptyDensity', 'expectRaw', 'featureFrequencies', 'featureOffset', 'featureScale', 'framesPerSecond', 'hashListener'],
+  ...['isHere', 'isRefreshing', 'isVisible', 'measureDistances', 'nCoded', 'nKept', 'occupyAround', 'placeBricks', 'refreshTimer'],
+  ...['refuse', 'stepWorld', 'takeViewFromAddress', 'wakeListener'],
+]
+const SHORT_NAMES = Object.fromEntries(OWN_NAMES.map((name, i) => [name, `$${i.toString(36)}`]))
+
 /** @type {import('esbuild').BuildOptions} */
 const COMMON = {
   plugins: [DENSE],
@@ -44,6 +56,8 @@ const COMMON = {
   bundle: true,
   minify: true,
   charset: 'utf8',
+  mangleProps: new RegExp(`^(${OWN_NAMES.join('|')})$`),
+  mangleCache: SHORT_NAMES,
   legalComments: 'none',
   target: ['es2022'],
   write: false,
