@@ -21,8 +21,8 @@ import tyro
 import vqrf
 from vqrf import train
 from vqrf.builtin import built_in_scene
-from vqrf.compress import CompressConfig
 from vqrf.kernels import has_native
+from vqrf.rate import RateConfig
 from vqrf.scene import save_scene
 from vqrf.train import StageConfig, TrainConfig
 
@@ -181,7 +181,7 @@ def readme_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     namespace: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setitem(train.PRESETS, "quick", tiny)
-        patch.setattr(vqrf, "CompressConfig", partial(CompressConfig, steps=2, rays_per_step=64, n_codes=8))
+        patch.setattr(vqrf, "RateConfig", partial(RateConfig, steps=2, warm_steps=1, rays_per_step=64))
         exec(example.replace("nerf_synthetic/lego", (folder / "data").as_posix()), namespace)
     data = namespace["data"]
     assert isinstance(data, bytes)
