@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from tiny import TINY, TINY_COMPRESS, Interrupted, Recorder, tiny_scene
+from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted, Recorder, tiny_scene
 
-from vqrf import cli
+from vqrf import cli, cli_compress
 from vqrf.bitstream import decode, encode
 from vqrf.cli import CONFIG_FILE, FIELD_FILE, METRICS_FILE, NO_CORE, main
 from vqrf.cli_compress import spread
@@ -29,6 +29,7 @@ from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.evaluate import evaluate
 from vqrf.field import expand
 from vqrf.kernels import has_native
+from vqrf.rate import PRESETS as RATE_PRESETS
 from vqrf.render import render
 from vqrf.scene import Scene, bytes_from_colors, save_scene
 from vqrf.storage import Checkpoint, load_field, save_field
@@ -37,10 +38,11 @@ from vqrf.train import PRESETS as TRAIN_PRESETS
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_presets() -> Iterator[None]:
-    """In this module the preset `demo` takes a second."""
+    """In this module the presets `demo` and `compact` take a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAIN_PRESETS, "demo", TINY)
         patch.setitem(COMPRESS_PRESETS, "demo", TINY_COMPRESS)
+        patch.setitem(RATE_PRESETS, "compact", TINY_RATE)
         yield
 
 
@@ -431,7 +433,7 @@ BAD_FLAGS: dict[str, tuple[str, tuple[object, ...], str]] = {
     "prune that is not a number": ("compress", ("--prune", "nan"), "prune"),
     "no codes": ("compress", ("--preset", "paper", "--codes", 0), "n_codes"),
     "too many codes": ("compress", ("--preset", "paper", "--codes", 65537), "n_codes"),
-    "a flag of another preset": ("compress", ("--keep", 0.5), "--keep: the preset compact"),
+    "a flag of another preset": ("compress", ("--preset", "compact", "--keep", 0.5), "--keep: the preset compact"),
     "steps below 0": ("compress", ("--steps", -1), "steps"),
     "downscale below 0": ("train", ("--downscale", -1), "--downscale"),
     "downscale that does not divide": ("train", ("--downscale", 5), "48x48"),
@@ -564,13 +566,15 @@ def test_a_disk_that_fills_up_leaves_no_half_written_file(
 KILLED = """
 import os, signal, sys
 from contextlib import contextmanager
-from tiny import TINY, TINY_COMPRESS
-from vqrf import cli
+from tiny import TINY, TINY_COMPRESS, TINY_RATE
+from vqrf import cli, cli_compress
 from vqrf.compress import PRESETS as COMPRESS_PRESETS
+from vqrf.rate import PRESETS as RATE_PRESETS
 from vqrf.storage import Checkpoint
 from vqrf.train import PRESETS as TRAIN_PRESETS
 
 COMPRESS_PRESETS["demo"], TRAIN_PRESETS["demo"] = TINY_COMPRESS, TINY
+RATE_PRESETS["compact"] = TINY_RATE
 Checkpoint.__init__.__kwdefaults__["seconds"] = 0
 bars = cli.step_bars
 
@@ -583,7 +587,7 @@ def deadly(*arguments):
                 os.kill(os.getpid(), signal.SIGKILL)
         yield kill
 
-cli.step_bars = deadly
+cli.step_bars = cli_compress.step_bars = deadly
 cli.main(sys.argv[3:])
 """
 """A command with tiny presets and frequent checkpoints that kills itself after a step of a stage."""
@@ -613,7 +617,8 @@ def first_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
             yield watch
 
-    monkeypatch.setattr(cli, "step_bars", watching)
+    for room in (cli, cli_compress):
+        monkeypatch.setattr(room, "step_bars", watching)
     return seen
 
 
@@ -665,6 +670,48 @@ def test_tuning_goes_on_after_kill_9_to_the_same_end(
         assert out.read_bytes() == compressed.read_bytes()
 
 
+def test_a_pyramid_is_the_usual_result_and_every_verb_takes_it(data: Path, run: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "scene.vqrf", tmp_path / "again.vqrf"
+    succeeds("compress", run, "--data", data, "--out", out)
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    facts = json.loads(succeeds("info", out, "--json").out)
+    assert (facts["levels"], facts["compression"]["preset"]) == (3, "compact")
+    assert {"STEP", "LEV2", "LEV1", "LEV0"} < set(facts["sections"]) and "BOOK" not in facts["sections"]
+    succeeds("verify", out, "--strict")
+    assert psnr_of(out, data) == pytest.approx(facts["test"]["psnr"], abs=1e-3)
+    succeeds("render", out, "--data", data, "--out", tmp_path / "views")
+    succeeds("convert", out, again)
+    assert again.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize(("stage", "step", "resumed"), [("warm", 68, {"warm": 65, "tune": 1}), ("tune", 36, {"tune": 33})])
+def test_a_pyramid_goes_on_after_kill_9_in_either_stage(
+    stage: str, step: int, resumed: dict[str, int], data: Path, run: Path, tmp_path: Path, first_steps: dict[str, int]
+) -> None:
+    out, whole = tmp_path / "scene.vqrf", tmp_path / "whole.vqrf"
+    killed(stage, step, "compress", run, "--data", data, "--out", out)
+    succeeds("compress", run, "--data", data, "--out", out)
+    assert first_steps == resumed
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    succeeds("compress", run, "--data", data, "--out", whole)
+    if has_native():
+        assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_size_is_met_by_a_pyramid_from_one_warm_stage(
+    data: Path, run: Path, tmp_path: Path, first_steps: dict[str, int]
+) -> None:
+    out = tmp_path / "scene.vqrf"
+    succeeds("compress", run, "--data", data, "--out", out)
+    target = round(1.2 * out.stat().st_size)
+    first_steps.clear()
+    filled = tmp_path / "filled.vqrf"
+    succeeds("compress", run, "--data", data, "--out", filled, "--target-size", str(target))
+    assert 0.95 * target <= filled.stat().st_size <= target
+    assert first_steps == {"warm": 1, "tune": 1}
+    assert not (tmp_path / "filled.vqrf.warm").exists()
+
+
 def test_a_tuning_that_ended_early_does_not_go_on_with_another_field(
     data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -672,7 +719,7 @@ def test_a_tuning_that_ended_early_does_not_go_on_with_another_field(
     other, out = Path(shutil.copytree(run, tmp_path / "run")), tmp_path / "scene.vqrf"
     command = ("compress", other, "--data", data, "--out", out, "--preset", "demo", "--quiet")
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "step_bars", lambda *_: nullcontext(Recorder(("tune", 40))))
+        patch.setattr(cli_compress, "step_bars", lambda *_: nullcontext(Recorder(("tune", 40))))
         with pytest.raises(Interrupted):
             vqrf(*command)
     field, notes = load_field(other / FIELD_FILE)

@@ -11,6 +11,7 @@ from vqrf.compress import CompressConfig
 from vqrf.compressed import CompressedField
 from vqrf.field import RadianceField
 from vqrf.kernels import LossWeights
+from vqrf.rate import RateConfig
 from vqrf.scene import Scene
 from vqrf.storage import active_voxels
 from vqrf.train import Progress, StageConfig, TrainConfig
@@ -32,6 +33,8 @@ TINY = TrainConfig(
     ),
 )
 """Checkpoints fall on steps 32 and 64 of the fine stage: after the first growth of the lattice and after the second."""
+
+TINY_RATE = RateConfig(bit_price=2e-8, warm_price=2e-8, n_levels=2, warm_steps=70, steps=40, rays_per_step=512, rate_mlp=1e-3)
 
 TINY_COMPRESS = CompressConfig(
     n_codes=64, steps=80, rays_per_step=512, rate_density=0.05, rate_features=0.05, rate_mlp=5e-4, bake_steps=64

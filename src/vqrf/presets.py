@@ -7,8 +7,9 @@ demo      the same, for small scenes in little time
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from vqrf.compress import PRESETS as OF_CODEBOOKS
 from vqrf.compress import CompressConfig, compress
@@ -25,7 +26,7 @@ Config: TypeAlias = CompressConfig | RateConfig
 Compressed: TypeAlias = CompressedField | PyramidField
 Preset = Literal["compact", "paper", "demo"]
 
-PRESETS: dict[str, Config] = {**OF_PYRAMIDS, **OF_CODEBOOKS}
+PRESETS: ChainMap[str, Config] = ChainMap(cast(dict[str, Config], OF_PYRAMIDS), cast(dict[str, Config], OF_CODEBOOKS))
 
 
 def stages_of(config: Config) -> dict[str, int]:
