@@ -14,12 +14,13 @@ import numpy as np
 import PIL.Image
 import pytest
 from test_cli import data, refuses, run, scene, succeeds, vqrf  # noqa: F401 (fixtures)
-from tiny import TINY, TINY_COMPRESS, Interrupted
+from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted
 
 from vqrf.bitstream import decode
 from vqrf.compress import PRESETS as COMPRESS_PRESETS
 from vqrf.evaluate import evaluate
 from vqrf.field import expand
+from vqrf.rate import PRESETS as RATE_PRESETS
 from vqrf.render import render
 from vqrf.scene import Scene, bytes_from_colors
 from vqrf.storage import load_field
@@ -28,22 +29,23 @@ from vqrf.train import PRESETS as TRAIN_PRESETS
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_presets() -> Iterator[None]:
-    """In this module the preset `demo` takes a second."""
+    """In this module the presets `demo` and `compact` take a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAIN_PRESETS, "demo", TINY)
         patch.setitem(COMPRESS_PRESETS, "demo", replace(TINY_COMPRESS, steps=32))
+        patch.setitem(RATE_PRESETS, "compact", replace(TINY_RATE, steps=32, bake_steps=64))
         yield
 
 
-def words(run: Path, data: Path, out: Path) -> tuple[object, ...]:
-    return ("compress", run, "--data", data, "--out", out, "--preset", "demo", "--profile", "web")
+def words(run: Path, data: Path, out: Path, preset: str = "demo") -> tuple[object, ...]:
+    return ("compress", run, "--data", data, "--out", out, "--preset", preset, "--profile", "web")
 
 
-@pytest.fixture(scope="module")
-def web(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+@pytest.fixture(scope="module", params=["demo", "compact"])
+def web(request: pytest.FixtureRequest, run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The file, and what was printed when it was made."""
     file = tmp_path_factory.mktemp("web") / "scene.vqrf"
-    return file, succeeds(*words(run, data, file)).out
+    return file, succeeds(*words(run, data, file, request.param)).out
 
 
 def test_a_file_for_the_web_says_what_its_fast_colours_cost(web: tuple[Path, str], run: Path, scene: Scene) -> None:
@@ -88,17 +90,19 @@ def test_a_compression_killed_after_its_baking_goes_on_from_there(
     web: tuple[Path, str], run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "scene.vqrf"
+    again = words(run, data, out, decode(web[0].read_bytes()).metadata["compression"]["preset"])
 
     def fail(*_: object, **__: object) -> None:
         raise Interrupted
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(sys.modules["vqrf.compress"], "tied_model", fail)
-        vqrf(*words(run, data, out))
+        patch.setattr(sys.modules["vqrf.rate"], "PyramidModel", fail)
+        vqrf(*again)
     assert [path.name for path in tmp_path.iterdir()] == ["scene.vqrf.checkpoint.bake"]
 
-    refuses(*words(run, data, out), "--seed", 1, saying=(out.with_name("scene.vqrf.checkpoint.bake"), "--overwrite"))
-    succeeds(*words(run, data, out))
+    refuses(*again, "--seed", 1, saying=(out.with_name("scene.vqrf.checkpoint.bake"), "--overwrite"))
+    succeeds(*again)
     assert out.read_bytes() == web[0].read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
 
