@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.bake import HarmonicsModel, bake_harmonics, grow
-from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
-from vqrf.field import RadianceField
+from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
+from vqrf.field import RadianceField, constants_of
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.rays import RayPool
@@ -355,15 +355,7 @@ class TiedModel:
             codebook=self.table.values[: self.n_codes].half().cpu().numpy(),
             kept=self.kept_quantizer.pack(self.table.values[self.n_codes :]),
             color_mlp=tuple(zip(half[::2], half[1::2], strict=True)),
-            constants=Constants(
-                empty_density=self.empty,
-                density_bias=field.density_bias,
-                interval=field.interval,
-                step_world=field.step_world,
-                near=field.near,
-                alpha_threshold=field.alpha_threshold,
-                background=field.background,
-            ),
+            constants=constants_of(field, self.empty),
             metadata={},
             shading=field.shading,
             activation=field.activation,

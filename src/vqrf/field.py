@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
+from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Activation, Shading, Volume, select, shading_fault
 from vqrf.pyramid import PyramidField
@@ -158,6 +158,19 @@ def expand(compressed: CompressedField | PyramidField) -> RadianceField:
         shading=compressed.shading,
         activation=compressed.activation,
         feature_frequencies=compressed.feature_frequencies,
+    )
+
+
+def constants_of(field: RadianceField, empty_density: float) -> Constants:
+    """The scalars of rendering that a compressed field takes over, and what its PRUNED voxels are worth."""
+    return Constants(
+        empty_density=empty_density,
+        density_bias=field.density_bias,
+        interval=field.interval,
+        step_world=field.step_world,
+        near=field.near,
+        alpha_threshold=field.alpha_threshold,
+        background=field.background,
     )
 
 

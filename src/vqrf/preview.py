@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.compressed import KEPT, PRUNED, CompressedField, Constants, Quantized
-from vqrf.field import RadianceField
+from vqrf.compressed import KEPT, PRUNED, CompressedField, Quantized
+from vqrf.field import RadianceField, constants_of
 from vqrf.geometry import Float32
 
 LEVELS = 255
@@ -40,15 +40,6 @@ def preview(field: RadianceField) -> CompressedField:
     ceiling = field.density_of(OPAQUE)
     density = np.clip(field.density[is_seen], floor - BELOW_FLOOR, ceiling)
     n_channels = field.n_channels
-    constants = Constants(
-        floor - BELOW_FLOOR,
-        field.density_bias,
-        field.interval,
-        field.step_world,
-        field.near,
-        field.alpha_threshold,
-        field.background,
-    )
     return CompressedField(
         lattice=field.lattice,
         partition=np.where(is_seen, KEPT, PRUNED).astype(np.uint8),
@@ -57,7 +48,7 @@ def preview(field: RadianceField) -> CompressedField:
         codebook=np.zeros((1, n_channels), np.float16),
         kept=_in_bytes(field.features[is_seen]),
         color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in field.color_mlp),
-        constants=constants,
+        constants=constants_of(field, floor - BELOW_FLOOR),
         metadata={"generator": "vqrf preview"},
         shading=field.shading,
         activation=field.activation,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.compress import EMPTY_MARGIN, Profile, Quantizer, Tuning, bake, carrying, measure_importance
-from vqrf.compressed import CODED, PRUNED, Constants, Table
-from vqrf.field import RadianceField, density_of_alpha
+from vqrf.compressed import CODED, PRUNED, Table
+from vqrf.field import RadianceField, constants_of, density_of_alpha
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
@@ -161,22 +161,22 @@ class _Channels:
     steps: Tensor
     rate: float
 
-    def show(self, kernels: object, parents: list[Tensor], dead_zone: float) -> Tensor:
+    def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
         """[N,C] at the voxels, every coefficient rounded."""
         above: Tensor | None = None
         for number, moments in reversed(list(enumerate(self.levels))):
             rounded = torch.empty_like(moments.values)
-            kernels.round_to_steps(moments.values, self.steps, dead_zone, rounded)  # type: ignore[attr-defined]
+            kernels.round_to_steps(moments.values, self.steps, dead_zone, rounded)
             if above is not None:
-                kernels.raise_level(rounded, above, parents[number])  # type: ignore[attr-defined]
+                kernels.raise_level(rounded, above, parents[number])
             above = rounded
         assert above is not None
         return above
 
-    def lower(self, kernels: object, parents: list[Tensor]) -> None:
+    def lower(self, kernels: Any, parents: list[Tensor]) -> None:
         """Carry the gradient of the finest level up to all others."""
         for number in range(len(self.levels) - 1):
-            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, parents[number])  # type: ignore[attr-defined]
+            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, parents[number])
 
     def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
         """The levels as whole numbers, coarsest first."""
@@ -190,17 +190,17 @@ class _Channels:
         ]
 
 
-def _analyse(values: Tensor, parents: list[Tensor], sizes: list[int], kernels: object) -> list[Moments]:
+def _analyse(values: Tensor, parents: list[Tensor], sizes: list[int], kernels: Any) -> list[Moments]:
     """Coefficients that give these values [N,C]: a coarse node starts as the mean of what hangs on it."""
     levels = [values]
     for above, size in zip(parents, sizes[1:], strict=True):
         sums, counts = (torch.zeros(size, values.shape[1], device=values.device) for _ in range(2))
-        kernels.lower_gradient(levels[-1], sums, above)  # type: ignore[attr-defined]
-        kernels.lower_gradient(torch.ones_like(levels[-1]), counts, above)  # type: ignore[attr-defined]
+        kernels.lower_gradient(levels[-1], sums, above)
+        kernels.lower_gradient(torch.ones_like(levels[-1]), counts, above)
         levels.append(sums / counts)
     for number, above in enumerate(parents):
         expected = torch.zeros_like(levels[number])
-        kernels.raise_level(expected, levels[number + 1], above)  # type: ignore[attr-defined]
+        kernels.raise_level(expected, levels[number + 1], above)
         levels[number] = levels[number] - expected
     return [Moments.of(level) for level in levels]
 
@@ -367,15 +367,7 @@ class PyramidModel:
             steps=torch.cat([self.density.steps, self.latents.steps]).cpu().numpy(),
             basis=None if self.basis is None else self.basis.cpu().numpy(),
             color_mlp=tuple(zip(tables[::2], tables[1::2], strict=True)),
-            constants=Constants(
-                empty_density=self.empty,
-                density_bias=field.density_bias,
-                interval=field.interval,
-                step_world=field.step_world,
-                near=field.near,
-                alpha_threshold=field.alpha_threshold,
-                background=field.background,
-            ),
+            constants=constants_of(field, self.empty),
             metadata={},
             shading=field.shading,
             activation=field.activation,
