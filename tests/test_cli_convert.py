@@ -228,7 +228,7 @@ def test_a_tensorf_checkpoint_becomes_a_run_folder_and_comes_back_as_it_was(th: 
 def test_what_is_no_factors_is_not_made_a_tensorf_checkpoint(run: Path, tar: Path, th: Path, tmp_path: Path) -> None:
     with unchanged(tmp_path):
         for source in (run, tar):
-            refuses("convert", source, tmp_path / "a.th", saying=(source, "is no factors", "TensoRF"))
+            refuses("convert", source, tmp_path / "a.th", saying=(source, "has no factors", "TensoRF"))
         refuses("convert", th, tmp_path / "a.tar", saying=(tmp_path / "a.tar", "frequencies of the features"))
         refuses("convert", th, tmp_path / "a.vqrf", saying=(th, "not compressed"))
         refuses("info", th, "--near", 1, saying=(th, "says itself"))

@@ -60,9 +60,9 @@ def test_its_density_is_that_of_svox2_but_for_a_power_of_two(plenoxels: Radiance
 def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(scene: Scene) -> None:
     coarse = fit(scene, replace(TINY, fine=replace(TINY.fine, steps=1, grow_at=())))
     model = train_module.fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
-    density = model.density.values.view(-1).numpy()
+    density = model.grid.density.values.view(-1).numpy()
     active = np.zeros(len(density), bool)
-    active[model.active.numpy()] = True
+    active[model.grid.active.numpy()] = True
     assert 0 < active.mean() < 1 and not density[~active].any()
     alpha = 1 - np.exp(-model.interval * density[active])
     np.testing.assert_allclose(alpha, TINY_PLENOXELS.fine.alpha_init, rtol=1e-4)
@@ -72,7 +72,7 @@ def test_a_sparse_lattice_grows_only_where_something_is_or_next_to_it(scene: Sce
     coarse = fit(scene, replace(TINY, fine=replace(TINY.fine, steps=1, grow_at=())))
     model = train_module.fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
     near = cells_near(coarse, model.lattice)
-    density = model.density.values[..., 0]
+    density = model.grid.density.values[..., 0]
     density[:, : density.shape[1] // 2] = -1.0
     last = int(np.flatnonzero((density.numpy() > 0).any((0, 2)))[0]) - 2  # the cell before the first that is occupied
     before = model.lattice

@@ -17,6 +17,7 @@ from vqrf import train as train_module
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField
 from vqrf.geometry import Lattice
+from vqrf.grids import resample
 from vqrf.kernels import has_native, select
 from vqrf.rays import RayPool
 from vqrf.render import render
@@ -36,7 +37,6 @@ from vqrf.train import (
     count_views,
     fit,
     optimize,
-    resample,
     scene_box,
 )
 
@@ -142,8 +142,8 @@ def test_growing_keeps_the_image_but_for_its_sharpening(scene: Scene, ball_field
     radius = np.linalg.norm(place, axis=-1, keepdims=True)
     ball = torch.from_numpy((20 * (0.6 - radius) - model.density_bias).astype(np.float32))
     active = torch.zeros(model.lattice.n_voxels, dtype=torch.bool)
-    active[model.active] = True
-    model.density.values.copy_(ball * active.view(*model.lattice.shape, 1))
+    active[model.grid.active] = True
+    model.grid.density.values.copy_(ball * active.view(*model.lattice.shape, 1))
     model._refresh()
     before = render(model.volume, scene.test[0].camera)
     bias, shape = model.density_bias, model.lattice.shape
@@ -174,13 +174,13 @@ def test_what_no_cell_can_hold_is_zero_after_growing(scene: Scene, ball_field: R
     stage = replace(TINY.fine, n_voxels=32**3)
     model = FieldModel(stage, (np.full(3, -1.0), np.full(3, 1.0)), scene, coarse=coarse_ball(ball_field))
     for step in (20, 50):
-        model.density.values.fill_(3)
-        model.features.values.fill_(2)
+        model.grid.density.values.fill_(3)
+        model.grid.features.values.fill_(2)
         model.prepare(step)
         inside = np.zeros(model.lattice.n_voxels, bool)
-        inside[model.active.numpy()] = True
+        inside[model.grid.active.numpy()] = True
         assert 0.02 < inside.mean() < 0.9
-        for values in (model.density.values, model.features.values):
+        for values in (model.grid.density.values, model.grid.features.values):
             flat = values.numpy().reshape(model.lattice.n_voxels, -1)
             assert not flat[~inside].any()
             assert flat[inside].all()
@@ -212,7 +212,7 @@ def test_views_are_counted_as_projecting_every_voxel_into_every_camera_does(scen
 def test_the_coarse_stage_begins_empty_where_too_few_views_look(scene: Scene) -> None:
     model = coarse_model(scene, TINY, seed=0, device="cpu")
     seen = count_views(scene, model.lattice)
-    density = model.density.values[..., 0].numpy()
+    density = model.grid.density.values[..., 0].numpy()
     np.testing.assert_array_equal(density, np.where(seen < MIN_VIEWS, UNSEEN_DENSITY, 0))
     assert model.rates is not None
     np.testing.assert_allclose(model.rates.numpy(), seen.ravel() / seen.max(), rtol=1e-6)

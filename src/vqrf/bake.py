@@ -22,10 +22,11 @@ from torch import Tensor
 
 from vqrf.field import RadianceField
 from vqrf.geometry import Camera, Lattice
+from vqrf.grids import Moments, resample
 from vqrf.kernels import HARMONICS_OF_CHANNELS, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
 from vqrf.storage import active_voxels
-from vqrf.train import REFRESH_STEPS, Moments, cells_on, resample
+from vqrf.train import REFRESH_STEPS, cells_on
 
 BAKE_CHANNELS = 12
 """Degree 1."""

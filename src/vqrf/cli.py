@@ -27,12 +27,13 @@ from vqrf.cli_convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpo
 from vqrf.cli_view import Export, Render, showing
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField
 from vqrf.files import write_atomically
-from vqrf.interop import is_checkpoint
+from vqrf.interop import bytes_of_tensorf, is_checkpoint, tensorf_of
 from vqrf.kernels import has_native
 from vqrf.lint import inspect, refusals
 from vqrf.scene import Background, Scene, SceneError, load_scene, save_scene
 from vqrf.storage import StorageError, save_field
 from vqrf.terminal import (
+    FACTORS_FILE,
     FIELD_FILE,
     Common,
     CommonFlags,
@@ -77,8 +78,9 @@ class Train:
     """Run folder to write."""
     preset: Literal["demo", "quick", "standard", "large"] = "standard"
     """Size of the images and the grid: 200/112^3, 400/128^3, 800/160^3, 800/256^3."""
-    base: Literal["dvgo", "plenoxels"] = "dvgo"
-    """Kind of field. plenoxels: harmonics and no network; quick is 400/128^3, standard 800/256^3, and there are no others."""
+    base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
+    """Kind of field, of which all but dvgo are quick or standard. plenoxels: harmonics and no network, 400/128^3 or 800/256^3.
+    tensorf: planes times lines, 400/128^3 or 800/200^3; tensorf-cp: lines alone. These write a checkpoint of TensoRF too."""
     downscale: int = 0
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: Background = "white"
@@ -216,10 +218,10 @@ def train_into(
     run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
 ) -> None:
     """Train into a run folder, or go on with what is in it."""
-    from vqrf.train import PRESETS, clear_run, fit
+    from vqrf.train import PRESETS, clear_run, fit_model
 
     if common.overwrite:
-        for name in (FIELD_FILE, METRICS_FILE):
+        for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
             (run / name).unlink(missing_ok=True)
         clear_run(run)
     elif (run / FIELD_FILE).exists():
@@ -237,8 +239,12 @@ def train_into(
     start = time.perf_counter()
     stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
     with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
-        field = fit(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
-    seconds = time.perf_counter() - start
+        model = fit_model(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
+    seconds, field, factors = time.perf_counter() - start, model.field(), model.grid.factors()
+    if factors is not None:
+        made = tensorf_of(field, factors, scene.far)
+        write_atomically(run / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
+        say(common.quiet, f"wrote {run / FACTORS_FILE}")
     save_field(run / FIELD_FILE, field, notes=notes)
     clear_run(run)
     say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")

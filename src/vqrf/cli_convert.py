@@ -40,7 +40,7 @@ from vqrf.pyramid import PyramidField
 from vqrf.render import own_scene
 from vqrf.scene import Scene, View, load_scene
 from vqrf.storage import StorageError, save_field
-from vqrf.terminal import FIELD_FILE, UsageError, load_any, load_compressed, load_like, load_run, named, say
+from vqrf.terminal import FACTORS_FILE, FIELD_FILE, UsageError, load_any, load_compressed, load_like, load_run, named, say
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
 
     .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .th: one of TensoRF, of one of
-    TensoRF. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's; such a one has to come
-    in. Any other name: a run folder.
+    TensoRF or a run of tensorf. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
+    such a one has to come in. Any other name: a run folder.
     """
 
     field: tyro.conf.Positional[Path]
@@ -268,11 +268,13 @@ class Convert:
         return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
 
     def _tensorf_file(self) -> bytes:
-        if not is_checkpoint(self.field) or not is_tensorf(self.field):
+        source = self.field / FACTORS_FILE if self.field.is_dir() else self.field
+        if not is_checkpoint(source) or not is_tensorf(source):
             raise StorageError(
-                self.field, f"is no factors, and {self.out.name} would be: only a checkpoint of TensoRF becomes one"
+                self.field,
+                f"has no factors, and {self.out.name} would: only a checkpoint of TensoRF, or a run of tensorf, becomes one",
             )
-        made = load_tensorf(self.field)
+        made = load_tensorf(source)
         data: bytes = self._named(lambda: bytes_of_tensorf(made, self.out.stem))
         return data
 

@@ -31,11 +31,12 @@ from vqrf.bake import HarmonicsModel, bake_harmonics, grow
 from vqrf.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.field import RadianceField, constants_of
 from vqrf.geometry import Float32
+from vqrf.grids import Moments
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint
-from vqrf.train import FINE_LOSSES, REFRESH_STEPS, STAGES, Model, Moments, Report, optimize, snapshot, torch_threads
+from vqrf.train import FINE_LOSSES, REFRESH_STEPS, STAGES, Model, Report, optimize, snapshot, torch_threads
 
 LEVELS = 256
 EMPTY_MARGIN = 1.0

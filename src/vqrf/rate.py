@@ -28,13 +28,14 @@ from torch import Tensor
 from vqrf.compress import EMPTY_MARGIN, Profile, Quantizer, Tuning, bake, carrying, measure_importance
 from vqrf.compressed import CODED, PRUNED, Table
 from vqrf.field import RadianceField, constants_of, density_of_alpha
+from vqrf.grids import Moments
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint, voxels_of_cells
-from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Moments, Report, snapshot, torch_threads
+from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threads
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vqrf.train import Progress as TrainProgress
 
 FIELD_FILE = "field.safetensors"
+FACTORS_FILE = "tensorf.th"
+"""Beside it, where the voxels were learnt as factors: a checkpoint of TensoRF."""
 METRICS_STEPS = 100
 
 

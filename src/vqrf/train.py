@@ -1,12 +1,12 @@
-"""The only optimisation loop, and the DVGO or Plenoxels field it optimises: coarse, then fine.
+"""The only optimisation loop, and the DVGO, Plenoxels or TensoRF field it optimises: coarse, then fine.
 
 Stages (DirectVoxGO, arXiv 2111.11215, sec. 5): a coarse field of plain colours over everything the cameras see finds where
 the scene is; a fine field with a small MLP starts in that box, skips what the coarse one found empty, and doubles its voxels
 several times on the way. Learning rates decay exponentially over a stage.
 
 Departs from DVGO:
-  - Adam's epsilon is small enough for the coarse start: at alpha 1e-6 the gradients are below 1e-8, where the usual epsilon
-    swallows them;
+  - Adam's epsilon (`vqrf.grids`) is small enough for the coarse start: at alpha 1e-6 the gradients are below 1e-8, where the
+    usual epsilon swallows them;
   - once what is there has risen above it, the coarse stage samples with the fine stage's alpha threshold, which drops the white
     fog on white that no loss removes and makes a step five times cheaper;
   - occupied cells are found anew every `REFRESH_STEPS` steps, and exactly (`kernels.find_cells`), instead of by a mask that
@@ -18,6 +18,10 @@ A Plenoxels field (arXiv 2112.05131) is a fine stage without a network: its feat
 and a ReLU takes the place of softplus and sigmoid. When its lattice grows, cells with nothing in or next to them are dropped.
 Departs from Plenoxels: the coarse stage above finds the first cells, and what is dropped is chosen by density and not by
 weight; the lattice doubles its voxels; Adam instead of RMSProp; total variation is that of the voxels that a step touches.
+
+A TensoRF field (arXiv 2203.09517) is a fine stage whose voxels are products of planes and lines (`vqrf.grids.FactorGrid`).
+Departs from TensoRF: the coarse stage's box and cells take the place of its shrinking and its alpha mask; the network takes the
+features as they are, and half as many of them.
 """
 
 from __future__ import annotations
@@ -28,15 +32,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool3d
+from torch.nn.functional import max_pool3d
 
 from vqrf.field import RadianceField, density_of_alpha, interval_of_step
 from vqrf.geometry import Lattice
+from vqrf.grids import UNSEEN_DENSITY, Decomposition, FactorGrid, Grid, Moments, Rates, VoxelGrid
 from vqrf.kernels import Activation, Gradients, LossWeights, Shading, Volume, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene, camera_bounds
@@ -55,14 +60,10 @@ STAGES = ("coarse", "fine")
 COARSE_FILE = "coarse.safetensors"
 CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
 
-ADAM_EPSILON = 1e-15
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
 
 VIEW_FREQUENCIES = 4
-UNSEEN_DENSITY = -100.0
-"""Raw density that no bias lifts to a visible alpha: voxels that no camera sees, or that sit in front of a lens."""
-
 MIN_VIEWS = 3
 """A voxel that fewer views see is taken as empty (DVGO): one image alone can put anything anywhere."""
 
@@ -93,6 +94,10 @@ class StageConfig:
         scenes; bounded ones do without, but for Plenoxels').
       is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
       shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
+      components: of density and of features on each plane, where voxels are products of planes and lines; None where they are
+        not. The planes' and lines' rate is `rate_features` then, and that of the mix `rate_mlp`.
+      decomposition: see `vqrf.grids.FactorGrid`.
+      sparsity: weight of the mean magnitude of the components of density.
     """
 
     steps: int
@@ -116,6 +121,9 @@ class StageConfig:
     is_sparse: bool = False
     shading: Shading = "mlp"
     activation: Activation = "softplus"
+    components: tuple[int, int] | None = None
+    decomposition: Decomposition = "vm"
+    sparsity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,9 @@ PLENOXELS = replace(
     activation="relu",
 )
 
+TENSORF = replace(FINE, n_voxels=200**3, rate_features=0.04, components=(16, 48))
+TENSORF_CP = replace(TENSORF, components=(32, 96), decomposition="cp")
+
 PRESETS = {
     "demo": TrainConfig(
         200,
@@ -175,33 +186,17 @@ PRESETS = {
         400, COARSE, replace(PLENOXELS, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))
     ),
     "plenoxels-standard": TrainConfig(
-        800, COARSE, replace(PLENOXELS, steps=24000, n_voxels=256**3, grow_at=(1000, 2000, 3000, 4500, 6000))
+        800, COARSE, replace(PLENOXELS, steps=15000, n_voxels=256**3, grow_at=(800, 1600, 2400, 3400, 4600))
     ),
+    **{
+        f"{base}-{size}": preset
+        for base, stage in (("tensorf", TENSORF), ("tensorf-cp", TENSORF_CP))
+        for size, preset in (
+            ("quick", TrainConfig(400, COARSE, replace(stage, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600)))),
+            ("standard", TrainConfig(800, COARSE, stage)),
+        )
+    },
 }
-
-
-@dataclass
-class Moments:
-    """An optimised array, its Adam moments, and where its gradient is summed."""
-
-    values: Tensor
-    gradient: Tensor
-    first: Tensor
-    second: Tensor
-
-    KEPT_PARTS: ClassVar = ("values", "first", "second")
-    """What a checkpoint needs; the gradient is zero between steps."""
-
-    @classmethod
-    def of(cls, values: Tensor) -> Moments:
-        return cls(values.contiguous(), *(torch.zeros_like(values) for _ in range(3)))
-
-    def update(self, kernels: Any, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
-        """One Adam step on what has a gradient; `step` counts from 1. Clears the gradient."""
-        n = len(self.values) if touched is None else touched.numel()
-        arrays = [array.view(n, -1) for array in (self.values, self.gradient, self.first, self.second)]
-        touched = None if touched is None else touched.view(-1)
-        kernels.masked_adam(*arrays, touched, rate=rate, step=step, epsilon=ADAM_EPSILON)
 
 
 class Model(Protocol):
@@ -299,7 +294,7 @@ def resume(model: Model, pool: RayPool, checkpoint: Checkpoint) -> int:
 
 
 class FieldModel:
-    """A DVGO or Plenoxels field under optimisation.
+    """A DVGO, Plenoxels or TensoRF field under optimisation.
 
     Args:
       stage: its constants.
@@ -326,10 +321,11 @@ class FieldModel:
         self.step = 0
         self.mlp = [Moments.of(array) for array in initial_mlp(stage, seed, device)]
         self.rates: Tensor | None = None
+        self.seed = seed
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
-    def _allocate(self, n_voxels: int, old: tuple[Tensor, Tensor] | None = None, allowed: np.ndarray | None = None) -> None:
-        """Put the lattice at `n_voxels`: empty, or resampled from the `old` density and features.
+    def _allocate(self, n_voxels: int, old: Grid | None = None, allowed: np.ndarray | None = None) -> None:
+        """Put the lattice at `n_voxels`: at its start, or resampled from the `old` grid.
 
         Args:
           allowed: cells of the new lattice, flat; None for those that the coarse stage leaves.
@@ -342,26 +338,23 @@ class FieldModel:
         else:
             self.interval = self.stage.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
             self.density_bias = math.log(1 / (1 - self.stage.alpha_init) - 1) - self._n_grown(n_voxels)
-        self.allowed, self.active = None, torch.arange(self.lattice.n_voxels, device=self.device)
+        self.allowed, active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
             cells = cells if allowed is None else allowed.reshape(cells.shape)
             self.allowed = torch.from_numpy(cells).to(self.device)
-            self.active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
-        density = torch.zeros(*shape, 1, device=self.device)
-        features = torch.zeros(*shape, self.stage.channels, device=self.device)
-        if old is not None:  # what is outside stays zero, as a checkpoint has it
-            for grown, values in zip((density, features), old, strict=True):
-                flat = (self.lattice.n_voxels, -1)
-                grown.view(flat)[self.active] = resample(values, shape).view(flat)[self.active]
-        elif self.stage.activation == "relu":  # what starts at 0 would never learn
-            density.view(-1)[self.active] = self._density_of(self.stage.alpha_init)
-        self.density, self.features = Moments.of(density), Moments.of(features)
+            active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
+        self.grid = self._grid_at_start(active) if old is None else old.on(shape, active)
         self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-        self.gradients = Gradients(
-            self.density.gradient[..., 0], self.features.gradient, self._layers("gradient"), self.touched
-        )
+        self.gradients = Gradients(*self.grid.gradients, self._layers("gradient"), self.touched)
         self._refresh()
+
+    def _grid_at_start(self, active: Tensor) -> Grid:
+        stage, shape = self.stage, self.lattice.shape
+        if stage.components is not None:
+            return FactorGrid.at_random(stage.decomposition, shape, (*stage.components, stage.channels), active, self.seed)
+        faint = self._density_of(stage.alpha_init) if stage.activation == "relu" else 0.0  # a relu at 0 would never learn
+        return VoxelGrid.at_rest(shape, stage.channels, active, faint)
 
     def _edge(self, n_voxels: int) -> float:
         """World size of a voxel of a lattice of so many."""
@@ -380,14 +373,16 @@ class FieldModel:
 
     def _refresh(self) -> None:
         """Find the occupied cells of the density as it is now."""
-        density = self.density.values[..., 0]
+        self.grid.show_density(self.kernels)
+        density, features = self.grid.shown
         threshold = self.stage.alpha_init / 10 if self.step < self.stage.faint_steps else self.stage.alpha_threshold
         cells = self.kernels.find_cells(density, self._density_of(threshold), self.allowed)
+        self.grid.choose(cells)
         self.volume = Volume(
             lo=self.lattice.lo,
             hi=self.lattice.hi,
             density=density,
-            features=self.features.values,
+            features=features,
             rows=None,
             layers=self._layers("values"),
             cells=cells,
@@ -405,7 +400,7 @@ class FieldModel:
     def hide(self, seen: np.ndarray) -> None:
         """Use how many views see each voxel, [X,Y,Z]: what too few see is emptied, the rest learns in proportion."""
         share = torch.from_numpy((seen / max(seen.max(), 1)).astype(np.float32)).to(self.device)
-        self.density.values[torch.from_numpy(seen < MIN_VIEWS).to(self.device)] = UNSEEN_DENSITY
+        self.grid.shown[0][torch.from_numpy(seen < MIN_VIEWS).to(self.device)] = UNSEEN_DENSITY
         self.rates = share.reshape(-1)
         self._refresh()
 
@@ -414,9 +409,10 @@ class FieldModel:
         if step in self.stage.grow_at:
             n_voxels = self.stage.n_voxels >> (len(self.stage.grow_at) - 1 - self.stage.grow_at.index(step))
             allowed = self._sparse_cells(n_voxels) if self.stage.is_sparse else None
-            self._allocate(n_voxels, (self.density.values, self.features.values), allowed)
+            self._allocate(n_voxels, self.grid, allowed)
         elif step % REFRESH_STEPS == 0:
             self._refresh()
+        self.grid.show(self.kernels)
         return self.coarse is not None and step in (0, *self.stage.grow_at[-1:], self.stage.steps // 2)
 
     def _sparse_cells(self, n_voxels: int) -> np.ndarray:
@@ -428,18 +424,16 @@ class FieldModel:
     def update(self, step: int) -> None:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
         decay = self.stage.rate_end ** (step / self.stage.steps)
-        density_rate: float | Tensor = self.stage.rate_density * decay
-        feature_rate: float | Tensor = self.stage.rate_features * decay
-        if self.rates is not None:
-            density_rate, feature_rate = self.rates * density_rate, self.rates * feature_rate
-        for moments, weight in (
-            (self.density, self.stage.density_variation),
-            (self.features, self.stage.feature_variation),
-        ):
-            if weight:
-                self.kernels.add_total_variation(moments.values, moments.gradient, self.touched, weight=weight)
-        self.density.update(self.kernels, self.touched, density_rate, since)
-        self.features.update(self.kernels, self.touched, feature_rate, since)
+        share: float | Tensor = 1.0 if self.rates is None else self.rates
+        rates = Rates(
+            density=share * (self.stage.rate_density * decay),
+            features=share * (self.stage.rate_features * decay),
+            mix=self.stage.rate_mlp * decay,
+            density_variation=self.stage.density_variation,
+            feature_variation=self.stage.feature_variation,
+            sparsity=self.stage.sparsity,
+        )
+        self.grid.update(self.kernels, self.touched, rates, since)
         for moments in self.mlp:
             moments.update(self.kernels, None, self.stage.rate_mlp * decay, step + 1)
         self.touched.zero_()
@@ -448,11 +442,13 @@ class FieldModel:
         """The field as it stands, its cells limited to those occupied now."""
         self.step = self.stage.steps
         self._refresh()
+        self.grid.show(self.kernels)
+        density, features = (values.cpu().numpy().copy() for values in self.grid.shown)
         arrays = [array.cpu().numpy().copy() for pair in self._layers("values") for array in pair]
         return RadianceField(
             lattice=self.lattice,
-            density=self.density.values[..., 0].cpu().numpy().copy(),
-            features=self.features.values.cpu().numpy().copy(),
+            density=density,
+            features=features,
             color_mlp=tuple(zip(arrays[::2], arrays[1::2], strict=True)),
             density_bias=self.density_bias,
             interval=self.interval,
@@ -466,13 +462,9 @@ class FieldModel:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Only voxels of allowed cells: no other is ever looked at."""
-        state = {}
+        state = self.grid.parts()
         if self.stage.is_sparse and self.allowed is not None:
             state["allowed"] = self.allowed.reshape(-1)
-        for name, moments in self._grids():
-            for part in Moments.KEPT_PARTS:
-                state[f"{name}.{part}"] = getattr(moments, part).view(self.lattice.n_voxels, -1)[self.active]
         for i, moments in enumerate(self.mlp):
             state |= {f"mlp{i}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
         return state
@@ -482,15 +474,11 @@ class FieldModel:
         self.step = step
         allowed = state["allowed"].numpy() if "allowed" in state else None
         self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), allowed=allowed)
+        self.grid.restore(state)
         for part in Moments.KEPT_PARTS:
-            for name, moments in self._grids():
-                getattr(moments, part).view(self.lattice.n_voxels, -1)[self.active] = state[f"{name}.{part}"]
             for i, moments in enumerate(self.mlp):
                 getattr(moments, part).copy_(state[f"mlp{i}.{part}"])
         self._refresh()
-
-    def _grids(self) -> tuple[tuple[str, Moments], ...]:
-        return ("density", self.density), ("features", self.features)
 
 
 def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
@@ -505,12 +493,6 @@ def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
             arrays.append((torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(n_in))
     arrays[-1].zero_()
     return [array.to(device) for array in arrays]
-
-
-def resample(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Values [X,Y,Z,C] on another corner-aligned lattice over the same box, trilinearly."""
-    moved = values.permute(3, 0, 1, 2)[None]
-    return interpolate(moved, size=shape, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
 
 
 def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
@@ -596,6 +578,20 @@ def fit(
     run: Path | None = None,
     watch: Watch | None = None,
 ) -> RadianceField:
+    """Train a field on the scene's training views: `field` of the model that `fit_model` makes of the same arguments."""
+    return fit_model(scene, config, seed=seed, device=device, report=report, run=run, watch=watch).field()
+
+
+def fit_model(
+    scene: Scene,
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report | None = None,
+    run: Path | None = None,
+    watch: Watch | None = None,
+) -> FieldModel:
     """Train a field on the scene's training views: the coarse stage, then the fine one.
 
     Args:
@@ -616,12 +612,14 @@ def fit(
     coarse = None if run is None else _load_coarse(run, print_of_run)
     if coarse is None:
         first = coarse_model(scene, config, seed=seed, device=device)
-        coarse = _run_stage("coarse", first, pool, seed, report, run, print_of_run, watch)
+        _run_stage("coarse", first, pool, seed, report, run, print_of_run, watch)
+        coarse = first.field()
         if run is not None:
             save_field(run / COARSE_FILE, coarse, notes={"fingerprint": print_of_run})
             (run / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
-    return _run_stage("fine", fine, pool, seed, report, run, print_of_run, watch)
+    _run_stage("fine", fine, pool, seed, report, run, print_of_run, watch)
+    return fine
 
 
 def clear_run(run: Path) -> None:
@@ -650,7 +648,7 @@ def _run_stage(
     run: Path | None,
     print_of_run: str,
     watch: Watch | None,
-) -> RadianceField:
+) -> None:
     checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILES[name], print_of_run)
     stage = model.stage
     steps = optimize(
@@ -667,4 +665,3 @@ def _run_stage(
             report(name, progress)
         if watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
             watch(model.field)
-    return model.field()

@@ -24,7 +24,7 @@ from vqrf.interop.archives import CheckpointError, load_torch
 from vqrf.interop.dvgo import USUAL, Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
 from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2
-from vqrf.interop.tensorf import AlphaMask, TensorfField, bytes_of_tensorf, import_tensorf, is_tree, load_tensorf
+from vqrf.interop.tensorf import AlphaMask, TensorfField, bytes_of_tensorf, import_tensorf, is_tree, load_tensorf, tensorf_of
 from vqrf.kernels import select
 from vqrf.rays import RayPool
 from vqrf.scene import View
@@ -53,6 +53,7 @@ __all__ = [
     "load_svox2",
     "load_tensorf",
     "load_vqrf",
+    "tensorf_of",
     "zip_of_vqrf",
 ]
 

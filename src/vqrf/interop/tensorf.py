@@ -328,6 +328,34 @@ def import_tensorf(made: TensorfField) -> Imported:
     return Imported(replace(field, allowed=None if allowed.all() else allowed), facts, n_cut)
 
 
+def tensorf_of(field: RadianceField, factors: Factors | LineFactors, far: float) -> TensorfField:
+    """A field that was learnt as factors, with them: `import_tensorf` of it is the field, up to rounding.
+
+    The mask is twice as fine as the lattice, so that what it allows is whole cells.
+    """
+    edge = float(np.mean(field.lattice.extent / (np.array(field.lattice.shape) - 1)))
+    mask = None
+    if field.allowed is not None:
+        x, y, z = (2 * side - 1 for side in field.lattice.shape)
+        marks = np.zeros((x, y, z), bool)
+        marks[1::2, 1::2, 1::2] = field.allowed != 0
+        mask = AlphaMask(replace(field.lattice, shape=(x, y, z)), marks)
+    return TensorfField(
+        lattice=field.lattice,
+        factors=factors,
+        color_mlp=field.color_mlp,
+        feature_frequencies=field.feature_frequencies,
+        density_shift=field.density_bias,
+        distance_scale=field.interval / field.step_world,
+        step_voxels=field.step_world / edge,
+        near=field.near,
+        far=far,
+        alpha_threshold=field.alpha_threshold,
+        mask=mask,
+        activation=field.activation,
+    )
+
+
 def _share_of_cells(lattice: Lattice, mask: AlphaMask) -> NDArray[np.int16]:
     """At how many of POINTS^3 points of every cell [X-1,Y-1,Z-1] the mask, interpolated, is above 0."""
     marked = mask.marks
