@@ -170,7 +170,7 @@ PLENOXELS = replace(
     activation="relu",
 )
 
-TENSORF = replace(FINE, n_voxels=200**3, rate_features=0.04, components=(16, 48))
+TENSORF = replace(FINE, steps=10000, n_voxels=200**3, rate_features=0.1, components=(16, 48), sparsity=1e-5)
 TENSORF_CP = replace(TENSORF, components=(32, 96), decomposition="cp")
 
 PRESETS = {
