@@ -40,6 +40,9 @@ from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threa
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
 
+DENSITY_UNITS = {"softplus": 1.0, "relu": 0.13}
+"""What densities, their step and their rate are in units of, by the field's activation: before a ReLU, values are smaller."""
+
 SENSITIVITY_DRAWS = 20000
 FLATTEST = 1e-4
 """A direction of feature space that colour hardly depends on counts as if it had this share of the strongest one's effect."""
@@ -275,10 +278,11 @@ class PyramidModel:
         self.weight_quantizers = [_weight_quantizer(moments.values) for moments in self.mlp]
         latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
         density = torch.from_numpy(field.density[occupied][:, None])
-        density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
+        unit = DENSITY_UNITS[field.activation]
+        density = density.clamp(self.floor - unit * DENSITY_BELOW, self.floor + unit * DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
         self.density = _Channels(
-            _analyse(density, self.parents, sizes, self.kernels), one * config.density_step, config.rate_density
+            _analyse(density, self.parents, sizes, self.kernels), one * unit * config.density_step, unit * config.rate_density
         )
         self.latents = _Channels(
             _analyse(latents, self.parents, sizes, self.kernels), one.repeat(latents.shape[1]), config.rate_features
