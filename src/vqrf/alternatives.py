@@ -38,7 +38,7 @@ from vqrf.kernels.equation import tensors
 from vqrf.rate import spread_out
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
-from vqrf.storage import Arrays, active_voxels, arrays_from_bytes, bytes_of_arrays
+from vqrf.storage import Arrays, StorageError, active_voxels, arrays_from_bytes, bytes_of_arrays
 from vqrf.train import STAGES, torch_threads
 
 Mask = NDArray[np.bool_]
@@ -171,7 +171,7 @@ def prune_round(
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
 
-    Source: Re:NeRF (arXiv 2210.12782), sec. 3. Departs: see the head of this module.
+    Source: Re:NeRF (arXiv 2210.12782). Departs: see the head of this module.
     """
     pool, empty = RayPool(scene.train), float(np.float32(field.density_of(field.alpha_threshold) - EMPTY_MARGIN))
     active = active_voxels(field)
@@ -269,9 +269,12 @@ def decode_factors(data: bytes, path: Path) -> RadianceField:
 
     Raises:
       StorageError: it is damaged.
-      lzma.LZMAError: it is no LZMA.
     """
-    arrays, header = arrays_from_bytes(lzma.decompress(data), path, FACTORS_FORMAT)
+    try:
+        plain = lzma.decompress(data)
+    except lzma.LZMAError as error:
+        raise StorageError(path, f"is damaged ({error})") from error
+    arrays, header = arrays_from_bytes(plain, path, FACTORS_FORMAT)
 
     def values_of(key: str) -> Float32:
         levels = np.moveaxis(arrays[key], 0, -1)

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 ROWS_FILE, PLOT_FILE = "rd.csv", "rd.png"
 CONTESTS_FILE = "alternatives.csv"
-PRESETS_OF_KIND: dict[str, tuple[str, ...]] = {"rd": ("compact", "paper"), "alternatives": ("compact",)}
+PresetName = Literal["compact", "paper", "demo"]
+PRESETS_OF_KIND: dict[str, tuple[PresetName, ...]] = {"rd": ("compact", "paper"), "alternatives": ("compact",)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Bench:
     """Dataset folder, or the folder of datasets that are named as the runs' scenes are."""
     out: Path
     """Folder for rd.csv and rd.png; or for alternatives.csv and the files that it is about."""
-    presets: tuple[Literal["compact", "paper", "demo"], ...] = ()
+    presets: tuple[PresetName, ...] = ()
     """Each is a curve, or what alternatives are measured against; compact and paper, or compact, if not given."""
     qualities: tuple[float, ...] = (10, 25, 40, 60, 80, 100)
     """0..100: each is a point of every curve. Of rd."""
@@ -80,7 +81,8 @@ def bench_curves(verb: Bench) -> None:
     from vqrf import bench
 
     jobs = list_jobs(verb)
-    runner = {"auto": bench.choose_runner(), "ray": bench.run_on_ray, "turn": bench.run_in_turn}[verb.runner]
+    runners: dict[str, bench.Runner] = {"auto": bench.choose_runner(), "ray": bench.run_on_ray, "turn": bench.run_in_turn}
+    runner = runners[verb.runner]
     verb.out.mkdir(parents=True, exist_ok=True)
     rows_file, common = verb.out / ROWS_FILE, verb.common
     if common.overwrite:
@@ -247,7 +249,10 @@ def bench_alternatives(verb: Bench) -> None:
     """Measure alternatives, and ours at the bytes that each takes."""
     from vqrf import bench
 
-    jobs = list_contests(verb)
+    try:
+        jobs = list_contests(verb)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     verb.out.mkdir(parents=True, exist_ok=True)
     rows_file, out = verb.out / CONTESTS_FILE, verb.out.resolve()
     if verb.common.overwrite:
@@ -288,10 +293,7 @@ def list_contests(verb: Bench) -> list[Contest]:
             method, points = "prune", [str(number + 1) for number in range(ROUNDS)]
             mark = mark_of(asdict(prune_config(verb.steps)), *facts)
         for preset in verb.presets:
-            try:
-                settings = mark_of(asdict(settings_of(preset, OWN_QUALITY, verb.steps)), verb.every, *facts)
-            except ValueError as error:
-                raise UsageError(str(error)) from None
+            settings = mark_of(asdict(settings_of(preset, OWN_QUALITY, verb.steps)), verb.every, *facts)
             contests += [Contest(str(run.resolve()), folder, scene, method, point, preset, mark, settings) for point in points]
     if len({contest.key for contest in contests}) < len(contests):
         raise UsageError("--runs, --presets: the same field and preset come twice")
