@@ -125,11 +125,11 @@ def test_a_run_that_was_killed_goes_on_with_the_jobs_that_are_missing(tmp_path: 
         return row_of(job)
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs_of(10, 20, 30, 40), path, work, run_in_turn)
-    assert [row.quality for row in load_rows(path)] == [10, 20]
-    rows = run_jobs(jobs_of(10, 20, 30, 40), path, work, run_in_turn)
+        run_jobs(jobs_of(10, 20, 30, 40), path, Row, work, run_in_turn)
+    assert [row.quality for row in load_rows(path, Row)] == [10, 20]
+    rows = run_jobs(jobs_of(10, 20, 30, 40), path, Row, work, run_in_turn)
     assert asked == [10, 20, 30, 30, 40]
-    assert rows == [row_of(job) for job in jobs_of(10, 20, 30, 40)] == load_rows(path)
+    assert rows == [row_of(job) for job in jobs_of(10, 20, 30, 40)] == load_rows(path, Row)
 
 
 def test_rows_come_in_the_order_of_the_jobs_whatever_the_runner_does(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_rows_come_in_the_order_of_the_jobs_whatever_the_runner_does(tmp_path: P
         return map(work, reversed(jobs))
 
     seen: list[Row] = []
-    rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", row_of, backwards, on_row=seen.append)
+    rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", Row, row_of, backwards, on_row=seen.append)
     assert [row.quality for row in rows] == [10, 20, 30]
     assert [row.quality for row in seen] == [30, 20, 10]
 
@@ -145,11 +145,11 @@ def test_rows_come_in_the_order_of_the_jobs_whatever_the_runner_does(tmp_path: P
 def test_rows_of_other_jobs_and_settings_stay_and_are_not_taken_for_these(tmp_path: Path) -> None:
     path = tmp_path / "rd.csv"
     old = [row_of(job) for job in jobs_of(10, 20)]
-    save_rows(path, old)
+    save_rows(path, Row, old)
     other = [replace(job, settings="11111111") for job in jobs_of(10)]
-    (row,) = run_jobs(other, path, lambda job: replace(row_of(job), psnr=12.5), run_in_turn)
+    (row,) = run_jobs(other, path, Row, lambda job: replace(row_of(job), psnr=12.5), run_in_turn)
     assert row.psnr == 12.5
-    assert len(load_rows(path)) == 3 and set(old) < set(load_rows(path))
+    assert len(load_rows(path, Row)) == 3 and set(old) < set(load_rows(path, Row))
 
 
 @settings(deadline=None)
@@ -160,8 +160,8 @@ def test_rows_come_back_from_the_file(rows: list[Row]) -> None:
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rd.csv"
-        save_rows(path, rows)
-        assert load_rows(path) == sorted(rows, key=lambda row: row.key)
+        save_rows(path, Row, rows)
+        assert load_rows(path, Row) == sorted(rows, key=lambda row: row.key)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_rows_come_back_from_the_file(rows: list[Row]) -> None:
 )
 def test_a_table_that_is_none_of_ours_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "rd.csv"
-    save_rows(path, [])
+    save_rows(path, Row, [])
     path.write_text(text.replace("HEAD\n", path.read_text()))
     with pytest.raises(ValueError, match=reason):
-        load_rows(path)
+        load_rows(path, Row)
 
 
 @needs_ray
@@ -187,8 +187,8 @@ def test_ray_does_the_same_jobs(tmp_path: Path) -> None:
         return bench.Row(*job.key, int(job.quality), psnr, 0.9, 41.0, 0.5)
 
     work = partial(do, 30.0)
-    rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", work, bench.run_on_ray)
-    assert rows == [work(job) for job in jobs_of(10, 20, 30)] == load_rows(tmp_path / "rd.csv")
+    rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", Row, work, bench.run_on_ray)
+    assert rows == [work(job) for job in jobs_of(10, 20, 30)] == load_rows(tmp_path / "rd.csv", Row)
 
 
 def test_ray_is_chosen_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_bench_measures_draws_and_goes_on(run: Path, data: Path, tmp_path: Path)
     printed = succeeds(*flags, "--qualities", 0, 100).out
     assert {path.name for path in out.iterdir()} == {"rd.csv", "rd.png"}
     assert "demo at 0:" in printed and "demo at 100:" in printed
-    small, large = load_rows(out / "rd.csv")
+    small, large = load_rows(out / "rd.csv", Row)
     assert small.n_bytes < large.n_bytes
     again = json.loads(succeeds(*flags, "--qualities", 0, 50, 100, "--json").out)
     assert [row["quality"] for row in again["rows"]] == [0, 50, 100]

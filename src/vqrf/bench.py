@@ -1,6 +1,7 @@
 """Rate against distortion: scenes x presets x qualities, measured, drawn beside what others published, and compared.
 
-A job is one file: a trained field, compressed at one quality, encoded, decoded, and scored on held-out views. Finished jobs
+A job is one file: a trained field, compressed at one quality, encoded, decoded, and scored on held-out views; or a contest, one
+file of another way to compress (`vqrf.alternatives`) and one of ours that has as many bytes. Finished jobs
 are rows of a CSV file, which is written anew, whole, after each: a run that was killed goes on with the jobs that are missing.
 """
 
@@ -13,7 +14,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -78,19 +79,90 @@ class Row:
         return self.scene, self.preset, self.quality, self.settings
 
 
+@dataclass(frozen=True)
+class Contest:
+    """An alternative at one point of its own dial, to be measured against ours at as many bytes.
+
+    Attributes:
+      run, data, scene: as of a `Job`.
+      method: "prune" or "truncate", see `vqrf.alternatives`.
+      point: the number of the round, or the components of density and of features, such as 16+48.
+      preset: ours.
+      mark: a fingerprint of everything that the alternative's file depends on.
+      settings: the same of ours.
+    """
+
+    run: str
+    data: str
+    scene: str
+    method: str
+    point: str
+    preset: str
+    mark: str
+    settings: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.scene, self.method, self.point, self.preset, self.mark, self.settings
+
+
+@dataclass(frozen=True)
+class ContestRow:
+    """A contest, measured.
+
+    Attributes:
+      scene, method, point, preset, mark, settings: of the contest.
+      n_bytes: of the alternative's one file.
+      psnr: dB over the test views, of what that decodes to.
+      ours_n_bytes: of our file: at most as many and at least 95 % of them where our dial reaches that, else the nearest.
+      ours_psnr: of what that decodes to.
+      difference: dB that ours is better.
+      field_psnr: dB of the field before compression.
+      seconds: wall time of both, less what was there already.
+    """
+
+    scene: str
+    method: str
+    point: str
+    preset: str
+    mark: str
+    settings: str
+    n_bytes: int
+    psnr: float
+    ours_n_bytes: int
+    ours_psnr: float
+    difference: float
+    field_psnr: float
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return self.scene, self.method, self.point, self.preset, self.mark, self.settings
+
+
 # ---------------------------------------------------------------------------------------------------------------- the jobs
 
-Work = Callable[[Job], Row]
-Runner = Callable[[Sequence[Job], Work], Iterable[Row]]
+
+class Keyed(Protocol):
+    """A job, or its row; both have the same key."""
+
+    @property
+    def key(self) -> tuple[Any, ...]: ...
+
+
+AnyJob = TypeVar("AnyJob", bound=Keyed)
+AnyRow = TypeVar("AnyRow", Row, ContestRow)
+
+Runner = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[Any]]
 """Does jobs and gives their rows in the order in which they end."""
 
 
-def run_in_turn(jobs: Sequence[Job], work: Work) -> Iterator[Row]:
+def run_in_turn(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow]) -> Iterator[AnyRow]:
     """One job after the other, in this process."""
     return map(work, jobs)
 
 
-def run_on_ray(jobs: Sequence[Job], work: Work) -> Iterator[Row]:
+def run_on_ray(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow]) -> Iterator[AnyRow]:
     """On the Ray cluster that the environment names, or else on one of this machine; a job takes one CPU.
 
     Raises:
@@ -118,50 +190,56 @@ def choose_runner() -> Runner:
 
 
 def run_jobs(
-    jobs: Sequence[Job], path: Path, work: Work, runner: Runner, *, on_row: Callable[[Row], None] = lambda row: None
-) -> list[Row]:
+    jobs: Sequence[AnyJob],
+    path: Path,
+    kind: type[AnyRow],
+    work: Callable[[AnyJob], AnyRow],
+    runner: Runner,
+    *,
+    on_row: Callable[[AnyRow], None] = lambda row: None,
+) -> list[AnyRow]:
     """The rows of all jobs, of which those that are in the file already are not done again.
 
     Args:
+      kind: what the file has rows of.
       path: the CSV file. Rows in it that belong to none of the jobs stay there and are not returned.
       on_row: called with every row that is new.
 
     Raises:
       ValueError: the file is there and holds something else.
     """
-    rows = {row.key: row for row in load_rows(path)} if path.exists() else {}
+    rows = {row.key: row for row in load_rows(path, kind)} if path.exists() else {}
     for row in runner([job for job in jobs if job.key not in rows], work):
         rows[row.key] = row
-        save_rows(path, rows.values())
+        save_rows(path, kind, rows.values())
         on_row(row)
     return [rows[job.key] for job in jobs]
 
 
-def save_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write the CSV file, whole or not at all, by scene, preset and quality."""
+def save_rows(path: Path, kind: type[AnyRow], rows: Iterable[AnyRow]) -> None:
+    """Write the CSV file, whole or not at all, in the order of the keys."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [column.name for column in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [column.name for column in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
     write_atomically(path, text.getvalue().encode())
 
 
-def load_rows(path: Path) -> list[Row]:
+def load_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
     """Read what `save_rows` wrote.
 
     Raises:
       ValueError: a line is none of its rows.
     """
-    names = [column.name for column in fields(Row)]
+    columns = fields(kind)
     lines = list(csv.reader(io.StringIO(path.read_text())))
-    if not lines or lines[0] != names:
-        raise ValueError(f"{path}: line 1 is not {','.join(names)}")
+    if not lines or lines[0] != [column.name for column in columns]:
+        raise ValueError(f"{path}: line 1 is not {','.join(column.name for column in columns)}")
+    parse: dict[Any, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         try:
-            scene, preset, quality, settings, n_bytes, *scores = line
-            psnr, ssim, field_psnr, seconds = map(float, scores)
-            rows.append(Row(scene, preset, float(quality), settings, int(n_bytes), psnr, ssim, field_psnr, seconds))
+            rows.append(kind(*(parse[column.type](text) for column, text in zip(columns, line, strict=True))))
         except ValueError:
             raise ValueError(f"{path}: line {number} is no row: {','.join(line)}") from None
     return rows

@@ -182,20 +182,45 @@ def truncate(factors: Factors, n_density: int, n_features: int) -> Factors:
     Source: CCNeRF (arXiv 2205.14870), which trains fields so that a tail of the components can be dropped. Departs: takes any
     field, and chooses.
     """
-    if not 1 <= n_density <= factors.n_density or not 1 <= n_features <= factors.n_features:
-        limits = f"1..{factors.n_density} and 1..{factors.n_features}"
-        raise ValueError(f"components: expected {limits}, got {n_density} and {n_features}")
+    _expect_components(factors, n_density, n_features)
     planes, lines, mix = [], [], []
     for plane, line, by_channel in zip(factors.planes, factors.lines, factors.mix, strict=True):
         (of_plane, plane_features), (of_line, line_features) = (np.split(a, [factors.n_density], -1) for a in (plane, line))
         nearest = _nearest_products(of_plane.reshape(-1, factors.n_density), of_line, n_density)
-        norms = [np.linalg.norm(a, axis=tuple(range(a.ndim - 1))) for a in (plane_features, line_features, by_channel.T)]
-        strongest = np.sort(np.argsort(-norms[0] * norms[1] * norms[2], kind="stable")[:n_features])
+        strongest = _strongest((plane_features, line_features, by_channel.T), n_features)
         kept = nearest[0].reshape(*plane.shape[:2], n_density), nearest[1]
         planes.append(np.concatenate([kept[0], plane_features[..., strongest]], -1))
         lines.append(np.concatenate([kept[1], line_features[:, strongest]], -1))
         mix.append(by_channel[strongest])
     return Factors((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), np.stack(mix))
+
+
+def truncate_lines(factors: LineFactors, n_density: int, n_features: int) -> LineFactors:
+    """The same of lines alone: of density and of features those components stay whose products have the greatest norm.
+
+    A sum of products of three lines has no nearest of fewer that is known how to find, so none is made anew.
+
+    Raises:
+      ValueError: that many there are not, or none would be left.
+    """
+    _expect_components(factors, n_density, n_features)
+    halves = [np.split(line, [factors.n_density], axis=1) for line in factors.lines]
+    of_density = _strongest(tuple(density for density, _ in halves), n_density)
+    of_features = _strongest((*(features for _, features in halves), factors.mix.T), n_features)
+    z, y, x = (np.concatenate([density[:, of_density], features[:, of_features]], 1) for density, features in halves)
+    return LineFactors((z, y, x), factors.mix[of_features])
+
+
+def _expect_components(factors: Factors | LineFactors, n_density: int, n_features: int) -> None:
+    if not 1 <= n_density <= factors.n_density or not 1 <= n_features <= factors.n_features:
+        limits = f"1..{factors.n_density} and 1..{factors.n_features}"
+        raise ValueError(f"components: expected {limits}, got {n_density} and {n_features}")
+
+
+def _strongest(arrays: tuple[Float32, ...], n: int) -> NDArray[np.int64]:
+    """The numbers, in order, of the n columns (last axis) whose product over all arrays has the greatest norm."""
+    norms = [np.linalg.norm(a, axis=tuple(range(a.ndim - 1))) for a in arrays]
+    return np.sort(np.argsort(-np.prod(norms, axis=0), kind="stable")[:n])
 
 
 def _nearest_products(left: Float32, right: Float32, n: int) -> tuple[Float32, Float32]:

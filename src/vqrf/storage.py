@@ -44,9 +44,14 @@ class StorageError(ValueError):
 
 def save_arrays(path: Path, arrays: Arrays, header: Mapping[str, Any]) -> None:
     """Write arrays with a JSON header, whole or not at all."""
+    write_atomically(path, bytes_of_arrays(arrays, header))
+
+
+def bytes_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> bytes:
+    """What `save_arrays` writes."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(header, sort_keys=True)
-    write_atomically(path, bytes_from_tensors(contiguous, {HEADER_KEY: text, CRC_KEY: checksum(contiguous, text)}))
+    return bytes(bytes_from_tensors(contiguous, {HEADER_KEY: text, CRC_KEY: checksum(contiguous, text)}))
 
 
 def checksum(arrays: Arrays, header: str) -> str:
@@ -71,6 +76,15 @@ def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any
         data = path.read_bytes()
     except OSError as error:
         raise StorageError(path, error.strerror or str(error)) from error
+    return arrays_from_bytes(data, path, expected_format)
+
+
+def arrays_from_bytes(data: bytes, path: str | Path, expected_format: str) -> tuple[Arrays, dict[str, Any]]:
+    """As `load_arrays`, of bytes that are at hand.
+
+    Args:
+      path: what they are called in an error.
+    """
     try:
         arrays = tensors_from_bytes(data)
         length = int.from_bytes(data[:8], "little")
