@@ -83,7 +83,8 @@ class Derivatives:
     def effects(self, field: RadianceField, empty: float) -> Float32:
         """By how much, to first order, the loss changes with a voxel that is removed, [X,Y,Z] >= 0."""
         features: Float32 = np.einsum("xyzc,xyzc->xyz", np.abs(field.features), self.features)
-        return np.abs(field.density - np.float32(empty)) * self.density + features
+        total: Float32 = np.abs(field.density - np.float32(empty)) * self.density + features
+        return total
 
 
 def measure_derivatives(field: RadianceField, pool: RayPool, config: PruneConfig, *, seed: int = 0) -> Derivatives:

@@ -25,6 +25,7 @@ MIN_POINTS = 4
 
 
 Key = tuple[str, str, float, str]
+ContestKey = tuple[str, str, str, str, str, str]
 """What a job and its row have in common."""
 
 
@@ -102,7 +103,7 @@ class Contest:
     settings: str
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def key(self) -> ContestKey:
         return self.scene, self.method, self.point, self.preset, self.mark, self.settings
 
 
@@ -136,7 +137,7 @@ class ContestRow:
     seconds: float
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def key(self) -> ContestKey:
         return self.scene, self.method, self.point, self.preset, self.mark, self.settings
 
 

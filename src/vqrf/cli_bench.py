@@ -214,7 +214,7 @@ def describe(row: Row) -> str:
 
 def print_tables(rows: list[Row], differences: list[dict[str, Any]]) -> None:
     """The points, and the rate difference of every two curves."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         scores = f"{row.psnr:.2f}", f"{row.ssim:.4f}", f"{row.psnr - row.field_psnr:+.2f}"
         lines.append((row.scene, row.preset, f"{row.quality:g}", *size_of(row.n_bytes), *scores))
