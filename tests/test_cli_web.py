@@ -99,9 +99,9 @@ def test_a_compression_killed_after_its_baking_goes_on_from_there(
         patch.setattr(sys.modules["vqrf.compress"], "tied_model", fail)
         patch.setattr(sys.modules["vqrf.rate"], "PyramidModel", fail)
         vqrf(*again)
-    assert [path.name for path in tmp_path.iterdir()] == ["scene.vqrf.checkpoint.bake"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.vqrf.bake"]
 
-    refuses(*again, "--seed", 1, saying=(out.with_name("scene.vqrf.checkpoint.bake"), "--overwrite"))
+    refuses(*again, "--seed", 1, saying=(out.with_name("scene.vqrf.bake"), "--overwrite"))
     succeeds(*again)
     assert out.read_bytes() == web[0].read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}

@@ -21,6 +21,7 @@ from vqrf.compress import (
     EMPTY_MARGIN,
     LEVELS,
     PRESETS,
+    Checkpoints,
     CompressConfig,
     Profile,
     Quantizer,
@@ -466,9 +467,10 @@ def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
     for step in at:
         with pytest.raises(Interrupted):
             checkpoint = Checkpoint(path, "x", seconds=0)
-            compress(trained, scene, TINY_COMPRESS, report=Recorder(("tune", step)), checkpoint=checkpoint)
+            compress(trained, scene, TINY_COMPRESS, report=Recorder(("tune", step)), checkpoints=Checkpoints(tune=checkpoint))
     recorder = Recorder()
-    again = compress(trained, scene, TINY_COMPRESS, report=recorder, checkpoint=Checkpoint(path, "x", seconds=0))
+    checkpoint = Checkpoint(path, "x", seconds=0)
+    again = compress(trained, scene, TINY_COMPRESS, report=recorder, checkpoints=Checkpoints(tune=checkpoint))
     assert recorder.steps["tune"][0] == at[-1] // 32 * 32 + 1
     assert_same_compressed(again, tuned)
     assert path.exists()  # until the result is safe
@@ -479,16 +481,18 @@ def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
 def test_a_baking_that_was_interrupted_ends_as_one_that_was_not(
     for_web: CompressedField, trained: RadianceField, scene: Scene, tmp_path: Path, at: list[tuple[str, int]]
 ) -> None:
-    path = tmp_path / "checkpoint"
+    def checkpoints() -> Checkpoints:
+        return Checkpoints(**{stage: Checkpoint(tmp_path / stage, "x", seconds=0) for stage in ("bake", "tune")})
+
     for place in at:
         with pytest.raises(Interrupted):
-            compress(trained, scene, WEB, report=Recorder(place), checkpoint=Checkpoint(path, "x", seconds=0))
-    recorder, checkpoint = Recorder(), Checkpoint(path, "x", seconds=0)
-    again = compress(trained, scene, WEB, report=recorder, checkpoint=checkpoint)
+            compress(trained, scene, WEB, report=Recorder(place), checkpoints=checkpoints())
+    recorder, left = Recorder(), checkpoints()
+    again = compress(trained, scene, WEB, report=recorder, checkpoints=left)
     assert_same_compressed(again, for_web)
     baked = recorder.steps.get("bake", [])
     assert baked == ([] if at[-1][0] == "tune" else list(range(at[-1][1] // 32 * 32 + 1, WEB.bake_steps + 1)))
-    checkpoint.remove()
+    left.remove()
     assert list(tmp_path.iterdir()) == []
 
 

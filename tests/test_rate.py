@@ -12,14 +12,24 @@ import pytest
 from tiny import Interrupted, Recorder
 
 from vqrf.bitstream import decode, encode
-from vqrf.compress import carrying
+from vqrf.compress import Checkpoints, Profile, carrying
 from vqrf.compressed import PRUNED
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
 from vqrf.kernels import has_native
 from vqrf.lint import inspect
 from vqrf.pyramid import PyramidField
-from vqrf.rate import DENSITY_ABOVE, DENSITY_BELOW, PyramidModel, RateConfig, compress_pyramid, drop_hidden, spread_out, thin
+from vqrf.rate import (
+    DENSITY_ABOVE,
+    DENSITY_BELOW,
+    DENSITY_UNITS,
+    PyramidModel,
+    RateConfig,
+    compress_pyramid,
+    drop_hidden,
+    spread_out,
+    thin,
+)
 from vqrf.rays import RayPool
 from vqrf.render import render
 from vqrf.scene import Scene
@@ -106,8 +116,8 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     make: Callable[[RadianceField], RadianceField], ball_field: RadianceField
 ) -> None:
     field = make(ball_field)
-    importance = seen_of(field)
-    model = PyramidModel(field, importance, FINE)
+    importance, config = seen_of(field), replace(FINE, density_step=FINE.density_step / DENSITY_UNITS[field.activation])
+    model = PyramidModel(field, importance, config)
     assert_shows_what_the_file_holds(model)
     packed = model.pack()
     assert packed.basis is not None and packed.color_mlp == ()
@@ -225,9 +235,17 @@ def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
 ) -> None:
     path = tmp_path / "checkpoint"
     with pytest.raises(Interrupted):
-        compress_pyramid(trained, scene, TINY_RATE, report=Recorder(("tune", 40)), checkpoint=Checkpoint(path, "x", seconds=0))
+        compress_pyramid(
+            trained,
+            scene,
+            TINY_RATE,
+            report=Recorder(("tune", 40)),
+            checkpoints=Checkpoints(tune=Checkpoint(path, "x", seconds=0)),
+        )
     recorder = Recorder()
-    again = compress_pyramid(trained, scene, TINY_RATE, report=recorder, checkpoint=Checkpoint(path, "x", seconds=0))
+    again = compress_pyramid(
+        trained, scene, TINY_RATE, report=recorder, checkpoints=Checkpoints(tune=Checkpoint(path, "x", seconds=0))
+    )
     assert recorder.steps["tune"][0] == 33
     assert again == tuned
 
@@ -273,13 +291,21 @@ def test_importance_that_is_spread_out_keeps_its_sum_and_reaches_one_voxel_furth
     assert np.count_nonzero(spread) == 27
 
 
-def test_every_price_goes_on_from_one_warm_stage(trained: RadianceField, scene: Scene, tmp_path: Path) -> None:
-    """A second price takes the first one's stage and ends as if it had made its own."""
-    config = replace(TINY_RATE, warm_steps=40, steps=10)
+@pytest.mark.parametrize("profile", ["exact", "web"])
+def test_every_price_goes_on_from_one_warm_stage(
+    profile: Profile, trained: RadianceField, scene: Scene, tmp_path: Path
+) -> None:
+    """A second price takes the first one's stages and ends as if it had made its own."""
+    config = replace(TINY_RATE, warm_steps=40, steps=10, bake_steps=20, profile=profile)
     cheap, dear = replace(config, bit_price=1e-9), replace(config, bit_price=1e-7)
-    warm = Checkpoint(tmp_path / "warm", "same")
-    small = [compress_pyramid(trained, scene, one, warm=warm) for one in (cheap, dear)]
-    assert warm.path.exists()
+    stages = Checkpoints(**{stage: Checkpoint(tmp_path / stage, "same") for stage in ("bake", "warm")})
+    recorders = Recorder(), Recorder()
+    small = [
+        compress_pyramid(trained, scene, one, report=recorder, checkpoints=stages)
+        for one, recorder in zip((cheap, dear), recorders, strict=True)
+    ]
+    assert recorders[0].steps.keys() == {"warm", "tune"} | ({"bake"} if profile == "web" else set())
+    assert recorders[1].steps.keys() == {"tune"}
     assert small[1] == compress_pyramid(trained, scene, dear)
     assert len(encode(small[1])) < len(encode(small[0]))
 

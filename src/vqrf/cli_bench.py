@@ -175,7 +175,8 @@ class Case:
         return {"training": self.notes}
 
     def compress(self, config: Config) -> Compressed:
-        from vqrf.presets import Checkpoints, compress_with, warmed
+        from vqrf.compress import Checkpoints
+        from vqrf.presets import compress_with, warmed
 
         density = checksum({"density": self.field.density}, "")
         mark = fingerprint(self.scene, {**asdict(warmed(config)), "seed": self.common.seed, "density": density})

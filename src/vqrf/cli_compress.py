@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     pass
 
 if TYPE_CHECKING:
-    from vqrf.presets import Checkpoints, Compressed, Config
+    from vqrf.compress import Checkpoints
+    from vqrf.presets import Compressed, Config
 
 REPORT_VIEWS = 4
 WIDEST, WIDEST_PRICE, WIDEST_VIEWS = 0.888888, 8.8888e-10, (ViewScore("", 88.88888, 0.888888, 0.0),)
@@ -150,7 +151,7 @@ class Compress:
         Raises:
           ValueError: a flag that is not of the preset, or a value that cannot be.
         """
-        from vqrf.presets import PRESETS, with_steps
+        from vqrf.presets import PRESETS, for_profile, with_steps
 
         dials = {"prune": self.prune, "keep": self.keep, "n_codes": self.codes}
         given: dict[str, Any] = {name: value for name, value in dials.items() if value is not None}
@@ -158,7 +159,7 @@ class Compress:
         if strange := [name for name in given if not hasattr(config, name)]:
             flag = {"n_codes": "codes"}.get(strange[0], strange[0])
             raise ValueError(f"--{flag}: the preset {self.preset} has no such setting")
-        config = replace(config, profile=self.profile, **given)
+        config = replace(for_profile(config, self.profile), **given)
         return config if self.steps is None else with_steps(config, self.steps)
 
 
@@ -184,20 +185,27 @@ class Job:
     def settings(self, config: Config) -> dict[str, Any]:
         return {"preset": self.preset, **asdict(config), "seed": self.common.seed}
 
-    def fingerprint(self, config: Config) -> str:
-        """Of everything that the result depends on."""
+    def fingerprint(self, settings: Mapping[str, Any]) -> str:
+        """Of everything that a result depends on: what goes in, and the settings."""
         density = checksum({"density": self.field.density}, "")
-        return fingerprint(self.scene, {**self.settings(config), "training": self.notes, "density": density})
+        return fingerprint(self.scene, {**settings, "training": self.notes, "density": density})
 
     def checkpoints(self, config: Config) -> Checkpoints:
         """Where the tunings are saved beside the file; nowhere beside a device."""
-        from vqrf.presets import NOWHERE, Checkpoints, warmed
+        from vqrf.compress import NOWHERE, Checkpoints
+        from vqrf.presets import bake_settings, warmed
 
         if is_device(self.out):
             return NOWHERE
-        tune = Checkpoint(self.out.with_name(f"{self.out.name}.checkpoint"), self.fingerprint(config))
-        warm = Checkpoint(self.out.with_name(f"{self.out.name}.warm"), self.fingerprint(warmed(config)))
-        return Checkpoints(tune, warm)
+
+        def beside(ending: str, settings: Mapping[str, Any]) -> Checkpoint:
+            return Checkpoint(self.out.with_name(f"{self.out.name}.{ending}"), self.fingerprint(settings))
+
+        return Checkpoints(
+            bake=beside("bake", {**bake_settings(config), "seed": self.common.seed}),
+            warm=beside("warm", self.settings(warmed(config))),
+            tune=beside("checkpoint", self.settings(config)),
+        )
 
     def tune(self, config: Config) -> Compressed:
         """Compress; the checkpoints are to be removed when the result is safe."""
@@ -237,8 +245,9 @@ def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
     value = goal.n_bytes() if is_size else before[0].psnr - goal.max_drop if goal.max_drop is not None else goal.target_psnr
 
     def tune(config: Config) -> Compressed:
-        small = job.tune(config)
-        job.checkpoints(config).remove(warm=False)  # which the next trial begins with
+        small, tuning = job.tune(config), job.checkpoints(config).tune
+        if tuning is not None:  # the stages before it are what the next trial begins with
+            tuning.remove()
         return small
 
     dial = FieldDial(
@@ -247,7 +256,9 @@ def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
         score=lambda small: score(expand(small), job.scene.test, job.scene.background, quiet).psnr,
         metadata=describe_result(job, widest(base), replace(before[0], views=WIDEST_VIEWS), before[0]),
     )
-    journal = Journal(None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(base))
+    journal = Journal(
+        None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(job.settings(base))
+    )
     if job.common.overwrite:
         journal.clear()
         job.checkpoints(base).remove()

@@ -380,6 +380,31 @@ def tied_model(
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """Where the tunings of a compression are saved now and then; nowhere for None.
+
+    Attributes:
+      bake, warm: of stages that compressions of a field at other dials have in common. They are saved as their stage ends, and
+        so the next compression goes on from there.
+      tune: of the last stage.
+
+    All of them stay until the caller removes them, when the result is safe.
+    """
+
+    bake: Checkpoint | None = None
+    warm: Checkpoint | None = None
+    tune: Checkpoint | None = None
+
+    def remove(self) -> None:
+        for checkpoint in (self.bake, self.warm, self.tune):
+            if checkpoint is not None:
+                checkpoint.remove()
+
+
+NOWHERE = Checkpoints()
+
+
+@dataclass(frozen=True)
 class Tuning:
     """On which rays models are tuned, and who hears of it; the two tunings of a compression have this in common."""
 
@@ -434,7 +459,7 @@ def compress(
     seed: int = 0,
     device: str = "cpu",
     report: Report | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> CompressedField:
     """Compress a field with the training views of its scene: importance, partition, codebook, tuning, quantisation.
 
@@ -442,15 +467,13 @@ def compress(
 
     Args:
       report: called after every step of a tuning with "bake" or "tune" and its progress.
-      checkpoint: where a tuning is saved now and then; the same call goes on from it. It stays until the caller removes
-        it, when the result is safe.
+      checkpoints: the same call goes on from them.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
     if config.profile == "web" and field.shading == "mlp":
-        before = None if checkpoint is None else checkpoint.of_bake()
-        field = bake(field, scene, tuning, config.losses, config.bake_steps, before)
+        field = bake(field, scene, tuning, config.losses, config.bake_steps, checkpoints.bake)
     model = tied_model(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
-    tuning.run("tune", model, config.steps, checkpoint)
+    tuning.run("tune", model, config.steps, checkpoints.tune)
     return model.pack()

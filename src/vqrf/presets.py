@@ -8,18 +8,17 @@ demo      the same, for small scenes in little time
 from __future__ import annotations
 
 from collections import ChainMap
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, TypeAlias, cast
 
+from vqrf.compress import NOWHERE, Checkpoints, CompressConfig, Profile, compress
 from vqrf.compress import PRESETS as OF_CODEBOOKS
-from vqrf.compress import CompressConfig, compress
 from vqrf.compressed import CompressedField
 from vqrf.field import RadianceField
 from vqrf.pyramid import PyramidField
 from vqrf.rate import PRESETS as OF_PYRAMIDS
-from vqrf.rate import RateConfig, compress_pyramid
+from vqrf.rate import WEB_PRICE, RateConfig, compress_pyramid
 from vqrf.scene import Scene
-from vqrf.storage import Checkpoint
 from vqrf.train import Report
 
 Config: TypeAlias = CompressConfig | RateConfig
@@ -27,6 +26,13 @@ Compressed: TypeAlias = CompressedField | PyramidField
 Preset = Literal["compact", "paper", "demo"]
 
 PRESETS: ChainMap[str, Config] = ChainMap(cast(dict[str, Config], OF_PYRAMIDS), cast(dict[str, Config], OF_CODEBOOKS))
+
+
+def for_profile(config: Config, profile: Profile) -> Config:
+    """The settings of a preset, which are those of the profile `exact`, for another profile."""
+    if profile == "web" and isinstance(config, RateConfig):
+        config = replace(config, bit_price=config.bit_price * WEB_PRICE, warm_price=config.warm_price * WEB_PRICE)
+    return replace(config, profile=profile)
 
 
 def stages_of(config: Config) -> dict[str, int]:
@@ -37,32 +43,14 @@ def stages_of(config: Config) -> dict[str, int]:
     return bake | {"tune": config.steps}
 
 
+def bake_settings(config: Config) -> dict[str, Any]:
+    """What the stage `bake` depends on."""
+    return {"steps": config.bake_steps, "rays_per_step": config.rays_per_step, "losses": asdict(config.losses)}
+
+
 def warmed(config: Config) -> Config:
     """The settings that the stage `warm` depends on; all of them where there is no such stage."""
     return config.warmed() if isinstance(config, RateConfig) else config
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where a compression is saved now and then; nowhere for None.
-
-    Attributes:
-      tune: of the last stage, and, beside it, of baking.
-      warm: of the stage `warm` (see `vqrf.rate.compress_pyramid`), which outlives the compression.
-    """
-
-    tune: Checkpoint | None = None
-    warm: Checkpoint | None = None
-
-    def remove(self, *, warm: bool = True) -> None:
-        """Remove what is no longer needed: everything, or all but `warm`."""
-        if self.tune is not None:
-            self.tune.remove()
-        if warm and self.warm is not None:
-            self.warm.remove()
-
-
-NOWHERE = Checkpoints()
 
 
 def compress_with(
@@ -76,9 +64,9 @@ def compress_with(
     checkpoints: Checkpoints = NOWHERE,
 ) -> Compressed:
     """Compress by the preset that the settings are of; the other arguments as of `vqrf.compress.compress`."""
-    common: dict[str, Any] = {"seed": seed, "device": device, "report": report, "checkpoint": checkpoints.tune}
+    common: dict[str, Any] = {"seed": seed, "device": device, "report": report, "checkpoints": checkpoints}
     if isinstance(config, RateConfig):
-        return compress_pyramid(field, scene, config, warm=checkpoints.warm, **common)
+        return compress_pyramid(field, scene, config, **common)
     return compress(field, scene, config, **common)
 
 

@@ -25,7 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqrf.compress import EMPTY_MARGIN, Profile, Quantizer, Tuning, bake, carrying, measure_importance
+from vqrf.compress import (
+    EMPTY_MARGIN,
+    NOWHERE,
+    Checkpoints,
+    Profile,
+    Quantizer,
+    Tuning,
+    bake,
+    carrying,
+    measure_importance,
+)
 from vqrf.compressed import CODED, PRUNED, Table
 from vqrf.field import RadianceField, constants_of, density_of_alpha
 from vqrf.grids import Moments
@@ -34,14 +44,14 @@ from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
-from vqrf.storage import Checkpoint, voxels_of_cells
+from vqrf.storage import voxels_of_cells
 from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threads
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
 
 DENSITY_UNITS = {"softplus": 1.0, "relu": 0.13}
-"""What densities, their step and their rate are in units of, by the field's activation: before a ReLU, values are smaller."""
+"""What the step and the rate of densities are in units of, by the field's activation: before a ReLU, values are smaller."""
 
 SENSITIVITY_DRAWS = 20000
 FLATTEST = 1e-4
@@ -49,6 +59,9 @@ FLATTEST = 1e-4
 
 HANDOVER = 0.3
 """Share of the learning rates at which `tune` takes over from `warm`."""
+
+WEB_PRICE = 1 / 6
+"""Of a bit with the profile `web`, against `exact`: harmonics need more bits to be as good, and those are what it pays with."""
 
 WEIGHT_LEVELS = 127
 """Half the levels of a quantised weight of the colour MLP."""
@@ -279,7 +292,7 @@ class PyramidModel:
         latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
         density = torch.from_numpy(field.density[occupied][:, None])
         unit = DENSITY_UNITS[field.activation]
-        density = density.clamp(self.floor - unit * DENSITY_BELOW, self.floor + unit * DENSITY_ABOVE).to(self.device)
+        density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
         self.density = _Channels(
             _analyse(density, self.parents, sizes, self.kernels), one * unit * config.density_step, unit * config.rate_density
@@ -403,29 +416,23 @@ def compress_pyramid(
     seed: int = 0,
     device: str = "cpu",
     report: Report | None = None,
-    checkpoint: Checkpoint | None = None,
-    warm: Checkpoint | None = None,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> PyramidField:
     """Compress a field with the training views of its scene into a pyramid; arguments as of `vqrf.compress.compress`.
-
-    Args:
-      warm: the checkpoint of the stage `warm`. It is left as that stage ends, so that another call at another price, or one
-        that was killed, goes on from there.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
     if config.profile == "web" and field.shading != "sh":
-        before = None if checkpoint is None else checkpoint.of_bake()
-        field = bake(field, scene, tuning, config.losses, config.bake_steps, before)
+        field = bake(field, scene, tuning, config.losses, config.bake_steps, checkpoints.bake)
     model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
     if config.warm_steps:
         model.begin(config.warmed(), 1.0, HANDOVER)
-        tuning.run("warm", model, config.warm_steps, warm)
-        if warm is not None:
-            warm.save(*snapshot(model, tuning.pool, config.warm_steps))
+        tuning.run("warm", model, config.warm_steps, checkpoints.warm)
+        if checkpoints.warm is not None:
+            checkpoints.warm.save(*snapshot(model, tuning.pool, config.warm_steps))
         model.begin(config, HANDOVER, config.rate_end)
-    tuning.run("tune", model, config.steps, checkpoint)
+    tuning.run("tune", model, config.steps, checkpoints.tune)
     return drop_hidden(model.pack())
 
 

@@ -26,7 +26,6 @@ from vqrf.scene import Scene
 
 FIELD_FORMAT = "vqrf-field-1"
 CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
-BAKE_SUFFIX = ".bake"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
 
@@ -235,10 +234,5 @@ class Checkpoint:
         save_arrays(self.path, arrays, {"format": CHECKPOINT_FORMAT, "fingerprint": self.fingerprint, "state": state})
         self._last = time.monotonic()
 
-    def of_bake(self) -> Checkpoint:
-        """The checkpoint of the stage that comes before: a file beside this one, which `remove` takes along."""
-        return Checkpoint(self.path.with_name(self.path.name + BAKE_SUFFIX), self.fingerprint, seconds=self.seconds)
-
     def remove(self) -> None:
-        for path in (self.path, self.of_bake().path):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
