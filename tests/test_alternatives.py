@@ -1,5 +1,7 @@
 """Other ways to make a field small do what their papers say, and are measured against ours at the bytes of their files."""
 
+# ruff: noqa: F811 (fixtures of test_cli are parameters here)
+
 from __future__ import annotations
 
 import json
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import refuses, succeeds
+from test_cli import data, refuses, run, succeeds  # noqa: F401 (fixtures)
 from tiny import TINY, TINY_COMPRESS, TINY_RATE, assert_same_compressed
 
 from vqrf import alternatives, cli_bench
@@ -25,7 +27,7 @@ from vqrf.field import RadianceField, expand
 from vqrf.interop import TensorfField, tensorf_of
 from vqrf.rate import PRESETS as RATE_PRESETS
 from vqrf.rays import RayPool
-from vqrf.scene import Scene, save_scene
+from vqrf.scene import Scene
 from vqrf.storage import StorageError, active_voxels
 from vqrf.terminal import FACTORS_FILE
 from vqrf.train import PRESETS as TRAIN_PRESETS
@@ -43,22 +45,6 @@ def tiny_presets() -> Iterator[None]:
         patch.setattr(alternatives, "ROUNDS", 2)
         patch.setattr(alternatives, "PruneConfig", lambda: TINY_PRUNE)
         yield
-
-
-@pytest.fixture(scope="module")
-def data(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny scene as a dataset folder."""
-    folder = tmp_path_factory.mktemp("dataset") / "data"
-    save_scene(scene, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `train` leaves."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    succeeds("train", data, "--out", folder, "--preset", "demo")
-    return folder
 
 
 TINY_PRUNE = PruneConfig(n_batches=4, tuning=replace(TINY_COMPRESS, steps=40))

@@ -33,9 +33,6 @@ from vqrf.terminal import (
 )
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from vqrf.compress import Checkpoints
     from vqrf.presets import Compressed, Config
 
