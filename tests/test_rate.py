@@ -131,6 +131,13 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     assert (again.shading, again.activation) == (field.shading, field.activation)
 
 
+def test_of_all_levels_only_the_finest_loses_by_its_rounding(model: PyramidModel, trained: RadianceField) -> None:
+    coded = model.partition != PRUNED
+    wanted = np.clip(trained.density[coded], model.floor - DENSITY_BELOW, model.floor + DENSITY_ABOVE)
+    lost = np.abs(model.volume.density.numpy()[coded] - wanted)
+    assert TINY_RATE.density_step / 4 < lost.max() <= (0.5 + TINY_RATE.dead_zone) * TINY_RATE.density_step + 1e-5
+
+
 def test_tiny_steps_keep_the_image_of_a_field_with_a_network(
     trained: RadianceField, importance: np.ndarray, scene: Scene
 ) -> None:

@@ -475,7 +475,7 @@ void read_levels(Bytes data, const std::array<Section, kKnown> &known, int first
     for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
     const auto level_of = [&](int k) -> Nodes & { return nodes[static_cast<std::size_t>(kLEV0 - k)]; };
     for (int k = first; k < kKnown; ++k) Reader(data, known[k]).expect_raw(2 * level_of(k).n_nodes * width);
-    std::vector<std::uint8_t> above;
+    std::vector<std::int8_t> above;
     bool is_here = true;
     for (int k = first; k < kKnown; ++k) {
         const Nodes &coarser = level_of(std::max(k - 1, first));
@@ -581,7 +581,7 @@ std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partitio
     for (std::uint8_t &s : nodes[0].selected) nodes[0].n_nodes += s = s != kPruned;
     for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
     std::vector<std::vector<std::uint8_t>> streams;
-    std::vector<std::uint8_t> above;
+    std::vector<std::int8_t> above;
     for (std::size_t l = nodes.size(); l-- > 0;) {
         const std::span<const std::int16_t> level = levels[nodes.size() - 1 - l];
         std::vector<std::int16_t> values(level.begin(), level.end());

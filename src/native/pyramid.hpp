@@ -44,7 +44,7 @@ inline Nodes coarser_nodes(const Nodes &finer) {
     return nodes;
 }
 
-inline constexpr int kMagnitudeLimit = 15;  // contexts do not tell greater coefficients apart
+inline constexpr int kCut = 15;  // contexts do not tell coefficients of greater magnitude apart
 inline constexpr int kNearClasses = 14, kBeforeClasses = 5;
 inline constexpr int kUnary = 14;  // a magnitude up to this is counted up, what is beyond it has an Elias gamma code
 inline constexpr int kGammaBits = 13;  // at most so many after its first: no magnitude is above 14 + 2^14 - 1
@@ -56,81 +56,115 @@ inline int near_class(int sum) {
     return found;
 }
 
-// Contexts of one channel: its zeros, its ones, then the counting up to kUnary.
+// Contexts of one channel: its zeros, its ones, then the counting up to kUnary, then the signs, then two for each length of a gamma
+// code: whether it ends here, and its highest bit but the first.
 inline constexpr std::size_t kZeroContexts = std::size_t{kNearClasses} * kBeforeClasses;
-inline constexpr std::size_t kChannelContexts = kZeroContexts + kNearClasses + std::size_t{kUnary};
+inline constexpr std::size_t kUnsignedContexts = kZeroContexts + kNearClasses + std::size_t{kUnary};
+inline constexpr std::size_t kSignContexts = std::size_t{4 * 4 * 3};
+inline constexpr std::size_t kChannelContexts = kUnsignedContexts + kSignContexts + std::size_t{2 * kGammaBits};
 inline std::size_t level_contexts(std::uint32_t width) { return kNearClasses + width * kChannelContexts; }
 
-// A positive number, without a model: as many zeros as its bits after the first, then the number.
+// A positive number: as many zeros as its bits after the first, then the number, of which the lower bits have no model.
 template <class Coder>
-std::uint32_t code_gamma(Coder &coder, std::uint32_t value) {
+std::uint32_t code_gamma(Coder &coder, std::size_t base, std::uint32_t value) {
     int n_bits = 0;
-    while (n_bits < kGammaBits && !coder.direct(1, value >> n_bits <= 1)) ++n_bits;
-    return 1u << n_bits | coder.direct(n_bits, value & ((1u << n_bits) - 1));
+    while (n_bits < kGammaBits && !coder.bit(base + static_cast<std::size_t>(n_bits), value >> n_bits <= 1)) ++n_bits;
+    if (n_bits == 0) return 1;
+    const int n_lower = n_bits - 1;
+    const std::uint32_t upper = 2 | std::uint32_t{coder.bit(base + static_cast<std::size_t>(kGammaBits + n_lower), value >> n_lower & 1)};
+    return upper << n_lower | coder.direct(n_lower, value & ((1u << n_lower) - 1));
 }
 
-// A coefficient: whether it is 0, its sign, its magnitude.
+// What is around a node in one level and above it: for each neighbour and parent a row of coefficients, cut to kCut.
+struct Around {
+    std::array<const std::int8_t *, std::size(kFaces)> faces;
+    std::array<const std::int8_t *, std::size(kEdges)> edges;
+    std::array<const std::int8_t *, kParents> parents;
+
+    // Contexts of a sign in channel c: how many faces are positive, how many negative, and the sign of the parents' sum.
+    std::size_t sign_context(std::size_t c) const {
+        int positive = 0, negative = 0, sum = 0;
+        for (const std::int8_t *face : faces) positive += face[c] > 0, negative += face[c] < 0;
+        for (const std::int8_t *parent : parents) sum += parent[c];
+        return static_cast<std::size_t>((4 * positive + negative) * 3 + (sum > 0) - (sum < 0) + 1);
+    }
+
+    // Weighted sums of magnitudes [width].
+    void add_magnitudes(std::vector<int> &near) const {
+        const auto add = [&](const std::int8_t *row, int weight) {
+            for (std::size_t c = 0; c < near.size(); ++c) near[c] += weight * std::abs(row[c]);
+        };
+        std::fill(near.begin(), near.end(), 0);
+        for (const std::int8_t *face : faces) add(face, 8);
+        for (const std::int8_t *edge : edges) add(edge, 3);
+        for (const std::int8_t *parent : parents) add(parent, 1);
+    }
+};
+
+// A coefficient in channel c: whether it is 0, its sign, its magnitude.
 template <class Coder>
-std::int32_t code_coefficient(Coder &coder, std::size_t base, int near, int before, std::int32_t value) {
+std::int32_t code_coefficient(Coder &coder, std::size_t c, const Around &around, int near, int before, std::int32_t value) {
     const std::int32_t magnitude = std::abs(value);
+    const std::size_t base = kNearClasses + c * kChannelContexts;
     if (!coder.bit(base + static_cast<std::size_t>(near * kBeforeClasses + before), magnitude != 0)) return 0;
-    const bool negative = coder.direct(1, value < 0) != 0;
+    const bool negative = coder.bit(base + kUnsignedContexts + around.sign_context(c), value < 0) != 0;
     std::int32_t counted = 1;
     std::size_t context = base + kZeroContexts + static_cast<std::size_t>(near);
     while (counted <= kUnary && coder.bit(context, magnitude > counted)) {
         context = base + kZeroContexts + kNearClasses + static_cast<std::size_t>(counted - 1);
         ++counted;
     }
-    if (counted > kUnary) counted += static_cast<std::int32_t>(code_gamma(coder, static_cast<std::uint32_t>(std::max(1, magnitude - kUnary)))) - 1;
+    if (counted > kUnary) {
+        const auto beyond = static_cast<std::uint32_t>(std::max(1, magnitude - kUnary));
+        counted = kUnary + static_cast<std::int32_t>(code_gamma(coder, base + kUnsignedContexts + kSignContexts, beyond));
+    }
     return negative ? -counted : counted;
 }
 
-// Code the coefficients [N,width] of a level. `above` are the magnitudes [M+1,width] of the level that it hangs on, which is
-// `coarser`, empty for none. Gives the level's own magnitudes [N+1,width], the last row of zeros, for the next.
+// Code the coefficients [N,width] of a level. `above` are the coefficients, cut, [M+1,width] of the level that it hangs on, which
+// is `coarser`, empty for none. Gives the level's own [N+1,width], the last row of zeros, for the next.
 template <class Coder>
-std::vector<std::uint8_t> code_level(Coder &coder, const Nodes &nodes, const Nodes &coarser, const std::vector<std::uint8_t> &above,
-                                     std::uint32_t width, std::span<std::int16_t> values) {
-    std::vector<std::uint8_t> magnitudes((nodes.n_nodes + 1) * width, 0);
-    const std::uint8_t *none = &magnitudes[nodes.n_nodes * width];
+std::vector<std::int8_t> code_level(Coder &coder, const Nodes &nodes, const Nodes &coarser, const std::vector<std::int8_t> &above,
+                                    std::uint32_t width, std::span<std::int16_t> values) {
+    std::vector<std::int8_t> seen((nodes.n_nodes + 1) * width, 0);
+    const std::int8_t *none = &seen[nodes.n_nodes * width];
     std::vector<std::int32_t> numbers(above.empty() ? 0 : coarser.shape.n_voxels());
     for (std::size_t i = 0, n = 0; i < numbers.size(); ++i) numbers[i] = coarser.selected[i] ? static_cast<std::int32_t>(n++) : -1;
     Planes<std::int32_t> ranks(nodes.shape.y, nodes.shape.z, -1);
     std::vector<int> near(width);
+    Around around;
+    around.parents.fill(none);
     std::int32_t rank = 0;
     std::uint32_t plane = 0;
     for_each_node(nodes, [&](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
         if (coder.failed()) return;
         for (; plane < x; ++plane) ranks.next_plane();
         const std::size_t at = ranks.at(y, z);
-        const auto around = ranks.neighbours(at);
-        const auto row = [&](std::int32_t r) { return r < 0 ? none : &magnitudes[static_cast<std::size_t>(r) * width]; };
-        std::fill(near.begin(), near.end(), 0);
-        for (const int i : kFaces)
-            for (std::uint32_t c = 0; c < width; ++c) near[c] += 8 * row(around[i])[c];
-        for (const int i : kEdges)
-            for (std::uint32_t c = 0; c < width; ++c) near[c] += 3 * row(around[i])[c];
+        const auto known = ranks.neighbours(at);
+        const auto row = [&](int i) { return known[i] < 0 ? none : &seen[static_cast<std::size_t>(known[i]) * width]; };
+        std::ranges::transform(kFaces, around.faces.begin(), row);
+        std::ranges::transform(kEdges, around.edges.begin(), row);
         if (!above.empty())
-            for (int k = 0; k < kParents; ++k) {
-                const std::uint8_t *parent = &above[static_cast<std::size_t>(numbers[parent_at(coarser.shape, k, x, y, z)]) * width];
-                for (std::uint32_t c = 0; c < width; ++c) near[c] += parent[c];
-            }
+            for (int k = 0; k < kParents; ++k)
+                around.parents[k] = &above[static_cast<std::size_t>(numbers[parent_at(coarser.shape, k, x, y, z)]) * width];
+        around.add_magnitudes(near);
         std::int16_t *value = &values[static_cast<std::size_t>(rank) * width];
-        std::uint8_t *magnitude = &magnitudes[static_cast<std::size_t>(rank) * width];
+        std::int8_t *own = &seen[static_cast<std::size_t>(rank) * width];
         const auto code = [&](std::uint32_t c, int before) {
-            const std::int32_t coded = code_coefficient(coder, kNearClasses + c * kChannelContexts, near_class(near[c]), before, value[c]);
+            const std::int32_t coded = code_coefficient(coder, c, around, near_class(near[c]), before, value[c]);
             value[c] = static_cast<std::int16_t>(coded);
-            magnitude[c] = static_cast<std::uint8_t>(std::min(std::abs(coded), kMagnitudeLimit));
+            own[c] = static_cast<std::int8_t>(std::clamp(coded, -kCut, kCut));
         };
+        const auto size_of = [&](std::uint32_t c) { return std::min(2, std::abs(own[c])); };
         code(0, 0);
         int sum = 0;
         bool any = false;
         for (std::uint32_t c = 1; c < width; ++c) sum += near[c], any = any || value[c] != 0;
         any = coder.bit(static_cast<std::size_t>(near_class(sum)), any);
-        for (std::uint32_t c = 1; any && c < width; ++c)
-            code(c, std::min<int>(2, magnitude[c - 1]) + (c > 1 ? std::min<int>(2, magnitude[c - 2]) : 0));
+        for (std::uint32_t c = 1; any && c < width; ++c) code(c, size_of(c - 1) + (c > 1 ? size_of(c - 2) : 0));
         ranks[at] = rank++;
     });
-    return magnitudes;
+    return seen;
 }
 
 }  // namespace vqrf

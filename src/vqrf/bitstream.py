@@ -579,9 +579,11 @@ def _read_steps(data: bytes, section: _Section, n_channels: int) -> tuple[Float3
     return steps, values[1 + n_latents :].reshape(n_latents, n_channels) if has_basis else None
 
 
-def _read_level(data: bytes, section: _Section, nodes: Nodes, above: list[list[int]] | None, values: Int16) -> list[list[int]]:
-    """Fill a level's coefficients; their magnitudes, for the next."""
-    found: list[list[list[int]]] = []
+def _read_level(
+    data: bytes, section: _Section, nodes: Nodes, above: list[entropy.Row] | None, values: Int16
+) -> list[entropy.Row]:
+    """Fill a level's coefficients; what the next is to know of them."""
+    found: list[list[entropy.Row]] = []
     contexts = entropy.level_contexts(values.shape[1])
     _Reader(data, section).decode(contexts, lambda d: found.append(entropy.code_level(d, nodes, above, values)))
     return found[0]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,8 @@ AGREEMENT_CONTEXTS = 16 * 6 * 6 * 4 * 4
 COLUMN_TREE_ROWS = 256
 """From so many rows on, each column of the codebook pays for a tree of its own."""
 
-MAGNITUDE_LIMIT = 15
-"""Contexts do not tell greater coefficients of a pyramid apart."""
+CUT = 15
+"""Contexts do not tell coefficients of greater magnitude apart."""
 NEAR_LIMITS = (1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250)
 """Nodes around with a weighted sum of magnitudes from the i-th limit on are of class i + 1."""
 NEAR_CLASSES, BEFORE_CLASSES = len(NEAR_LIMITS) + 1, 5
@@ -67,7 +67,9 @@ UNARY = 14
 GAMMA_BITS = 13
 """At most so many bits after the first of a gamma code: `pyramid.MAX_MAGNITUDE` is what it reaches."""
 ZERO_CONTEXTS = NEAR_CLASSES * BEFORE_CLASSES
-CHANNEL_CONTEXTS = ZERO_CONTEXTS + NEAR_CLASSES + UNARY
+UNSIGNED_CONTEXTS = ZERO_CONTEXTS + NEAR_CLASSES + UNARY
+SIGN_CONTEXTS = 4 * 4 * 3
+CHANNEL_CONTEXTS = UNSIGNED_CONTEXTS + SIGN_CONTEXTS + 2 * GAMMA_BITS
 
 
 class Damaged(Exception):
@@ -417,26 +419,55 @@ def _near_class(total: int) -> int:
     return bisect_right(NEAR_LIMITS, total)
 
 
-def _code_gamma(coder: Coder, value: int) -> int:
-    """A positive number: as many zeros as its bits after the first, then the number."""
+def _code_gamma(coder: Coder, base: int, value: int) -> int:
+    """A positive number: as many zeros as its bits after the first, then the number, of which the lower bits have no model."""
     n_bits = 0
-    while n_bits < GAMMA_BITS and not coder.direct(1, int(value >> n_bits <= 1)):
+    while n_bits < GAMMA_BITS and not coder.bit(base + n_bits, int(value >> n_bits <= 1)):
         n_bits += 1
-    return 1 << n_bits | coder.direct(n_bits, value & (1 << n_bits) - 1)
+    if n_bits == 0:
+        return 1
+    n_lower = n_bits - 1
+    upper = 2 | coder.bit(base + GAMMA_BITS + n_lower, value >> n_lower & 1)
+    return upper << n_lower | coder.direct(n_lower, value & (1 << n_lower) - 1)
 
 
-def _code_coefficient(coder: Coder, base: int, near: int, before: int, value: int) -> int:
+Row: TypeAlias = tuple[list[int], list[int]]
+"""The coefficients of a node, cut, and their magnitudes."""
+Around: TypeAlias = tuple[list[Row], list[Row], list[Row]]
+"""The known faces and edges of a node, and its parents."""
+AROUND_WEIGHTS = (8, 3, 1)
+
+
+def _near(around: Around, width: int) -> list[int]:
+    """The magnitudes around each coefficient of a node, weighted."""
+    near = [0] * width
+    for weight, rows in zip(AROUND_WEIGHTS, around, strict=True):
+        if rows:
+            columns = zip(*(magnitudes for _, magnitudes in rows), strict=True)
+            near = [n + weight * sum(column) for n, column in zip(near, columns, strict=True)]
+    return near
+
+
+def _sign_context(around: Around, c: int) -> int:
+    """How many faces are positive, how many negative, and the sign of the parents' sum."""
+    faces, _, parents = around
+    positive, negative = sum(values[c] > 0 for values, _ in faces), sum(values[c] < 0 for values, _ in faces)
+    total = sum(values[c] for values, _ in parents)
+    return (4 * positive + negative) * 3 + (total > 0) - (total < 0) + 1
+
+
+def _code_coefficient(coder: Coder, c: int, around: Around, near: int, before: int, value: int) -> int:
     """Whether it is 0, its sign, its magnitude."""
-    magnitude = abs(value)
+    magnitude, base = abs(value), NEAR_CLASSES + c * CHANNEL_CONTEXTS
     if not coder.bit(base + near * BEFORE_CLASSES + before, int(magnitude != 0)):
         return 0
-    negative = coder.direct(1, int(value < 0))
+    negative = coder.bit(base + UNSIGNED_CONTEXTS + _sign_context(around, c), int(value < 0))
     counted, context = 1, base + ZERO_CONTEXTS + near
     while counted <= UNARY and coder.bit(context, int(magnitude > counted)):
         context = base + ZERO_CONTEXTS + NEAR_CLASSES + counted - 1
         counted += 1
     if counted > UNARY:
-        counted += _code_gamma(coder, max(1, magnitude - UNARY)) - 1
+        counted = UNARY + _code_gamma(coder, base + UNSIGNED_CONTEXTS + SIGN_CONTEXTS, max(1, magnitude - UNARY))
     return -counted if negative else counted
 
 
@@ -444,52 +475,38 @@ def level_contexts(width: int) -> int:
     return NEAR_CLASSES + width * CHANNEL_CONTEXTS
 
 
-def code_level(coder: Coder, nodes: Nodes, above: list[list[int]] | None, values: Int16) -> list[list[int]]:
+def code_level(coder: Coder, nodes: Nodes, above: list[Row] | None, values: Int16) -> list[Row]:
     """Code the coefficients [N,width] of a pyramid's level, in place.
 
     Args:
-      above: magnitudes of the level that it hangs on, a list for each node; None for the coarsest.
-
-    Returns:
-      the level's own magnitudes, for the next.
+      above: what this returned for the level that it hangs on; None for the coarsest.
     """
-    rows, width = values.tolist(), values.shape[1]
-    none = [0] * width
-    magnitudes: list[list[int]] = []
-    parents = nodes.parents.tolist()
+    rows, parents = values.tolist(), nodes.parents.tolist()
+    seen: list[Row] = []
     for rank, ranks in enumerate(_neighbour_ranks(nodes.selected)):
-        faces = [magnitudes[ranks[i]] for i in FACES if ranks[i] >= 0]
-        edges = [magnitudes[ranks[i]] for i in EDGES if ranks[i] >= 0]
-        near = [8 * sum(column) for column in zip(*faces, strict=True)] if faces else none
-        if edges:
-            near = [n + 3 * sum(column) for n, column in zip(near, zip(*edges, strict=True), strict=True)]
-        if above is not None:
-            near = [
-                n + sum(column) for n, column in zip(near, zip(*(above[p] for p in parents[rank]), strict=True), strict=True)
-            ]
-        rows[rank], own = _code_node(coder, near, rows[rank])
-        magnitudes.append(own)
+        faces = [seen[ranks[i]] for i in FACES if ranks[i] >= 0]
+        edges = [seen[ranks[i]] for i in EDGES if ranks[i] >= 0]
+        rows[rank] = _code_node(coder, (faces, edges, [] if above is None else [above[p] for p in parents[rank]]), rows[rank])
+        seen.append(([max(-CUT, min(CUT, value)) for value in rows[rank]], [min(CUT, abs(value)) for value in rows[rank]]))
     values[:] = np.array(rows, np.int16).reshape(values.shape)
-    return magnitudes
+    return seen
 
 
-def _code_node(coder: Coder, near: list[int], row: list[int]) -> tuple[list[int], list[int]]:
-    """The coefficients of a node, and their magnitudes as contexts see them."""
-    coded = [_code_coefficient(coder, NEAR_CLASSES, _near_class(near[0]), 0, row[0])]
+def _code_node(coder: Coder, around: Around, row: list[int]) -> list[int]:
+    """The coefficients of a node: density, whether there is any latent, the latents."""
+    near = _near(around, len(row))
+    coded = [_code_coefficient(coder, 0, around, _near_class(near[0]), 0, row[0])]
     if not coder.bit(_near_class(sum(near[1:])), int(any(row[1:]))):
-        coded += [0] * (len(near) - 1)
-        return coded, [min(abs(coded[0]), MAGNITUDE_LIMIT), *coded[1:]]
-    own = [min(abs(coded[0]), MAGNITUDE_LIMIT)]
-    for c in range(1, len(near)):
-        before = min(2, own[c - 1]) + (min(2, own[c - 2]) if c > 1 else 0)
-        coded.append(_code_coefficient(coder, NEAR_CLASSES + c * CHANNEL_CONTEXTS, _near_class(near[c]), before, row[c]))
-        own.append(min(abs(coded[c]), MAGNITUDE_LIMIT))
-    return coded, own
+        return coded + [0] * (len(row) - 1)
+    for c in range(1, len(row)):
+        before = sum(min(2, abs(value)) for value in coded[max(0, c - 2) :])
+        coded.append(_code_coefficient(coder, c, around, _near_class(near[c]), before, row[c]))
+    return coded
 
 
 def encode_levels(partition: Uint8, levels: Sequence[Int16]) -> list[bytes]:
     """The coded bytes of a pyramid's levels [N_l,width], coarsest first."""
-    above: list[list[int]] | None = None
+    above: list[Row] | None = None
     streams = []
     for nodes, values in zip(build_nodes(partition != PRUNED, len(levels) - 1)[::-1], levels, strict=True):
         encoder = Encoder(level_contexts(values.shape[1]))

@@ -211,19 +211,27 @@ class _Channels:
         ]
 
 
-def _analyse(values: Tensor, parents: list[Tensor], sizes: list[int], kernels: Any) -> list[Moments]:
-    """Coefficients that give these values [N,C]: a coarse node starts as the mean of what hangs on it."""
+def _analyse(values: Tensor, parents: list[Tensor], sizes: list[int], steps: Tensor, dead_zone: float, kernels: Any) -> list[Tensor]:
+    """Coefficients of values [N,C], finest first: a coarse node is the mean of what hangs on it, as its own parents show it.
+
+    What the rounding of one level loses, the next has in it, so that only the finest level's is lost in the end.
+    """
     levels = [values]
     for above, size in zip(parents, sizes[1:], strict=True):
         sums, counts = (torch.zeros(size, values.shape[1], device=values.device) for _ in range(2))
         kernels.lower_gradient(levels[-1], sums, above)
         kernels.lower_gradient(torch.ones_like(levels[-1]), counts, above)
         levels.append(sums / counts)
-    for number, above in enumerate(parents):
-        expected = torch.zeros_like(levels[number])
-        kernels.raise_level(expected, levels[number + 1], above)
-        levels[number] = levels[number] - expected
-    return [Moments.of(level) for level in levels]
+    shown: Tensor | None = None
+    for number, wanted in reversed(list(enumerate(levels))):
+        expected = torch.zeros_like(wanted)
+        if shown is not None:
+            kernels.raise_level(expected, shown, parents[number])
+        levels[number] = wanted - expected
+        shown = torch.empty_like(wanted)
+        kernels.round_to_steps(levels[number], steps, dead_zone, shown)
+        shown += expected
+    return levels
 
 
 class PyramidModel:
@@ -298,14 +306,12 @@ class PyramidModel:
         unit, share = DENSITY_UNITS[field.activation], 1.0 if layers else HARMONICS_RATES
         density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
-        self.density = _Channels(
-            _analyse(density, self.parents, sizes, self.kernels),
-            one * unit * config.density_step,
-            share * unit * config.rate_density,
-        )
-        self.latents = _Channels(
-            _analyse(latents, self.parents, sizes, self.kernels), one.repeat(latents.shape[1]), share * config.rate_features
-        )
+        self.density = self._channels(density, sizes, one * unit * config.density_step, share * unit * config.rate_density)
+        self.latents = self._channels(latents, sizes, one.repeat(latents.shape[1]), share * config.rate_features)
+
+    def _channels(self, values: Tensor, sizes: list[int], steps: Tensor, rate: float) -> _Channels:
+        levels = _analyse(values, self.parents, sizes, steps, self.config.dead_zone, self.kernels)
+        return _Channels([Moments.of(level) for level in levels], steps, rate)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp]

@@ -16,7 +16,7 @@ import { PRUNED, RangeDecoder, walk } from './entropy.js'
  * @property {Uint8Array} there not 0 where there is a node
  * @property {number} n nodes
  * @property {Int16Array} coefficients [N, 1 + Z]
- * @property {Uint8Array} sizes [N, 1 + Z] magnitudes of the coefficients, cut off; with the sums, what contexts see
+ * @property {Int8Array} cut [N, 1 + Z] the coefficients, cut off; with the sums, what contexts see
  * @property {Uint16Array} sums [N] of the latents' magnitudes
  */
 
@@ -29,7 +29,8 @@ import { PRUNED, RangeDecoder, walk } from './entropy.js'
  */
 
 const MAX_LATENTS = 64
-const MAX_MAGNITUDE = 15
+/** What contexts do not see beyond. */
+const CUT = 15
 /** Magnitudes that are counted up; greater ones have a gamma code. */
 const UNARY = 14
 const GAMMA_BITS = 13
@@ -37,10 +38,15 @@ const FACE_WEIGHT = 8
 const EDGE_WEIGHT = 3
 const NEAR_LIMITS = [1, 4, 8, 12, 16, 24, 32, 44, 60, 84, 120, 170, 250]
 const NEAR_CLASSES = 14
-/** Contexts of a channel: whether it is 0, whether it is above 1, whether it is above 2 and so on. */
+/**
+ * Contexts of a channel: whether it is 0, whether it is above 1, whether it is above 2 and so on, whether it is negative, and of a
+ * gamma code whether it ends here and its highest bit but the first.
+ */
 const ABOVE_ONE = 5 * NEAR_CLASSES
 const ABOVE_TWO = ABOVE_ONE + NEAR_CLASSES
-const CHANNEL_CONTEXTS = ABOVE_TWO + UNARY
+const NEGATIVE = ABOVE_TWO + UNARY
+const GAMMA = NEGATIVE + 4 * 4 * 3
+const CHANNEL_CONTEXTS = GAMMA + 2 * GAMMA_BITS
 const NEAR_MAX = 250
 
 /** The class of each sum of magnitudes around a node; greater sums have the last. */
@@ -121,7 +127,7 @@ function eachNode(there, visit) {
  */
 const newLevel = (shape, there, n) => ({
   ...{ shape: [...shape], there, n },
-  ...{ coefficients: new Int16Array(0), sizes: new Uint8Array(0), sums: new Uint16Array(0) },
+  ...{ coefficients: new Int16Array(0), cut: new Int8Array(0), sums: new Uint16Array(0) },
 })
 
 /**
@@ -164,27 +170,6 @@ function parentsIn({ shape }, above) {
 }
 
 /**
- * @param {RangeDecoder} coder
- * @param {number} base of the channel's contexts
- * @param {number} near class
- * @param {number} before
- */
-function decodeCoefficient(coder, base, near, before) {
-  if (!coder.bit(base + 5 * near + before)) return 0
-  const isNegative = coder.direct(1)
-  let magnitude = 1
-  for (let context = base + ABOVE_ONE + near; magnitude <= UNARY && coder.bit(context); magnitude++) {
-    context = base + ABOVE_TWO + magnitude - 1
-  }
-  if (magnitude > UNARY) {
-    let bits = 0
-    while (bits < GAMMA_BITS && !coder.direct(1)) bits++
-    magnitude = UNARY + ((1 << bits) | coder.direct(bits))
-  }
-  return isNegative ? -magnitude : magnitude
-}
-
-/**
  * Decode LEVl.
  *
  * @param {Uint8Array} bytes
@@ -195,66 +180,101 @@ function decodeCoefficient(coder, base, near, before) {
 function decodeLevel(bytes, level, above, width) {
   const coder = new RangeDecoder(bytes, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
   const coefficients = level.coefficients
-  const sizes = new Uint8Array(coefficients.length)
+  const cut = new Int8Array(coefficients.length)
   const sums = new Uint16Array(level.n)
   const parents = parentsIn(level, above)
-  const { sizes: aboveSizes, sums: aboveSums } = above ?? level
+  const { cut: aboveCut, sums: aboveSums } = above ?? level
   const near = new Int32Array(width)
+  /** @type {Int32Array | undefined} the parents of the node that is coded */
+  let found
+  /** @type {Int32Array} its known neighbours */
+  let known = near
+  /** How many of them are faces. */
+  let faces = 0
+
   /** Add a node's magnitudes to what is near. */
-  const add = (/** @type {Uint8Array} */ from, /** @type {number} */ at, /** @type {number} */ weight) => {
-    for (let c = 1; c < width; c++) near[c] += weight * from[at + c]
+  const add = (/** @type {Int8Array} */ from, /** @type {number} */ at, /** @type {number} */ weight) => {
+    for (let c = 1; c < width; c++) near[c] += weight * Math.abs(from[at + c])
   }
+
+  /** The context of a sign: how many faces are positive, how many negative, and the sign of the parents' sum. */
+  const signContext = (/** @type {number} */ c) => {
+    let context = 1
+    for (let i = 0; i < faces; i++) {
+      const value = cut[known[i] * width + c]
+      context += value > 0 ? 12 : value < 0 ? 3 : 0
+    }
+    let sum = 0
+    if (found) for (let p = 0; p < 8; p++) sum += aboveCut[found[p] * width + c]
+    return context + Math.sign(sum)
+  }
+
+  /** Decode the coefficient of channel c, which is kept; gives its magnitude, cut. */
+  const decode = (/** @type {number} */ node, /** @type {number} */ c, /** @type {number} */ sum, /** @type {number} */ before) => {
+    const base = NEAR_CLASSES + CHANNEL_CONTEXTS * c
+    const n = classOf(sum)
+    if (!coder.bit(base + 5 * n + before)) return 0
+    const isNegative = coder.bit(base + NEGATIVE + signContext(c))
+    let magnitude = 1
+    for (let context = base + ABOVE_ONE + n; magnitude <= UNARY && coder.bit(context); magnitude++) {
+      context = base + ABOVE_TWO + magnitude - 1
+    }
+    if (magnitude > UNARY) {
+      let bits = 0
+      while (bits < GAMMA_BITS && !coder.bit(base + GAMMA + bits)) bits++
+      magnitude = UNARY + 1
+      if (bits--) magnitude = UNARY + (((2 | coder.bit(base + GAMMA + GAMMA_BITS + bits)) << bits) | coder.direct(bits))
+    }
+    const size = Math.min(magnitude, CUT)
+    coefficients[node * width + c] = isNegative ? -magnitude : magnitude
+    cut[node * width + c] = isNegative ? -size : size
+    return size
+  }
+
   const visit = (
-    /** @type {number} */ row,
-    /** @type {Int32Array} */ known,
-    /** @type {number} */ faces,
+    /** @type {number} */ node,
+    /** @type {Int32Array} */ around,
+    /** @type {number} */ nFaces,
     /** @type {number} */ edges,
     /** @type {number} */ _all,
     /** @type {number} */ place,
   ) => {
-    const first = row * width
-    const found = parents?.of(place)
+    known = around
+    faces = nFaces
+    found = parents?.of(place)
     let nearDensity = 0
     let nearLatents = 0
     for (let i = 0; i < edges; i++) {
       const weight = i < faces ? FACE_WEIGHT : EDGE_WEIGHT
-      nearDensity += weight * sizes[known[i] * width]
+      nearDensity += weight * Math.abs(cut[known[i] * width])
       nearLatents += weight * sums[known[i]]
     }
     if (found) {
       for (let p = 0; p < 8; p++) {
-        nearDensity += aboveSizes[found[p] * width]
+        nearDensity += Math.abs(aboveCut[found[p] * width])
         nearLatents += aboveSums[found[p]]
       }
     }
-    const density = decodeCoefficient(coder, NEAR_CLASSES, classOf(nearDensity), 0)
-    coefficients[first] = density
-    sizes[first] = Math.min(Math.abs(density), MAX_MAGNITUDE)
+    let last = decode(node, 0, nearDensity, 0)
     if (!coder.bit(classOf(nearLatents))) return
     near.fill(0)
     for (let i = 0; i < edges; i++) {
-      if (sums[known[i]]) add(sizes, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
+      if (sums[known[i]]) add(cut, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
     }
     if (found) {
-      for (let p = 0; p < 8; p++) if (aboveSums[found[p]]) add(aboveSizes, found[p] * width, 1)
+      for (let p = 0; p < 8; p++) if (aboveSums[found[p]]) add(aboveCut, found[p] * width, 1)
     }
-    let last = sizes[first]
     let beforeLast = 0
-    let sum = 0
     for (let c = 1; c < width; c++) {
-      const before = Math.min(2, last) + Math.min(2, beforeLast)
-      const value = decodeCoefficient(coder, NEAR_CLASSES + CHANNEL_CONTEXTS * c, classOf(near[c]), before)
+      const size = decode(node, c, near[c], Math.min(2, last) + Math.min(2, beforeLast))
       beforeLast = last
-      last = Math.min(Math.abs(value), MAX_MAGNITUDE)
-      coefficients[first + c] = value
-      sizes[first + c] = last
-      sum += last
+      last = size
+      sums[node] += size
     }
-    sums[row] = sum
   }
   walk(level.there, level.shape, (kind) => kind !== PRUNED, visit)
   coder.end()
-  Object.assign(level, { sizes, sums })
+  Object.assign(level, { cut, sums })
 }
 
 /**
