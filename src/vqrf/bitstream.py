@@ -579,11 +579,9 @@ def _read_steps(data: bytes, section: _Section, n_channels: int) -> tuple[Float3
     return steps, values[1 + n_latents :].reshape(n_latents, n_channels) if has_basis else None
 
 
-def _read_level(
-    data: bytes, section: _Section, nodes: Nodes, above: list[entropy.Row] | None, values: Int16
-) -> list[entropy.Row]:
+def _read_level(data: bytes, section: _Section, nodes: Nodes, above: entropy.Rows | None, values: Int16) -> entropy.Rows:
     """Fill a level's coefficients; what the next is to know of them."""
-    found: list[list[entropy.Row]] = []
+    found: list[entropy.Rows] = []
     contexts = entropy.level_contexts(values.shape[1])
     _Reader(data, section).decode(contexts, lambda d: found.append(entropy.code_level(d, nodes, above, values)))
     return found[0]
@@ -599,7 +597,7 @@ def _read_pyramid(data: bytes, known: dict[str, _Section], head: _Head) -> dict[
     for section, nodes in zip(sections, levels, strict=True):
         section.expect_raw(2 * nodes.n_nodes * len(steps))
     coefficients = tuple(np.zeros((nodes.n_nodes, len(steps)), np.int16) for nodes in levels)
-    above: list[list[int]] | None = None
+    above: entropy.Rows | None = None
     for section, nodes, values in zip(sections, levels, coefficients, strict=True):
         if not section.is_here:
             break

@@ -433,7 +433,8 @@ def _code_gamma(coder: Coder, base: int, value: int) -> int:
 
 Row: TypeAlias = tuple[list[int], list[int]]
 """The coefficients of a node, cut, and their magnitudes."""
-Around: TypeAlias = tuple[list[Row], list[Row], list[Row]]
+Rows: TypeAlias = list[Row]
+Around: TypeAlias = tuple[Rows, Rows, Rows]
 """The known faces and edges of a node, and its parents."""
 AROUND_WEIGHTS = (8, 3, 1)
 
@@ -475,14 +476,14 @@ def level_contexts(width: int) -> int:
     return NEAR_CLASSES + width * CHANNEL_CONTEXTS
 
 
-def code_level(coder: Coder, nodes: Nodes, above: list[Row] | None, values: Int16) -> list[Row]:
+def code_level(coder: Coder, nodes: Nodes, above: Rows | None, values: Int16) -> Rows:
     """Code the coefficients [N,width] of a pyramid's level, in place.
 
     Args:
       above: what this returned for the level that it hangs on; None for the coarsest.
     """
     rows, parents = values.tolist(), nodes.parents.tolist()
-    seen: list[Row] = []
+    seen: Rows = []
     for rank, ranks in enumerate(_neighbour_ranks(nodes.selected)):
         faces = [seen[ranks[i]] for i in FACES if ranks[i] >= 0]
         edges = [seen[ranks[i]] for i in EDGES if ranks[i] >= 0]
@@ -506,7 +507,7 @@ def _code_node(coder: Coder, around: Around, row: list[int]) -> list[int]:
 
 def encode_levels(partition: Uint8, levels: Sequence[Int16]) -> list[bytes]:
     """The coded bytes of a pyramid's levels [N_l,width], coarsest first."""
-    above: list[Row] | None = None
+    above: Rows | None = None
     streams = []
     for nodes, values in zip(build_nodes(partition != PRUNED, len(levels) - 1)[::-1], levels, strict=True):
         encoder = Encoder(level_contexts(values.shape[1]))

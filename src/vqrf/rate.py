@@ -211,7 +211,9 @@ class _Channels:
         ]
 
 
-def _analyse(values: Tensor, parents: list[Tensor], sizes: list[int], steps: Tensor, dead_zone: float, kernels: Any) -> list[Tensor]:
+def _analyse(
+    values: Tensor, parents: list[Tensor], sizes: list[int], steps: Tensor, dead_zone: float, kernels: Any
+) -> list[Tensor]:
     """Coefficients of values [N,C], finest first: a coarse node is the mean of what hangs on it, as its own parents show it.
 
     What the rounding of one level loses, the next has in it, so that only the finest level's is lost in the end.
