@@ -34,7 +34,7 @@ function densified(text) {
   return text
     .replace(/^\/\*.*\*\/\n/gm, '')
     .replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
-    .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if)) (?=\()/gm, '$1')
+    .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if|while)) (?=\()/gm, '$1')
 }
 
 /**
@@ -42,7 +42,7 @@ function densified(text) {
  * they send each other objects.
  */
 const OWN_NAMES = [
-  ...['alphaThreshold', 'canAccumulate', 'codebookSize', 'createTarget', 'deleteTarget', 'densityBias', 'densityRange'],
+  ...['alphaThreshold', 'canAccumulate', 'codebookSize', 'coefficients', 'createTarget', 'deleteTarget', 'densityBias', 'densityRange'],
   ...['emptyDensity', 'expectRaw', 'featureFrequencies', 'featureOffset', 'featureScale', 'framesPerSecond', 'hashListener'],
   ...['isHere', 'isRefreshing', 'isVisible', 'measureDistances', 'nCoded', 'nKept', 'occupyAround', 'placeBricks', 'refreshTimer'],
   ...['refuse', 'stepWorld', 'takeViewFromAddress', 'wakeListener'],

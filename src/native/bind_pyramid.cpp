@@ -5,6 +5,7 @@
 #include <nanobind/ndarray.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "threads.hpp"
@@ -61,17 +62,35 @@ void raise_level(Rows<float> fine, Rows<const float> coarse, Rows<const int32_t>
     });
 }
 
+// The parents of one node: each once, with its share of the mean. On an even plane two of the eight are one.
+struct Parents {
+    std::array<int32_t, N_PARENTS> row;
+    std::array<float, N_PARENTS> share;
+    int n = 0;
+
+    explicit Parents(const int32_t *rows) {
+        for (int k = 0; k < N_PARENTS; ++k) {
+            const auto *found = std::find(row.data(), row.data() + n, rows[k]);
+            if (found == row.data() + n) row[n] = rows[k], share[n++] = 0;
+            share[found - row.data()] += 1.0f / N_PARENTS;
+        }
+    }
+};
+
 void lower_gradient(Rows<const float> fine, Rows<float> coarse, Rows<const int32_t> parents) {
     check_levels(fine, coarse, parents);
     const int64_t n = static_cast<int64_t>(fine.shape(0)), width = static_cast<int64_t>(fine.shape(1));
     const nb::gil_scoped_release release;
-    ThreadPool::instance().parallel_for(width > 1 ? 2 : 1, [&](int64_t half) {
-        const int64_t begin = half ? width / 2 : 0, end = half || width == 1 ? width : width / 2;
+    ThreadPool &pool = ThreadPool::instance();
+    const int64_t n_tasks = pool.n_threads() > 1 && width > 1 ? 2 : 1;
+    pool.parallel_for(n_tasks, [&](int64_t task) {
+        const int64_t begin = width * task / n_tasks, end = width * (task + 1) / n_tasks;
         for (int64_t i = 0; i < n; ++i) {
             const float *from = fine.data() + i * width;
-            for (int k = 0; k < N_PARENTS; ++k) {
-                float *to = coarse.data() + parents.data()[N_PARENTS * i + k] * width;
-                for (int64_t c = begin; c < end; ++c) to[c] += 0.125f * from[c];
+            const Parents above(parents.data() + N_PARENTS * i);
+            for (int k = 0; k < above.n; ++k) {
+                float *__restrict to = coarse.data() + above.row[k] * width;
+                for (int64_t c = begin; c < end; ++c) to[c] += above.share[k] * from[c];
             }
         }
     });

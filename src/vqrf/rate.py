@@ -92,7 +92,7 @@ class RateConfig:
 
     bit_price: float = 3.5e-10
     warm_price: float = 3.5e-10
-    prune: float = 0.985
+    prune: float = 0.996
     n_levels: int = 4
     density_step: float = 0.5
     feature_step: float = 0.02

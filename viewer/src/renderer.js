@@ -138,10 +138,7 @@ export class Renderer {
     const atlas = baked.bricks.map((n) => n * BRICK)
     this.textures = [
       this.upload(baked.blocks, baked.table, gl.RGBA32UI, gl.RGBA_INTEGER, gl.UNSIGNED_INT),
-      baked.density instanceof Float32Array
-        ? this.upload(atlas, baked.density, gl.RG16F, gl.RG, gl.FLOAT)
-        : this.upload(atlas, baked.density, gl.RG8, gl.RG, gl.UNSIGNED_BYTE),
-      ...baked.features.map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
+      ...[baked.density, ...baked.features].map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
       this.uploadLayers(packLayers(baked)),
     ]
     gl.useProgram(this.march)
@@ -151,7 +148,7 @@ export class Renderer {
 
   /**
    * @param {readonly number[]} size along X, Y, Z; a texture's width is Z
-   * @param {Uint8Array | Uint32Array | Float32Array} data
+   * @param {Uint8Array | Uint32Array} data
    * @param {number} internal
    * @param {number} format
    * @param {number} type

@@ -308,6 +308,9 @@ function lightThrough({ activation, densityBias, interval }) {
 /**
  * The fragment shader that walks the rays of a field.
  *
+ * Software renderers run what stands in a branch whether it is taken or not, but they do leave loops. So the innermost loop only looks
+ * for an occupied cell, the one around it for a sample that is seen, and the colour stands outside of both.
+ *
  * @param {import('./bake.js').Baked} baked
  */
 export function marchSource(baked) {
@@ -353,45 +356,37 @@ void main() {
   per_stride = 1.0 / stride;
   vec3 ahead = step(0.0, stride);
   float k = 0.0;
-  ivec3 last_block = ivec3(-1);
-  uvec4 info = uvec4(0u);
-  vec3 corner = vec3(0.0);
-  bool is_prepared = false;
-  for (int n = 0; n < ${limit} && k <= last; n++) {
-    vec3 p = start + k * stride;
-    ivec3 cell = clamp(ivec3(p), ivec3(0), CELLS - 1);
-    ivec3 block = cell >> ${Math.log2(BLOCK_CELLS)};
-    if (block != last_block) {
-      last_block = block;
-      info = texelFetch(uBlocks, block.zyx, 0);
-      corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
-    }
-    if (info.w != 0u) {
-      vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
-      k = leaving(far * ${float(BLOCK_CELLS)}, k);
-      continue;
-    }
-    int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
-    if ((((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) == 0u) {
-      k = leaving(vec3(cell) + ahead, k);
-      continue;
-    }
-    k += 1.0;
-    vec3 at = ((p + corner) * ${vec3(atlas.map((n) => 1 / n))}).zyx;
-    vec2 level = textureLod(uDensity, at, 0.0).rg;
-    float density = ${float(scale)} * level.r + mix(${float(baked.emptyDensity)}, ${float(offset)}, level.g);
-    if (density <= ${float(floor)}) continue;
-    float alpha = 1.0 - ${lightThrough(baked)};
-    float weight = light.a * alpha;
-    if (weight > ${float(baked.alphaThreshold)}) {
-      if (!is_prepared) {
-        prepareColor(direction);
-        is_prepared = true;
+  ivec3 block;
+  uvec4 info;
+  bool is_prepared = false, is_found = true;
+  int n = 0;
+  while (is_found && light.a >= ${float(LIGHT_LEFT)}) {
+    vec3 at;
+    float weight = 0.0;
+    do {
+      vec3 p = start;
+      for (is_found = false; n < ${limit} && k <= last && !is_found; n++) {
+        p = start + k * stride;
+        ivec3 cell = clamp(ivec3(p), ivec3(0), CELLS - 1);
+        block = cell >> ${Math.log2(BLOCK_CELLS)};
+        info = texelFetch(uBlocks, block.zyx, 0);
+        int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
+        is_found = info.w == 0u && (((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) != 0u;
+        vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
+        k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${float(BLOCK_CELLS)}, k);
       }
+      vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
+      at = ((p + corner) * ${vec3(atlas.map((n) => 1 / n))}).zyx;
+      vec3 level = textureLod(uDensity, at, 0.0).rgb;
+      float density = ${float(scale)} * (level.r + level.b / 256.0) + mix(${float(baked.emptyDensity)}, ${float(offset)}, level.g);
+      weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(baked)}) : 0.0;
+      light.a -= weight;
+    } while (is_found && light.a >= ${float(LIGHT_LEFT)} && weight <= ${float(baked.alphaThreshold)});
+    if (weight > ${float(baked.alphaThreshold)}) {
+      if (!is_prepared) prepareColor(direction);
+      is_prepared = true;
       light.rgb += addColor(at, weight);
     }
-    light.a -= weight;
-    if (light.a < ${float(LIGHT_LEFT)}) break;
   }
   light.rgb += finishColor();
 }`

@@ -47,14 +47,15 @@ function errorOf(bytes, options) {
  * @param {import('../src/bake.js').Baked} baked
  * @param {number[]} place x, y, z
  */
-function texelAt({ blocks, table, bricks, density, features, channels, featureScale, featureOffset }, place) {
+function texelAt({ blocks, table, bricks, density, densityRange, features, channels, featureScale, featureOffset }, place) {
   const block = place.map((at, axis) => Math.min(Math.floor(at / BLOCK_CELLS), blocks[axis] - 1))
   const row = 4 * ((block[0] * blocks[1] + block[1]) * blocks[2] + block[2])
   if (table[row + 3]) return undefined
   const [x, y, z] = place.map((at, axis) => ((table[row + 2] >> (8 * axis)) & 255) * BRICK + at - BLOCK_CELLS * block[axis])
   const texel = (x * bricks[1] * BRICK + y) * bricks[2] * BRICK + z
   const worth = Array.from({ length: channels }, (_, c) => (features[c >> 2][4 * texel + (c & 3)] / 255) * featureScale[c] + featureOffset[c])
-  return { density: density[2 * texel], share: density[2 * texel + 1], worth }
+  const [high, share, low] = density.subarray(4 * texel)
+  return { level: high + low / 256, share, density: (densityRange[0] / 255) * (high + low / 256) + densityRange[1], worth }
 }
 
 for (const name of NAMES) {
@@ -77,13 +78,14 @@ for (const name of NAMES) {
     for (let voxel = 0; voxel < field.partition.length; voxel++) {
       const found = texelAt(baked, [Math.floor(voxel / (Y * Z)), Math.floor(voxel / Z) % Y, voxel % Z])
       if (!field.partition[voxel]) {
-        if (found) assert.deepEqual([found.density, found.share], [0, 0])
+        if (found) assert.deepEqual([found.level, found.share], [0, 0])
         continue
       }
       if (found) {
         seen++
-        assert.ok(Math.abs(found.density - density[node]) <= 1e-5 * (1 + Math.abs(density[node])))
-        assert.equal(found.share, 1)
+        const step = baked.densityRange[0] / 255 / 256
+        assert.ok(Math.abs(found.density - density[node]) <= 0.51 * step + 1e-5 * (1 + Math.abs(density[node])))
+        assert.equal(found.share, 255)
         for (let c = 0; c < field.channels; c++) {
           const off = Math.abs(found.worth[c] - features[node * field.channels + c])
           assert.ok(off <= 0.51 * (baked.featureScale[c] / 255) + 1e-4, `${off} in channel ${c}`)
