@@ -6,8 +6,8 @@
  *
  * A texel of density holds (high byte of a level, 1, low byte) of a voxel and zeros of a PRUNED one. All of them are linear, so what
  * the hardware interpolates is exact: density = scale * (high + low / 256) + offset * share + empty_density * (1 - share). Levels of
- * a codebook's file have no low byte; densities of a pyramid are put on 65536 levels. Bytes, since floats cost software renderers
- * ten times as much to filter.
+ * a codebook's file have no low byte; densities of a pyramid are put on 65536 levels. Bytes for both, so that
+ * one shader and one format of texture serve them.
  */
 
 import { ACTIVATION_RELU, dequantize } from './decode.js'
