@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_factors, random_targets, zero_gradients
 
-from vqrf.kernels import Volume, has_native, reference
+from vqrf.kernels import Children, Volume, has_native, reference
+from vqrf.pyramid import children_of
 
 
 def load_native() -> ModuleType | None:
@@ -178,10 +179,11 @@ def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     coarse, fine = rng.normal(size=(n_coarse, 5)).astype(np.float32), rng.normal(size=(n_fine, 5)).astype(np.float32)
     raised, lowered, rate = fine.copy(), coarse.copy(), fine.copy()
     kernels.raise_level(raised, coarse, parents)
-    kernels.lower_gradient(fine, lowered, parents)
+    children = children_of(parents, n_coarse)
+    kernels.lower_gradient(fine, lowered, children)
     kernels.add_rate_gradient(values, steps, 0.3, rate)
     one, one_above = fine[:, :1].copy(), coarse[:, :1].copy()
-    kernels.lower_gradient(one, one_above, parents)
+    kernels.lower_gradient(one, one_above, children)
     return results | {"raised": raised, "lowered": lowered, "rate": rate, "lowered_column": one_above}
 
 
@@ -292,12 +294,21 @@ def test_compiled_rounding_is_the_references_to_the_bit(native: ModuleType, dead
 @pytest.mark.parametrize("wrong", ["columns", "rows", "too high", "negative"])
 def test_compiled_kernels_of_a_pyramid_refuse_what_does_not_fit(native: ModuleType, wrong: str) -> None:
     fine, coarse, parents = np.zeros((4, 2), np.float32), np.zeros((3, 2), np.float32), np.zeros((4, 8), np.int32)
+    children = children_of(parents, 3)
     if wrong == "columns":
         coarse = np.zeros((3, 1), np.float32)
     elif wrong == "rows":
-        parents = parents[:3]
+        parents, children = parents[:3], replace(children, first=children.first[:3])
     else:
-        parents[3, 7] = 3 if wrong == "too high" else -1
-    for kernel in (native.raise_level, native.lower_gradient):
-        with pytest.raises(ValueError, match=r"parents|columns"):
-            kernel(fine, coarse, parents)
+        parents[3, 7] = children.child[3] = 4 if wrong == "too high" else -1
+    with pytest.raises(ValueError, match=r"parents|columns"):
+        native.raise_level(fine, coarse, parents)
+    with pytest.raises(ValueError, match=r"children|columns|first"):
+        native.lower_gradient(fine, coarse, children)
+
+
+@pytest.mark.parametrize("first", [[0, 4, 5, 4], [-1, 4, 4, 4], [0, 3, 2, 4], [0, 2**31 - 1, 4, 4]])
+def test_children_that_are_none_are_refused(native: ModuleType, first: list[int]) -> None:
+    children = Children(np.int32(first), np.zeros(4, np.int32), np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="children"):
+        native.lower_gradient(np.zeros((4, 2), np.float32), np.zeros((3, 2), np.float32), children)

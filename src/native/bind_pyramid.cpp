@@ -1,12 +1,14 @@
 // Kernels of the sparse pyramid, as Python sees them. Twins: src/vqrf/kernels/reference.py, which says what they answer.
 //
-// Determinism: rows are cut into fixed pieces, and an adjoint sums rows in their order, each task in columns of its own.
+// Determinism: rows are cut into fixed pieces, and an adjoint sums rows in their order.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cmath>
+#include <type_traits>
+#include <vector>
 
 #include "threads.hpp"
 
@@ -36,92 +38,119 @@ void for_pieces(int64_t n, const Body &body) {
                                         [&](int64_t piece) { body(piece * PIECE, std::min(n, (piece + 1) * PIECE)); });
 }
 
-template <class Fine, class Coarse>
-void check_levels(const Rows<Fine> &fine, const Rows<Coarse> &coarse, const Rows<const int32_t> &parents) {
-    expect(fine.shape(1) == coarse.shape(1), "fine and coarse: expected the same columns");
-    expect(parents.shape(0) == fine.shape(0) && parents.shape(1) == N_PARENTS, "parents: expected [N,8]");
-    const int64_t n = static_cast<int64_t>(parents.size()), n_coarse = static_cast<int64_t>(coarse.shape(0));
+// Call body(columns) with the number of columns as a constant where it is a usual one: density, and 12 or 27 features.
+template <class Body>
+void with_columns(size_t n, const Body &body) {
+    switch (n) {
+        case 1: return body(std::integral_constant<int64_t, 1>());
+        case 12: return body(std::integral_constant<int64_t, 12>());
+        case 27: return body(std::integral_constant<int64_t, 27>());
+        default: return body(static_cast<int64_t>(n));
+    }
+}
+
+bool all_below(const int32_t *begin, const int32_t *end, size_t n) {
     bool in_range = true;
-    for (int64_t i = 0; i < n; ++i) in_range &= parents.data()[i] >= 0 && parents.data()[i] < n_coarse;
-    expect(in_range, "parents: out of range");
+    for (; begin < end; ++begin) in_range &= static_cast<uint32_t>(*begin) < n;
+    return in_range;
 }
 
 void raise_level(Rows<float> fine, Rows<const float> coarse, Rows<const int32_t> parents) {
-    check_levels(fine, coarse, parents);
-    const int64_t width = static_cast<int64_t>(fine.shape(1));
-    for_pieces(static_cast<int64_t>(fine.shape(0)), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-            const int32_t *from = parents.data() + N_PARENTS * i;
-            const float *row[N_PARENTS];
-            for (int k = 0; k < N_PARENTS; ++k) row[k] = coarse.data() + from[k] * width;
-            float *__restrict to = fine.data() + i * width;
-            for (int64_t c = 0; c < width; ++c)
-                to[c] += 0.125f * (((row[0][c] + row[1][c]) + (row[2][c] + row[3][c])) +
-                                   ((row[4][c] + row[5][c]) + (row[6][c] + row[7][c])));
-        }
+    expect(fine.shape(1) == coarse.shape(1), "fine and coarse: expected the same columns");
+    expect(parents.shape(0) == fine.shape(0) && parents.shape(1) == N_PARENTS, "parents: expected [N,8]");
+    std::atomic<bool> in_range{true};
+    with_columns(fine.shape(1), [&](auto width) {
+        for_pieces(static_cast<int64_t>(fine.shape(0)), [&](int64_t begin, int64_t end) {
+            const int32_t *rows = parents.data();
+            if (!all_below(rows + N_PARENTS * begin, rows + N_PARENTS * end, coarse.shape(0))) {
+                in_range = false;
+                return;
+            }
+            for (int64_t i = begin; i < end; ++i) {
+                const float *row[N_PARENTS];
+                for (int k = 0; k < N_PARENTS; ++k) row[k] = coarse.data() + rows[N_PARENTS * i + k] * width;
+                float *__restrict to = fine.data() + i * width;
+                for (int64_t c = 0; c < width; ++c)
+                    to[c] += 0.125f * (((row[0][c] + row[1][c]) + (row[2][c] + row[3][c])) +
+                                       ((row[4][c] + row[5][c]) + (row[6][c] + row[7][c])));
+            }
+        });
     });
+    expect(in_range, "parents: out of range");
 }
 
-// The parents of one node: each once, with its share of the mean. On an even plane two of the eight are one.
-struct Parents {
-    std::array<int32_t, N_PARENTS> row;
-    std::array<float, N_PARENTS> share;
-    int n = 0;
-
-    explicit Parents(const int32_t *rows) {
-        for (int k = 0; k < N_PARENTS; ++k) {
-            const auto *found = std::find(row.data(), row.data() + n, rows[k]);
-            if (found == row.data() + n) row[n] = rows[k], share[n++] = 0;
-            share[found - row.data()] += 1.0f / N_PARENTS;
-        }
-    }
-};
-
-void lower_gradient(Rows<const float> fine, Rows<float> coarse, Rows<const int32_t> parents) {
-    check_levels(fine, coarse, parents);
-    const int64_t n = static_cast<int64_t>(fine.shape(0)), width = static_cast<int64_t>(fine.shape(1));
-    const nb::gil_scoped_release release;
-    ThreadPool &pool = ThreadPool::instance();
-    const int64_t n_tasks = pool.n_threads() > 1 && width > 1 ? 2 : 1;
-    pool.parallel_for(n_tasks, [&](int64_t task) {
-        const int64_t begin = width * task / n_tasks, end = width * (task + 1) / n_tasks;
-        for (int64_t i = 0; i < n; ++i) {
-            const float *from = fine.data() + i * width;
-            const Parents above(parents.data() + N_PARENTS * i);
-            for (int k = 0; k < above.n; ++k) {
-                float *__restrict to = coarse.data() + above.row[k] * width;
-                for (int64_t c = begin; c < end; ++c) to[c] += above.share[k] * from[c];
+// Each parent gathers from its children, so that rows can be shared out and no two tasks write to one.
+void lower_gradient(Rows<const float> fine, Rows<float> coarse, Row<const int32_t> first, Row<const int32_t> child,
+                    Row<const float> share) {
+    expect(fine.shape(1) == coarse.shape(1), "fine and coarse: expected the same columns");
+    expect(first.shape(0) == coarse.shape(0) + 1, "first: expected one per coarse node, and the end");
+    expect(child.shape(0) == share.shape(0), "child and share: expected the same length");
+    std::atomic<bool> in_range{true};
+    with_columns(fine.shape(1), [&](auto width) {
+        for_pieces(static_cast<int64_t>(coarse.shape(0)), [&](int64_t begin, int64_t end) {
+            bool ascend = first(begin) >= 0 && first(end) <= static_cast<int64_t>(child.shape(0));
+            for (int64_t i = begin; i < end; ++i) ascend &= first(i) <= first(i + 1);
+            if (!ascend || !all_below(child.data() + first(begin), child.data() + first(end), fine.shape(0))) {
+                in_range = false;
+                return;
             }
-        }
+            for (int64_t i = begin; i < end; ++i) {
+                float *__restrict to = coarse.data() + i * width;
+                for (int64_t k = first(i); k < first(i + 1); ++k) {
+                    const float *__restrict from = fine.data() + child(k) * width;
+                    const float part = share(k);
+                    for (int64_t c = 0; c < width; ++c) to[c] += part * from[c];
+                }
+            }
+        });
+    });
+    expect(in_range, "children: out of range");
+}
+
+// The steps of columns, repeated: loops run over runs of many rows, whose length no instruction set has to care about.
+constexpr int64_t RUN = 48;  // rows; PIECE is no multiple, and need not be
+std::vector<float> repeated(const Row<const float> &steps) {
+    std::vector<float> run;
+    for (int64_t i = 0; i < RUN; ++i) run.insert(run.end(), steps.data(), steps.data() + steps.shape(0));
+    return run;
+}
+
+// Call body(first value, number of values), at most RUN rows at a time.
+template <class Body>
+void for_runs(const Rows<const float> &values, const Body &body) {
+    const int64_t width = static_cast<int64_t>(values.shape(1));
+    for_pieces(static_cast<int64_t>(values.shape(0)), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i += RUN) body(i * width, (std::min(i + RUN, end) - i) * width);
     });
 }
 
 void round_to_steps(Rows<const float> values, Row<const float> steps, double dead_zone, Rows<float> rounded) {
     expect(rounded.shape(0) == values.shape(0) && rounded.shape(1) == values.shape(1), "rounded: expected the shape of values");
     expect(steps.shape(0) == values.shape(1), "steps: expected one per column");
-    const int64_t width = static_cast<int64_t>(values.shape(1));
     const float shift = static_cast<float>(0.5 - dead_zone);
-    for_pieces(static_cast<int64_t>(values.shape(0)), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-            for (int64_t c = 0; c < width; ++c) {
-                const float x = values.data()[i * width + c], step = steps.data()[c];
-                const float level = static_cast<float>(static_cast<int32_t>(std::min(std::fabs(x) / step + shift, MAX_STEPS)));
-                rounded.data()[i * width + c] = std::copysign(level * step, x);
-            }
+    const std::vector<float> run = repeated(steps);
+    for_runs(values, [&](int64_t at, int64_t n) {
+        const float *__restrict from = values.data() + at, *__restrict step = run.data();
+        float *__restrict to = rounded.data() + at;
+        for (int64_t k = 0; k < n; ++k) {
+            const float level =
+                static_cast<float>(static_cast<int32_t>(std::min(std::fabs(from[k]) / step[k] + shift, MAX_STEPS)));
+            to[k] = std::copysign(level * step[k], from[k]);
+        }
     });
 }
 
 void add_rate_gradient(Rows<const float> values, Row<const float> steps, float weight, Rows<float> gradient) {
     expect(gradient.shape(0) == values.shape(0) && gradient.shape(1) == values.shape(1), "gradient: expected the shape of values");
     expect(steps.shape(0) == values.shape(1), "steps: expected one per column");
-    const int64_t width = static_cast<int64_t>(values.shape(1));
-    for_pieces(static_cast<int64_t>(values.shape(0)), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-            for (int64_t c = 0; c < width; ++c) {
-                const float x = values.data()[i * width + c];
-                const float slope = weight / (steps.data()[c] + std::fabs(x));
-                gradient.data()[i * width + c] += x > 0 ? slope : x < 0 ? -slope : 0.0f;
-            }
+    const std::vector<float> run = repeated(steps);
+    for_runs(values, [&](int64_t at, int64_t n) {
+        const float *__restrict from = values.data() + at, *__restrict step = run.data();
+        float *__restrict to = gradient.data() + at;
+        for (int64_t k = 0; k < n; ++k) {
+            const float slope = std::copysign(weight / (step[k] + std::fabs(from[k])), from[k]);
+            to[k] += from[k] != 0 ? slope : 0.0f;
+        }
     });
 }
 

@@ -35,7 +35,7 @@ from vqrf.compressed import (
     same_layers,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import MAX_STEPS, Activation, Shading, shading_fault
+from vqrf.kernels import MAX_STEPS, Activation, Children, Shading, shading_fault
 
 Int16 = NDArray[np.int16]
 
@@ -86,6 +86,15 @@ def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
         levels.append(Nodes(selected, np.stack([numbers[tuple(corner)] for corner in corners], -1)))
         selected = coarser
     return [*levels, Nodes(selected, np.zeros((np.count_nonzero(selected), 0), np.int32))]
+
+
+def children_of(parents: Int32, n_above: int) -> Children:
+    """The links of a level, [N,8] of numbers below `n_above`, as its `n_above` parents see them."""
+    n = len(parents)
+    links, counts = np.unique(parents.astype(np.int64) * n + np.arange(n)[:, None], return_counts=True)
+    parent, child = np.divmod(links, max(n, 1))
+    first = np.searchsorted(parent, np.arange(n_above + 1))
+    return Children(first.astype(np.int32), child.astype(np.int32), np.float32(counts / 8))
 
 
 @dataclass(frozen=True, eq=False)

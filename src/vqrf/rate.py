@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
@@ -39,9 +40,9 @@ from vqrf.compress import (
 from vqrf.compressed import CODED, PRUNED, Table
 from vqrf.field import RadianceField, constants_of, density_of_alpha
 from vqrf.grids import Moments
-from vqrf.kernels import Gradients, LossWeights, select
+from vqrf.kernels import Children, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
-from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
+from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_nodes, children_of
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import voxels_of_cells
@@ -194,10 +195,10 @@ class _Channels:
         assert above is not None
         return above
 
-    def lower(self, kernels: Any, parents: list[Tensor]) -> None:
+    def lower(self, kernels: Any, children: list[Children]) -> None:
         """Carry the gradient of the finest level up to all others."""
         for number in range(len(self.levels) - 1):
-            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, parents[number])
+            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, children[number])
 
     def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
         """The levels as whole numbers, coarsest first."""
@@ -212,18 +213,18 @@ class _Channels:
 
 
 def _analyse(
-    values: Tensor, parents: list[Tensor], sizes: list[int], steps: Tensor, dead_zone: float, kernels: Any
+    values: Tensor, parents: list[Tensor], children: list[Children], steps: Tensor, dead_zone: float, kernels: Any
 ) -> list[Tensor]:
     """Coefficients of values [N,C], finest first: a coarse node is the mean of what hangs on it, as its own parents show it.
 
     What the rounding of one level loses, the next has in it, so that only the finest level's is lost in the end.
     """
     levels = [values]
-    for above, size in zip(parents, sizes[1:], strict=True):
-        sums, counts = (torch.zeros(size, values.shape[1], device=values.device) for _ in range(2))
-        kernels.lower_gradient(levels[-1], sums, above)
-        kernels.lower_gradient(torch.ones_like(levels[-1]), counts, above)
-        levels.append(sums / counts)
+    for below in children:
+        sums, shares = (torch.zeros(len(below.first) - 1, values.shape[1], device=values.device) for _ in range(2))
+        kernels.lower_gradient(levels[-1], sums, below)
+        kernels.lower_gradient(torch.ones_like(levels[-1]), shares, below)
+        levels.append(sums / shares)
     shown: Tensor | None = None
     for number, wanted in reversed(list(enumerate(levels))):
         expected = torch.zeros_like(wanted)
@@ -234,6 +235,11 @@ def _analyse(
         kernels.round_to_steps(levels[number], steps, dead_zone, shown)
         shown += expected
     return levels
+
+
+def _children(below: Nodes, n_above: int, device: str) -> Children:
+    links = children_of(below.parents, n_above)
+    return Children(*(torch.from_numpy(array).to(device) for array in (links.first, links.child, links.share)))
 
 
 class PyramidModel:
@@ -260,14 +266,14 @@ class PyramidModel:
         self.partition = np.where(occupied, CODED, PRUNED).astype(np.uint8)
         nodes = build_nodes(occupied, config.n_levels)
         self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
-        sizes = [level.n_nodes for level in nodes]
+        self.children = [_children(below, above.n_nodes, device) for below, above in pairwise(nodes)]
         self.floor = field.density_of(field.alpha_threshold)
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
-            self._start(occupied, importance[occupied], sizes, seed)
+            self._start(occupied, importance[occupied], seed)
         self.voxels = torch.from_numpy(np.flatnonzero(occupied)).to(device)
         rows = np.full(occupied.shape, -1, np.int32)
-        rows[occupied] = np.arange(sizes[0])
+        rows[occupied] = np.arange(nodes[0].n_nodes)
         self.rows = torch.from_numpy(rows).to(device)
         self.shown_density = torch.full(occupied.shape, self.empty, device=device)
         self.touched = torch.zeros(occupied.shape, dtype=torch.uint8, device=device)
@@ -288,7 +294,7 @@ class PyramidModel:
                 part.zero_()
         self._show(find_cells=True)
 
-    def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], sizes: list[int], seed: int) -> None:
+    def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], seed: int) -> None:
         """Density, latents and MLP as the field has them."""
         field, config = self.field, self.config
         features = torch.from_numpy(field.features[occupied])
@@ -308,11 +314,11 @@ class PyramidModel:
         unit, share = DENSITY_UNITS[field.activation], 1.0 if layers else HARMONICS_RATES
         density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
-        self.density = self._channels(density, sizes, one * unit * config.density_step, share * unit * config.rate_density)
-        self.latents = self._channels(latents, sizes, one.repeat(latents.shape[1]), share * config.rate_features)
+        self.density = self._channels(density, one * unit * config.density_step, share * unit * config.rate_density)
+        self.latents = self._channels(latents, one.repeat(latents.shape[1]), share * config.rate_features)
 
-    def _channels(self, values: Tensor, sizes: list[int], steps: Tensor, rate: float) -> _Channels:
-        levels = _analyse(values, self.parents, sizes, steps, self.config.dead_zone, self.kernels)
+    def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
+        levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
         return _Channels([Moments.of(level) for level in levels], steps, rate)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -349,7 +355,7 @@ class PyramidModel:
         decay = self.first * (self.last / self.first) ** (step / max(self.config.steps, 1))
         weight = self.config.bit_price / math.log(2)
         for channels in (self.density, self.latents):
-            channels.lower(self.kernels, self.parents)
+            channels.lower(self.kernels, self.children)
             for moments in channels.levels:
                 self.kernels.add_rate_gradient(moments.values, channels.steps, weight, moments.gradient)
                 moments.update(self.kernels, None, channels.rate * decay, step + 1)

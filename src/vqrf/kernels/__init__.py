@@ -188,6 +188,21 @@ class FactorArrays:
 
 
 @dataclass(frozen=True)
+class Children:
+    """What hangs on each node of a pyramid's level, and how much: the links of `vqrf.pyramid.Nodes.parents`, seen from above.
+
+    Attributes:
+      first: [M+1] int32 >= 0, ascending; children of node m are `first[m]` to `first[m+1]`.
+      child: [K] int32, nodes of the next finer level; ascending within a parent, each once.
+      share: [K] float32, what the parent has in the child's mean: 1/8 to 1.
+    """
+
+    first: Array
+    child: Array
+    share: Array
+
+
+@dataclass(frozen=True)
 class LossWeights:
     """The loss over N rays with targets y: mean squared error of the pixel, plus
 

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import vqrf._native as _native
-from vqrf.kernels import SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
+from vqrf.kernels import SKIP_BLOCK, Array, Children, FactorArrays, Gradients, LossWeights, Volume
 
 DEVICE = "cpu"
 COLOR_TOLERANCE: float = _native.color_tolerance()
@@ -132,8 +132,8 @@ def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
     _native.raise_level(fine, coarse, parents)
 
 
-def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
-    _native.lower_gradient(fine, coarse, parents)
+def lower_gradient(fine: Array, coarse: Array, children: Children) -> None:
+    _native.lower_gradient(fine, coarse, children.first, children.child, children.share)
 
 
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:

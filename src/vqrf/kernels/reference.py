@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, Array, FactorArrays, Gradients, LossWeights, Volume
+from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, Array, Children, FactorArrays, Gradients, LossWeights, Volume
 from vqrf.kernels.equation import (
     Rendering,
     keep_live,
@@ -470,16 +470,18 @@ def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
 
 
 @torch.no_grad()
-def lower_gradient(fine: Array, coarse: Array, parents: Array) -> None:
-    """The derivative of `raise_level`: add to each parent an eighth of each child's gradient, in place.
+def lower_gradient(fine: Array, coarse: Array, children: Children) -> None:
+    """The derivative of `raise_level`: add to each parent its share of each child's gradient, in place.
 
     Args:
       fine: [N,C] gradient.
       coarse: [M,C] gradient, added to.
-      parents: [N,8] int32.
+      children: the parents that `raise_level` takes, seen from above.
     """
-    share = tensor_of(fine)[:, None].expand(-1, 8, -1).flatten(0, 1) / 8
-    writable(coarse, "coarse").index_add_(0, tensor_of(parents).long().flatten(), share)
+    counts = tensor_of(children.first).long().diff()
+    parent = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    amounts = tensor_of(fine)[tensor_of(children.child).long()] * tensor_of(children.share)[:, None]
+    writable(coarse, "coarse").index_add_(0, parent, amounts)
 
 
 @torch.no_grad()
