@@ -36,9 +36,10 @@ export class RangeDecoder {
     if (bytes.length < 4) throw new Damaged('coded bytes are damaged')
     this.bytes = bytes
     this.at = 4
-    this.code = ((bytes[0] << 24) | (bytes[1] << 16) | (bytes[2] << 8) | bytes[3]) | 0
-    if (this.code === -1) throw new Damaged('coded bytes are damaged')
-    this.range = -1
+    const code = (bytes[0] << 24) | (bytes[1] << 16) | (bytes[2] << 8) | bytes[3]
+    if (code === -1) throw new Damaged('coded bytes are damaged')
+    /** Range and code: an array, as browsers keep numbers of 32 bits in objects as floating point. */
+    this.state = Int32Array.of(-1, code)
     this.fast = new Uint16Array(nContexts).fill(HALF)
     this.slow = new Uint16Array(nContexts).fill(HALF)
     this.seen = new Uint8Array(nContexts)
@@ -46,11 +47,30 @@ export class RangeDecoder {
 
   /** Read bytes until the range has 24 bits again. */
   refill() {
-    while (this.range >>> 24 === 0) {
-      if (this.at >= this.bytes.length) throw new Damaged('coded bytes are damaged')
-      this.range <<= 8
-      this.code = (this.code << 8) | this.bytes[this.at++]
+    const { state, bytes } = this
+    while (state[0] >>> 24 === 0) {
+      if (this.at >= bytes.length) throw new Damaged('coded bytes are damaged')
+      state[0] <<= 8
+      state[1] = (state[1] << 8) | bytes[this.at++]
     }
+  }
+
+  /**
+   * Halve the range at `bound`: the lower part is a 1.
+   *
+   * @param {number} bound
+   * @returns {number} 0 or 1
+   */
+  split(bound) {
+    const { state } = this
+    const bit = state[1] >>> 0 < bound >>> 0 ? 1 : 0
+    if (bit) state[0] = bound
+    else {
+      state[0] -= bound
+      state[1] -= bound
+    }
+    if (state[0] >>> 24 === 0) this.refill()
+    return bit
   }
 
   /**
@@ -58,27 +78,19 @@ export class RangeDecoder {
    * @returns {number} 0 or 1
    */
   bit(context) {
-    const fast = this.fast[context]
-    const slow = this.slow[context]
-    const bound = Math.imul(this.range >>> 15, (fast + slow) >> 2)
-    const seen = this.seen[context]
-    const s = SLOW[seen]
-    const f = s < FAST_SHIFT ? s : FAST_SHIFT
-    let bit
-    if (this.code >>> 0 < bound >>> 0) {
-      this.range = bound
-      this.fast[context] = fast + ((FULL - fast) >> f)
-      this.slow[context] = slow + ((FULL - slow) >> s)
-      bit = 1
+    const { fast, slow, seen } = this
+    const [f, s, n] = [fast[context], slow[context], seen[context]]
+    const bit = this.split(Math.imul(this.state[0] >>> 15, (f + s) >> 2))
+    const slowShift = SLOW[n]
+    const fastShift = slowShift < FAST_SHIFT ? slowShift : FAST_SHIFT
+    if (bit) {
+      fast[context] = f + ((FULL - f) >> fastShift)
+      slow[context] = s + ((FULL - s) >> slowShift)
     } else {
-      this.range = (this.range - bound) | 0
-      this.code = (this.code - bound) | 0
-      this.fast[context] = fast - (fast >> f)
-      this.slow[context] = slow - (slow >> s)
-      bit = 0
+      fast[context] = f - (f >> fastShift)
+      slow[context] = s - (s >> slowShift)
     }
-    if (seen < SEEN_MAX) this.seen[context] = seen + 1
-    if (this.range >>> 24 === 0) this.refill()
+    if (n < SEEN_MAX) seen[context] = n + 1
     return bit
   }
 
@@ -95,24 +107,13 @@ export class RangeDecoder {
   /** @param {number} bits without a context, each as likely as not */
   direct(bits) {
     let value = 0
-    for (let i = 0; i < bits; i++) {
-      const bound = Math.imul(this.range >>> 15, HALF / 2)
-      if (this.code >>> 0 < bound >>> 0) {
-        this.range = bound
-        value = 2 * value + 1
-      } else {
-        this.range = (this.range - bound) | 0
-        this.code = (this.code - bound) | 0
-        value = 2 * value
-      }
-      this.refill()
-    }
+    for (let i = 0; i < bits; i++) value = 2 * value + this.split(Math.imul(this.state[0] >>> 15, HALF / 2))
     return value
   }
 
   /** The last symbol is read: nothing may be left. */
   end() {
-    if (this.at !== this.bytes.length || this.code !== 0) throw new Damaged('coded bytes are damaged')
+    if (this.at !== this.bytes.length || this.state[1]) throw new Damaged('coded bytes are damaged')
   }
 }
 

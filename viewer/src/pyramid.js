@@ -76,7 +76,7 @@ export function workingBytesOfLevels(shape, levels) {
   return bytes
 }
 
-/** Finds the eight parents of a place; those of one on an even plane are there twice. */
+/** Finds the parents of a place, each once: two along an axis where the place is odd, else one. */
 class Parents {
   /**
    * @param {readonly number[]} shape of the finer level
@@ -90,6 +90,8 @@ class Parents {
     this.plane = ny * nz
     this.numbers = numbers
     this.found = new Int32Array(8)
+    /** How many were found. Of the eight that FORMAT.md counts, each is 8 / n. */
+    this.n = 0
   }
 
   /** @param {number} place */
@@ -99,12 +101,16 @@ class Parents {
     const z = place - line * Z
     const x = (line / Y) | 0
     const y = line - x * Y
-    const first = (x >> 1) * plane + (y >> 1) * row + (z >> 1)
-    const [dx, dy, dz] = [x & 1 ? plane : 0, y & 1 ? row : 0, z & 1]
-    for (let p = 0; p < 8; p++) {
-      const at = first + (p & 4 ? dx : 0) + (p & 2 ? dy : 0) + (p & 1 ? dz : 0)
-      found[p] = numbers ? numbers[at] : at
+    let n = 0
+    for (let i = x >> 1; i <= (x + 1) >> 1; i++) {
+      for (let j = y >> 1; j <= (y + 1) >> 1; j++) {
+        for (let k = z >> 1; k <= (z + 1) >> 1; k++) {
+          const at = i * plane + j * row + k
+          found[n++] = numbers ? numbers[at] : at
+        }
+      }
     }
+    this.n = n
     return found
   }
 }
@@ -146,9 +152,10 @@ function findNodes(partition, shape, n, nLevels) {
     const parents = new Parents(below.shape, above)
     let nAbove = 0
     eachNode(below.there, (place) => {
-      for (const parent of parents.of(place)) {
-        if (!there[parent]) nAbove++
-        there[parent] = 1
+      const found = parents.of(place)
+      for (let p = 0; p < parents.n; p++) {
+        if (!there[found[p]]) nAbove++
+        there[found[p]] = 1
       }
     })
     levels.unshift(newLevel(above, there, nAbove))
@@ -185,8 +192,10 @@ function decodeLevel(bytes, level, above, width) {
   const parents = parentsIn(level, above)
   const { cut: aboveCut, sums: aboveSums } = above ?? level
   const near = new Int32Array(width)
-  /** @type {Int32Array | undefined} the parents of the node that is coded */
-  let found
+  /** The parents of the node that is coded, how many they are, and how often each counts. */
+  const { found } = parents ?? { found: near }
+  let nFound = 0
+  let share = 0
   /** @type {Int32Array} its known neighbours */
   let known = near
   /** How many of them are faces. */
@@ -205,7 +214,7 @@ function decodeLevel(bytes, level, above, width) {
       context += value > 0 ? 12 : value < 0 ? 3 : 0
     }
     let sum = 0
-    if (found) for (let p = 0; p < 8; p++) sum += aboveCut[found[p] * width + c]
+    for (let p = 0; p < nFound; p++) sum += aboveCut[found[p] * width + c]
     return context + Math.sign(sum)
   }
 
@@ -241,7 +250,11 @@ function decodeLevel(bytes, level, above, width) {
   ) => {
     known = around
     faces = nFaces
-    found = parents?.of(place)
+    if (parents) {
+      parents.of(place)
+      nFound = parents.n
+      share = 8 / nFound
+    }
     let nearDensity = 0
     let nearLatents = 0
     for (let i = 0; i < edges; i++) {
@@ -249,11 +262,9 @@ function decodeLevel(bytes, level, above, width) {
       nearDensity += weight * Math.abs(cut[known[i] * width])
       nearLatents += weight * sums[known[i]]
     }
-    if (found) {
-      for (let p = 0; p < 8; p++) {
-        nearDensity += Math.abs(aboveCut[found[p] * width])
-        nearLatents += aboveSums[found[p]]
-      }
+    for (let p = 0; p < nFound; p++) {
+      nearDensity += share * Math.abs(aboveCut[found[p] * width])
+      nearLatents += share * aboveSums[found[p]]
     }
     let last = decode(node, 0, nearDensity, 0)
     if (!coder.bit(classOf(nearLatents))) return
@@ -261,9 +272,7 @@ function decodeLevel(bytes, level, above, width) {
     for (let i = 0; i < edges; i++) {
       if (sums[known[i]]) add(cut, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
     }
-    if (found) {
-      for (let p = 0; p < 8; p++) if (aboveSums[found[p]]) add(aboveCut, found[p] * width, 1)
-    }
+    for (let p = 0; p < nFound; p++) if (aboveSums[found[p]]) add(aboveCut, found[p] * width, share)
     let beforeLast = 0
     for (let c = 1; c < width; c++) {
       const size = decode(node, c, near[c], Math.min(2, last) + Math.min(2, beforeLast))
@@ -331,13 +340,18 @@ export function addUp({ steps, levels }) {
   const width = steps.length
   let above = new Float32Array(0)
   for (const [i, level] of levels.entries()) {
-    const values = Float32Array.from(level.coefficients)
+    const values = new Float32Array(level.coefficients)
     const parents = parentsIn(level, levels[i - 1])
+    const coarse = above
     eachNode(level.there, (place, node) => {
       const at = node * width
       for (let c = 0; c < width; c++) values[at + c] *= steps[c]
       if (!parents) return
-      for (const parent of parents.of(place)) for (let c = 0; c < width; c++) values[at + c] += above[parent * width + c] / 8
+      const found = parents.of(place)
+      for (let p = 0; p < parents.n; p++) {
+        const from = found[p] * width
+        for (let c = 0; c < width; c++) values[at + c] += coarse[from + c] / parents.n
+      }
     })
     above = values
   }
