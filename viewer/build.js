@@ -42,10 +42,14 @@ function densified(text) {
  * they send each other objects.
  */
 const OWN_NAMES = [
-  ...['alphaThreshold', 'canAccumulate', 'codebookSize', 'coefficients', 'createTarget', 'deleteTarget', 'densityBias', 'densityRange'],
-  ...['emptyDensity', 'expectRaw', 'featureFrequencies', 'featureOffset', 'featureScale', 'framesPerSecond', 'hashListener'],
-  ...['isHere', 'isRefreshing', 'isVisible', 'measureDistances', 'nCoded', 'nKept', 'occupyAround', 'placeBricks', 'refreshTimer'],
-  ...['refuse', 'stepWorld', 'takeViewFromAddress', 'wakeListener'],
+  ...['activation', 'alphaThreshold', 'bricks', 'canAccumulate', 'changed', 'codebookSize', 'coefficients', 'createTarget'],
+  ...['deleteTarget', 'densities', 'densityBias', 'densityRange', 'emptyDensity', 'expectRaw', 'extent'],
+  ...['featureFrequencies', 'featureOffset', 'features', 'featureScale', 'floats', 'framebuffer', 'framesPerSecond'],
+  ...['hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen', 'isRefreshing', 'isVisible', 'items', 'lastFrame'],
+  ...['lastMove', 'lastRate', 'lastTick', 'layers', 'loading', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept'],
+  ...['occupyAround', 'onColour', 'partition', 'pitch', 'placeBricks', 'pointers', 'refreshTimer', 'refuse', 'resolution'],
+  ...['setField', 'stepWorld', 'stored', 'surface', 'table', 'takeViewFromAddress', 'textures', 'wakeListener', 'warmUp'],
+  ...['weight', 'words'],
 ]
 const SHORT_NAMES = Object.fromEntries(OWN_NAMES.map((name, i) => [name, `$${i.toString(36)}`]))
 

@@ -42,7 +42,6 @@ const MAX_DENSITY = 65504
  * @property {number} shading
  * @property {number} featureFrequencies
  * @property {BakedLayer[]} layers
- * @property {number} occupied blocks with a brick
  * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
  */
 
@@ -164,7 +163,7 @@ class BlockTable {
    * Give each occupied block a brick. Wants the distances.
    *
    * @param {number} maxSide of a texture
-   * @returns {{ occupied: number, bricks: [number, number, number] }} bricks of the atlas along X, Y, Z
+   * @returns {[number, number, number]} bricks of the atlas along X, Y, Z
    */
   placeBricks(maxSide) {
     let occupied = 0
@@ -180,7 +179,7 @@ class BlockTable {
       this.words[4 * block + 2] = x | (y << 8) | (z << 16)
       brick++
     }
-    return { occupied, bricks: [deep, side, side] }
+    return [deep, side, side]
   }
 }
 
@@ -335,7 +334,7 @@ export function bake(field, maxSide) {
   }
   blocks.measureDistances()
   const { low, high } = blocks.bounds()
-  const { occupied, bricks } = blocks.placeBricks(maxSide)
+  const bricks = blocks.placeBricks(maxSide)
   const features = quantizeFeatures(voxels.tables, channels)
   const filled = fillBricks(field, voxels, blocks, bricks, features)
   const { lo, hi, shading } = field
@@ -343,7 +342,7 @@ export function bake(field, maxSide) {
   return {
     extent: { lo: world(low), hi: world(high) },
     ...{ ...field.head, shading },
-    ...{ blocks: blocks.size, table: blocks.words, bricks, occupied, ...filled },
+    ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,
     densityRange: voxels.range,
@@ -351,5 +350,23 @@ export function bake(field, maxSide) {
     layers: field.layers.map(({ out, in: inputs, weight, bias }) => {
       return { out, in: inputs, weight: dequantize(weight), bias: dequantize(bias) }
     }),
+  }
+}
+
+/**
+ * Textures of which nothing can be seen.
+ *
+ * @param {import('./decode.js').Head & import('./decode.js').Colour} field whose equation they have
+ * @returns {Baked}
+ */
+export function blank(field) {
+  const bytes = new Uint8Array(4 * BRICK ** 3)
+  const none = new Float32Array(0)
+  return {
+    ...field,
+    ...{ blocks: [1, 1, 1], table: new Uint32Array(4), bricks: [1, 1, 1], density: bytes, densityRange: [0, 0] },
+    features: Array(Math.ceil(field.channels / GROUP)).fill(bytes),
+    ...{ featureScale: none, featureOffset: none, extent: field },
+    layers: field.layers.map((layer) => ({ ...layer, weight: none, bias: none })),
   }
 }

@@ -225,7 +225,7 @@ export class VqrfViewer extends HTMLElement {
   async show(bytes, name, signal, keepCamera) {
     const { stage } = this
     if (!stage) return
-    const { baked, facts } = await loadInWorker(bytes, stage.renderer.maxSide, signal)
+    const { baked, facts } = await loadInWorker(bytes, stage.renderer.maxSide, signal, (early) => stage.warmUp(early))
     if (signal.aborted) return
     stage.setField(baked, keepCamera)
     if (!keepCamera) this.takeViewFromAddress()

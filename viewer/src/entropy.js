@@ -39,7 +39,7 @@ export class RangeDecoder {
     const code = (bytes[0] << 24) | (bytes[1] << 16) | (bytes[2] << 8) | bytes[3]
     if (code === -1) throw new Damaged('coded bytes are damaged')
     /** Range and code: an array, as browsers keep numbers of 32 bits in objects as floating point. */
-    this.state = Int32Array.of(-1, code)
+    this.span = Int32Array.of(-1, code)
     this.fast = new Uint16Array(nContexts).fill(HALF)
     this.slow = new Uint16Array(nContexts).fill(HALF)
     this.seen = new Uint8Array(nContexts)
@@ -47,11 +47,11 @@ export class RangeDecoder {
 
   /** Read bytes until the range has 24 bits again. */
   refill() {
-    const { state, bytes } = this
-    while (state[0] >>> 24 === 0) {
+    const { span, bytes } = this
+    while (span[0] >>> 24 === 0) {
       if (this.at >= bytes.length) throw new Damaged('coded bytes are damaged')
-      state[0] <<= 8
-      state[1] = (state[1] << 8) | bytes[this.at++]
+      span[0] <<= 8
+      span[1] = (span[1] << 8) | bytes[this.at++]
     }
   }
 
@@ -62,14 +62,14 @@ export class RangeDecoder {
    * @returns {number} 0 or 1
    */
   split(bound) {
-    const { state } = this
-    const bit = state[1] >>> 0 < bound >>> 0 ? 1 : 0
-    if (bit) state[0] = bound
+    const { span } = this
+    const bit = span[1] >>> 0 < bound >>> 0 ? 1 : 0
+    if (bit) span[0] = bound
     else {
-      state[0] -= bound
-      state[1] -= bound
+      span[0] -= bound
+      span[1] -= bound
     }
-    if (state[0] >>> 24 === 0) this.refill()
+    if (span[0] >>> 24 === 0) this.refill()
     return bit
   }
 
@@ -80,7 +80,7 @@ export class RangeDecoder {
   bit(context) {
     const { fast, slow, seen } = this
     const [f, s, n] = [fast[context], slow[context], seen[context]]
-    const bit = this.split(Math.imul(this.state[0] >>> 15, (f + s) >> 2))
+    const bit = this.split(Math.imul(this.span[0] >>> 15, (f + s) >> 2))
     const slowShift = SLOW[n]
     const fastShift = slowShift < FAST_SHIFT ? slowShift : FAST_SHIFT
     if (bit) {
@@ -107,13 +107,13 @@ export class RangeDecoder {
   /** @param {number} bits without a context, each as likely as not */
   direct(bits) {
     let value = 0
-    for (let i = 0; i < bits; i++) value = 2 * value + this.split(Math.imul(this.state[0] >>> 15, HALF / 2))
+    for (let i = 0; i < bits; i++) value = 2 * value + this.split(Math.imul(this.span[0] >>> 15, HALF / 2))
     return value
   }
 
   /** The last symbol is read: nothing may be left. */
   end() {
-    if (this.at !== this.bytes.length || this.state[1]) throw new Damaged('coded bytes are damaged')
+    if (this.at !== this.bytes.length || this.span[1]) throw new Damaged('coded bytes are damaged')
   }
 }
 

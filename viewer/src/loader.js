@@ -21,10 +21,11 @@ export class LoadError extends Error {
  * @param {Uint8Array} bytes
  * @param {number} maxSide of a 3-D texture
  * @param {AbortSignal} signal ends the work
+ * @param {(early: import('./worker.js').Early['early']) => void} onEarly gets what is known before the voxels
  * @returns {Promise<import('./worker.js').Loaded>}
  * @throws {LoadError}
  */
-export function loadInWorker(bytes, maxSide, signal) {
+export function loadInWorker(bytes, maxSide, signal, onEarly) {
   const url = URL.createObjectURL(new Blob([WORKER_SOURCE], { type: 'text/javascript' }))
   return new Promise((resolve, reject) => {
     const worker = new Worker(url)
@@ -36,7 +37,11 @@ export function loadInWorker(bytes, maxSide, signal) {
       end()
       reject(signal.reason)
     })
-    worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Loaded | import('./worker.js').Failed>} */ { data }) => {
+    worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Loaded | import('./worker.js').Failed | import('./worker.js').Early>} */ { data }) => {
+      if ('early' in data) {
+        onEarly(data.early)
+        return
+      }
       end()
       if ('error' in data) reject(new LoadError(data.error.message, data.error.section))
       else resolve(data)

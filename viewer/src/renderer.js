@@ -4,7 +4,7 @@
  * Only the core of WebGL2 is needed. Where half floats cannot be drawn to, the picture is shown without the refinement.
  */
 
-import { BRICK } from './bake.js'
+import { blank, BRICK } from './bake.js'
 import { marchSource, packLayers, PRESENT, VERTEX, WEIGHTS_WIDTH } from './shaders.js'
 
 /** The browser cannot do it, or refused to. */
@@ -84,6 +84,8 @@ export class Renderer {
     this.textures = []
     /** @type {WebGLProgram | undefined} */
     this.march = undefined
+    /** Of `march`. */
+    this.source = ''
     gl.bindVertexArray(gl.createVertexArray())
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1)
     gl.pixelStorei(gl.PACK_ALIGNMENT, 1)
@@ -132,18 +134,40 @@ export class Renderer {
     const units = /** @type {number} */ (gl.getParameter(gl.MAX_TEXTURE_IMAGE_UNITS))
     if (baked.features.length + 3 > units) throw new NoGraphics(`${baked.channels} channels are more than this browser can draw.`)
     for (const texture of this.textures) gl.deleteTexture(texture)
-    if (this.march) gl.deleteProgram(this.march)
-    this.baked = baked
-    this.march = this.compile(marchSource(baked))
+    const source = marchSource(baked)
+    let { march } = this
+    if (!march || source !== this.source) {
+      if (march) gl.deleteProgram(march)
+      march = this.compile(source)
+    }
+    Object.assign(this, { baked, march, source })
     const atlas = baked.bricks.map((n) => n * BRICK)
     this.textures = [
       this.upload(baked.blocks, baked.table, gl.RGBA32UI, gl.RGBA_INTEGER, gl.UNSIGNED_INT),
       ...[baked.density, ...baked.features].map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
       this.uploadLayers(packLayers(baked)),
     ]
-    gl.useProgram(this.march)
+    gl.useProgram(march)
+    const range = new Float32Array(4 + 8 * baked.features.length)
+    range.set(baked.densityRange)
+    range.set(baked.featureScale, 4)
+    range.set(baked.featureOffset, 4 + 4 * baked.features.length)
+    gl.uniform4fv(gl.getUniformLocation(march, 'uRange'), range)
+    gl.uniform3fv(gl.getUniformLocation(march, 'uTexel'), atlas.map((n) => 1 / n))
     const names = ['uBlocks', 'uDensity', ...baked.features.map((_, g) => `uFeatures${g}`), 'uWeights']
-    for (const [unit, name] of names.entries()) gl.uniform1i(gl.getUniformLocation(this.march, name), unit)
+    for (const [unit, name] of names.entries()) gl.uniform1i(gl.getUniformLocation(march, name), unit)
+  }
+
+  /**
+   * Have the driver compile what will draw a field, while its voxels are still decoded: in software that takes longer than a picture.
+   *
+   * @param {import('./decode.js').Head & import('./decode.js').Colour} field
+   */
+  warmUp(field) {
+    this.setField(blank(field))
+    this.resizePicture(1, 1)
+    if (this.picture) this.drawRows(this.picture, { pose: [], fx: 1, fy: 1, cx: 0, cy: 0, width: 1, height: 1 }, { from: 0, to: 1 })
+    this.gl.flush()
   }
 
   /**

@@ -46,11 +46,6 @@ const vec3 = (values) => `vec3(${values.map(float).join(', ')})`
 /** @param {readonly number[]} values */
 const ivec3 = (values) => `ivec3(${values.join(', ')})`
 
-/** @param {ArrayLike<number>} values @param {number} from */
-function vec4(values, from) {
-  return `vec4(${[0, 1, 2, 3].map((i) => float(values[from + i] ?? 0)).join(', ')})`
-}
-
 /** The real spherical harmonics of a unit direction `d`, by degree. */
 const HARMONICS = [
   '0.28209479177387814',
@@ -69,7 +64,7 @@ const HARMONICS = [
  *
  * @param {import('./bake.js').Baked} baked
  */
-function harmonicsSource({ channels, featureScale, featureOffset, shading }) {
+function harmonicsSource({ channels, shading }) {
   const terms = channels / 3
   const groups = Math.ceil(channels / 4)
   const basis = []
@@ -83,13 +78,13 @@ function harmonicsSource({ channels, featureScale, featureOffset, shading }) {
       })
       if (parts.every((channel) => channel < 0)) continue
       const name = `basis_${g}_${c}`
-      const worth = parts.map((channel) => (channel < 0 ? '0.0' : `y[${channel % terms}] * ${float(featureScale[channel])}`))
+      const worth = parts.map((channel) => (channel < 0 ? '0.0' : `y[${channel % terms}] * uRange[${1 + g}][${channel % 4}]`))
       basis.push(`vec4 ${name};`)
       sums.push({ g, c, name, worth })
     }
   }
   const constant = [0, 1, 2].map((c) => {
-    const parts = Array.from({ length: terms }, (_, k) => `y[${k}] * ${float(featureOffset[c * terms + k])}`)
+    const parts = Array.from({ length: terms }, (_, k) => `y[${k}] * ${offsetOf(groups, c * terms + k)}`)
     return `base[${c}] = ${parts.join(' + ')};`
   })
   const add = sums.map(({ g, c, name }) => `sum[${c}] += dot(texel_${g}, ${name});`)
@@ -112,6 +107,12 @@ vec3 addColor(vec3 at, float weight) {
 vec3 finishColor() { return vec3(0.0); }`
 }
 
+/**
+ * @param {number} groups of four channels
+ * @param {number} channel
+ */
+const offsetOf = (groups, channel) => `uRange[${1 + groups + (channel >> 2)}][${channel & 3}]`
+
 /** @param {number} groups */
 function fetchFeatures(groups) {
   return Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('\n  ')
@@ -119,15 +120,13 @@ function fetchFeatures(groups) {
 
 /**
  * Colour from features alone: three channels are the logits of rgb.
- *
- * @param {import('./bake.js').Baked} baked
  */
-function logitsSource({ featureScale, featureOffset }) {
+function logitsSource() {
   return `
 void prepareColor(vec3 d) {}
 vec3 addColor(vec3 at, float weight) {
   ${fetchFeatures(1)}
-  vec3 logit = texel_0.rgb * ${vec4(featureScale, 0)}.rgb + ${vec4(featureOffset, 0)}.rgb;
+  vec3 logit = texel_0.rgb * uRange[1].rgb + uRange[2].rgb;
   return weight / (1.0 + exp(-logit));
 }
 vec3 finishColor() { return vec3(0.0); }`
@@ -212,7 +211,7 @@ function productSource({ to, from, out, in: inputs, at }, n) {
  *
  * @param {import('./bake.js').Baked} baked
  */
-function layersSource({ layers, channels, featureFrequencies, featureScale, featureOffset }) {
+function layersSource({ layers, channels, featureFrequencies }) {
   const groups = fours(channels)
   const ofRay = layers[0].in - channels * (1 + 2 * featureFrequencies)
   const frequencies = (ofRay - 3) / 6
@@ -265,8 +264,7 @@ vec3 colorsFrom(int from) {
   for (int s = 0; s < ${AT_ONCE}; s++) {
     vec3 at = queue[from + s].xyz;
     ${Array.from({ length: groups }, (_, g) => {
-      const worth = `textureLod(uFeatures${g}, at, 0.0) * ${vec4(featureScale, 4 * g)} + ${vec4(featureOffset, 4 * g)}`
-      return `b[${AT_ONCE * g} + s] = ${worth};`
+      return `b[${AT_ONCE * g} + s] = textureLod(uFeatures${g}, at, 0.0) * uRange[${1 + g}] + uRange[${1 + groups + g}];`
     }).join('\n    ')}
   }${waves.length ? `\n  for (int i = 0; i < ${AT_ONCE * groups}; i++) {${waves.join('')}\n  }` : ''}
   for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
@@ -290,7 +288,7 @@ vec3 addColor(vec3 at, float weight) {
 /** @param {import('./bake.js').Baked} baked */
 function colorSource(baked) {
   if (isHarmonic(baked.shading)) return harmonicsSource(baked)
-  return baked.layers.length ? layersSource(baked) : logitsSource(baked)
+  return baked.layers.length ? layersSource(baked) : logitsSource()
 }
 
 /**
@@ -318,8 +316,6 @@ export function marchSource(baked) {
   const toGrid = cells.map((n, axis) => n / (baked.hi[axis] - baked.lo[axis]))
   const extent = Math.hypot(...baked.hi.map((value, axis) => value - baked.lo[axis]))
   const limit = Math.ceil(extent / baked.stepWorld) + 8
-  const atlas = baked.bricks.map((n) => n * BRICK)
-  const [scale, offset] = baked.densityRange
   const floor = densityOfAlpha(baked.alphaThreshold, baked)
   return `#version 300 es
 precision highp float;
@@ -331,7 +327,8 @@ uniform usampler3D uBlocks;
 uniform sampler3D uDensity;
 ${baked.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('\n')}
 uniform sampler2D uWeights;
-uniform vec3 uOrigin, uRayStart, uRayX, uRayY;
+uniform vec3 uOrigin, uRayStart, uRayX, uRayY, uTexel;
+uniform vec4 uRange[${1 + 2 * baked.features.length}];
 out vec4 light;
 const ivec3 CELLS = ${ivec3(cells)};
 ${colorSource(baked)}
@@ -376,9 +373,9 @@ void main() {
         k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${float(BLOCK_CELLS)}, k);
       }
       vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
-      at = ((p + corner) * ${vec3(atlas.map((n) => 1 / n))}).zyx;
+      at = ((p + corner) * uTexel).zyx;
       vec3 level = textureLod(uDensity, at, 0.0).rgb;
-      float density = ${float(scale)} * (level.r + level.b / 256.0) + mix(${float(baked.emptyDensity)}, ${float(offset)}, level.g);
+      float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(baked.emptyDensity)}, uRange[0].y, level.g);
       weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(baked)}) : 0.0;
       light.a -= weight;
     } while (is_found && light.a >= ${float(LIGHT_LEFT)} && weight <= ${float(baked.alphaThreshold)});

@@ -86,6 +86,15 @@ export class Stage {
     this.moved()
   }
 
+  /** @param {Parameters<Renderer['warmUp']>[0]} field that will be there soon, and is the first */
+  warmUp(field) {
+    try {
+      if (!this.orbit) this.renderer.warmUp(field)
+    } catch {
+      // It will say so when the field is there.
+    }
+  }
+
   /** The picture is no longer what the camera sees. */
   moved() {
     this.hasMoved = true

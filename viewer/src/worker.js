@@ -16,8 +16,12 @@ import { bake, TooLarge } from './bake.js'
 
 /**
  * @typedef {{ baked: import('./bake.js').Baked, facts: Facts }} Loaded
+ * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
  */
+
+/** @type {any} */
+const scope = globalThis
 
 /**
  * @param {Uint8Array} bytes
@@ -26,7 +30,7 @@ import { bake, TooLarge } from './bake.js'
  */
 function load(bytes, maxSide) {
   const start = performance.now()
-  const field = decode(bytes)
+  const field = decode(bytes, { onColour: (early) => scope.postMessage({ early }) })
   const decoded = performance.now()
   const baked = bake(field, maxSide)
   const { head, sections, metadata } = field
@@ -45,9 +49,6 @@ function failure(error) {
   if (error instanceof RangeError) return { error: { message: 'there is not enough memory for this field' } }
   throw error
 }
-
-/** @type {any} */
-const scope = globalThis
 
 scope.onmessage = (/** @type {MessageEvent<{ bytes: Uint8Array, maxSide: number }>} */ { data }) => {
   try {
