@@ -240,8 +240,9 @@ const N_FACES_EDGES = 9
  * @param {Uint8Array} partition
  * @param {readonly number[]} shape
  * @param {(kind: number) => boolean} belongs
- * @param {(row: number, known: Int32Array, faces: number, edges: number, all: number, voxel: number) => void} visit `known` holds
- *   the rows of the known neighbours, faces first, then edges, then corners; `faces`, `edges` and `all` are where each kind ends
+ * @param {(row: number, known: Int32Array, faces: number, edges: number, all: number, x: number, y: number, z: number) => void} visit
+ *   `known` holds the rows of the known neighbours, faces first, then edges, then corners; `faces`, `edges` and `all` are where
+ *   each kind ends
  */
 export function walk(partition, [X, Y, Z], belongs, visit) {
   const row = Z + 2
@@ -270,7 +271,7 @@ export function walk(partition, [X, Y, Z], belongs, visit) {
           const found = planes[at + closest[i]]
           if (found) known[n++] = found - 1
         }
-        visit(member, known, faces, edges, n, voxel)
+        visit(member, known, faces, edges, n, x, y, z)
         planes[at] = ++member
       }
     }

@@ -79,13 +79,10 @@ export function workingBytesOfLevels(shape, levels) {
 /** Finds the parents of a place, each once: two along an axis where the place is odd, else one. */
 class Parents {
   /**
-   * @param {readonly number[]} shape of the finer level
-   * @param {readonly number[]} above of the coarser
-   * @param {Int32Array} [numbers] of the coarser's nodes; without it, parents are places
+   * @param {readonly number[]} above shape of the coarser level
+   * @param {Int32Array} [numbers] of its nodes; without it, parents are places
    */
-  constructor([, Y, Z], [, ny, nz], numbers) {
-    this.Y = Y
-    this.Z = Z
+  constructor([, ny, nz], numbers) {
     this.row = nz
     this.plane = ny * nz
     this.numbers = numbers
@@ -94,13 +91,13 @@ class Parents {
     this.n = 0
   }
 
-  /** @param {number} place */
-  of(place) {
-    const { Y, Z, row, plane, numbers, found } = this
-    const line = (place / Z) | 0
-    const z = place - line * Z
-    const x = (line / Y) | 0
-    const y = line - x * Y
+  /**
+   * @param {number} x
+   * @param {number} y
+   * @param {number} z
+   */
+  of(x, y, z) {
+    const { row, plane, numbers, found } = this
     let n = 0
     for (let i = x >> 1; i <= (x + 1) >> 1; i++) {
       for (let j = y >> 1; j <= (y + 1) >> 1; j++) {
@@ -118,11 +115,17 @@ class Parents {
 /**
  * Visit the nodes of a level in raster order.
  *
- * @param {Uint8Array} there
- * @param {(place: number, node: number) => void} visit
+ * @param {Level} level
+ * @param {(node: number, x: number, y: number, z: number) => void} visit
  */
-function eachNode(there, visit) {
-  for (let place = 0, node = 0; place < there.length; place++) if (there[place]) visit(place, node++)
+function eachNode({ shape: [X, Y, Z], there }, visit) {
+  let place = 0
+  let node = 0
+  for (let x = 0; x < X; x++) {
+    for (let y = 0; y < Y; y++) {
+      for (let z = 0; z < Z; z++) if (there[place++]) visit(node++, x, y, z)
+    }
+  }
 }
 
 /**
@@ -149,10 +152,10 @@ function findNodes(partition, shape, n, nLevels) {
     const [below] = levels
     const above = coarser(below.shape)
     const there = new Uint8Array(placesOf(above))
-    const parents = new Parents(below.shape, above)
+    const parents = new Parents(above)
     let nAbove = 0
-    eachNode(below.there, (place) => {
-      const found = parents.of(place)
+    eachNode(below, (_node, x, y, z) => {
+      const found = parents.of(x, y, z)
       for (let p = 0; p < parents.n; p++) {
         if (!there[found[p]]) nAbove++
         there[found[p]] = 1
@@ -163,17 +166,13 @@ function findNodes(partition, shape, n, nLevels) {
   return levels
 }
 
-/**
- * @param {Level} level
- * @param {Level | undefined} above
- */
-function parentsIn({ shape }, above) {
+/** @param {Level | undefined} above */
+function parentsIn(above) {
   if (!above) return undefined
-  const numbers = new Int32Array(above.there.length)
-  eachNode(above.there, (place, node) => {
-    numbers[place] = node
-  })
-  return new Parents(shape, above.shape, numbers)
+  const { shape, there } = above
+  const numbers = new Int32Array(there.length)
+  for (let place = 0, node = 0; place < numbers.length; place++) if (there[place]) numbers[place] = node++
+  return new Parents(shape, numbers)
 }
 
 /**
@@ -189,7 +188,7 @@ function decodeLevel(bytes, level, above, width) {
   const coefficients = level.coefficients
   const cut = new Int8Array(coefficients.length)
   const sums = new Uint16Array(level.n)
-  const parents = parentsIn(level, above)
+  const parents = parentsIn(above)
   const { cut: aboveCut, sums: aboveSums } = above ?? level
   const near = new Int32Array(width)
   /** The parents of the node that is coded, how many they are, and how often each counts. */
@@ -246,12 +245,14 @@ function decodeLevel(bytes, level, above, width) {
     /** @type {number} */ nFaces,
     /** @type {number} */ edges,
     /** @type {number} */ _all,
-    /** @type {number} */ place,
+    /** @type {number} */ x,
+    /** @type {number} */ y,
+    /** @type {number} */ z,
   ) => {
     known = around
     faces = nFaces
     if (parents) {
-      parents.of(place)
+      parents.of(x, y, z)
       nFound = parents.n
       share = 8 / nFound
     }
@@ -341,16 +342,17 @@ export function addUp({ steps, levels }) {
   let above = new Float32Array(0)
   for (const [i, level] of levels.entries()) {
     const values = new Float32Array(level.coefficients)
-    const parents = parentsIn(level, levels[i - 1])
+    const parents = parentsIn(levels[i - 1])
     const coarse = above
-    eachNode(level.there, (place, node) => {
+    eachNode(level, (node, x, y, z) => {
       const at = node * width
       for (let c = 0; c < width; c++) values[at + c] *= steps[c]
       if (!parents) return
-      const found = parents.of(place)
+      const found = parents.of(x, y, z)
+      const share = 1 / parents.n
       for (let p = 0; p < parents.n; p++) {
         const from = found[p] * width
-        for (let c = 0; c < width; c++) values[at + c] += coarse[from + c] / parents.n
+        for (let c = 0; c < width; c++) values[at + c] += coarse[from + c] * share
       }
     })
     above = values
