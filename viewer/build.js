@@ -42,13 +42,14 @@ function densified(text) {
  * they send each other objects.
  */
 const OWN_NAMES = [
-  ...['activation', 'alphaThreshold', 'bricks', 'canAccumulate', 'changed', 'codebookSize', 'coefficients', 'createTarget'],
-  ...['deleteTarget', 'densities', 'densityBias', 'densityRange', 'emptyDensity', 'expectRaw', 'extent'],
-  ...['featureFrequencies', 'featureOffset', 'features', 'featureScale', 'floats', 'framebuffer', 'framesPerSecond'],
-  ...['hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen', 'isRefreshing', 'isVisible', 'items', 'lastFrame'],
-  ...['lastMove', 'lastRate', 'lastTick', 'layers', 'loading', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept'],
-  ...['occupyAround', 'onColour', 'partition', 'pitch', 'placeBricks', 'pointers', 'refreshTimer', 'refuse', 'resolution'],
-  ...['setField', 'stepWorld', 'stored', 'surface', 'table', 'takeViewFromAddress', 'textures', 'wakeListener', 'warmUp'],
+  ...['activation', 'alphaThreshold', 'bricks', 'canAccumulate', 'changed', 'codebookSize', 'coefficients'],
+  ...['createTarget', 'deleteTarget', 'densities', 'densityBias', 'densityRange', 'direct', 'emptyDensity'],
+  ...['expectRaw', 'extent', 'featureFrequencies', 'featureOffset', 'features', 'featureScale', 'floats'],
+  ...['framebuffer', 'framesPerSecond', 'hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen'],
+  ...['isRefreshing', 'isVisible', 'items', 'lastFrame', 'lastMove', 'lastRate', 'lastTick', 'layers', 'levels'],
+  ...['loading', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept', 'numbers', 'occupyAround', 'onColour'],
+  ...['partition', 'pitch', 'placeBricks', 'pointers', 'refill', 'refreshTimer', 'refuse', 'resolution', 'setField'],
+  ...['stepWorld', 'stored', 'surface', 'table', 'takeViewFromAddress', 'textures', 'there', 'wakeListener', 'warmUp'],
   ...['weight', 'words'],
 ]
 const SHORT_NAMES = Object.fromEntries(OWN_NAMES.map((name, i) => [name, `$${i.toString(36)}`]))
