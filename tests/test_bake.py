@@ -110,7 +110,7 @@ def test_directions_are_those_that_cameras_look_in(scene: Scene) -> None:
 
 def test_a_field_that_grew_looks_as_it_did_and_has_so_many_more_voxels(trained: RadianceField, scene: Scene) -> None:
     grown = grow(trained)
-    assert grown.lattice.n_voxels == pytest.approx(2 * trained.lattice.n_voxels, rel=0.15)
+    assert grown.lattice.n_voxels == pytest.approx(bake.GROWTH * trained.lattice.n_voxels, rel=0.15)
     assert (grown.lattice.lo, grown.lattice.hi) == (trained.lattice.lo, trained.lattice.hi)
     assert (grown.step_world, grown.interval) == (trained.step_world, trained.interval)
     for view in scene.test:
