@@ -436,22 +436,6 @@ constexpr float BETA1 = 0.9f, BETA2 = 0.99f;
 
 constexpr int ADAM_CHUNK = 4096, ADAM_AHEAD = 6;
 
-static inline void adam_run(const AdamView &a, int64_t at, int64_t n, float step, float root2) {
-    float *__restrict values = a.values + at, *__restrict gradient = a.gradient + at;
-    float *__restrict first = a.first + at, *__restrict second = a.second + at;
-    for (int64_t c = 0; c < n; ++c) {
-        const float g = gradient[c];
-        const bool moves = g != 0;
-        const float m = BETA1 * first[c] + (1 - BETA1) * g;
-        const float s = BETA2 * second[c] + (1 - BETA2) * g * g;
-        const float value = values[c] - step * m / (std::sqrt(s) / root2 + a.epsilon);
-        first[c] = moves ? m : first[c];
-        second[c] = moves ? s : second[c];
-        values[c] = moves ? value : values[c];
-        gradient[c] = 0;
-    }
-}
-
 // CHANNELS is known where it is common, so that a voxel's row is a few vectors; 0 for any other.
 template <int CHANNELS>
 static void adam_rows(const AdamView &a, const int32_t *rows, int n_rows, int64_t begin) {
@@ -465,8 +449,21 @@ static void adam_rows(const AdamView &a, const int32_t *rows, int n_rows, int64_
                 if (channels > 4) __builtin_prefetch(p + channels - 1, 1);
             }
         }
-        const int64_t voxel = begin + rows[i];
-        adam_run(a, voxel * channels, channels, (a.rates ? a.rates[voxel] * a.rate : a.rate) / a.correction1, root2);
+        const int64_t voxel = begin + rows[i], at = voxel * channels;
+        const float step = (a.rates ? a.rates[voxel] * a.rate : a.rate) / a.correction1;
+        float *__restrict values = a.values + at, *__restrict gradient = a.gradient + at;
+        float *__restrict first = a.first + at, *__restrict second = a.second + at;
+        for (int c = 0; c < channels; ++c) {
+            const float g = gradient[c];
+            const bool moves = g != 0;
+            const float m = BETA1 * first[c] + (1 - BETA1) * g;
+            const float s = BETA2 * second[c] + (1 - BETA2) * g * g;
+            const float value = values[c] - step * m / (std::sqrt(s) / root2 + a.epsilon);
+            first[c] = moves ? m : first[c];
+            second[c] = moves ? s : second[c];
+            values[c] = moves ? value : values[c];
+            gradient[c] = 0;
+        }
     }
 }
 
@@ -485,11 +482,9 @@ static int list_touched(const AdamView &a, int64_t begin, int64_t end, int32_t *
 
 static void adam(const AdamView &a) {
     ThreadPool::instance().parallel_for((a.n_voxels + ADAM_CHUNK - 1) / ADAM_CHUNK, [&](int64_t chunk) {
-        const int64_t begin = chunk * ADAM_CHUNK, end = lesser<int64_t>(a.n_voxels, begin + ADAM_CHUNK);
-        if (!a.touched && !a.rates)  // all of them, alike
-            return adam_run(a, begin * a.channels, (end - begin) * a.channels, a.rate / a.correction1, std::sqrt(a.correction2));
+        const int64_t begin = chunk * ADAM_CHUNK;
         int32_t rows[ADAM_CHUNK];
-        const int n = list_touched(a, begin, end, rows);
+        const int n = list_touched(a, begin, lesser<int64_t>(a.n_voxels, begin + ADAM_CHUNK), rows);
         if (a.channels == 12) return adam_rows<12>(a, rows, n, begin);
         if (a.channels == 27) return adam_rows<27>(a, rows, n, begin);
         if (a.channels == 1) return adam_rows<1>(a, rows, n, begin);
