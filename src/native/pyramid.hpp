@@ -75,6 +75,22 @@ std::uint32_t code_gamma(Coder &coder, std::size_t base, std::uint32_t value) {
     return upper << n_lower | coder.direct(n_lower, value & ((1u << n_lower) - 1));
 }
 
+// Rows of coefficients are read in runs of so many, whatever their width: what holds them has as many bytes more at its end.
+inline constexpr std::size_t kRun = 16;
+
+// Sums of the magnitudes of up to kRun coefficients in a few rows. No more than 8 * kCut, so bytes hold them.
+template <std::size_t N>
+std::array<std::uint8_t, kRun> sum_run(const std::array<const std::int8_t *, N> &rows, std::size_t first) {
+    static_assert(N * kCut <= 255);
+    std::array<std::uint8_t, kRun> sums{};
+    for (const std::int8_t *row : rows)
+        for (std::size_t i = 0; i < kRun; ++i) {
+            const std::int8_t value = row[first + i];
+            sums[i] = static_cast<std::uint8_t>(sums[i] + static_cast<std::uint8_t>(value < 0 ? -value : value));
+        }
+    return sums;
+}
+
 // What is around a node in one level and above it: for each neighbour and parent a row of coefficients, cut to kCut.
 struct Around {
     std::array<const std::int8_t *, std::size(kFaces)> faces;
@@ -89,15 +105,12 @@ struct Around {
         return static_cast<std::size_t>((4 * positive + negative) * 3 + (sum > 0) - (sum < 0) + 1);
     }
 
-    // Weighted sums of magnitudes [width].
-    void add_magnitudes(std::vector<int> &near) const {
-        const auto add = [&](const std::int8_t *row, int weight) {
-            for (std::size_t c = 0; c < near.size(); ++c) near[c] += weight * std::abs(row[c]);
-        };
-        std::fill(near.begin(), near.end(), 0);
-        for (const std::int8_t *face : faces) add(face, 8);
-        for (const std::int8_t *edge : edges) add(edge, 3);
-        for (const std::int8_t *parent : parents) add(parent, 1);
+    // Weighted sums of magnitudes, [width] rounded up to runs.
+    void sum_magnitudes(std::vector<int> &near) const {
+        for (std::size_t first = 0; first < near.size(); first += kRun) {
+            const auto of_faces = sum_run(faces, first), of_edges = sum_run(edges, first), of_parents = sum_run(parents, first);
+            for (std::size_t i = 0; i < kRun; ++i) near[first + i] = 8 * of_faces[i] + 3 * of_edges[i] + of_parents[i];
+        }
     }
 };
 
@@ -121,17 +134,17 @@ std::int32_t code_coefficient(Coder &coder, std::size_t c, const Around &around,
     return negative ? -counted : counted;
 }
 
-// Code the coefficients [N,width] of a level. `above` are the coefficients, cut, [M+1,width] of the level that it hangs on, which
-// is `coarser`, empty for none. Gives the level's own [N+1,width], the last row of zeros, for the next.
+// Code the coefficients [N,width] of a level. `above` is what this gave for the level that it hangs on, which is `coarser`, empty for
+// none. Gives the level's own coefficients, cut, [N+1,width], the last row of zeros, and kRun bytes, for the next.
 template <class Coder>
 std::vector<std::int8_t> code_level(Coder &coder, const Nodes &nodes, const Nodes &coarser, const std::vector<std::int8_t> &above,
                                     std::uint32_t width, std::span<std::int16_t> values) {
-    std::vector<std::int8_t> seen((nodes.n_nodes + 1) * width, 0);
+    std::vector<std::int8_t> seen((nodes.n_nodes + 1) * width + kRun, 0);
     const std::int8_t *none = &seen[nodes.n_nodes * width];
     std::vector<std::int32_t> numbers(above.empty() ? 0 : coarser.shape.n_voxels());
     for (std::size_t i = 0, n = 0; i < numbers.size(); ++i) numbers[i] = coarser.selected[i] ? static_cast<std::int32_t>(n++) : -1;
     Planes<std::int32_t> ranks(nodes.shape.y, nodes.shape.z, -1);
-    std::vector<int> near(width);
+    std::vector<int> near((width + kRun - 1) / kRun * kRun);
     Around around;
     around.parents.fill(none);
     std::int32_t rank = 0;
@@ -147,7 +160,7 @@ std::vector<std::int8_t> code_level(Coder &coder, const Nodes &nodes, const Node
         if (!above.empty())
             for (int k = 0; k < kParents; ++k)
                 around.parents[k] = &above[static_cast<std::size_t>(numbers[parent_at(coarser.shape, k, x, y, z)]) * width];
-        around.add_magnitudes(near);
+        around.sum_magnitudes(near);
         std::int16_t *value = &values[static_cast<std::size_t>(rank) * width];
         std::int8_t *own = &seen[static_cast<std::size_t>(rank) * width];
         const auto code = [&](std::uint32_t c, int before) {
