@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from foreign import FIXTURES, Malice, decibels, needs_fixtures, saved
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vqrf.factors import Factors, LineFactors, expand
@@ -455,6 +455,7 @@ def test_a_storage_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 8))
+@example(seed=67805, n=1)  # the least visible density is beyond float32
 def test_whatever_bytes_are_changed_a_checkpoint_is_read_or_refused(seed: int, n: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     data = bytearray(saved(small_tree(), tmp_path / "whole.th", legacy=True).read_bytes())

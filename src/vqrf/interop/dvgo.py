@@ -308,7 +308,7 @@ def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceFi
     if scale.shape != (3,) or shift.shape != (3,):
         raise Refused("mask_cache: expected 3 scales and shifts")
     share = _share_of_cells(field.lattice, mask, scale, shift)
-    floor = field.density_of(field.alpha_threshold)
+    floor = np.float64(field.density_of(field.alpha_threshold))  # which may be beyond float32
     n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (highest(field.density) > floor)))
     if exact and n_cut:
         field = _halved(field)

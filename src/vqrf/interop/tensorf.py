@@ -322,7 +322,7 @@ def import_tensorf(made: TensorfField) -> Imported:
     if made.mask is None:
         return Imported(field, facts, 0)
     share = _share_of_cells(field.lattice, made.mask)
-    floor = field.density_of(field.alpha_threshold)
+    floor = np.float64(field.density_of(field.alpha_threshold))  # which may be beyond float32
     n_cut = int(np.count_nonzero((share > 0) & (share < POINTS**3) & (highest(field.density) > floor)))
     allowed = (2 * share >= POINTS**3).astype(np.uint8)
     return Imported(replace(field, allowed=None if allowed.all() else allowed), facts, n_cut)
