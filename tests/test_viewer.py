@@ -328,6 +328,25 @@ def test_the_picture_at_rest_becomes_what_a_camera_sees(tab: Tab, export: Callab
 # ---------------------------------------------------------------------------------------------------- the page and the server
 
 
+WATCH_COMPILING = """
+window.seen = []
+const { linkProgram } = WebGL2RenderingContext.prototype
+WebGL2RenderingContext.prototype.linkProgram = function (program) { window.seen.push('link'); linkProgram.call(this, program) }
+const Plain = window.Worker
+window.Worker = class extends Plain {
+  constructor(url) { super(url); this.addEventListener('message', ({ data }) => window.seen.push(Object.keys(data)[0])) }
+}
+"""
+
+
+def test_the_shader_is_compiled_before_the_field_is_there_and_only_once(
+    tab: Tab, export: Callable[[bytes], str], ball_file: bytes
+) -> None:
+    tab.page.add_init_script(WATCH_COMPILING)
+    tab.open(export(ball_file)).await_rest()
+    assert tab.ask("window.seen") == ["link", "early", "link", "baked"]
+
+
 def test_the_exported_page_asks_nobody_for_anything(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
     url = export(ball_file)
     with serving(lambda: ball_file) as server:

@@ -62,13 +62,13 @@ HANDOVER = 0.3
 """Share of the learning rates at which `tune` takes over from `warm`."""
 
 HARMONICS_RATES = 0.05
-"""Share of the rates of density and features at which fields without a network are tuned: a network makes up for noise."""
+"""Share of the rates of density and features at which fields without a network are tuned; full ones harm them (docs/log.md)."""
 
 WEB_PRICE = 1 / 3
 """Of a bit with the profile `web`, against `exact`: harmonics need more bits to be as good, and those are what it pays with."""
 
 WEB_STEPS = 1 / 2
-"""Of the tuning, likewise: on its finer lattice a step takes twice as long, and harmonics start closer to where they end."""
+"""Of the tuning, likewise: on its finer lattice a step takes about twice as long."""
 
 WEIGHT_LEVELS = 127
 """Half the levels of a quantised weight of the colour MLP."""

@@ -268,8 +268,9 @@ function readLevels(reader, columns, read) {
  * Decode a file.
  *
  * @param {Uint8Array} bytes
- * @param {{ budget?: number, truncated?: boolean, onColour?: (field: Head & Colour) => void }} [options] `budget`: the most bytes that the sections may decode to; `truncated`:
- *   take a pyramid that is cut off after its coarsest level, with zeros for what is missing; `onColour` gets what is known before the voxels
+ * @param {{ budget?: number, truncated?: boolean, onColour?: (field: Head & Colour) => void }} [options]
+ *   `budget`: the most bytes that the sections may decode to; `truncated`: take a pyramid that is cut off after its coarsest level,
+ *   with zeros for what is missing; `onColour` gets what is known before the voxels
  * @returns {CompressedField}
  * @throws {FormatError} that names the section, the byte and the reason
  */

@@ -38,7 +38,7 @@ export class RangeDecoder {
     this.at = 4
     const code = (bytes[0] << 24) | (bytes[1] << 16) | (bytes[2] << 8) | bytes[3]
     if (code === -1) throw new Damaged('coded bytes are damaged')
-    /** Range and code: an array, as browsers keep numbers of 32 bits in objects as floating point. */
+    /** Range and code: an array, whose numbers of 32 bits stay whole numbers in any engine. */
     this.span = Int32Array.of(-1, code)
     this.fast = new Uint16Array(nContexts).fill(HALF)
     this.slow = new Uint16Array(nContexts).fill(HALF)

@@ -37,7 +37,7 @@ export function loadInWorker(bytes, maxSide, signal, onEarly) {
       end()
       reject(signal.reason)
     })
-    worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Loaded | import('./worker.js').Failed | import('./worker.js').Early>} */ { data }) => {
+    worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Answer>} */ { data }) => {
       if ('early' in data) {
         onEarly(data.early)
         return

@@ -118,9 +118,7 @@ function fetchFeatures(groups) {
   return Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('\n  ')
 }
 
-/**
- * Colour from features alone: three channels are the logits of rgb.
- */
+/** Colour from features alone: three channels are the logits of rgb. */
 function logitsSource() {
   return `
 void prepareColor(vec3 d) {}

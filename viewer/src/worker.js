@@ -18,6 +18,7 @@ import { bake, TooLarge } from './bake.js'
  * @typedef {{ baked: import('./bake.js').Baked, facts: Facts }} Loaded
  * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
+ * @typedef {Early | Loaded | Failed} Answer
  */
 
 /** @type {any} */
