@@ -24,7 +24,7 @@ const DENSE = {
   setup({ onLoad }) {
     onLoad({ filter: /\.js$/ }, async ({ path }) => {
       const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '')
-      return { contents: path.endsWith('shaders.js') ? densified(text) : text }
+      return { contents: path.endsWith('shaders.js') ? renamed(densified(text)) : text }
     })
   },
 }
@@ -35,6 +35,21 @@ function densified(text) {
     .replace(/^\/\*.*\*\/\n/gm, '')
     .replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
     .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if|while)) (?=\()/gm, '$1')
+}
+
+/**
+ * With short names for what shaders call their own: what has an underscore in it, as no name of JavaScript's has here, and some words
+ * that they use often.
+ *
+ * @param {string} text
+ */
+function renamed(text) {
+  /** @type {Map<string, string>} */
+  const names = new Map()
+  return text.replace(/\b(?!gl_)([a-z]+(_[a-z]+)+|beyond|corner|direction|encoded|leaving|queued|stride)\b/g, (name) => {
+    if (!names.has(name)) names.set(name, `_${names.size.toString(36)}`)
+    return /** @type {string} */ (names.get(name))
+  })
 }
 
 /**

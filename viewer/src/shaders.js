@@ -10,6 +10,11 @@ import { BLOCK_CELLS, BRICK, densityOfAlpha } from './bake.js'
 
 /** A ray ends after the sample that leaves less light than this. */
 const LIGHT_LEFT = 1e-3
+/**
+ * Samples in a row, in one brick, that share a reading of harmonics at their weighted mean: on so short a way features are nearly
+ * linear. At most so many.
+ */
+const MAX_RUN = 2
 /** Texels along a row of the texture that holds the colour MLP. */
 export const WEIGHTS_WIDTH = 256
 
@@ -92,19 +97,19 @@ function harmonicsSource({ channels, shading }) {
   return `
 ${basis.join('\n')}
 vec3 base;
-void prepareColor(vec3 d) {
+void prepare_color(vec3 d) {
   float y[${terms}];
   ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${text};`).join('\n  ')}
   ${sums.map(({ name, worth }) => `${name} = vec4(${worth.join(', ')});`).join('\n  ')}
   ${constant.join('\n  ')}
 }
-vec3 addColor(vec3 at, float weight) {
+vec3 add_color(vec3 at, float weight) {
   ${fetchFeatures(groups)}
   vec3 sum = base;
   ${add.join('\n  ')}
   return ${color};
 }
-vec3 finishColor() { return vec3(0.0); }`
+vec3 finish_color(bool is_last) { return vec3(0.0); }`
 }
 
 /**
@@ -121,13 +126,13 @@ function fetchFeatures(groups) {
 /** Colour from features alone: three channels are the logits of rgb. */
 function logitsSource() {
   return `
-void prepareColor(vec3 d) {}
-vec3 addColor(vec3 at, float weight) {
+void prepare_color(vec3 d) {}
+vec3 add_color(vec3 at, float weight) {
   ${fetchFeatures(1)}
   vec3 logit = texel_0.rgb * uRange[1].rgb + uRange[2].rgb;
   return weight / (1.0 + exp(-logit));
 }
-vec3 finishColor() { return vec3(0.0); }`
+vec3 finish_color(bool is_last) { return vec3(0.0); }`
 }
 
 /** @param {number} n */
@@ -242,7 +247,10 @@ vec4 weight(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1},
 vec4 of_ray[${first.out}];
 vec4 queue[${QUEUE}];
 int queued = 0;
-void prepareColor(vec3 d) {
+bool is_prepared = false;
+vec3 d;
+void prepare_color(vec3 direction) { d = direction; }
+void prepare() {
   float parts[${4 * directions}];
   for (int i = 0; i < ${4 * directions}; i++) parts[i] = 0.0;
   for (int axis = 0; axis < 3; axis++) {
@@ -257,7 +265,7 @@ void prepareColor(vec3 d) {
   for (int i = 0; i < ${directions}; i++) encoded[i] = vec4(parts[4 * i], parts[4 * i + 1], parts[4 * i + 2], parts[4 * i + 3]);
   for (int i = 0; i < ${first.out}; i++) of_ray[i] = weight(i);${productSource(ofDirection, 1)}
 }
-vec3 colorsFrom(int from) {
+vec3 colors_from(int from) {
   vec4 a[${AT_ONCE * width}], b[${AT_ONCE * width}];
   for (int s = 0; s < ${AT_ONCE}; s++) {
     vec3 at = queue[from + s].xyz;
@@ -270,16 +278,19 @@ vec3 colorsFrom(int from) {
   for (int s = 0; s < ${AT_ONCE}; s++) sum += queue[from + s].w / (1.0 + exp(-${last}[s].rgb));
   return sum;
 }
-vec3 finishColor() {
+/* The one call of the network: a compiler that puts functions where they are called has to see it only once. */
+vec3 finish_color(bool is_last) {
+  int due = is_last || queued == ${QUEUE} ? queued : 0;
   vec3 sum = vec3(0.0);
-  for (int i = queued; i < ${QUEUE}; i++) queue[i] = vec4(0.0);
-  for (int from = 0; from < queued; from += ${AT_ONCE}) sum += colorsFrom(from);
-  queued = 0;
+  for (; due > 0 && !is_prepared; is_prepared = true) prepare();
+  for (int i = due; i < ${QUEUE} && due > 0; i++) queue[i] = vec4(0.0);
+  for (int from = 0; from < due; from += ${AT_ONCE}) sum += colors_from(from);
+  if (due > 0) queued = 0;
   return sum;
 }
-vec3 addColor(vec3 at, float weight) {
+vec3 add_color(vec3 at, float weight) {
   queue[queued++] = vec4(at, weight);
-  return queued == ${QUEUE} ? finishColor() : vec3(0.0);
+  return vec3(0.0);
 }`
 }
 
@@ -315,6 +326,7 @@ export function marchSource(baked) {
   const extent = Math.hypot(...baked.hi.map((value, axis) => value - baked.lo[axis]))
   const limit = Math.ceil(extent / baked.stepWorld) + 8
   const floor = densityOfAlpha(baked.alphaThreshold, baked)
+  const length = float(isHarmonic(baked.shading) ? MAX_RUN - 1 : 0)
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -353,11 +365,14 @@ void main() {
   float k = 0.0;
   ivec3 block;
   uvec4 info;
-  bool is_prepared = false, is_found = true;
+  prepare_color(direction);
+  bool is_found, is_going = true;
   int n = 0;
-  while (is_found && light.a >= ${float(LIGHT_LEFT)}) {
-    vec3 at;
-    float weight = 0.0;
+  /* Of the samples that share a reading of colour: sum of position and of 1, times weight; their brick; the first k beyond. */
+  vec4 run = vec4(0.0), next;
+  uint home = 0u;
+  float until = 0.0;
+  while (is_going) {
     do {
       vec3 p = start;
       for (is_found = false; n < ${limit} && k <= last && !is_found; n++) {
@@ -371,18 +386,29 @@ void main() {
         k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${float(BLOCK_CELLS)}, k);
       }
       vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
-      at = ((p + corner) * uTexel).zyx;
+      vec3 at = ((p + corner) * uTexel).zyx;
       vec3 level = textureLod(uDensity, at, 0.0).rgb;
       float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(baked.emptyDensity)}, uRange[0].y, level.g);
-      weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(baked)}) : 0.0;
+      float weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(baked)}) : 0.0;
       light.a -= weight;
-    } while (is_found && light.a >= ${float(LIGHT_LEFT)} && weight <= ${float(baked.alphaThreshold)});
-    if (weight > ${float(baked.alphaThreshold)}) {
-      if (!is_prepared) prepareColor(direction);
-      is_prepared = true;
-      light.rgb += addColor(at, weight);
-    }
+      next = weight > ${float(baked.alphaThreshold)} ? vec4(at, 1.0) * weight : vec4(0.0);
+      if (run.w == 0.0) {
+        home = info.z;
+        until = k + ${length};
+      }
+      if (info.z == home && k <= until) {
+        run += next;
+        next = vec4(0.0);
+      }
+      is_going = is_found && light.a >= ${float(LIGHT_LEFT)};
+    } while (is_going && next.w == 0.0);
+    if (run.w > 0.0) light.rgb += add_color(run.xyz / run.w, run.w);
+    run = next;
+    home = info.z;
+    until = k + ${length};
+    k = is_going ? k : ${float(GREATEST)};
+    is_going = is_going || run.w > 0.0;
+    light.rgb += finish_color(!is_going);
   }
-  light.rgb += finishColor();
 }`
 }
