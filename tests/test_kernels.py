@@ -633,7 +633,8 @@ def test_the_rate_gradient_is_the_slope_of_the_logarithms() -> None:
     values, steps = rng.normal(size=(30, 4)), np.array([0.1, 0.5, 1.0, 4.0])
     before = rng.normal(size=values.shape)
     gradient = before.copy()
-    reference.add_rate_gradient(values, steps, 0.7, gradient)
+    one_bit = np.full(values.shape, 16, np.uint8)
+    reference.add_rate_gradient(values, steps, one_bit, 0.7, gradient)
 
     def bits() -> float:
         return float(0.7 * np.log1p(np.abs(values) / steps).sum())
@@ -642,5 +643,18 @@ def test_the_rate_gradient_is_the_slope_of_the_logarithms() -> None:
         slope = slope_by_differences(values, entry, bits)
         assert (gradient - before)[entry] == pytest.approx(slope, rel=1e-5)
     unmoved = before.copy()
-    reference.add_rate_gradient(np.zeros_like(values), steps, 0.7, unmoved)
+    reference.add_rate_gradient(np.zeros_like(values), steps, one_bit, 0.7, unmoved)
     np.testing.assert_array_equal(unmoved, before)
+
+
+@pytest.mark.parametrize("bits", [0.5, 5.0])
+def test_the_rate_gradient_near_0_is_what_the_first_step_costs_and_far_away_the_logarithms(bits: float) -> None:
+    steps = np.array([0.1, 2.0])
+    values = np.array([[1e-3], [0.2], [1.0], [2.0], [100.0]]) * steps * [1, -1]
+    alone, gradient = np.zeros_like(values), np.zeros_like(values)
+    reference.add_rate_gradient(values, steps, np.full(values.shape, 16, np.uint8), 0.7, alone)
+    reference.add_rate_gradient(values, steps, np.full(values.shape, round(16 * bits), np.uint8), 0.7, gradient)
+    share = (gradient / alone - 1) / (bits - 1)
+    np.testing.assert_allclose(share[[0, -1]], [[1, 1], [0, 0]], atol=1e-6)
+    assert (np.diff(share, axis=0) < 0).all()
+    np.testing.assert_allclose(share[:, 0], share[:, 1])

@@ -178,10 +178,11 @@ def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
         kernels.round_to_steps(values, steps, dead_zone, results[f"rounded_{dead_zone}"])
     coarse, fine = rng.normal(size=(n_coarse, 5)).astype(np.float32), rng.normal(size=(n_fine, 5)).astype(np.float32)
     raised, lowered, rate = fine.copy(), coarse.copy(), fine.copy()
+    first_bits = rng.integers(0, 256, values.shape).astype(np.uint8)
     kernels.raise_level(raised, coarse, parents)
     children = children_of(parents, n_coarse)
     kernels.lower_gradient(fine, lowered, children)
-    kernels.add_rate_gradient(values, steps, 0.3, rate)
+    kernels.add_rate_gradient(values, steps, first_bits, 0.3, rate)
     one, one_above = fine[:, :1].copy(), coarse[:, :1].copy()
     kernels.lower_gradient(one, one_above, children)
     return results | {"raised": raised, "lowered": lowered, "rate": rate, "lowered_column": one_above}

@@ -33,13 +33,13 @@ ROOMS = [
     *("geometry", "kernels", "compressed", "pyramid", "entropy", "bitstream"),
     *("files", "scene", "builtin", "rays", "factors", "field", "lint", "storage", "interop", "render", "evaluate", "report"),
     *("page", "serve", "film", "preview"),
-    *("grids", "train", "bake", "compress", "rate", "presets", "search", "alternatives", "bench"),
+    *("grids", "train", "bake", "compress", "surroundings", "rate", "presets", "search", "alternatives", "bench"),
     *("terminal", "cli_convert", "cli_view", "cli_compress", "cli_bench", "cli"),
 ]
 """In import order; CONTRIBUTING.md says what each is for."""
 
 PACKAGES = {
-    "torch": {"kernels", "grids", "train", "bake", "compress", "rate", "alternatives", "cli"},
+    "torch": {"kernels", "grids", "train", "bake", "compress", "surroundings", "rate", "alternatives", "cli"},
     "PIL": {"scene", "report"},
     "safetensors": {"storage"},
     "av": {"film"},

@@ -140,15 +140,24 @@ void round_to_steps(Rows<const float> values, Row<const float> steps, double dea
     });
 }
 
-void add_rate_gradient(Rows<const float> values, Row<const float> steps, float weight, Rows<float> gradient) {
+constexpr float BITS_UNIT = 1.0f / 16, FIRST_STEP = 1.5f;
+
+void add_rate_gradient(Rows<const float> values, Row<const float> steps, Rows<const uint8_t> first_bits, float weight,
+                       Rows<float> gradient) {
+    expect(first_bits.shape(0) == values.shape(0) && first_bits.shape(1) == values.shape(1),
+           "first_bits: expected the shape of values");
     expect(gradient.shape(0) == values.shape(0) && gradient.shape(1) == values.shape(1), "gradient: expected the shape of values");
     expect(steps.shape(0) == values.shape(1), "steps: expected one per column");
     const std::vector<float> run = repeated(steps);
     for_runs(values, [&](int64_t at, int64_t n) {
         const float *__restrict from = values.data() + at, *__restrict step = run.data();
+        const uint8_t *__restrict bits = first_bits.data() + at;
         float *__restrict to = gradient.data() + at;
         for (int64_t k = 0; k < n; ++k) {
-            const float slope = std::copysign(weight / (step[k] + std::fabs(from[k])), from[k]);
+            const float first = BITS_UNIT * static_cast<float>(bits[k]), magnitude = std::fabs(from[k]);
+            const float share = magnitude / (FIRST_STEP * step[k]), square = (share * share) * (share * share);
+            const float factor = 1.0f + (first - 1.0f) / (1.0f + square);
+            const float slope = std::copysign(weight * factor / (step[k] + magnitude), from[k]);
             to[k] += from[k] != 0 ? slope : 0.0f;
         }
     });

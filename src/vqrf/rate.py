@@ -1,17 +1,19 @@
 """The default preset: a sparse pyramid, tuned for the photos and for its own bytes together.
 
-    loss     the photometric loss + bit_price * bits,   bits = sum log2(1 + |x| / step) over all coefficients
+    loss     the photometric loss + bit_price * bits;  bits grow like log2(1 + |x| / step) with each coefficient x, and near 0
+             as steeply as its surroundings say that leaving 0 is dear (`vqrf.surroundings`)
     latents  features turned and scaled by what they do to a colour, so that one step is worth the same in each of them
     pyramid  see `vqrf.pyramid`; every coefficient is seen through its rounding from the first step on (straight through)
 
 The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
 contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on
 it: the only dial between a small file and a good one. Tuning is in two stages: `warm` brings a field to a usual price, which
-every file of it has in common, and `tune` goes on from there at the price that was asked for.
+every file of it has in common, and `tune` goes on from there at the price that was asked for. What is left at the end of a
+stage is the mean of its last parameters: each batch pushes them about, and the mean has less of that.
 
 Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
-rounding (arXiv 1308.3432); importance and pruning as in VQRF (arXiv 2211.16386), sec. 3.2. Departs from VQRF: no codebook, and
-no voxels kept exactly.
+rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); importance and pruning as in VQRF (arXiv
+2211.16386), sec. 3.2. Departs from VQRF: no codebook, and no voxels kept exactly.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_n
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
 from vqrf.storage import voxels_of_cells
+from vqrf.surroundings import Surroundings
 from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threads
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
@@ -70,6 +73,13 @@ WEB_PRICE = 1 / 3
 WEB_STEPS = 1 / 2
 """Of the tuning, likewise: on its finer lattice a step takes about twice as long."""
 
+AVERAGED = 0.1
+"""Of a stage's steps: how far back the mean of its parameters reaches, which weighs them exponentially."""
+AVERAGE_EVERY = 4
+
+BITS_EVERY = 6 * REFRESH_STEPS
+"""Steps between two looks at what surrounds the coefficients."""
+
 WEIGHT_LEVELS = 127
 """Half the levels of a quantised weight of the colour MLP."""
 WEIGHT_ROOM = 1.25
@@ -93,8 +103,8 @@ class RateConfig:
       profile, bake_steps: as in `vqrf.compress.CompressConfig`.
     """
 
-    bit_price: float = 3.5e-10
-    warm_price: float = 3.5e-10
+    bit_price: float = 2.1e-10
+    warm_price: float = 2.1e-10
     prune: float = 0.996
     n_levels: int = 4
     density_step: float = 0.5
@@ -184,6 +194,7 @@ class _Channels:
     levels: list[Moments]
     steps: Tensor
     rate: float
+    first_bits: list[Tensor]
 
     def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
         """[N,C] at the voxels, every coefficient rounded."""
@@ -202,16 +213,15 @@ class _Channels:
         for number in range(len(self.levels) - 1):
             kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, children[number])
 
+    def magnitudes(self, dead_zone: float) -> list[Tensor]:
+        """Those of the levels' whole numbers, as float32, finest first."""
+        shares = (moments.values.abs() / self.steps for moments in self.levels)
+        return [(share + (0.5 - dead_zone)).floor().clamp(max=MAX_MAGNITUDE) for share in shares]
+
     def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
         """The levels as whole numbers, coarsest first."""
-        return [
-            torch.copysign((m.values.abs() / self.steps + (0.5 - dead_zone)).floor(), m.values)
-            .clamp(-MAX_MAGNITUDE, MAX_MAGNITUDE)
-            .to(torch.int16)
-            .cpu()
-            .numpy()
-            for m in reversed(self.levels)
-        ]
+        pairs = zip(self.magnitudes(dead_zone), self.levels, strict=True)
+        return [torch.copysign(m, moments.values).to(torch.int16).cpu().numpy() for m, moments in pairs][::-1]
 
 
 def _analyse(
@@ -269,6 +279,7 @@ class PyramidModel:
         nodes = build_nodes(occupied, config.n_levels)
         self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
         self.children = [_children(below, above.n_nodes, device) for below, above in pairwise(nodes)]
+        self.surroundings = Surroundings(nodes, self.parents, self.children, self.kernels, device)
         self.floor = field.density_of(field.alpha_threshold)
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
@@ -294,6 +305,13 @@ class PyramidModel:
         for _, moments in self._named():
             for part in (moments.first, moments.second):
                 part.zero_()
+        self.averages = [moments.values.clone() for _, moments in self._named()]
+        self._show(find_cells=True)
+
+    def settle(self) -> None:
+        """End a stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
+        for (_, moments), average in zip(self._named(), self.averages, strict=True):
+            moments.values.copy_(average)
         self._show(find_cells=True)
 
     def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], seed: int) -> None:
@@ -321,7 +339,8 @@ class PyramidModel:
 
     def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
         levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
-        return _Channels([Moments.of(level) for level in levels], steps, rate)
+        first_bits = [torch.empty_like(level, dtype=torch.uint8) for level in levels]
+        return _Channels([Moments.of(level) for level in levels], steps, rate, first_bits)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp]
@@ -352,17 +371,30 @@ class PyramidModel:
         self._show(find_cells=step % REFRESH_STEPS == 0)
         return step == 0
 
+    def _look_around(self) -> None:
+        """Find what first steps cost, of density and latents."""
+        pairs = zip(*(channels.magnitudes(self.config.dead_zone) for channels in (self.density, self.latents)), strict=True)
+        for number, bits in enumerate(self.surroundings.first_bits([torch.cat(pair, 1) for pair in pairs])):
+            self.density.first_bits[number].copy_(bits[:, :1])
+            self.latents.first_bits[number].copy_(bits[:, 1:])
+
     def update(self, step: int) -> None:
+        if step % BITS_EVERY == 0:
+            self._look_around()
         self._take_gradients()
         decay = self.first * (self.last / self.first) ** (step / max(self.config.steps, 1))
         weight = self.config.bit_price / math.log(2)
         for channels in (self.density, self.latents):
             channels.lower(self.kernels, self.children)
-            for moments in channels.levels:
-                self.kernels.add_rate_gradient(moments.values, channels.steps, weight, moments.gradient)
+            for moments, bits in zip(channels.levels, channels.first_bits, strict=True):
+                self.kernels.add_rate_gradient(moments.values, channels.steps, bits, weight, moments.gradient)
                 moments.update(self.kernels, None, channels.rate * decay, step + 1)
         for moments in self.mlp:
             moments.update(self.kernels, None, self.config.rate_mlp * decay, step + 1)
+        if (self.config.steps - 1 - step) % AVERAGE_EVERY == 0:
+            newest = min(AVERAGE_EVERY / (AVERAGED * self.config.steps), 1.0)
+            for (_, moments), average in zip(self._named(), self.averages, strict=True):
+                average.lerp_(moments.values, newest)
         self.touched.zero_()
 
     def _take_gradients(self) -> None:
@@ -386,13 +418,23 @@ class PyramidModel:
             *((f"mlp{i}", moments) for i, moments in enumerate(self.mlp)),
         ]
 
+    def _beside(self) -> dict[str, Tensor]:
+        """What a checkpoint needs that is not in the moments."""
+        averages = zip(self._named(), self.averages, strict=True)
+        kinds = (("density", self.density), ("latents", self.latents))
+        bits = {f"{kind}{i}.bits": level for kind, channels in kinds for i, level in enumerate(channels.first_bits)}
+        return {f"{name}.average": average for (name, _), average in averages} | bits
+
     def state(self) -> dict[str, Tensor]:
-        return {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
+        moments = {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
+        return moments | self._beside()
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         for name, moments in self._named():
             for part in Moments.KEPT_PARTS:
                 getattr(moments, part).copy_(state[f"{name}.{part}"])
+        for name, tensor in self._beside().items():
+            tensor.copy_(state[name])
         self._show(find_cells=True)
 
     def pack(self) -> PyramidField:
@@ -451,10 +493,12 @@ def compress_pyramid(
     if config.warm_steps:
         model.begin(config.warmed(), 1.0, HANDOVER)
         tuning.run("warm", model, config.warm_steps, checkpoints.warm)
+        model.settle()
         if checkpoints.warm is not None:
             checkpoints.warm.save(*snapshot(model, tuning.pool, config.warm_steps))
         model.begin(config, HANDOVER, config.rate_end)
     tuning.run("tune", model, config.steps, checkpoints.tune)
+    model.settle()
     return drop_hidden(model.pack())
 
 

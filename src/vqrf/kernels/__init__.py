@@ -55,6 +55,12 @@ SKIP_BLOCK = 4
 MAX_STEPS = 14 + (1 << 14) - 1
 """Of a rounded value: what the code of a coefficient (FORMAT.md section 6) reaches."""
 
+BITS_UNIT = 1 / 16
+"""What `add_rate_gradient` takes bits in units of."""
+
+FIRST_STEP = 1.5
+"""Where, in steps, a coefficient is no longer taken for one that may leave 0."""
+
 Activation = Literal["softplus", "relu"]
 """What makes the interpolated raw density, plus its bias, a density that is not negative."""
 

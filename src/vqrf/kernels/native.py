@@ -140,8 +140,8 @@ def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array
     _native.round_to_steps(values, steps, dead_zone, rounded)
 
 
-def add_rate_gradient(values: Array, steps: Array, weight: float, gradient: Array) -> None:
-    _native.add_rate_gradient(values, steps, weight, gradient)
+def add_rate_gradient(values: Array, steps: Array, first_bits: Array, weight: float, gradient: Array) -> None:
+    _native.add_rate_gradient(values, steps, first_bits, weight, gradient)
 
 
 def expand_factors(factors: FactorArrays, marks: Array, density: Array, features: Array | None) -> None:

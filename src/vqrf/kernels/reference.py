@@ -20,7 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, Array, Children, FactorArrays, Gradients, LossWeights, Volume
+from vqrf.kernels import (
+    BITS_UNIT,
+    FIRST_STEP,
+    MAX_STEPS,
+    SKIP_BLOCK,
+    Array,
+    Children,
+    FactorArrays,
+    Gradients,
+    LossWeights,
+    Volume,
+)
 from vqrf.kernels.equation import (
     Rendering,
     keep_live,
@@ -502,19 +513,26 @@ def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array
 
 
 @torch.no_grad()
-def add_rate_gradient(values: Array, steps: Array, weight: float, gradient: Array) -> None:
-    """Add the gradient of `weight * sum log(1 + |x| / step)` in place: what a coefficient's code length grows like.
+def add_rate_gradient(values: Array, steps: Array, first_bits: Array, weight: float, gradient: Array) -> None:
+    """Add the gradient of `weight` times what a coefficient's code length grows like, in place.
+
+        sign(x) * weight / (step + |x|) * (1 + (first - 1) / (1 + r^4)),   r = |x| / (step * FIRST_STEP)
+
+    That is the slope of `weight * log(1 + |x| / step)`, near 0 times what the first step costs.
 
     Args:
       values: [N,C] x; nothing is added where it is 0.
       steps: [C], > 0.
+      first_bits: [N,C] uint8, `first` in units of `BITS_UNIT`.
       weight: >= 0.
       gradient: [N,C], added to.
 
-    Source: the logarithm as a sparse prior is Candes, Wakin and Boyd's (2008, reweighted l1).
+    Source: the logarithm as a sparse prior is Candes, Wakin and Boyd's (2008, reweighted l1). Departs: what is near 0.
     """
-    x = tensor_of(values)
-    writable(gradient, "gradient").add_(weight * x.sign() / (tensor_of(steps) + x.abs()))
+    x, step = tensor_of(values), tensor_of(steps)
+    first = tensor_of(first_bits).to(x.dtype) * BITS_UNIT
+    factor = 1 + (first - 1) / (1 + (x.abs() / (step * FIRST_STEP)) ** 4)
+    writable(gradient, "gradient").add_(weight * x.sign() / (step + x.abs()) * factor)
 
 
 # ---------------------------------------------------------------------------------------------------- factors
