@@ -76,6 +76,7 @@ WEB_STEPS = 1 / 2
 AVERAGED = 0.1
 """Of a stage's steps: how far back the mean of its parameters reaches, which weighs them exponentially."""
 AVERAGE_EVERY = 4
+"""Steps between two of the parameters that the mean is of; the last are among them."""
 
 BITS_EVERY = 6 * REFRESH_STEPS
 """Steps between two looks at what surrounds the coefficients."""
@@ -339,7 +340,7 @@ class PyramidModel:
 
     def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
         levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
-        first_bits = [torch.empty_like(level, dtype=torch.uint8) for level in levels]
+        first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
         return _Channels([Moments.of(level) for level in levels], steps, rate, first_bits)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -368,7 +368,7 @@ void main() {
   prepare_color(direction);
   bool is_found, is_going = true;
   int n = 0;
-  /* Of the samples that share a reading of colour: sum of position and of 1, times weight; their brick; the first k beyond. */
+  /* Of the samples that share a reading of colour: sum of position and of 1, times weight; their brick; the last k that joins. */
   vec4 run = vec4(0.0), next;
   uint home = 0u;
   float until = 0.0;
