@@ -255,7 +255,7 @@ def test_the_size_of_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
         ]
 
     whole = everything()
-    monkeypatch.setattr(reference, "CHUNK_SAMPLES", 100)
+    monkeypatch.setattr(reference, "CHUNK_SAMPLES", {"cpu": 100})
     for ours, theirs in zip(everything(), whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-14)
 

@@ -25,6 +25,10 @@ from vqrf.storage import voxels_of_cells
 
 ADAM_EPSILON = 1e-15
 
+AVERAGED = 0.1
+"""Of a stage's steps: how far back the mean of its last parameters reaches, which weighs them exponentially. Each batch pushes
+the parameters about, and the mean has less of that (Polyak and Juditsky 1992)."""
+
 UNSEEN_DENSITY = -100.0
 """Raw density that no bias lifts to a visible alpha: voxels that no camera sees, or that sit in front of a lens."""
 
@@ -54,6 +58,18 @@ class Moments:
         arrays = [array.view(n, -1) for array in (self.values, self.gradient, self.first, self.second)]
         touched = None if touched is None else touched.view(-1)
         kernels.masked_adam(*arrays, touched, rate=rate, step=step, epsilon=ADAM_EPSILON)
+
+
+class Means(dict[str, Tensor]):
+    """Exponential means of parameters, by their names."""
+
+    def take(self, newest: dict[str, Tensor], share: float) -> None:
+        """Give the newest values their share, 0..1. The first ones are the mean, and are not copied."""
+        for name, values in newest.items():
+            if name in self:
+                self[name].lerp_(values, share)
+            else:
+                self[name] = values
 
 
 @dataclass(frozen=True)
@@ -129,16 +145,17 @@ class VoxelGrid:
                 kernels.add_total_variation(moments.values, moments.gradient, touched, weight=weight)
             moments.update(kernels, touched, rate, step)
 
-    def parts(self) -> dict[str, Tensor]:
-        """Everything that is learnt of active voxels: no other is ever looked at."""
+    def parts(self, *names: str) -> dict[str, Tensor]:
+        """These parts of the moments of what is learnt, copies of active voxels: no other is ever looked at."""
         grids = (("density", self.density), ("features", self.features))
         n = self.density.values.numel()
-        return {f"{name}.{part}": getattr(m, part).view(n, -1)[self.active] for name, m in grids for part in Moments.KEPT_PARTS}
+        return {f"{name}.{part}": getattr(m, part).view(n, -1)[self.active] for name, m in grids for part in names}
 
-    def restore(self, parts: dict[str, Tensor]) -> None:
+    def restore(self, parts: dict[str, Tensor], *names: str) -> None:
+        """Put back what `parts` of these names gave."""
         n = self.density.values.numel()
         for name, moments in (("density", self.density), ("features", self.features)):
-            for part in Moments.KEPT_PARTS:
+            for part in names:
                 getattr(moments, part).view(n, -1)[self.active] = parts[f"{name}.{part}"]
 
     def factors(self) -> None:
@@ -247,13 +264,14 @@ class FactorGrid:
             first.gradient += (plane * second.values).sum(1)
             second.gradient += (plane * first.values[:, None]).sum(0)
 
-    def parts(self) -> dict[str, Tensor]:
-        """Everything that is learnt."""
-        return {f"{name}.{part}": getattr(m, part) for name, m in self.learnt.items() for part in Moments.KEPT_PARTS}
+    def parts(self, *names: str) -> dict[str, Tensor]:
+        """These parts of the moments of what is learnt, copied."""
+        return {f"{name}.{part}": getattr(m, part).clone() for name, m in self.learnt.items() for part in names}
 
-    def restore(self, parts: dict[str, Tensor]) -> None:
+    def restore(self, parts: dict[str, Tensor], *names: str) -> None:
+        """Put back what `parts` of these names gave."""
         for name, moments in self.learnt.items():
-            for part in Moments.KEPT_PARTS:
+            for part in names:
                 getattr(moments, part).copy_(parts[f"{name}.{part}"])
 
     def factors(self) -> Factors | LineFactors:

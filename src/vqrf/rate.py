@@ -8,8 +8,9 @@
 The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
 contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on
 it: the only dial between a small file and a good one. Tuning is in two stages: `warm` brings a field to a usual price, which
-every file of it has in common, and `tune` goes on from there at the price that was asked for. What is left at the end of a
-stage is the mean of its last parameters: each batch pushes them about, and the mean has less of that.
+every file of it has in common, and `tune` goes on from there at the price that was asked for. Surroundings speak in `tune`
+alone: in `warm` nothing has settled yet, and any first step costs a bit. What is left at the end of a stage is the mean of its
+last parameters: each batch pushes them about, and the mean has less of that.
 
 Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
 rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); importance and pruning as in VQRF (arXiv
@@ -41,8 +42,8 @@ from vqrf.compress import (
 )
 from vqrf.compressed import CODED, PRUNED, Table
 from vqrf.field import RadianceField, constants_of, density_of_alpha
-from vqrf.grids import Moments
-from vqrf.kernels import Children, Gradients, LossWeights, select
+from vqrf.grids import AVERAGED, Moments
+from vqrf.kernels import BITS_UNIT, Children, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_nodes, children_of
 from vqrf.rays import RayPool
@@ -73,10 +74,8 @@ WEB_PRICE = 1 / 3
 WEB_STEPS = 1 / 2
 """Of the tuning, likewise: on its finer lattice a step takes about twice as long."""
 
-AVERAGED = 0.1
-"""Of a stage's steps: how far back the mean of its parameters reaches, which weighs them exponentially."""
 AVERAGE_EVERY = 4
-"""Steps between two of the parameters that the mean is of; the last are among them."""
+"""Steps between two of the parameters that a stage's mean is of; the last are among them."""
 
 BITS_EVERY = 6 * REFRESH_STEPS
 """Steps between two looks at what surrounds the coefficients."""
@@ -102,10 +101,11 @@ class RateConfig:
       steps: of tuning, each of `rays_per_step` rays.
       rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
       profile, bake_steps: as in `vqrf.compress.CompressConfig`.
+      by_surroundings: whether a first step away from 0 costs what its surroundings say, or one bit.
     """
 
     bit_price: float = 2.1e-10
-    warm_price: float = 2.1e-10
+    warm_price: float = 3.5e-10
     prune: float = 0.996
     n_levels: int = 4
     density_step: float = 0.5
@@ -121,6 +121,7 @@ class RateConfig:
     losses: LossWeights = FINE_LOSSES
     profile: Profile = "exact"
     bake_steps: int = 4000
+    by_surroundings: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.prune <= 1:
@@ -142,7 +143,7 @@ class RateConfig:
 
     def warmed(self) -> RateConfig:
         """The settings of the stage `warm`, which are the same for every price."""
-        return replace(self, bit_price=self.warm_price, steps=self.warm_steps)
+        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False)
 
 
 PRESETS = {"compact": RateConfig()}
@@ -374,6 +375,10 @@ class PyramidModel:
 
     def _look_around(self) -> None:
         """Find what first steps cost, of density and latents."""
+        if not self.config.by_surroundings:
+            for bits in (*self.density.first_bits, *self.latents.first_bits):
+                bits.fill_(round(1 / BITS_UNIT))
+            return
         pairs = zip(*(channels.magnitudes(self.config.dead_zone) for channels in (self.density, self.latents)), strict=True)
         for number, bits in enumerate(self.surroundings.first_bits([torch.cat(pair, 1) for pair in pairs])):
             self.density.first_bits[number].copy_(bits[:, :1])

@@ -98,7 +98,7 @@ class RayPool:
 
         A ray that meets nothing teaches nothing: its pixel is the background whatever the field.
         """
-        kernels = select()
+        kernels = select(str(getattr(volume.density, "device", "cpu")))
         hits = np.concatenate([kernels.hit_rays(volume, *rays) for rays in self.chunks()])
         self._restrict(hits.astype(bool))
 

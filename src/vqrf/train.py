@@ -41,7 +41,7 @@ from torch.nn.functional import max_pool3d
 
 from vqrf.field import RadianceField, density_of_alpha, interval_of_step
 from vqrf.geometry import Lattice
-from vqrf.grids import UNSEEN_DENSITY, Decomposition, FactorGrid, Grid, Moments, Rates, VoxelGrid
+from vqrf.grids import AVERAGED, UNSEEN_DENSITY, Decomposition, FactorGrid, Grid, Means, Moments, Rates, VoxelGrid
 from vqrf.kernels import Activation, Gradients, LossWeights, Shading, Volume, select
 from vqrf.rays import RayPool
 from vqrf.scene import Scene, camera_bounds
@@ -62,6 +62,12 @@ CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES
 
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
+
+AVERAGE_FROM = 0.4
+"""Of a stage's steps, how many are left when the mean of its parameters begins."""
+
+MEAN = "mean."
+"""Before the names of the means in a checkpoint."""
 
 VIEW_FREQUENCIES = 4
 MIN_VIEWS = 3
@@ -250,7 +256,7 @@ def optimize(
     step depends on the seed, its number, the model, and the cells that were found last, before a step that finds them anew.
     """
     kernels = select(device)
-    start = 0 if checkpoint is None else resume(model, pool, checkpoint)
+    start = 0 if checkpoint is None else resume(model, pool, checkpoint, device)
     for step in range(start, steps):
         with torch_threads(1 if kernels.__name__.endswith("native") else None):
             if model.prepare(step):
@@ -282,14 +288,14 @@ def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, 
     return arrays | {"kept_pixels": pool.kept_bits()}, {"step": step}
 
 
-def resume(model: Model, pool: RayPool, checkpoint: Checkpoint) -> int:
-    """Put model and pool where the checkpoint left them; returns the number of steps already done, 0 without one."""
+def resume(model: Model, pool: RayPool, checkpoint: Checkpoint, device: str) -> int:
+    """Put a model on `device` and its pool where the checkpoint left them; returns the steps already done, 0 without one."""
     saved = checkpoint.load()
     if saved is None:
         return 0
     arrays, state = saved
     pool.restore(arrays.pop("kept_pixels"))
-    model.restore({name: torch.from_numpy(array) for name, array in arrays.items()}, state["step"])
+    model.restore({name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, state["step"])
     return int(state["step"])
 
 
@@ -321,6 +327,7 @@ class FieldModel:
         self.step = 0
         self.mlp = [Moments.of(array) for array in initial_mlp(stage, seed, device)]
         self.rates: Tensor | None = None
+        self.means = Means()
         self.seed = seed
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
@@ -345,6 +352,7 @@ class FieldModel:
             self.allowed = torch.from_numpy(cells).to(self.device)
             active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         self.grid = self._grid_at_start(active) if old is None else old.on(shape, active)
+        self.means.clear()
         self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.gradients = Gradients(*self.grid.gradients, self._layers("gradient"), self.touched)
         self._refresh()
@@ -437,6 +445,19 @@ class FieldModel:
         for moments in self.mlp:
             moments.update(self.kernels, None, self.stage.rate_mlp * decay, step + 1)
         self.touched.zero_()
+        self._average(self.stage.steps - 1 - step)
+
+    def _average(self, n_left: int) -> None:
+        """Take the parameters into their means now and then, once no more than `AVERAGE_FROM` of the steps are left."""
+        if n_left % REFRESH_STEPS or n_left > AVERAGE_FROM * self.stage.steps:
+            return
+        self.means.take(self._parts("values"), min(REFRESH_STEPS / (AVERAGED * self.stage.steps), 1.0))
+
+    def settle(self) -> None:
+        """End the stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
+        if self.means:
+            self._restore(self.means, "values")
+            self._refresh()
 
     def field(self) -> RadianceField:
         """The field as it stands, its cells limited to those occupied now."""
@@ -461,23 +482,30 @@ class FieldModel:
             activation=self.stage.activation,
         )
 
+    def _parts(self, *names: str) -> dict[str, Tensor]:
+        """Copies of these parts of the moments of grid and network."""
+        of_mlp = {f"mlp{i}.{part}": getattr(moments, part).clone() for i, moments in enumerate(self.mlp) for part in names}
+        return self.grid.parts(*names) | of_mlp
+
+    def _restore(self, parts: dict[str, Tensor], *names: str) -> None:
+        self.grid.restore(parts, *names)
+        for i, moments in enumerate(self.mlp):
+            for part in names:
+                getattr(moments, part).copy_(parts[f"mlp{i}.{part}"])
+
     def state(self) -> dict[str, Tensor]:
-        state = self.grid.parts()
+        state = self._parts(*Moments.KEPT_PARTS) | {MEAN + name: mean for name, mean in self.means.items()}
         if self.stage.is_sparse and self.allowed is not None:
             state["allowed"] = self.allowed.reshape(-1)
-        for i, moments in enumerate(self.mlp):
-            state |= {f"mlp{i}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
         return state
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         grown = sum(at < step for at in self.stage.grow_at)
         self.step = step
-        allowed = state["allowed"].numpy() if "allowed" in state else None
+        allowed = state["allowed"].cpu().numpy() if "allowed" in state else None
         self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), allowed=allowed)
-        self.grid.restore(state)
-        for part in Moments.KEPT_PARTS:
-            for i, moments in enumerate(self.mlp):
-                getattr(moments, part).copy_(state[f"mlp{i}.{part}"])
+        self._restore(state, *Moments.KEPT_PARTS)
+        self.means |= {name.removeprefix(MEAN): tensor for name, tensor in state.items() if name.startswith(MEAN)}
         self._refresh()
 
 
@@ -665,3 +693,4 @@ def _run_stage(
             report(name, progress)
         if watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
             watch(model.field)
+    model.settle()

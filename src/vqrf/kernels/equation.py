@@ -111,7 +111,8 @@ class Samples:
     shares: Tensor
 
     def where(self, mask: Tensor) -> Samples:
-        return Samples(self.ray_id[mask], self.t[mask], self.voxels[mask], self.shares[mask])
+        kept = mask.nonzero().squeeze(1)
+        return Samples(self.ray_id[kept], self.t[kept], self.voxels[kept], self.shares[kept])
 
 
 def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,17 +137,16 @@ def march(volume: Volume, origins: Tensor, directions: Tensor) -> Samples:
     n_steps = ((leave - enter) / volume.step_world).clamp(min=-1).max().item() if len(origins) else -1
     step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: t <= leave decides
     t = enter[:, None] + step * volume.step_world
-    ray_id, step_id = torch.nonzero(t <= leave[:, None], as_tuple=True)
-    t = t[ray_id, step_id]
-
     lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
     last = torch.tensor(volume.density.shape, device=origins.device) - 1
-    u = (origins[ray_id] + t[:, None] * directions[ray_id] - lo) / (hi - lo) * last
-    u = torch.minimum(u.clamp(min=0), last.to(u))  # rounding may leave the box, and no share may be negative
+    u = (origins[:, None] + t[..., None] * directions[:, None] - lo) / (hi - lo) * last
+    # Rounding may leave the box, and no share may be negative; what is behind it, or of a ray that misses it, may be anywhere.
+    u = torch.minimum(u.nan_to_num().clamp(min=0), last.to(u))
     cell = torch.minimum(u.long(), last - 1)
-    occupied = volume.cells[cell[:, 0], cell[:, 1], cell[:, 2]] != 0
-    voxels, shares = _corners(cell[occupied], u[occupied], volume.density.shape)
-    return Samples(ray_id[occupied], t[occupied], voxels, shares)
+    occupied = volume.cells[tuple(cell.unbind(-1))] != 0
+    ray_id, step_id = torch.nonzero(occupied & (t <= leave[:, None]), as_tuple=True)
+    voxels, shares = _corners(cell[ray_id, step_id], u[ray_id, step_id], volume.density.shape)
+    return Samples(ray_id, t[ray_id, step_id], voxels, shares)
 
 
 def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -45,8 +45,9 @@ from vqrf.kernels.equation import (
     writable,
 )
 
-CHUNK_SAMPLES = 2**19
-"""Places for samples looked at together, occupied or not: 0.8 GB of float32 if all of them are shaded."""
+CHUNK_SAMPLES = {"cpu": 2**19, "cuda": 2**23}
+"""Places for samples looked at together by the kind of device, occupied or not: 0.8 GB of float32 for 2^19 if all of them are
+shaded. Few are; and a GPU waits for its orders rather than for memory."""
 
 CHUNK_DISTANCES = 2**24
 """Vector-to-codeword distances held at once: 64 MiB in float32."""
@@ -69,7 +70,7 @@ PRODUCTS = ("xyr,zr->xyzr", "xzr,yr->xyzr", "yzr,xr->xyzr")
 def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
     """The rays in slices of at most CHUNK_SAMPLES places for samples; one empty slice when there are none."""
     per_ray = math.dist(volume.lo, volume.hi) / volume.step_world + 2
-    n_together = max(1, int(CHUNK_SAMPLES / per_ray))
+    n_together = max(1, int(CHUNK_SAMPLES.get(volume.density.device.type, CHUNK_SAMPLES["cpu"]) / per_ray))
     for start in range(0, max(n_rays, 1), n_together):
         yield slice(start, start + n_together)
 
@@ -542,7 +543,7 @@ def products_of_factors(factors: FactorArrays) -> tuple[Tensor, Tensor]:
     """The density [X,Y,Z] and features [X,Y,Z,C] that factors stand for, see `FactorArrays`. Differentiable in all of them."""
     mix = tensor_of(factors.mix)
     n_features, n_channels = mix.shape[1:]
-    density, features = torch.zeros(()), torch.zeros(n_channels)
+    density, features = mix.new_zeros(()), mix.new_zeros(n_channels)
     for product, plane, line, by_channel in zip(PRODUCTS, factors.planes, factors.lines, mix, strict=True):
         components = torch.einsum(product, tensor_of(plane), tensor_of(line))
         n_density = components.shape[-1] - n_features
