@@ -594,3 +594,13 @@ def test_a_report_shows_views_evenly_spread_from_the_first_to_the_last() -> None
     assert spread(3, 4) == {0, 1, 2}
     assert spread(1, 4) == {0}
     assert spread(200, 1) == {0}
+
+
+@pytest.mark.parametrize("flags", [("compress", "--help"), ("info", "--help")])
+def test_output_that_nobody_reads_is_no_fault(flags: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "vqrf.cli", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 1

@@ -6,6 +6,7 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ from vqrf.terminal import (
 if TYPE_CHECKING:
     from vqrf.train import Watch
 
-EXIT_BAD_INPUT = 2
+EXIT_OUTPUT_CLOSED, EXIT_BAD_INPUT = 1, 2
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
@@ -325,7 +326,22 @@ Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb, of the command line unless `arguments` are given; exit with 2 and one line where the input is bad."""
+    """Run one verb, of the command line unless `arguments` are given; exit with 2 and one line where the input is bad.
+
+    Where whoever reads the output has had enough of it, as `head` has, exit with 1 and without a word.
+    """
+    try:
+        try:
+            run_verb(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes as it ends goes there
+        sys.exit(EXIT_OUTPUT_CLOSED)
+
+
+def run_verb(arguments: Sequence[str] | None) -> None:
+    """Run one verb, and end in one line where the input is bad."""
     description = "Volumetric radiance fields small enough to send, embed and keep."
     verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
     try:
@@ -333,6 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             set_up(verb)
         verb.run()
         return
+    except BrokenPipeError:
+        raise
     except (SceneError, StorageError, UsageError) as error:
         reason = str(error)
     except OSError as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, get_args
 
 import numpy as np
@@ -71,21 +72,43 @@ def coarser_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(side // 2 + 1 for side in shape)
 
 
+def select_levels(occupied: NDArray[np.bool_], n_levels: int) -> list[NDArray[np.bool_]]:
+    """Where the levels over the occupied voxels [X,Y,Z] have nodes, finest first: `n_levels` + 1 of them."""
+    levels = [occupied]
+    for _ in range(n_levels):
+        coarser = levels[-1]
+        for axis in range(3):
+            coarser = _halve(coarser, axis)
+        levels.append(coarser)
+    return levels
+
+
+def _halve(selected: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """What nodes along one axis hang on: an even one on i/2, an odd one on the two beside that."""
+    along = np.moveaxis(selected, axis, 0)
+    even, odd = along[::2], along[1::2]
+    above = np.zeros((len(along) // 2 + 1, *along.shape[1:]), bool)
+    above[: len(even)] |= even
+    above[: len(odd)] |= odd
+    above[1 : len(odd) + 1] |= odd
+    return np.moveaxis(above, 0, axis)
+
+
 def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
     """The levels over the occupied voxels [X,Y,Z], finest first: `n_levels` + 1 of them."""
-    levels, selected = [], occupied
-    for _ in range(n_levels):
-        places = np.argwhere(selected)
-        halves = np.stack([places // 2, (places + 1) // 2])
-        corners = [halves[(k >> 2, k >> 1 & 1, k & 1), :, (0, 1, 2)] for k in range(8)]  # [3,N] each
-        coarser = np.zeros(coarser_shape(selected.shape), bool)
-        for corner in corners:
-            coarser[tuple(corner)] = True
-        numbers = np.zeros(coarser.shape, np.int32)
-        numbers[coarser] = np.arange(np.count_nonzero(coarser))
-        levels.append(Nodes(selected, np.stack([numbers[tuple(corner)] for corner in corners], -1)))
-        selected = coarser
-    return [*levels, Nodes(selected, np.zeros((np.count_nonzero(selected), 0), np.int32))]
+    masks = [np.ascontiguousarray(mask) for mask in select_levels(occupied, n_levels)]
+    levels = []
+    for selected, coarser in pairwise(masks):
+        numbers = np.cumsum(coarser, dtype=np.int32) - np.int32(1)
+        strides = coarser.shape[1] * coarser.shape[2], coarser.shape[2], 1
+        places = np.nonzero(selected)
+        near = sum((place >> 1) * stride for place, stride in zip(places, strides, strict=True))
+        beyond = [(place & 1) * stride for place, stride in zip(places, strides, strict=True)]
+        parents = np.empty((len(places[0]), 8), np.int32)
+        for k in range(8):
+            parents[:, k] = numbers[near + sum(beyond[axis] for axis in range(3) if k >> (2 - axis) & 1)]
+        levels.append(Nodes(selected, parents))
+    return [*levels, Nodes(masks[-1], np.zeros((np.count_nonzero(masks[-1]), 0), np.int32))]
 
 
 def children_of(parents: Int32, n_above: int) -> Children:
@@ -137,8 +160,9 @@ class PyramidField:
         if not (np.isfinite(self.steps).all() and (self.steps > 0).all()):
             raise ValueError("steps: expected finite positive values")
         self._check_basis()
-        for nodes, level in zip(self.nodes()[::-1], self.coefficients, strict=True):
-            expected = (nodes.n_nodes, len(self.steps))
+        levels = select_levels(self.partition != PRUNED, self.n_levels)[::-1]
+        for selected, level in zip(levels, self.coefficients, strict=True):
+            expected = (int(np.count_nonzero(selected)), len(self.steps))
             if level.dtype != np.int16 or level.shape != expected:
                 raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
             if level.size and max(int(level.max()), -int(level.min())) > MAX_MAGNITUDE:
@@ -190,8 +214,9 @@ class PyramidField:
     def restrict(self, wanted: NDArray[np.bool_]) -> PyramidField:
         """The same without the voxels that are not among [X,Y,Z]; the values of the others stay."""
         partition = np.where(wanted, self.partition, np.uint8(PRUNED))
-        levels = zip(self.nodes()[::-1], build_nodes(partition != PRUNED, self.n_levels)[::-1], self.coefficients, strict=True)
-        coefficients = tuple(level[after.selected[before.selected]] for before, after, level in levels)
+        before, after = (select_levels(here != PRUNED, self.n_levels)[::-1] for here in (self.partition, partition))
+        levels = zip(before, after, self.coefficients, strict=True)
+        coefficients = tuple(level[stays[there]] for there, stays, level in levels)
         return replace(self, partition=partition, coefficients=coefficients)
 
     def __eq__(self, other: object) -> bool:
