@@ -17,7 +17,7 @@ from vqrf.compress import Checkpoints, Profile, carrying
 from vqrf.compressed import PRUNED
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField, expand
-from vqrf.kernels import has_native
+from vqrf.kernels import BITS_UNIT, has_native
 from vqrf.lint import inspect
 from vqrf.pyramid import PyramidField
 from vqrf.rate import (
@@ -344,3 +344,14 @@ def test_what_is_thinned_is_smaller_by_so_large_a_share_of_its_ones(tuned: Pyram
     assert ones[0] == 0 and ones[1] == ones[3] - round(0.75 * ones[3]) and ones[2] == ones[3] - round(0.5 * ones[3])
     assert thin(tuned, 1.0) == tuned
     assert len(encode(thin(tuned, 0.5))) < len(encode(tuned))
+
+
+def test_surroundings_speak_in_the_last_stage_alone(model: PyramidModel) -> None:
+    kinds = {}
+    for config in (TINY_RATE.warmed(), TINY_RATE):
+        model.begin(config, 1.0, 1.0)
+        model.update(0)
+        bits = torch.cat([level.flatten() for level in (*model.density.first_bits, *model.latents.first_bits)])
+        kinds[config.by_surroundings] = bits.unique().tolist()
+    assert kinds[False] == [round(1 / BITS_UNIT)]
+    assert len(kinds[True]) > 10

@@ -17,16 +17,18 @@ from vqrf import train as train_module
 from vqrf.evaluate import evaluate
 from vqrf.field import RadianceField
 from vqrf.geometry import Lattice
-from vqrf.grids import resample
+from vqrf.grids import AVERAGED, Means, resample
 from vqrf.kernels import has_native, select
 from vqrf.rays import RayPool
 from vqrf.render import render
 from vqrf.scene import Scene, camera_bounds
 from vqrf.storage import Checkpoint, StorageError, active_voxels, fingerprint
 from vqrf.train import (
+    AVERAGE_FROM,
     COARSE_FILE,
     MIN_VIEWS,
     PRESETS,
+    REFRESH_STEPS,
     UNSEEN_DENSITY,
     FieldModel,
     TrainConfig,
@@ -36,6 +38,7 @@ from vqrf.train import (
     coarse_model,
     count_views,
     fit,
+    fit_model,
     optimize,
     scene_box,
 )
@@ -406,3 +409,28 @@ def test_every_preset_grows_within_its_stages_and_fits_the_checkpoints(name: str
 
 def test_the_kernels_are_the_compiled_ones_where_they_are_built() -> None:
     assert select().__name__ == ("vqrf.kernels.native" if has_native() else "vqrf.kernels.reference")
+
+
+def test_training_ends_in_the_mean_of_its_last_parameters(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[dict[str, torch.Tensor], float]] = []
+    take = Means.take
+
+    def watched(means: Means, newest: dict[str, torch.Tensor], share: float) -> None:
+        seen.append(({name: values.clone() for name, values in newest.items()}, share))
+        take(means, newest, share)
+
+    monkeypatch.setattr(Means, "take", watched)
+    stage = replace(TINY.fine, steps=480)
+    model = fit_model(scene, replace(TINY, fine=stage))
+    times = [n for n in range(0, stage.steps, REFRESH_STEPS) if n <= AVERAGE_FROM * stage.steps]
+    late = seen[-len(times) :]
+    share = REFRESH_STEPS / (AVERAGED * stage.steps)
+    assert len(times) == 7 and {given for _, given in late} == {share} and 0 < share < 1
+    weights = [(1 - share) ** (len(late) - 1), *(share * (1 - share) ** n for n in reversed(range(len(late) - 1)))]
+    learnt = model.state()
+    for name in late[0][0]:
+        expected = sum(weight * values[name].double() for weight, (values, _) in zip(weights, late, strict=True))
+        torch.testing.assert_close(learnt[name].double(), expected, rtol=1e-4, atol=1e-5)
+    before = model.field()
+    model.settle()
+    assert_same_field(model.field(), before)
