@@ -63,7 +63,6 @@ export { crc32, FormatError } from './container.js'
  *
  * @typedef {Head & Colour & {
  *   head: Head,
- *   colour: Colour,
  *   metadata: Record<string, unknown> | undefined,
  *   partition: Uint8Array,
  *   sections: { name: string, bytes: number }[],
@@ -269,13 +268,13 @@ function readLevels(reader, columns, read) {
  * Decode a file.
  *
  * @param {Uint8Array} bytes
- * @param {{ budget?: number, truncated?: boolean }} [options]
+ * @param {{ budget?: number, truncated?: boolean, onColour?: (field: Head & Colour) => void }} [options]
  *   `budget`: the most bytes that the sections may decode to; `truncated`: take a pyramid that is cut off after its coarsest level,
- *   with zeros for what is missing
+ *   with zeros for what is missing; `onColour` gets what is known before the voxels
  * @returns {CompressedField}
  * @throws {FormatError} that names the section, the byte and the reason
  */
-export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false } = {}) {
+export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onColour } = {}) {
   const sections = readSections(bytes, budget, truncated)
   const sectionOf = (/** @type {string} */ name) => /** @type {import('./container.js').Section} */ (sections.get(name))
   const open = (/** @type {string} */ name) => new SectionReader(bytes, sectionOf(name))
@@ -297,12 +296,13 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false } = {
   const metaBytes = meta?.bytes.length ?? 0
   if (metaBytes > MAX_METADATA) throw meta?.refuse(`metadata has ${metaBytes} bytes, the limit is ${MAX_METADATA}`)
   const colour = readColour(open('COLR'), channels)
+  onColour?.({ ...head, ...colour })
   const readPart = () => readPartition(open('PART'), head)
   const own = isPyramid ? readPyramid(open('STEP'), levels.map(({ name }) => open(name)), head, readPart) : readVoxels(open, head, readPart)
   const metadata = meta && parseMetadata(meta.bytes)
   if (meta && !metadata) throw meta.refuse('metadata is not a canonical JSON object')
   const sizes = [...sections.values()].map(({ name, bytes: stored, isHere }) => ({ name, bytes: isHere ? stored : 0 }))
-  return { ...head, head, ...colour, colour, metadata, ...own, sections: sizes }
+  return { ...head, head, ...colour, metadata, ...own, sections: sizes }
 }
 
 /**

@@ -21,7 +21,7 @@ export class LoadError extends Error {
  * @param {Uint8Array} bytes
  * @param {number} maxSide of a 3-D texture
  * @param {AbortSignal} signal ends the work
- * @param {(early: import('./worker.js').Early['early']) => void} onEarly gets what shaders are made of, before the rest
+ * @param {(early: import('./worker.js').Early['early']) => void} onEarly gets what is known before the voxels
  * @returns {Promise<import('./worker.js').Loaded>}
  * @throws {LoadError}
  */

@@ -16,8 +16,7 @@ import { bake, TooLarge } from './bake.js'
 
 /**
  * @typedef {{ baked: import('./bake.js').Baked, facts: Facts }} Loaded
- * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what shaders are made of. The page
- *   makes them while the worker bakes, and not while it decodes: two cores are no more, and the order costs the first picture nothing
+ * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
  * @typedef {Early | Loaded | Failed} Answer
  */
@@ -32,11 +31,10 @@ const scope = globalThis
  */
 function load(bytes, maxSide) {
   const start = performance.now()
-  const field = decode(bytes)
+  const field = decode(bytes, { onColour: (early) => scope.postMessage({ early }) })
   const decoded = performance.now()
-  const { head, colour, sections, metadata } = field
-  scope.postMessage({ early: { ...head, ...colour } })
   const baked = bake(field, maxSide)
+  const { head, sections, metadata } = field
   const [decodeMs, bakeMs] = [decoded - start, performance.now() - decoded]
   const facts = { ...head, bytes: bytes.length, sections, metadata, decodeMs, bakeMs }
   return { baked, facts }
