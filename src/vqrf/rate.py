@@ -42,7 +42,7 @@ from vqrf.compress import (
 )
 from vqrf.compressed import CODED, PRUNED, Table
 from vqrf.field import RadianceField, constants_of, density_of_alpha
-from vqrf.grids import AVERAGED, Moments
+from vqrf.grids import AVERAGED, Means, Moments
 from vqrf.kernels import BITS_UNIT, Children, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_nodes, children_of
@@ -307,13 +307,13 @@ class PyramidModel:
         for _, moments in self._named():
             for part in (moments.first, moments.second):
                 part.zero_()
-        self.averages = [moments.values.clone() for _, moments in self._named()]
+        self.averages = Means({name: moments.values.clone() for name, moments in self._named()})
         self._show(find_cells=True)
 
     def settle(self) -> None:
         """End a stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
-        for (_, moments), average in zip(self._named(), self.averages, strict=True):
-            moments.values.copy_(average)
+        for name, moments in self._named():
+            moments.values.copy_(self.averages[name])
         self._show(find_cells=True)
 
     def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], seed: int) -> None:
@@ -399,8 +399,7 @@ class PyramidModel:
             moments.update(self.kernels, None, self.config.rate_mlp * decay, step + 1)
         if (self.config.steps - 1 - step) % AVERAGE_EVERY == 0:
             newest = min(AVERAGE_EVERY / (AVERAGED * self.config.steps), 1.0)
-            for (_, moments), average in zip(self._named(), self.averages, strict=True):
-                average.lerp_(moments.values, newest)
+            self.averages.take({name: moments.values for name, moments in self._named()}, newest)
         self.touched.zero_()
 
     def _take_gradients(self) -> None:
@@ -426,10 +425,9 @@ class PyramidModel:
 
     def _beside(self) -> dict[str, Tensor]:
         """What a checkpoint needs that is not in the moments."""
-        averages = zip(self._named(), self.averages, strict=True)
         kinds = (("density", self.density), ("latents", self.latents))
         bits = {f"{kind}{i}.bits": level for kind, channels in kinds for i, level in enumerate(channels.first_bits)}
-        return {f"{name}.average": average for (name, _), average in averages} | bits
+        return {f"{name}.average": average for name, average in self.averages.items()} | bits
 
     def state(self) -> dict[str, Tensor]:
         moments = {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
