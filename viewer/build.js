@@ -62,7 +62,7 @@ const OWN_NAMES = [
   ...['expectRaw', 'extent', 'featureFrequencies', 'featureOffset', 'features', 'featureScale', 'floats'],
   ...['framebuffer', 'framesPerSecond', 'hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen'],
   ...['isRefreshing', 'isVisible', 'items', 'lastFrame', 'lastMove', 'lastRate', 'lastTick', 'layers', 'levels'],
-  ...['loading', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept', 'numbers', 'occupyAround', 'onColour'],
+  ...['loading', 'magnitudes', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept', 'numbers', 'occupyAround', 'onColour'],
   ...['partition', 'pitch', 'placeBricks', 'pointers', 'refill', 'refreshTimer', 'refuse', 'resolution', 'setField'],
   ...['stepWorld', 'stored', 'surface', 'table', 'takeViewFromAddress', 'textures', 'there', 'wakeListener', 'warmUp'],
   ...['weight', 'words'],

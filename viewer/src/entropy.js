@@ -7,7 +7,11 @@
  */
 
 /** A coded stream that no encoder writes. */
-export class Damaged extends Error {}
+export class Damaged extends Error {
+  constructor(message = 'coded bytes are damaged') {
+    super(message)
+  }
+}
 
 /** Voxels of the partition. */
 export const PRUNED = 0
@@ -33,11 +37,11 @@ export class RangeDecoder {
    * @param {number} nContexts contexts of the section, all as new
    */
   constructor(bytes, nContexts) {
-    if (bytes.length < 4) throw new Damaged('coded bytes are damaged')
+    if (bytes.length < 4) throw new Damaged()
     this.bytes = bytes
     this.at = 4
     const code = (bytes[0] << 24) | (bytes[1] << 16) | (bytes[2] << 8) | bytes[3]
-    if (code === -1) throw new Damaged('coded bytes are damaged')
+    if (code === -1) throw new Damaged()
     /** Range and code: an array, whose numbers of 32 bits stay whole numbers in any engine. */
     this.span = Int32Array.of(-1, code)
     this.fast = new Uint16Array(nContexts).fill(HALF)
@@ -49,7 +53,7 @@ export class RangeDecoder {
   refill() {
     const { span, bytes } = this
     while (span[0] >>> 24 === 0) {
-      if (this.at >= bytes.length) throw new Damaged('coded bytes are damaged')
+      if (this.at >= bytes.length) throw new Damaged()
       span[0] <<= 8
       span[1] = (span[1] << 8) | bytes[this.at++]
     }
@@ -79,7 +83,9 @@ export class RangeDecoder {
    */
   bit(context) {
     const { fast, slow, seen } = this
-    const [f, s, n] = [fast[context], slow[context], seen[context]]
+    const f = fast[context]
+    const s = slow[context]
+    const n = seen[context]
     const bit = this.split(Math.imul(this.span[0] >>> 15, (f + s) >> 2))
     const slowShift = SLOW[n]
     const fastShift = slowShift < FAST_SHIFT ? slowShift : FAST_SHIFT
@@ -113,7 +119,7 @@ export class RangeDecoder {
 
   /** The last symbol is read: nothing may be left. */
   end() {
-    if (this.at !== this.bytes.length || this.span[1]) throw new Damaged('coded bytes are damaged')
+    if (this.at !== this.bytes.length || this.span[1]) throw new Damaged()
   }
 }
 

@@ -16,8 +16,8 @@ import { PRUNED, RangeDecoder, walk } from './entropy.js'
  * @property {Uint8Array} there not 0 where there is a node
  * @property {number} n nodes
  * @property {Int16Array} coefficients [N, 1 + Z]
- * @property {Int8Array} cut [N, 1 + Z] the coefficients, cut off; with the sums, what contexts see
- * @property {Uint16Array} sums [N] of the latents' magnitudes
+ * @property {Int32Array} magnitudes [N, 1 + ceil(Z / 3)] of the coefficients, cut off, as contexts see them: of density in ten bits,
+ *   with the sum of the latents' above; then of the latents, ten bits each
  */
 
 /**
@@ -52,6 +52,11 @@ const NEAR_MAX = 250
 /** The class of each sum of magnitudes around a node; greater sums have the last. */
 const CLASS = new Uint8Array(NEAR_MAX + 1).map((_, sum) => NEAR_LIMITS.filter((limit) => limit <= sum).length)
 
+/** A weighted sum of magnitudes has ten bits: it is at most 15 (3 * 8 + 6 * 3 + 8), and three fit in a number. */
+const SUM_BITS = 10
+const SUM_MASK = 1023
+const WORD_BITS = 3 * SUM_BITS
+
 /** @param {number} sum */
 const classOf = (sum) => CLASS[sum < NEAR_MAX ? sum : NEAR_MAX]
 
@@ -80,7 +85,7 @@ export function workingBytesOfLevels(shape, levels) {
 class Parents {
   /**
    * @param {readonly number[]} above shape of the coarser level
-   * @param {Int32Array} [numbers] of its nodes; without it, parents are places
+   * @param {Int32Array} numbers of its nodes
    */
   constructor([, ny, nz], numbers) {
     this.row = nz
@@ -101,10 +106,9 @@ class Parents {
     let n = 0
     for (let i = x >> 1; i <= (x + 1) >> 1; i++) {
       for (let j = y >> 1; j <= (y + 1) >> 1; j++) {
-        for (let k = z >> 1; k <= (z + 1) >> 1; k++) {
-          const at = i * plane + j * row + k
-          found[n++] = numbers ? numbers[at] : at
-        }
+        const at = i * plane + j * row + (z >> 1)
+        found[n++] = numbers[at]
+        if (z & 1) found[n++] = numbers[at + 1]
       }
     }
     this.n = n
@@ -136,7 +140,7 @@ function eachNode({ shape: [X, Y, Z], there }, visit) {
  */
 const newLevel = (shape, there, n) => ({
   ...{ shape: [...shape], there, n },
-  ...{ coefficients: new Int16Array(0), cut: new Int8Array(0), sums: new Uint16Array(0) },
+  ...{ coefficients: new Int16Array(0), magnitudes: new Int32Array(0) },
 })
 
 /**
@@ -151,17 +155,17 @@ function findNodes(partition, shape, n, nLevels) {
   while (levels.length < nLevels) {
     const [below] = levels
     const above = coarser(below.shape)
+    const [, ny, nz] = above
     const there = new Uint8Array(placesOf(above))
-    const parents = new Parents(above)
-    let nAbove = 0
     eachNode(below, (_node, x, y, z) => {
-      const found = parents.of(x, y, z)
-      for (let p = 0; p < parents.n; p++) {
-        if (!there[found[p]]) nAbove++
-        there[found[p]] = 1
+      for (let i = x >> 1; i <= (x + 1) >> 1; i++) {
+        for (let j = y >> 1; j <= (y + 1) >> 1; j++) {
+          const at = (i * ny + j) * nz
+          there[at + (z >> 1)] = there[at + ((z + 1) >> 1)] = 1
+        }
       }
     })
-    levels.unshift(newLevel(above, there, nAbove))
+    levels.unshift(newLevel(above, there, there.reduce((sum, is) => sum + is)))
   }
   return levels
 }
@@ -186,11 +190,11 @@ function parentsIn(above) {
 function decodeLevel(bytes, level, above, width) {
   const coder = new RangeDecoder(bytes, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
   const coefficients = level.coefficients
-  const cut = new Int8Array(coefficients.length)
-  const sums = new Uint16Array(level.n)
   const parents = parentsIn(above)
-  const { cut: aboveCut, sums: aboveSums } = above ?? level
-  const near = new Int32Array(width)
+  const { coefficients: aboveCoefficients, magnitudes: aboveMagnitudes } = above ?? level
+  const words = 1 + Math.ceil((width - 1) / 3)
+  const magnitudes = new Int32Array(level.n * words)
+  const near = new Int32Array(words)
   /** The parents of the node that is coded, how many they are, and how often each counts. */
   const { found } = parents ?? { found: near }
   let nFound = 0
@@ -201,19 +205,20 @@ function decodeLevel(bytes, level, above, width) {
   let faces = 0
 
   /** Add a node's magnitudes to what is near. */
-  const add = (/** @type {Int8Array} */ from, /** @type {number} */ at, /** @type {number} */ weight) => {
-    for (let c = 1; c < width; c++) near[c] += weight * Math.abs(from[at + c])
+  const add = (/** @type {Int32Array} */ from, /** @type {number} */ node, /** @type {number} */ weight) => {
+    const at = node * words
+    if (from[at] >> SUM_BITS) for (let k = 1; k < words; k++) near[k] += Math.imul(weight, from[at + k])
   }
 
   /** The context of a sign: how many faces are positive, how many negative, and the sign of the parents' sum. */
   const signContext = (/** @type {number} */ c) => {
     let context = 1
     for (let i = 0; i < faces; i++) {
-      const value = cut[known[i] * width + c]
+      const value = coefficients[known[i] * width + c]
       context += value > 0 ? 12 : value < 0 ? 3 : 0
     }
     let sum = 0
-    for (let p = 0; p < nFound; p++) sum += aboveCut[found[p] * width + c]
+    for (let p = 0; p < nFound; p++) sum += Math.max(-CUT, Math.min(CUT, aboveCoefficients[found[p] * width + c]))
     return context + Math.sign(sum)
   }
 
@@ -233,10 +238,8 @@ function decodeLevel(bytes, level, above, width) {
       magnitude = UNARY + 1
       if (bits--) magnitude = UNARY + (((2 | coder.bit(base + GAMMA + GAMMA_BITS + bits)) << bits) | coder.direct(bits))
     }
-    const size = Math.min(magnitude, CUT)
     coefficients[node * width + c] = isNegative ? -magnitude : magnitude
-    cut[node * width + c] = isNegative ? -size : size
-    return size
+    return Math.min(magnitude, CUT)
   }
 
   const visit = (
@@ -256,35 +259,34 @@ function decodeLevel(bytes, level, above, width) {
       nFound = parents.n
       share = 8 / nFound
     }
-    let nearDensity = 0
-    let nearLatents = 0
-    for (let i = 0; i < edges; i++) {
-      const weight = i < faces ? FACE_WEIGHT : EDGE_WEIGHT
-      nearDensity += weight * Math.abs(cut[known[i] * width])
-      nearLatents += weight * sums[known[i]]
-    }
-    for (let p = 0; p < nFound; p++) {
-      nearDensity += share * Math.abs(aboveCut[found[p] * width])
-      nearLatents += share * aboveSums[found[p]]
-    }
-    let last = decode(node, 0, nearDensity, 0)
-    if (!coder.bit(classOf(nearLatents))) return
+    let nearNode = 0
+    for (let i = 0; i < edges; i++) nearNode += (i < faces ? FACE_WEIGHT : EDGE_WEIGHT) * magnitudes[known[i] * words]
+    for (let p = 0; p < nFound; p++) nearNode += share * aboveMagnitudes[found[p] * words]
+    let last = decode(node, 0, nearNode & SUM_MASK, 0)
+    magnitudes[node * words] = last
+    if (!coder.bit(classOf(nearNode >> SUM_BITS))) return
     near.fill(0)
-    for (let i = 0; i < edges; i++) {
-      if (sums[known[i]]) add(cut, known[i] * width, i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
-    }
-    for (let p = 0; p < nFound; p++) if (aboveSums[found[p]]) add(aboveCut, found[p] * width, share)
+    for (let i = 0; i < edges; i++) add(magnitudes, known[i], i < faces ? FACE_WEIGHT : EDGE_WEIGHT)
+    for (let p = 0; p < nFound; p++) add(aboveMagnitudes, found[p], share)
     let beforeLast = 0
-    for (let c = 1; c < width; c++) {
-      const size = decode(node, c, near[c], Math.min(2, last) + Math.min(2, beforeLast))
-      beforeLast = last
-      last = size
-      sums[node] += size
+    let sum = 0
+    let c = 1
+    for (let k = 1; k < words; k++) {
+      let word = 0
+      for (let shift = 0; shift < WORD_BITS && c < width; shift += SUM_BITS, c++) {
+        const size = decode(node, c, (near[k] >> shift) & SUM_MASK, Math.min(2, last) + Math.min(2, beforeLast))
+        beforeLast = last
+        last = size
+        sum += size
+        word |= size << shift
+      }
+      magnitudes[node * words + k] = word
     }
+    magnitudes[node * words] |= sum << SUM_BITS
   }
   walk(level.there, level.shape, (kind) => kind !== PRUNED, visit)
   coder.end()
-  Object.assign(level, { cut, sums })
+  level.magnitudes = magnitudes
 }
 
 /**
