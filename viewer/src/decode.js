@@ -340,7 +340,7 @@ function workingBytes(shape, levels) {
  */
 function readPartition(reader, { shape, nCoded, nKept }) {
   const partition = reader.decode((stream) => decodePartition(stream, shape))
-  const counts = new Uint32Array(3)
+  const counts = [0, 0, 0]
   for (let i = 0; i < partition.length; i++) counts[partition[i]]++
   if (counts[1] !== nCoded || counts[2] !== nKept) {
     throw reader.refuse(`holds ${counts[1]} coded and ${counts[2]} kept voxels, the head says ${nCoded} and ${nKept}`)

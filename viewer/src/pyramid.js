@@ -85,7 +85,7 @@ export function workingBytesOfLevels(shape, levels) {
 class Parents {
   /**
    * @param {readonly number[]} above shape of the coarser level
-   * @param {Int32Array} numbers of its nodes
+   * @param {Int32Array} [numbers] of its nodes; without it, parents are places
    */
   constructor([, ny, nz], numbers) {
     this.row = nz
@@ -106,9 +106,10 @@ class Parents {
     let n = 0
     for (let i = x >> 1; i <= (x + 1) >> 1; i++) {
       for (let j = y >> 1; j <= (y + 1) >> 1; j++) {
-        const at = i * plane + j * row + (z >> 1)
-        found[n++] = numbers[at]
-        if (z & 1) found[n++] = numbers[at + 1]
+        for (let k = z >> 1; k <= (z + 1) >> 1; k++) {
+          const at = i * plane + j * row + k
+          found[n++] = numbers ? numbers[at] : at
+        }
       }
     }
     this.n = n
@@ -155,17 +156,17 @@ function findNodes(partition, shape, n, nLevels) {
   while (levels.length < nLevels) {
     const [below] = levels
     const above = coarser(below.shape)
-    const [, ny, nz] = above
     const there = new Uint8Array(placesOf(above))
+    const parents = new Parents(above)
+    let nAbove = 0
     eachNode(below, (_node, x, y, z) => {
-      for (let i = x >> 1; i <= (x + 1) >> 1; i++) {
-        for (let j = y >> 1; j <= (y + 1) >> 1; j++) {
-          const at = (i * ny + j) * nz
-          there[at + (z >> 1)] = there[at + ((z + 1) >> 1)] = 1
-        }
+      const found = parents.of(x, y, z)
+      for (let p = 0; p < parents.n; p++) {
+        if (!there[found[p]]) nAbove++
+        there[found[p]] = 1
       }
     })
-    levels.unshift(newLevel(above, there, there.reduce((sum, is) => sum + is)))
+    levels.unshift(newLevel(above, there, nAbove))
   }
   return levels
 }
