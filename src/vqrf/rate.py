@@ -191,24 +191,24 @@ def latent_basis(
 
 @dataclass
 class _Channels:
-    """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first."""
+    """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first.
+
+    `shown` is where `show` leaves what each level comes to: memory that is new every step takes as long as the work on it.
+    """
 
     levels: list[Moments]
     steps: Tensor
     rate: float
     first_bits: list[Tensor]
+    shown: list[Tensor]
 
     def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
-        """[N,C] at the voxels, every coefficient rounded."""
-        above: Tensor | None = None
-        for number, moments in reversed(list(enumerate(self.levels))):
-            rounded = torch.empty_like(moments.values)
-            kernels.round_to_steps(moments.values, self.steps, dead_zone, rounded)
-            if above is not None:
-                kernels.raise_level(rounded, above, parents[number])
-            above = rounded
-        assert above is not None
-        return above
+        """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""
+        for number in reversed(range(len(self.levels))):
+            kernels.round_to_steps(self.levels[number].values, self.steps, dead_zone, self.shown[number])
+            if number + 1 < len(self.levels):
+                kernels.raise_level(self.shown[number], self.shown[number + 1], parents[number])
+        return self.shown[0]
 
     def lower(self, kernels: Any, children: list[Children]) -> None:
         """Carry the gradient of the finest level up to all others."""
@@ -291,6 +291,7 @@ class PyramidModel:
         rows[occupied] = np.arange(nodes[0].n_nodes)
         self.rows = torch.from_numpy(rows).to(device)
         self.shown_density = torch.full(occupied.shape, self.empty, device=device)
+        self.shown_features = torch.empty_like(self.latents.shown[0])
         self.touched = torch.zeros(occupied.shape, dtype=torch.uint8, device=device)
         self.gradients = Gradients(
             torch.zeros(occupied.shape, device=device),
@@ -342,7 +343,8 @@ class PyramidModel:
     def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
         levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
         first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
-        return _Channels([Moments.of(level) for level in levels], steps, rate, first_bits)
+        shown = [torch.empty_like(level) for level in levels]
+        return _Channels([Moments.of(level) for level in levels], steps, rate, first_bits, shown)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp]
@@ -362,7 +364,7 @@ class PyramidModel:
         self.volume = replace(
             self.base,
             density=self.shown_density,
-            features=latents if self.basis is None else latents @ self.basis,
+            features=latents if self.basis is None else torch.mm(latents, self.basis, out=self.shown_features),
             rows=self.rows,
             layers=self._layers("values"),
             cells=self._cells,
@@ -403,18 +405,14 @@ class PyramidModel:
         self.touched.zero_()
 
     def _take_gradients(self) -> None:
-        """Move what the volume got to the finest levels."""
-        density = self.gradients.density.view(-1)
-        self.density.levels[0].gradient[:, 0] = density[self.voxels]
-        density[self.voxels] = 0
-        features = self.gradients.features.view(-1, self.field.n_channels)
-        to = self.latents.levels[0].gradient
-        if self.basis is None:
-            self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), to)
-        else:
-            of_features = torch.zeros(len(to), self.field.n_channels, device=self.device)
-            self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), of_features)
-            torch.mm(of_features, self.basis.T, out=to)
+        """Move what the volume got to the finest levels. Each voxel has a row of its own, and a step touches few of them."""
+        rows = self.touched.view(-1)[self.voxels].nonzero()[:, 0]
+        voxels = self.voxels[rows]
+        of_density, of_features = self.gradients.density.view(-1, 1), self.gradients.features.view(-1, self.field.n_channels)
+        of_latents = of_features[voxels] if self.basis is None else of_features[voxels] @ self.basis.T
+        self.density.levels[0].gradient.index_copy_(0, rows, of_density[voxels])
+        self.latents.levels[0].gradient.index_copy_(0, rows, of_latents)
+        of_density[voxels], of_features[voxels] = 0, 0
 
     def _named(self) -> list[tuple[str, Moments]]:
         return [
