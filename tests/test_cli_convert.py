@@ -163,7 +163,7 @@ def test_the_dials_of_own_renders_are_checked(run: Path, tmp_path: Path) -> None
     with unchanged(tmp_path):
         refuses("compress", run, "--out", tmp_path / "a.vqrf", "--own-views", 0, saying=("--own-views",))
         refuses("compress", run, "--out", tmp_path / "a.vqrf", "--own-side", 4, saying=("--own-side",))
-        refuses("compress", run, "--out", tmp_path / "a.vqrf", "--own-lowest", 90, saying=("--own-lowest",))
+        refuses("compress", run, "--out", tmp_path / "a.vqrf", "--own-below", 1.5, saying=("--own-below",))
 
 
 @needs_fixtures

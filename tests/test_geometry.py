@@ -165,14 +165,24 @@ def test_cameras_around_a_ball_stand_evenly_on_all_sides() -> None:
     np.testing.assert_allclose(places.mean(0), 0, atol=0.02)
     apart = np.arccos(np.clip(places @ places.T - 2 * np.eye(100), -1, 1)).min(1)
     assert apart.min() > 0.6 * apart.max()
-    above = np.stack([camera.pose[:3, 2] for camera in cameras_around((0, 0, 0), 1.0, 100, 8, lowest=30.0)])
-    assert 0.5 < above[:, 2].min() < 0.51 and above[:, 2].max() > 0.99
     turned = np.stack([camera.pose[:3, 2] for camera in cameras_around((0, 0, 0), 1.0, 100, 8, turn=1.0)])
     np.testing.assert_allclose(turned[:, 2], places[:, 2])
     np.testing.assert_allclose((turned[:, :2] * places[:, :2]).sum(-1), np.cos(1) * (1 - places[:, 2] ** 2), atol=1e-9)
 
 
-@pytest.mark.parametrize(("radius", "n", "side"), [(0.0, 4, 8), (1.0, 0, 8), (1.0, 4, 0)])
-def test_cameras_around_nothing_are_refused(radius: float, n: int, side: int) -> None:
+@pytest.mark.parametrize("below", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_cameras_around_a_ball_are_below_it_as_often_as_asked(below: float) -> None:
+    """Even in height is even on a hemisphere (Archimedes' hat box), and so the mean height is a half."""
+    height = np.stack([camera.pose[2, 2] for camera in cameras_around((0, 0, 0), 1.0, 1000, 8, below=below)])
+    assert (height < 0).sum() == round(1000 * below)
+    for side in (height[height > 0], -height[height < 0]):
+        if len(side):
+            assert side.mean() == pytest.approx(0.5) and side.std() == pytest.approx(12**-0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("radius", "n", "side", "below"), [(0.0, 4, 8, 0.5), (1.0, 0, 8, 0.5), (1.0, 4, 0, 0.5), (1.0, 4, 8, -0.1), (1.0, 4, 8, 1.1)]
+)
+def test_cameras_around_nothing_are_refused(radius: float, n: int, side: int, below: float) -> None:
     with pytest.raises(ValueError, match="expected cameras"):
-        cameras_around((0, 0, 0), radius, n, side)
+        cameras_around((0, 0, 0), radius, n, side, below=below)

@@ -158,13 +158,14 @@ class OwnRenders:
       own: learn from the field's own renders also where there are photos: these only score, and so say what that costs.
       own_views: how many renders of its own.
       own_side: their width and height, pixels.
-      own_lowest: elevation in degrees that they are not taken from below of: what only shows from there is pruned.
+      own_below: share of them taken from below the horizon (+z is up), as photos seldom are: what only shows from there is kept
+        with fewer bytes, and is pruned if 0. 0.5 treats all sides alike.
     """
 
     own: bool = False
     own_views: int = 100
     own_side: int = 400
-    own_lowest: float = -90.0
+    own_below: float = 0.1
 
 
 OwnFlags = Annotated[OwnRenders, tyro.conf.arg(name="")]
@@ -191,12 +192,12 @@ def load_to_compress(
         field = field.with_background(photos.background)
     if own.own_views < 1 or own.own_side < SSIM_WINDOW:
         raise UsageError(f"expected --own-views at least 1 and --own-side at least {SSIM_WINDOW}")
-    if not -90 <= own.own_lowest < 90:
-        raise UsageError(f"--own-lowest: expected -90 or more and less than 90 degrees, got {own.own_lowest}")
+    if not 0 <= own.own_below <= 1:
+        raise UsageError(f"--own-below: expected a share of 0 to 1, got {own.own_below}")
     size = f"{own.own_side}x{own.own_side}"
     say(quiet, f"rendering {own.own_views} views of {size} of the field itself")
     with named(path):
-        scene = own_scene(field, own.own_views, own.own_side, own.own_lowest)
+        scene = own_scene(field, own.own_views, own.own_side, own.own_below)
     if photos is not None:
         scene = replace(scene, test=photos.test, name=photos.name)
     return field, {**notes, "tuned_on": f"{own.own_views} renders of the field, {size}"}, scene

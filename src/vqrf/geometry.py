@@ -82,25 +82,25 @@ class Camera:
 
 
 def cameras_around(
-    middle: ArrayLike, radius: float, n: int, side: int, *, turn: float = 0.0, lowest: float = -90.0
+    middle: ArrayLike, radius: float, n: int, side: int, *, turn: float = 0.0, below: float = 0.5
 ) -> tuple[Camera, ...]:
     """`n` square cameras evenly spread around a ball, each of which sees just all of it.
 
     They stand `VIEWING_DISTANCE` radii away from its middle and look there, with +z up; a golden spiral places them from the
-    top to the bottom.
+    top to the bottom, as densely everywhere above the horizon, and everywhere below it.
 
     Args:
       side: of the images, pixels.
       turn: by how much the spiral is turned about z, radians: another turn, other cameras.
-      lowest: elevation that no camera is below, degrees from -90 (everywhere) to below 90.
+      below: share of the cameras below the horizon, 0..1.
 
     Raises:
-      ValueError: `n` or `side` is below 1, the ball is empty, or no elevation is left.
+      ValueError: `n` or `side` is below 1, the ball is empty, or the share is out of range.
     """
-    if n < 1 or side < 1 or not radius > 0 or not -90 <= lowest < 90:
-        raise ValueError(f"expected cameras, pixels, a radius and an elevation, got {n} of {side}, {radius} and {lowest}")
+    if n < 1 or side < 1 or not radius > 0 or not 0 <= below <= 1:
+        raise ValueError(f"expected cameras, pixels, a radius and a share, got {n} of {side}, {radius} and {below}")
     focal = side / 2 * np.sqrt(VIEWING_DISTANCE**2 - 1)  # the ball touches the image's borders
-    height = 1 - (1 - np.sin(np.radians(lowest))) * (np.arange(n) + 0.5) / n
+    height = np.interp((np.arange(n) + 0.5) / n, [0, 1 - below, 1], [1, 0, -1])  # even in height is even on a sphere
     angle = np.arange(n) * GOLDEN_ANGLE + turn
     flat = np.sqrt(1 - height**2)
     away = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], -1)  # the camera's z axis; no one is at a pole

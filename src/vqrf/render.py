@@ -62,7 +62,7 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
     return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
 
 
-def own_scene(field: RadianceField, n_train: int, side: int, lowest: float = -90.0) -> Scene:
+def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5) -> Scene:
     """A scene without photos: what a field looks like from cameras placed around what is in it.
 
     Its test views are `OWN_TEST_VIEWS` others. Deterministic. Arguments as of `cameras_around`.
@@ -80,7 +80,7 @@ def own_scene(field: RadianceField, n_train: int, side: int, lowest: float = -90
     radius = float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
 
     def views(split: str, n: int, turn: float) -> tuple[View, ...]:
-        cameras = cameras_around(middle, radius, n, side, turn=turn, lowest=lowest)
+        cameras = cameras_around(middle, radius, n, side, turn=turn, below=below)
         images = [render(volume, camera) for camera in cameras]
         return tuple(
             View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
