@@ -181,7 +181,8 @@ def test_cameras_around_a_ball_are_below_it_as_often_as_asked(below: float) -> N
 
 
 @pytest.mark.parametrize(
-    ("radius", "n", "side", "below"), [(0.0, 4, 8, 0.5), (1.0, 0, 8, 0.5), (1.0, 4, 0, 0.5), (1.0, 4, 8, -0.1), (1.0, 4, 8, 1.1)]
+    ("radius", "n", "side", "below"),
+    [(0.0, 4, 8, 0.5), (1.0, 0, 8, 0.5), (1.0, 4, 0, 0.5), (1.0, 4, 8, -0.1), (1.0, 4, 8, 1.1)],
 )
 def test_cameras_around_nothing_are_refused(radius: float, n: int, side: int, below: float) -> None:
     with pytest.raises(ValueError, match="expected cameras"):

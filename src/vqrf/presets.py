@@ -17,7 +17,7 @@ from vqrf.compressed import CompressedField
 from vqrf.field import RadianceField
 from vqrf.pyramid import PyramidField
 from vqrf.rate import PRESETS as OF_PYRAMIDS
-from vqrf.rate import WEB_PRICE, WEB_STEPS, RateConfig, compress_pyramid
+from vqrf.rate import WEB_STEPS, RateConfig, compress_pyramid
 from vqrf.scene import Scene
 from vqrf.train import Report
 
@@ -31,13 +31,7 @@ PRESETS: ChainMap[str, Config] = ChainMap(cast(dict[str, Config], OF_PYRAMIDS), 
 def for_profile(config: Config, profile: Profile) -> Config:
     """The settings of a preset, which are those of the profile `exact`, for another profile."""
     if profile == "web" and isinstance(config, RateConfig):
-        config = replace(
-            config,
-            bit_price=config.bit_price * WEB_PRICE,
-            warm_price=config.warm_price * WEB_PRICE,
-            steps=round(config.steps * WEB_STEPS),
-            warm_steps=round(config.warm_steps * WEB_STEPS),
-        )
+        config = replace(config, steps=round(config.steps * WEB_STEPS), warm_steps=round(config.warm_steps * WEB_STEPS))
     return replace(config, profile=profile)
 
 

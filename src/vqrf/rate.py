@@ -68,11 +68,11 @@ HANDOVER = 0.3
 HARMONICS_RATES = 0.05
 """Share of the rates of density and features at which fields without a network are tuned; full ones harm them (docs/log.md)."""
 
-WEB_PRICE = 1 / 3
-"""Of a bit with the profile `web`, against `exact`: harmonics need more bits to be as good, and those are what it pays with."""
+HARMONICS_PRICE = 1 / 3
+"""Of a bit where there is no network: harmonics need more bits to be as good, and those are what they pay with."""
 
 WEB_STEPS = 1 / 2
-"""Of the tuning, likewise: on its finer lattice a step takes about twice as long."""
+"""Of the tuning with the profile `web`, against `exact`: on its finer lattice a step takes about twice as long."""
 
 AVERAGE_EVERY = 4
 """Steps between two of the parameters that a stage's mean is of; the last are among them."""
@@ -91,7 +91,7 @@ class RateConfig:
     """The dials of the default preset.
 
     Attributes:
-      bit_price: mean squared error (of colours in 0..1) that one bit may cost.
+      bit_price: mean squared error (of colours in 0..1) that one bit may cost; of harmonics, `HARMONICS_PRICE` of it.
       warm_price, warm_steps: the price of the stage before, and its steps.
       prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1.
       n_levels: of the pyramid, above the lattice's own, 0..8.
@@ -391,7 +391,7 @@ class PyramidModel:
             self._look_around()
         self._take_gradients()
         decay = self.first * (self.last / self.first) ** (step / max(self.config.steps, 1))
-        weight = self.config.bit_price / math.log(2)
+        weight = self.config.bit_price * (1.0 if self.mlp else HARMONICS_PRICE) / math.log(2)
         for channels in (self.density, self.latents):
             channels.lower(self.kernels, self.children)
             for moments, bits in zip(channels.levels, channels.first_bits, strict=True):
