@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from test_cli import data, refuses, run, scene, succeeds  # noqa: F401 (fixtures)
 from tiny import TINY, TINY_COMPRESS
 
-from vqrf import bench
+from vqrf import bench, cli_bench
 from vqrf.bench import Curve, Job, Row, load_rows, rate_difference, run_in_turn, run_jobs, save_rows
 from vqrf.compress import PRESETS as COMPRESS_PRESETS
+from vqrf.evaluate import Evaluation, evaluate
+from vqrf.field import RadianceField
+from vqrf.scene import View
 from vqrf.train import PRESETS as TRAIN_PRESETS
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="the extra `bench` is not installed")
@@ -268,6 +271,28 @@ def test_bench_measures_draws_and_goes_on(run: Path, data: Path, tmp_path: Path)
     assert [row["quality"] for row in again["rows"]] == [0, 50, 100]
     assert [again["rows"][i]["seconds"] for i in (0, 2)] == [small.seconds, large.seconds]  # not measured again
     assert again["differences"] == []
+
+
+@needs_scipy
+@needs_matplotlib
+def test_the_field_of_several_jobs_is_scored_once(
+    run: Path,  # noqa: F811
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def count(field: RadianceField, views: Sequence[View]) -> Evaluation:
+        calls.append(len(views))
+        return evaluate(field, views)
+
+    monkeypatch.setattr(cli_bench, "FIELD_SCORES", {})
+    monkeypatch.setattr(cli_bench, "evaluate", count)
+    flags = ("bench", "rd", "--runs", run, "--data", data, "--out", tmp_path / "bench", "--presets", "demo", "--runner", "turn")
+    rows = json.loads(succeeds(*flags, "--qualities", 0, 100, "--json").out)["rows"]
+    assert len(calls) == 3
+    assert rows[0]["field_psnr"] == rows[1]["field_psnr"] != rows[0]["psnr"]
 
 
 def test_bench_refuses_what_cannot_be(run: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
