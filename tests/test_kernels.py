@@ -605,6 +605,21 @@ def test_raising_a_level_adds_the_mean_of_the_parents_and_lowering_is_its_adjoin
     assert ((raised - fine) * gradient).sum() == pytest.approx((coarse * lowered).sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("has_matrix", [False, True])
+def test_moving_is_the_sum_over_touched_voxels(has_matrix: bool) -> None:
+    rng = np.random.default_rng(12)
+    gradient, rows, touched = rng.normal(size=(50, 3)), rng.normal(size=(20, 3)), rng.integers(0, 2, 50).astype(np.uint8)
+    voxels, matrix = rng.permutation(50)[:20], rng.normal(size=(3, 3)) if has_matrix else None
+    expected_rows, expected = rows.copy(), gradient.copy()
+    for row, voxel in enumerate(voxels):
+        if touched[voxel]:
+            expected_rows[row] = gradient[voxel] if matrix is None else matrix.T @ gradient[voxel]
+            expected[voxel] = 0
+    reference.move_gradients(gradient, voxels, touched, matrix, rows)
+    np.testing.assert_allclose(rows, expected_rows)
+    np.testing.assert_array_equal(gradient, expected)
+
+
 @pytest.mark.parametrize("dead_zone", [0.0, 0.2, 0.5])
 def test_rounding_goes_to_the_nearest_step_but_for_the_dead_zone(dead_zone: float) -> None:
     rng = np.random.default_rng(10)

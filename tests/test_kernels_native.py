@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,6 +186,11 @@ def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     kernels.add_rate_gradient(values, steps, first_bits, 0.3, rate)
     one, one_above = fine[:, :1].copy(), coarse[:, :1].copy()
     kernels.lower_gradient(one, one_above, children)
+    voxels, touched = rng.permutation(n_fine)[:7000], rng.integers(0, 2, n_fine).astype(np.uint8)
+    for name, matrix in (("moved", None), ("turned", rng.normal(size=(5, 5)).astype(np.float32))):
+        left, moved = fine.copy(), values[:7000].copy()
+        kernels.move_gradients(left, voxels, touched, matrix, moved)
+        results |= {name: moved, f"{name}_left": left}
     return results | {"raised": raised, "lowered": lowered, "rate": rate, "lowered_column": one_above}
 
 
@@ -306,6 +312,29 @@ def test_compiled_kernels_of_a_pyramid_refuse_what_does_not_fit(native: ModuleTy
         native.raise_level(fine, coarse, parents)
     with pytest.raises(ValueError, match=r"children|columns|first"):
         native.lower_gradient(fine, coarse, children)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"voxels": np.array([0, 4])}, "voxels: out of range"),
+        ({"voxels": np.array([-1, 0])}, "voxels: out of range"),
+        ({"touched": np.ones(3, np.uint8)}, "touched"),
+        ({"matrix": np.ones((2, 3), np.float32)}, "matrix"),
+        ({"row_gradient": np.zeros((1, 3), np.float32)}, "row_gradient"),
+        ({"row_gradient": np.zeros((2, 2), np.float32)}, "row_gradient"),
+    ],
+)
+def test_moving_to_rows_that_are_not_there_is_refused(native: ModuleType, change: dict[str, np.ndarray], reason: str) -> None:
+    arguments: dict[str, Any] = {
+        "gradient": np.zeros((4, 3), np.float32),
+        "voxels": np.array([0, 3]),
+        "touched": np.ones(4, np.uint8),
+        "matrix": None,
+        "row_gradient": np.zeros((2, 3), np.float32),
+    }
+    with pytest.raises(ValueError, match=reason):
+        native.move_gradients(**arguments | change)
 
 
 @pytest.mark.parametrize("first", [[0, 4, 5, 4], [-1, 4, 4, 4], [0, 3, 2, 4], [0, 2**31 - 1, 4, 4]])

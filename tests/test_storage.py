@@ -258,6 +258,26 @@ def test_a_checkpoint_is_saved_when_it_is_due_and_holds_what_was_saved_last(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("seconds", "took", "pause"), [(30, 1, 30), (30, 5, 100), (0, 5, 0)])
+def test_saves_take_no_more_than_their_share(
+    seconds: float, took: float, pause: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(storage.time, "monotonic", clock)
+    checkpoint, collected = Checkpoint(tmp_path / "checkpoint", "abc", seconds=seconds), []
+
+    def collect() -> tuple[storage.Arrays, dict[str, Any]]:
+        clock.now += took
+        collected.append(clock.now)
+        return {}, {}
+
+    clock.now = seconds
+    checkpoint.save_if_due(collect)
+    for clock.now in (collected[0] + pause - 0.1, collected[0] + pause):
+        checkpoint.save_if_due(collect)
+    assert len(collected) == 2
+
+
 def test_a_checkpoint_of_other_settings_or_with_damage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     Checkpoint(path, "abc", seconds=0).save_if_due(lambda: ({"a": np.arange(99)}, {"step": 1}))

@@ -3,10 +3,12 @@
 // Determinism: rows are cut into fixed pieces, and an adjoint sums rows in their order.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -107,6 +109,42 @@ void lower_gradient(Rows<const float> fine, Rows<float> coarse, Row<const int32_
     expect(in_range, "children: out of range");
 }
 
+// No two voxels share a row, so that rows can be shared out.
+void move_gradients(Rows<float> gradient, Row<const int64_t> voxels, Row<const uint8_t> touched,
+                    std::optional<Rows<const float>> matrix, Rows<float> row_gradient) {
+    const size_t n_columns = gradient.shape(1);
+    expect(row_gradient.shape(0) == voxels.shape(0) && row_gradient.shape(1) == n_columns,
+           "row_gradient: expected a row for each of voxels, with the columns of gradient");
+    expect(touched.shape(0) == gradient.shape(0), "touched: expected one per row of gradient");
+    expect(!matrix || (matrix->shape(0) == n_columns && matrix->shape(1) == n_columns), "matrix: expected [C,C]");
+    std::atomic<bool> in_range{true};
+    with_columns(n_columns, [&](auto width) {
+        for_pieces(static_cast<int64_t>(voxels.shape(0)), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t voxel = voxels(i);
+                if (voxel < 0 || voxel >= static_cast<int64_t>(touched.shape(0))) {
+                    in_range = false;
+                    return;
+                }
+                if (!touched(voxel)) continue;
+                float *__restrict from = gradient.data() + voxel * width, *__restrict to = row_gradient.data() + i * width;
+                if (matrix) {
+                    std::fill_n(to, width, 0.0f);
+                    for (int64_t k = 0; k < width; ++k) {
+                        const float *__restrict row = matrix->data() + k * width;
+                        const float amount = from[k];
+                        for (int64_t c = 0; c < width; ++c) to[c] += amount * row[c];
+                    }
+                } else {
+                    std::copy_n(from, width, to);
+                }
+                std::fill_n(from, width, 0.0f);
+            }
+        });
+    });
+    expect(in_range, "voxels: out of range");
+}
+
 // The steps of columns, repeated: loops run over runs of many rows, whose length no instruction set has to care about.
 constexpr int64_t RUN = 48;  // rows; PIECE is no multiple, and need not be
 std::vector<float> repeated(const Row<const float> &steps) {
@@ -170,6 +208,8 @@ void bind_pyramid(nb::module_ &m) {
     using namespace vqrf;
     m.def("raise_level", &raise_level);
     m.def("lower_gradient", &lower_gradient);
+    m.def("move_gradients", &move_gradients, nb::arg("gradient"), nb::arg("voxels"), nb::arg("touched"),
+          nb::arg("matrix").none(), nb::arg("row_gradient"));
     m.def("round_to_steps", &round_to_steps);
     m.def("add_rate_gradient", &add_rate_gradient);
 }

@@ -330,6 +330,7 @@ class PyramidModel:
             first.copy_(first.double() @ torch.from_numpy(from_latents).T)
         else:
             self.basis = torch.from_numpy(from_latents.astype(np.float32)).to(self.device)
+        self.basis_transposed = None if self.basis is None else self.basis.T.contiguous()
         self.mlp = [Moments.of(array.to(self.device)) for array in layers]
         self.weight_quantizers = [_weight_quantizer(moments.values) for moments in self.mlp]
         latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
@@ -405,14 +406,11 @@ class PyramidModel:
         self.touched.zero_()
 
     def _take_gradients(self) -> None:
-        """Move what the volume got to the finest levels. Each voxel has a row of its own, and a step touches few of them."""
-        rows = self.touched.view(-1)[self.voxels].nonzero()[:, 0]
-        voxels = self.voxels[rows]
-        of_density, of_features = self.gradients.density.view(-1, 1), self.gradients.features.view(-1, self.field.n_channels)
-        of_latents = of_features[voxels] if self.basis is None else of_features[voxels] @ self.basis.T
-        self.density.levels[0].gradient.index_copy_(0, rows, of_density[voxels])
-        self.latents.levels[0].gradient.index_copy_(0, rows, of_latents)
-        of_density[voxels], of_features[voxels] = 0, 0
+        """Move what the volume got to the finest levels."""
+        kinds = ((self.gradients.density, self.density, None), (self.gradients.features, self.latents, self.basis_transposed))
+        for gradient, channels, matrix in kinds:
+            rows = channels.levels[0].gradient
+            self.kernels.move_gradients(gradient.view(-1, rows.shape[1]), self.voxels, self.touched.view(-1), matrix, rows)
 
     def _named(self) -> list[tuple[str, Moments]]:
         return [

@@ -29,6 +29,9 @@ CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
 
+SHARE_OF_SAVES = 0.05
+"""Of a long run's time, at most, go to its checkpoints: those of the largest fields are a gigabyte."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -205,12 +208,12 @@ class Checkpoint:
     Args:
       path: the file; whoever keeps the result removes it then.
       fingerprint: from `fingerprint`; a checkpoint with another one is refused.
-      seconds: between two saves.
+      seconds: between two saves, and more where a save takes longer than `SHARE_OF_SAVES` of that; 0 saves at every chance.
     """
 
     def __init__(self, path: Path, fingerprint: str, *, seconds: float = 30.0) -> None:
         self.path, self.fingerprint, self.seconds = path, fingerprint, seconds
-        self._last = time.monotonic()
+        self._due = time.monotonic() + seconds
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """What was saved last, or None if nothing was.
@@ -227,12 +230,14 @@ class Checkpoint:
 
     def save_if_due(self, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
         """Save what `collect` returns (arrays and JSON-able state) if the last save is long enough ago."""
-        if time.monotonic() - self._last >= self.seconds:
+        begun = time.monotonic()
+        if begun >= self._due:
             self.save(*collect())
+            ended = time.monotonic()
+            self._due = ended + (self.seconds and max(self.seconds, (ended - begun) / SHARE_OF_SAVES))
 
     def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
         save_arrays(self.path, arrays, {"format": CHECKPOINT_FORMAT, "fingerprint": self.fingerprint, "state": state})
-        self._last = time.monotonic()
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -136,6 +136,10 @@ def lower_gradient(fine: Array, coarse: Array, children: Children) -> None:
     _native.lower_gradient(fine, coarse, children.first, children.child, children.share)
 
 
+def move_gradients(gradient: Array, voxels: Array, touched: Array, matrix: Array | None, row_gradient: Array) -> None:
+    _native.move_gradients(gradient, voxels, touched, matrix, row_gradient)
+
+
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
     _native.round_to_steps(values, steps, dead_zone, rounded)
 

@@ -497,6 +497,27 @@ def lower_gradient(fine: Array, coarse: Array, children: Children) -> None:
 
 
 @torch.no_grad()
+def move_gradients(gradient: Array, voxels: Array, touched: Array, matrix: Array | None, row_gradient: Array) -> None:
+    """Move the gradients of touched voxels to rows of their own, in place.
+
+    For every i whose voxel v = voxels[i] is touched: row_gradient[i] = gradient[v] @ matrix, then gradient[v] = 0.
+
+    Args:
+      gradient: [V,C].
+      voxels: [N] int64, flat numbers of voxels, each once.
+      touched: [V] uint8.
+      matrix: [C,C], the identity if None.
+      row_gradient: [N,C], written.
+    """
+    from_voxel, into = writable(gradient, "gradient"), writable(row_gradient, "row_gradient")
+    number = tensor_of(voxels)
+    row = torch.nonzero(tensor_of(touched)[number]).squeeze(1)
+    moved = from_voxel[number[row]]
+    into.index_copy_(0, row, moved if matrix is None else moved @ tensor_of(matrix))
+    from_voxel[number[row]] = 0
+
+
+@torch.no_grad()
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
     """Round to the nearest step, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
 
