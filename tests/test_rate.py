@@ -23,7 +23,7 @@ from vqrf.pyramid import PyramidField
 from vqrf.rate import (
     DENSITY_ABOVE,
     DENSITY_BELOW,
-    DENSITY_UNITS,
+    SUITED,
     PyramidModel,
     RateConfig,
     compress_pyramid,
@@ -117,7 +117,7 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     make: Callable[[RadianceField], RadianceField], ball_field: RadianceField
 ) -> None:
     field = make(ball_field)
-    importance, config = seen_of(field), replace(FINE, density_step=FINE.density_step / DENSITY_UNITS[field.activation])
+    importance, config = seen_of(field), replace(FINE, density_step=FINE.density_step / SUITED[field.activation].density_unit)
     model = PyramidModel(field, importance, config)
     assert_shows_what_the_file_holds(model)
     packed = model.pack()
@@ -177,9 +177,19 @@ def test_a_field_whose_colour_depends_on_nothing_is_still_a_field(ball_field: Ra
 def test_voxels_stay_that_carry_the_share_that_is_asked_for(
     model: PyramidModel, importance: np.ndarray, trained: RadianceField
 ) -> None:
-    np.testing.assert_array_equal(model.partition != PRUNED, carrying(spread_out(importance), TINY_RATE.prune))
+    np.testing.assert_array_equal(model.partition != PRUNED, carrying(spread_out(importance), TINY_RATE.kept_share(trained)))
     fewer = PyramidModel(trained, importance, replace(TINY_RATE, prune=0.9))
     assert (fewer.partition != PRUNED).sum() < (model.partition != PRUNED).sum()
+
+
+@pytest.mark.parametrize(("given", "of_softplus", "of_relu"), [(None, 0.996, 0.999), (0.9, 0.9, 0.9)])
+def test_unless_told_otherwise_a_relu_keeps_more(
+    given: float | None, of_softplus: float, of_relu: float, importance: np.ndarray, trained: RadianceField
+) -> None:
+    for activation, share in (("softplus", of_softplus), ("relu", of_relu)):
+        field = replace(trained, activation=activation)
+        packed = PyramidModel(field, importance, replace(TINY_RATE, prune=given)).pack()
+        np.testing.assert_array_equal(packed.partition != PRUNED, carrying(spread_out(importance), share))
 
 
 def test_tuning_wins_back_quality_and_a_dearer_bit_makes_a_smaller_file(

@@ -108,7 +108,7 @@ class Compress:
     profile: Literal["exact", "web"] = "exact"
     """exact: colours by the field's own network; web: by spherical harmonics, which a browser shades fast."""
     prune: float | None = None
-    """Share of the importance that the voxels which stay carry."""
+    """Share of the importance that the voxels which stay carry; if not given the preset's, and of compact more with a ReLU."""
     keep: float | None = None
     """Share of the importance whose voxels keep features of their own. Not of compact."""
     codes: int | None = None
@@ -295,11 +295,11 @@ def describe_result(job: Job, config: Config, after: Evaluation, before: Evaluat
     from vqrf.compress import CompressConfig
 
     exact, fast = round(before.psnr, 4), round(after.psnr, 4)
-    dials: dict[str, Any] = {"profile": config.profile, "prune": round(config.prune, 6)}
+    dials: dict[str, Any] = {"profile": config.profile}
     if isinstance(config, CompressConfig):
-        dials["keep"] = round(config.keep, 6)
+        dials |= {"prune": round(config.prune, 6), "keep": round(config.keep, 6)}
     else:
-        dials["bit_price"] = float(f"{config.bit_price:.4e}")
+        dials |= {"prune": round(config.kept_share(job.field), 6), "bit_price": float(f"{config.bit_price:.4e}")}
     web = {"fast": {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}} if config.profile == "web" else {}
     return {
         "generator": f"vqrf {__version__}",

@@ -55,8 +55,25 @@ from vqrf.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threa
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
 
-DENSITY_UNITS = {"softplus": 1.0, "relu": 0.13}
-"""What the step and the rate of densities are in units of, by the field's activation: before a ReLU, values are smaller."""
+
+@dataclass(frozen=True)
+class Suited:
+    """What suits fields by the activation of their density.
+
+    Attributes:
+      density_unit: what the step and the rate of densities are in units of: before a ReLU, values are smaller.
+      fineness: share of the steps of density and latents that is taken.
+      kept_share: of the importance, what the voxels carry that are not pruned, if the settings do not say.
+    """
+
+    density_unit: float
+    fineness: float
+    kept_share: float
+
+
+SUITED = {"softplus": Suited(1.0, 1.0, 0.996), "relu": Suited(0.13, 0.58, 0.999)}
+"""A ReLU leaves much that is faint, and pruning it costs more. Where a bit costs a third (`HARMONICS_PRICE`) the steps that go
+with it are 1/sqrt(3): at high rates the price of a bit is as the square of the step (docs/log.md)."""
 
 SENSITIVITY_DRAWS = 20000
 FLATTEST = 1e-4
@@ -93,10 +110,9 @@ class RateConfig:
     Attributes:
       bit_price: mean squared error (of colours in 0..1) that one bit may cost; of harmonics, `HARMONICS_PRICE` of it.
       warm_price, warm_steps: the price of the stage before, and its steps.
-      prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1.
+      prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1; `SUITED` if None.
       n_levels: of the pyramid, above the lattice's own, 0..8.
-      density_step: of raw density.
-      feature_step: of a latent, as the rms change of a colour.
+      density_step, feature_step: of raw density, and of a latent as the rms change of a colour; `SUITED` scales them.
       dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
       steps: of tuning, each of `rays_per_step` rays.
       rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
@@ -106,7 +122,7 @@ class RateConfig:
 
     bit_price: float = 2.1e-10
     warm_price: float = 3.5e-10
-    prune: float = 0.996
+    prune: float | None = None
     n_levels: int = 4
     density_step: float = 0.5
     feature_step: float = 0.02
@@ -124,7 +140,7 @@ class RateConfig:
     by_surroundings: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.prune <= 1:
+        if self.prune is not None and not 0 < self.prune <= 1:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
         if not 0 <= self.n_levels <= MAX_LEVELS:
             raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
@@ -140,6 +156,10 @@ class RateConfig:
             raise ValueError(f"steps: expected 0 or more, got {self.steps}, {self.warm_steps} and {self.bake_steps}")
         if self.profile not in get_args(Profile):
             raise ValueError(f"profile: expected exact or web, got {self.profile}")
+
+    def kept_share(self, field: RadianceField) -> float:
+        """`prune`, or what is usual for the field."""
+        return SUITED[field.activation].kept_share if self.prune is None else self.prune
 
     def warmed(self) -> RateConfig:
         """The settings of the stage `warm`, which are the same for every price."""
@@ -274,7 +294,7 @@ class PyramidModel:
         self.field, self.config, self.device = field, config, device
         self.kernels = select(device)
         self.losses = config.losses
-        occupied = carrying(spread_out(importance), config.prune)
+        occupied = carrying(spread_out(importance), config.kept_share(field))
         if not occupied.any():  # a field that no ray meets is still a field
             occupied[0, 0, 0] = True
         self.partition = np.where(occupied, CODED, PRUNED).astype(np.uint8)
@@ -322,7 +342,8 @@ class PyramidModel:
         field, config = self.field, self.config
         features = torch.from_numpy(field.features[occupied])
         weights = importance if importance.sum() > 0 else np.ones(len(importance))
-        to_latents, from_latents = latent_basis(field, features, weights, config.feature_step, seed)
+        suited = SUITED[field.activation]
+        to_latents, from_latents = latent_basis(field, features, weights, suited.fineness * config.feature_step, seed)
         layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
         self.basis: Tensor | None = None
         if layers and not field.feature_frequencies:  # the first layer takes the latents as they are
@@ -335,10 +356,11 @@ class PyramidModel:
         self.weight_quantizers = [_weight_quantizer(moments.values) for moments in self.mlp]
         latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
         density = torch.from_numpy(field.density[occupied][:, None])
-        unit, share = DENSITY_UNITS[field.activation], 1.0 if layers else HARMONICS_RATES
+        unit, share = suited.density_unit, 1.0 if layers else HARMONICS_RATES
         density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
-        self.density = self._channels(density, one * unit * config.density_step, share * unit * config.rate_density)
+        step = unit * suited.fineness * config.density_step
+        self.density = self._channels(density, one * step, share * unit * config.rate_density)
         self.latents = self._channels(latents, one.repeat(latents.shape[1]), share * config.rate_features)
 
     def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
