@@ -245,6 +245,14 @@ def test_published_points_are_those_of_the_scene() -> None:
     assert bench.anchors_of("built-in scene") == []
 
 
+def test_a_table_into_a_pipe_has_its_rows_on_lines_of_their_own_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [("lego " * 20, str(10**30)), ("chair", "1")]
+    cli_bench.print_table(("scene", "bytes"), lines, n_words=1)
+    heads, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heads == ["scene", "bytes"]
+    assert rows == [" ".join(line).split() for line in lines]
+
+
 # The verb
 
 

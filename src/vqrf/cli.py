@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from vqrf import cli_view
@@ -44,6 +43,7 @@ from vqrf.terminal import (
     load_like,
     load_run,
     named,
+    print_whole,
     read_bytes,
     say,
     step_bars,
@@ -147,7 +147,7 @@ class Info:
             if name == "sections":
                 value = ", ".join(f"{section} {size}" for section, size in value.items())
             table.add_row(name.replace("_", " "), str(value))
-        Console().print(table)
+        print_whole(table)
 
 
 @dataclass(frozen=True)

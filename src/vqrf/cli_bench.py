@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from vqrf.bitstream import decode, encode
@@ -23,7 +22,7 @@ from vqrf.interop import TensorfField, import_tensorf, load_tensorf
 from vqrf.kernels import has_native
 from vqrf.scene import Scene
 from vqrf.storage import Checkpoint, checksum, fingerprint
-from vqrf.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, load_like, load_run, say
+from vqrf.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, load_like, load_run, print_whole, say
 
 if TYPE_CHECKING:
     from vqrf.alternatives import PruneConfig
@@ -242,13 +241,14 @@ def print_tables(rows: list[Row], differences: list[dict[str, Any]]) -> None:
 
 
 def print_table(heads: Sequence[str], lines: Sequence[Sequence[str]], n_words: int) -> None:
-    """Lines below their heads, all columns but the first `n_words` to the right."""
+    """Lines below their heads, all columns but the first `n_words` to the right. Nothing is cut off."""
     table = Table(*heads, box=None)
-    for column in table.columns[n_words:]:
-        column.justify = "right"
+    for number, column in enumerate(table.columns):
+        column.overflow = "fold"
+        column.justify = "left" if number < n_words else "right"
     for line in lines:
         table.add_row(*line)
-    Console().print(table)
+    print_whole(table)
 
 
 def size_of(n_bytes: int) -> tuple[str, str]:

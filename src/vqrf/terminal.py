@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from vqrf.bitstream import decode, sections
@@ -34,6 +35,8 @@ FIELD_FILE = "field.safetensors"
 FACTORS_FILE = "tensorf.th"
 """Beside it, where the voxels were learnt as factors: a checkpoint of TensoRF."""
 METRICS_STEPS = 100
+WIDEST_TABLE = 1000
+"""Characters, more than any table has."""
 
 
 class UsageError(ValueError):
@@ -143,6 +146,12 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed or 0:.1f}/s", style="cyan")
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as the terminal, or, into a file or a pipe, with each row on a line."""
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDEST_TABLE)).print(table)
 
 
 Advance = Callable[[int, str], None]
