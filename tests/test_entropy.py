@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,17 +22,18 @@ from vqrf.kernels import has_native
 from vqrf.pyramid import build_nodes
 
 
-def load_generator() -> ModuleType:
-    """The script that writes the conformance files; it makes the fields that are tested here."""
-    path = Path(__file__).parent.parent / "conformance" / "generate.py"
-    spec = importlib.util.spec_from_file_location("generate", path)
+def load_script(name: str) -> ModuleType:
+    """A script of the repository that is in no package."""
+    path = Path(__file__).parents[1] / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-generate = load_generator()
+generate = load_script("conformance/generate.py")
+codec = load_script("benchmarks/codec.py")
 needs_native = pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
 
 symbols = st.lists(
@@ -224,50 +227,25 @@ def test_walks_decode_what_they_encoded(data: st.DataObject) -> None:
 # ------------------------------------------------------------------------------------------------- pyramids
 
 
-class Listening(Encoder):
-    """An encoder that remembers every bit and what its model thought of it."""
-
-    def __init__(self, n_contexts: int) -> None:
-        super().__init__(n_contexts)
-        self.heard: list[tuple[int, int]] = []
-
-    def _narrow(self, probability: int, bit: int) -> None:
-        self.heard.append((probability, bit))
-        super()._narrow(probability, bit)
-
-
 @pytest.fixture(scope="module")
-def heard() -> list[tuple[int, bytes, list[tuple[int, int]]]]:
-    """(values, bytes, bits) of each level of a pyramid that is neither small nor simple."""
+def streams() -> list[Any]:
+    """Of each level of a pyramid that is neither small nor simple: what the benchmark hears its coder write."""
     field = generate.make_pyramid(7, (40, 36, 44), n_levels=3, n_latents=6)
-    levels, above = [], None
-    for nodes, values in zip(field.nodes()[::-1], field.coefficients, strict=True):
-        encoder = Listening(entropy.level_contexts(values.shape[1]))
-        above = entropy.code_level(encoder, nodes, above, values.copy())
-        levels.append((values.size, encoder.finish(), encoder.heard))
-    assert [data for _, data, _ in levels] == entropy.encode_levels(field.partition, field.coefficients)
-    return levels
+    streams: list[Any] = codec.listen(field)
+    assert [stream.data for stream in streams] == entropy.encode_levels(field.partition, field.coefficients)
+    assert all(len(stream.heard) > stream.n_values / 3 for stream in streams)
+    return streams
 
 
-Heard = list[tuple[int, bytes, list[tuple[int, int]]]]
+def test_levels_are_within_half_a_percent_of_their_models_own_code_length(streams: list[Any]) -> None:
+    for stream in streams:
+        assert len(stream.data) <= 1.005 * stream.ideal_bytes() + 4
 
 
-def test_levels_are_within_half_a_percent_of_their_models_own_code_length(heard: Heard) -> None:
-    for n_values, data, bits in heard:
-        p = np.array(bits, float)
-        ideal = -np.log2(np.where(p[:, 1] == 1, p[:, 0], 32768 - p[:, 0]) / 32768).sum()
-        assert len(bits) > n_values / 3
-        assert 8 * len(data) <= 1.005 * ideal + 32
-
-
-def test_levels_are_not_above_constrictions_size_for_the_same_probabilities(heard: Heard) -> None:
-    constriction = pytest.importorskip("constriction", reason="constriction, the size oracle, is not installed")
-    family = constriction.stream.model.Bernoulli(perfect=False)
-    for _, data, bits in heard:
-        oracle = constriction.stream.queue.RangeEncoder()
-        chances, values = np.array([p for p, _ in bits]) / 32768, np.array([bit for _, bit in bits], np.int32)
-        oracle.encode(values, family, chances)
-        assert len(data) <= 1.005 * 4 * len(oracle.get_compressed()) + 4
+def test_levels_are_not_above_constrictions_size_for_the_same_probabilities(streams: list[Any]) -> None:
+    pytest.importorskip("constriction", reason="constriction, the size oracle, is not installed")
+    for stream in streams:
+        assert len(stream.data) <= 1.005 * stream.constriction_bytes() + 4
 
 
 def test_the_contexts_of_levels_beat_order_0_where_coefficients_gather() -> None:
