@@ -1,12 +1,13 @@
 """Write the conformance files: `python conformance/generate.py`. Same seeds, same bytes, on every machine.
 
-`valid/NAME.vqrf` decodes to the arrays of `valid/NAME.npz` (see `arrays_of` for their names).
-`invalid/NAME.vqrf` is refused, with the section, offset and reason that `invalid/expected.json` gives. Any
-decoder of FORMAT.md may be held against them.
+`valid/NAME.vqrf` decodes to the arrays of `valid/NAME.npz`, `truncated/NAME.vqrf` to those of `truncated/NAME.npz` where a file
+that is cut off is asked for. `invalid/NAME.vqrf` is refused, with the section, offset and reason that `invalid/expected.json`
+gives. FORMAT.md section 11 says what the arrays are, and any decoder may be held against them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from vqrf import bitstream, entropy
 from vqrf.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
-from vqrf.compressed import CODED, KEPT, PRUNED
+from vqrf.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, canonical_json
 from vqrf.geometry import Lattice
 from vqrf.kernels import Activation, Shading
 from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
@@ -172,6 +173,25 @@ def smallest_pyramid() -> PyramidField:
     )
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """Metadata in which something has so many objects and lists around."""
+    value: Any = 1
+    for _ in range(depth - 1):
+        value = [value]
+    return {"nested": value}
+
+
+METADATA: dict[str, Any] = {
+    "escapes": '"\\\b\f\n\r\t\0\x1f\x7f/\u00e9\u2028\ud800\U0001f600',
+    "\uffee": "its key is less than the next by code points, but not by UTF-16 units",
+    "\U0001f600": [True, False, None, {}, []],
+    "integers": [0, -1, 2**53 + 1, -(10**30)],
+    "floats": [0.0, -0.0, 0.1, 1e15, 1e16, 1e-4, 1e-5, 123456789.125, 5e-324, 1.7976931348623157e308],
+    **nested(MAX_METADATA_DEPTH),
+}
+"""What metadata may be."""
+
+
 AnyField = TypeVar("AnyField", CompressedField, PyramidField)
 
 
@@ -212,6 +232,8 @@ def valid_fields() -> dict[str, CompressedField]:
         "harmonics2": make_field(10, (7, 5, 6), n_channels=27, n_codewords=9, widths=[], shading="sh"),
         "plenoxels": make_field(11, (6, 8, 7), n_channels=27, n_codewords=12, widths=[], shading="sh_relu", activation="relu"),
         "frequencies": make_field(12, (6, 8, 7), n_channels=27, n_codewords=12, feature_frequencies=2),
+        "codewords_256": make_field(13, (9, 8, 10), n_channels=3, n_codewords=256, widths=[]),
+        "metadata": replace(make_field(14, (4, 4, 4), n_channels=3, n_codewords=2, widths=[]), metadata=METADATA),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 
@@ -232,16 +254,31 @@ def valid_pyramids() -> dict[str, PyramidField]:
     }
 
 
-def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
-    """What a decoder is expected to give: tables as stored, and their real values in float32.
+def values_of(field: PyramidField) -> dict[str, NDArray[np.float32]]:
+    """What a pyramid's coefficients add up to, by FORMAT.md section 4, place by place and in float64."""
+    shapes = [field.partition.shape]
+    for _ in field.coefficients[1:]:
+        shapes.insert(0, tuple(side // 2 + 1 for side in shapes[0]))
+    above: dict[tuple[int, ...], NDArray[np.float64]] = {}
+    for shape, level, nodes in zip(shapes, field.coefficients, field.nodes()[::-1], strict=True):
+        assert nodes.selected.shape == shape
+        values = {}
+        for place, row in zip(np.argwhere(nodes.selected).tolist(), level * field.steps.astype(np.float64), strict=True):
+            parents = [tuple((i + b) // 2 for i, b in zip(place, p, strict=True)) for p in np.ndindex(2, 2, 2)]
+            values[tuple(place)] = row + sum(above[parent] for parent in parents) / 8 if above else row
+        above = values
+    rows = np.array(list(above.values())).reshape(len(above), len(field.steps))
+    features = rows[:, 1:] if field.basis is None else rows[:, 1:] @ field.basis.astype(np.float64)
+    return {"density": rows[:, 0].astype(np.float32), "features": features.astype(np.float32)}
 
-    Of a pyramid, level l is `LEVl` [N_l, 1 + Z] int16; there are `steps`, and `basis` where the file has one.
-    """
+
+def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
+    """What a decoder is expected to give: FORMAT.md section 11."""
     out: dict[str, NDArray[Any]] = {
         "lo": np.array(field.lattice.lo),
         "hi": np.array(field.lattice.hi),
         "constants": np.array(field.constants.values(), np.float32),
-        "metadata": np.frombuffer(json.dumps(field.metadata, sort_keys=True).encode(), np.uint8),
+        "metadata": np.frombuffer(canonical_json(field.metadata), np.uint8),
         "partition": field.partition,
         "shading": np.array([bitstream.number_of_shading(field)], np.uint16),
         "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint16),
@@ -251,6 +288,7 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
     tables: dict[str, Table] = {}
     if isinstance(field, PyramidField):
         out |= {f"LEV{number}": level for number, level in enumerate(field.coefficients[::-1])}
+        out |= values_of(field)
         out |= {"steps": field.steps} if field.basis is None else {"steps": field.steps, "basis": field.basis}
     else:
         out["codes"] = field.codes
@@ -289,6 +327,11 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
 def edit(data: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
     """The file with the bytes of one section changed and the checksums made right again."""
     return seal([(row, change(body) if row[:4] == name.encode() else body) for row, body in split(data)])
+
+
+def other_end(stream: bytes) -> bytes:
+    """The same symbols, by a number of the last interval that is not its lower end."""
+    return stream[:-1] + bytes([stream[-1] + 1])
 
 
 def edit_rows(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
@@ -353,6 +396,7 @@ def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
         "length_too_great": ("header", "sum of its parts", with_header(good, 16, "Q", len(good) + 1)),
         "length_overflow": ("header", "sum", edit_rows(good, put_row("DENS", 8, "Q", 2**64 - 8))),
         "section_checksum": ("KEPT", "checksum", good[:-1] + bytes([good[-1] ^ 1])),
+        "unknown_checksum": ("XTRA", "checksum", ancillary(good).replace(b"whatever", b"whichever"[1:])),
         "unknown_critical": ("XTRA", "unknown critical", seal([*parts, critical])),
         "name_not_ascii": ("header", "four capital letters", edit_rows(good, put_row("META", 0, "I", 7))),
         "twice": ("KEPT", "twice or out of order", seal([*parts, parts[-1]])),
@@ -368,15 +412,23 @@ def bad_containers(good: bytes) -> dict[str, tuple[str, str, bytes]]:
     }
 
 
-def bad_sections(good: bytes, logits: bytes, encoded: bytes) -> dict[str, tuple[str, str, bytes]]:
-    """Files with all lengths and checksums right and something else wrong; `logits` has no layers and `encoded` frequencies."""
+def bad_sections(good: bytes, logits: bytes, encoded: bytes, narrow: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files with all lengths and checksums right and something else wrong.
+
+    Args:
+      logits: a good file without layers.
+      encoded: one with frequencies of the features.
+      narrow: one with a single channel.
+    """
     nan = float("nan")
     partition = np.full((2, 3, 5), CODED, np.uint8)
     too_high = entropy.encode_codes(partition, 4, np.full(30, 3, np.int32))
+    too_deep = json.dumps(nested(MAX_METADATA_DEPTH + 1), separators=(",", ":")).encode()
     infinite = entropy.encode_tables([np.full((3, 12), 0x7C00, np.uint16)], True)
     no_layers = struct.pack("<HH", 0, 0) + bytes(4)
     return {
         "bomb": ("HEAD", "voxels, the limit", edit(good, "HEAD", put(48, "3I", 4096, 4096, 4096))),
+        "voxels_many": ("HEAD", "voxels, the limit", edit(good, "HEAD", put(48, "3I", 2049, 1024, 1024))),
         "side_of_one": ("HEAD", "side 1 is outside", edit(good, "HEAD", put(52, "I", 1))),
         "side_too_great": ("HEAD", "side 4097", edit(good, "HEAD", put(48, "I", 4097))),
         "no_channels": ("HEAD", "channel count 0", edit(good, "HEAD", put(60, "I", 0))),
@@ -395,10 +447,19 @@ def bad_sections(good: bytes, logits: bytes, encoded: bytes) -> dict[str, tuple[
         "metadata_twice": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":1,"a":1}')),
         "metadata_list": ("META", "canonical JSON", edit(good, "META", lambda body: b"[1]")),
         "metadata_deep": ("META", "canonical JSON", edit(good, "META", lambda body: b"[" * 9000)),
+        "metadata_nested": ("META", "canonical JSON", edit(good, "META", lambda body: too_deep)),
+        "metadata_empty": ("META", "canonical JSON", edit(good, "META", lambda body: b"{}")),
+        "metadata_order": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"\\ud83d\\ude00":1,"\\uffee":2}')),
+        "metadata_hex": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":"\\u00E9"}')),
+        "metadata_escape": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":"\\u000a"}')),
+        "metadata_delete": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":"\x7f"}')),
+        "metadata_number": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":1e5}')),
+        "metadata_digits": ("META", "canonical JSON", edit(good, "META", lambda body: b'{"a":' + b"1" * 4301 + b"}")),
         "scale_nan": ("DENS", "not finite", edit(good, "DENS", put(4, "f", nan))),
         "density_reserved": ("DENS", "reserved", edit(good, "DENS", put(2, "H", 1))),
         "density_is_float": ("DENS", "levels of voxels", edit(good, "DENS", put(0, "BB", 0, 0))),
         "density_by_column": ("DENS", "mode 2", edit(good, "DENS", put(0, "BB", 1, 2))),
+        "scales_of_one_column": ("KEPT", "mode 2", edit(narrow, "KEPT", put(0, "BB", 1, 2))),
         "table_type": ("BOOK", "type 3", edit(good, "BOOK", put(0, "BB", 3, 1))),
         "table_cut": ("KEPT", "own header", edit(good, "KEPT", lambda body: body[:9])),
         "float_infinite": ("BOOK", "not finite", edit(good, "BOOK", lambda body: body[:4] + infinite)),
@@ -422,28 +483,47 @@ def bad_sections(good: bytes, logits: bytes, encoded: bytes) -> dict[str, tuple[
         "counts": ("PART", "the head says 29 and 1", edit_counts(good)),
         "stream_short": ("CODE", "damaged", edit(good, "CODE", lambda body: body[:-1])),
         "stream_long": ("CODE", "damaged", edit(good, "CODE", lambda body: body + b"\0")),
-        "stream_other_end": ("PART", "damaged", edit(good, "PART", lambda body: body[:-1] + b"\1")),
+        "stream_other_end": ("PART", "damaged", edit(good, "PART", other_end)),
         "stream_of_ones": ("CODE", "damaged", edit(good, "CODE", lambda body: b"\xff" * len(body))),
         "stream_empty": ("CODE", "damaged", edit(good, "CODE", lambda body: b"")),
         "code_too_high": ("CODE", "codebook size", edit(good, "CODE", lambda body: too_high)),
     }
 
 
-def bad_pyramids(good: bytes, codebook: bytes) -> dict[str, tuple[str, str, bytes]]:
+class Insisting(entropy.Encoder):
+    """An encoder that says of a node with nothing around that a latent differs from 0, whether one does or not."""
+
+    def bit(self, context: int, value: int) -> int:
+        return super().bit(context, 1 if context == 0 else value)
+
+
+def latents_in_vain() -> bytes:
+    """LEV0 of a pyramid like the smallest, whose node has latents, all of them 0."""
+    field = smallest_pyramid()
+    coder = Insisting(entropy.level_contexts(4))
+    with contextlib.suppress(entropy.Damaged):
+        entropy.code_level(coder, field.nodes()[0], None, np.array([[17, 0, 0, 0]], np.int16))
+    return coder.finish()
+
+
+def bad_pyramids(good: bytes, codebook: bytes, smallest: bytes) -> dict[str, tuple[str, str, bytes]]:
     """Files of pyramids with something wrong.
 
     Args:
       good: a pyramid of levels 8 to 0 without a basis.
       codebook: a good file of the other kind.
+      smallest: that of `smallest_pyramid`.
     """
     parts, other = split(good), {row[:4]: (row, body) for row, body in split(codebook)}
     levels = parts[-9:]
+    two_lengths = lambda row: put_row("LEV3", 16, "Q", 66)(put_row("LEV1", 16, "Q", 66)(row))  # noqa: E731
     some_nan = struct.pack("<HH4f9f", 3, 1, *[1.0] * 4, *[float("nan")] * 9)
     return {
         "pyramid_with_codes": ("CODE", "does not belong", seal([*parts[:5], other[b"CODE"], *levels])),
         "pyramid_with_codebook": ("BOOK", "does not belong", seal([*parts[:3], other[b"BOOK"], *parts[3:]])),
         "codebook_with_level": ("LEV0", "does not belong", seal([*split(codebook), levels[-1]])),
         "codebook_with_steps": ("STEP", "does not belong", seal([*split(codebook)[:4], parts[3], *split(codebook)[4:]])),
+        "pyramid_with_codes_for_steps": ("STEP", "missing", seal([*parts[:3], *parts[4:5], other[b"CODE"], *levels])),
         "pyramid_without_steps": ("STEP", "missing", seal([*parts[:3], *parts[4:]])),
         "pyramid_without_levels": ("LEV0", "missing", seal(parts[:-9])),
         "pyramid_level_missing": ("LEV8", "does not belong", seal([*parts[:-3], *parts[-2:]])),
@@ -465,6 +545,9 @@ def bad_pyramids(good: bytes, codebook: bytes) -> dict[str, tuple[str, str, byte
         "steps_infinite": ("STEP", "not finite", edit(good, "STEP", put(4, "f", float("inf")))),
         "level_raw_length": ("LEV0", "raw length is 238", edit_rows(good, put_row("LEV0", 16, "Q", 238))),
         "level_raw_length_above": ("LEV3", "raw length is 66", edit_rows(good, put_row("LEV3", 16, "Q", 66))),
+        "level_raw_lengths": ("LEV3", "raw length is 66", edit_rows(good, two_lengths)),
+        "level_latents_none": ("LEV0", "damaged", edit(smallest, "LEV0", lambda body: latents_in_vain())),
+        "level_other_end": ("LEV0", "damaged", edit(smallest, "LEV0", other_end)),
         "level_short": ("LEV2", "damaged", edit(good, "LEV2", lambda body: body[:-1])),
         "level_long": ("LEV0", "damaged", edit(good, "LEV0", lambda body: body + b"\0")),
         "level_empty": ("LEV8", "damaged", edit(good, "LEV8", lambda body: b"")),
@@ -508,8 +591,28 @@ def ancillary(data: bytes) -> bytes:
     return seal([parts[0], extra, *parts[1:]])
 
 
+def cut_off(field: PyramidField) -> dict[str, tuple[bytes, PyramidField]]:
+    """Beginnings of a pyramid's file, and what they show: the levels that are not there whole are zeros."""
+    data = encode(field)
+    *_, finest = levels = [at for name, at, _ in bitstream.sections(data) if name in bitstream.LEVELS]
+    ends = {"coarsest_level": levels[1], "within_a_level": levels[2] - 1, "but_one_byte": len(data) - 1}
+    assert levels[1] < levels[2] - 1 < finest
+    shown = {}
+    for name, end in ends.items():
+        whole = [at <= end for at in [*levels[1:], len(data)]]
+        seen = [level if here else 0 * level for level, here in zip(field.coefficients, whole, strict=True)]
+        shown[name] = (data[:end], replace(field, coefficients=tuple(seen)))
+    return shown
+
+
+def write(folder: Path, files: dict[str, tuple[bytes, CompressedField | PyramidField]]) -> None:
+    for name, (data, field) in files.items():
+        (folder / f"{name}.vqrf").write_bytes(data)
+        np.savez_compressed(folder / f"{name}.npz", **arrays_of(field))
+
+
 def main() -> None:
-    for folder in ("valid", "invalid"):
+    for folder in ("valid", "truncated", "invalid"):
         (HERE / folder).mkdir(exist_ok=True)
         for old in (HERE / folder).iterdir():
             old.unlink()
@@ -517,12 +620,13 @@ def main() -> None:
     files = {name: (encode(field), field) for name, field in fields.items()}
     good, field = files["all_coded"]
     files["unknown_ancillary"] = (ancillary(good), field)
-    for name, (data, field) in files.items():
-        (HERE / "valid" / f"{name}.vqrf").write_bytes(data)
-        np.savez_compressed(HERE / "valid" / f"{name}.npz", **arrays_of(field))
+    files["later_minor_version"] = (with_header(good, 10, "H", 7), field)
+    write(HERE / "valid", files)
+    write(HERE / "truncated", dict(cut_off(valid_pyramids()["pyramid"])))
     expected, wrong = {}, []
-    bad = {**bad_containers(good), **bad_sections(good, files["all_pruned"][0], files["frequencies"][0])}
-    bad |= bad_pyramids(files["pyramid_all_coded"][0], good)
+    others = (files[name][0] for name in ("all_pruned", "frequencies", "widest_codebook"))
+    bad = {**bad_containers(good), **bad_sections(good, *others)}
+    bad |= bad_pyramids(files["pyramid_all_coded"][0], good, files["pyramid_smallest"][0])
     for name, (section, reason, data) in bad.items():
         (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)
         try:

@@ -34,6 +34,7 @@ from vqrf.bitstream import (
     verify,
 )
 from vqrf.geometry import Lattice
+from vqrf.pyramid import PyramidField
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
 TINY = (2, 3, 5)
@@ -215,13 +216,28 @@ def test_behind_the_checksums_both_decoders_say_the_same_of_any_damage(data: st.
         assert verify(bad) == core
 
 
-@pytest.mark.parametrize("path", sorted((CONFORMANCE / "valid").glob("*.vqrf")), ids=lambda path: path.stem)
-def test_valid_conformance_files_decode_to_their_arrays(path: Path, coder: str) -> None:
-    found = generate.arrays_of(verify(path.read_bytes()))
+def check_arrays(field: CompressedField | PyramidField, path: Path) -> None:
+    """A decoded field is what the arrays beside its file say, to the bit; sums of a pyramid's levels nearly."""
+    found = generate.arrays_of(field)
     with np.load(path.with_suffix(".npz")) as expected:
         assert sorted(expected) == sorted(found)
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name], strict=True)
+        if isinstance(field, PyramidField):
+            for values, name in zip(field.voxel_values(), ("density", "features"), strict=True):
+                np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max(initial=0))
+
+
+@pytest.mark.parametrize("path", sorted((CONFORMANCE / "valid").glob("*.vqrf")), ids=lambda path: path.stem)
+def test_valid_conformance_files_decode_to_their_arrays(path: Path, coder: str) -> None:
+    check_arrays(verify(path.read_bytes()), path)
+
+
+@pytest.mark.parametrize("path", sorted((CONFORMANCE / "truncated").glob("*.vqrf")), ids=lambda path: path.stem)
+def test_conformance_files_that_are_cut_off_show_what_is_there_when_asked_for(path: Path, coder: str) -> None:
+    with pytest.raises(BitstreamError, match="truncated"):
+        decode(path.read_bytes())
+    check_arrays(decode(path.read_bytes(), truncated=True), path)
 
 
 EXPECTED = json.loads((CONFORMANCE / "invalid" / "expected.json").read_text())
@@ -239,6 +255,8 @@ def test_the_conformance_script_still_writes_these_files(coder: str) -> None:
     for name, field in [*generate.valid_fields().items(), *generate.valid_pyramids().items()]:
         if coder == "1" or field.partition.size < 2000:
             assert encode(field) == (CONFORMANCE / "valid" / f"{name}.vqrf").read_bytes()
+    for name, (data, _) in generate.cut_off(generate.valid_pyramids()["pyramid"]).items():
+        assert data == (CONFORMANCE / "truncated" / f"{name}.vqrf").read_bytes()
 
 
 def test_a_file_over_the_callers_budget_is_refused(coder: str) -> None:
@@ -342,6 +360,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
     "metadata: Object of type": {"metadata": {"a": b""}},
     "Out of range float": {"metadata": {"a": float("nan")}},
     "metadata has": {"metadata": {"a": "x" * (1 << 20)}},
+    "metadata is nested more than 200 deep": {"metadata": generate.nested(201)},
     "lattice: expected sides": {"lattice": Lattice((0, 0, 0), (1, 1, 1), (2, 2, 4097))},
 }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import Any
 
@@ -49,33 +48,15 @@ def test_a_level_is_the_parents_of_the_one_below_in_raster_order(shape: Place, s
     assert levels[-1].parents.shape == (np.count_nonzero(levels[-1].selected), 0)
 
 
-def slow_values(field: PyramidField) -> np.ndarray:
-    """[N, 1 + Z] in float64: the value of each voxel by recursion, as FORMAT.md section 4 says it."""
-    nodes = field.nodes()
-    places = [places_of(level) for level in nodes]
-    rows = [{place: row for row, place in enumerate(level)} for level in places]
-    levels = [level.astype(np.float64) * field.steps for level in field.coefficients[::-1]]
-
-    @functools.cache
-    def value(number: int, place: Place) -> Any:
-        own = levels[number][rows[number][place]]
-        if number == field.n_levels:
-            return own
-        return own + sum(value(number + 1, parent) for parent in parents_of(place)) / 8
-
-    return np.array([value(0, place) for place in places[0]]).reshape(-1, len(field.steps))
-
-
 @pytest.mark.parametrize("basis_of", [None, 12])
 @pytest.mark.parametrize("n_levels", [0, 1, 3, 8])
-def test_the_values_of_voxels_are_those_of_the_recursion(n_levels: int, basis_of: int | None) -> None:
+def test_the_values_of_voxels_are_those_of_the_conformance_script(n_levels: int, basis_of: int | None) -> None:
     field = generate.make_pyramid(3, (7, 9, 6), n_levels=n_levels, n_latents=12, basis_of=basis_of, widths=[], shading="sh")
     density, features = field.voxel_values()
-    expected = slow_values(field)
-    latents = expected[:, 1:] if field.basis is None else expected[:, 1:] @ field.basis.astype(np.float64)
+    expected = generate.values_of(field)
     assert density.dtype == features.dtype == np.float32
-    np.testing.assert_allclose(density, expected[:, 0], rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(features, latents, rtol=1e-5, atol=1e-2)
+    np.testing.assert_allclose(density, expected["density"], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(features, expected["features"], rtol=1e-5, atol=1e-2)
     here = field.partition != PRUNED
     expanded = expand(field)
     np.testing.assert_array_equal(expanded.density[here], density)

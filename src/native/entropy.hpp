@@ -74,6 +74,7 @@ class Encoder {
     }
 
     bool failed() const { return false; }
+    void refuse() {}  // what it was given is a field, which has nothing to refuse
 
     // The bytes so far and the four that end the stream.
     std::vector<std::uint8_t> finish() {
@@ -147,6 +148,9 @@ class Decoder {
 
     // Whether no encoder wrote these bytes, or more were asked for than there are: what was decoded is meaningless.
     bool failed() const { return damaged_; }
+
+    // Symbols that no encoder writes are damage, too.
+    void refuse() { damaged_ = true; }
 
     // Whether the stream ended exactly where its encoder would have ended it.
     bool is_complete() const { return !damaged_ && next_ == bytes_.size() && code_ == 0; }

@@ -175,6 +175,8 @@ std::vector<std::int8_t> code_level(Coder &coder, const Nodes &nodes, const Node
         for (std::uint32_t c = 1; c < width; ++c) sum += near[c], any = any || value[c] != 0;
         any = coder.bit(static_cast<std::size_t>(near_class(sum)), any);
         for (std::uint32_t c = 1; any && c < width; ++c) code(c, size_of(c - 1) + (c > 1 ? size_of(c - 2) : 0));
+        // There is a shorter way to say that all are 0, and a field has one stream.
+        if (any && std::all_of(own + 1, own + width, [](std::int8_t cut) { return cut == 0; })) coder.refuse();
         ranks[at] = rank++;
     });
     return seen;

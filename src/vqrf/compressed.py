@@ -30,6 +30,8 @@ MAX_CODEWORDS = 65536
 MAX_LAYERS = 16
 MAX_LAYER_SIDE = 4096
 MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_DEPTH = 200
+"""Objects and lists around a value. A bound of our own, as those of JSON readers differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,10 +268,18 @@ def same_layers(a: tuple[tuple[Table, Table], ...], b: tuple[tuple[Table, Table]
 def canonical_json(metadata: dict[str, Any]) -> bytes:
     if not isinstance(metadata, dict):
         raise ValueError("metadata: expected a dict")
+    if not _is_within(metadata, MAX_METADATA_DEPTH):
+        raise ValueError(f"metadata is nested more than {MAX_METADATA_DEPTH} deep")
     try:
         text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-    except (TypeError, RecursionError) as error:
+    except TypeError as error:
         raise ValueError(f"metadata: {error}") from None
     if len(text) > MAX_METADATA_BYTES:
         raise ValueError(f"metadata has {len(text)} bytes, the limit is {MAX_METADATA_BYTES}")
     return text
+
+
+def _is_within(value: Any, depth: int) -> bool:
+    """Whether nothing in `value` has more than `depth` objects and lists of it around."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return depth >= 0 and all(_is_within(item, depth - 1) for item in inner)

@@ -502,6 +502,8 @@ def _code_node(coder: Coder, around: Around, row: list[int]) -> list[int]:
     for c in range(1, len(row)):
         before = sum(min(2, abs(value)) for value in coded[max(0, c - 2) :])
         coded.append(_code_coefficient(coder, c, around, _near_class(near[c]), before, row[c]))
+    if not any(coded[1:]):
+        raise Damaged  # there is a shorter way to say so, and a field has one stream
     return coded
 
 

@@ -127,10 +127,10 @@ class PyramidField:
     Args:
       lattice: each side 2..4096, at most 2^31 voxels.
       partition: [X,Y,Z] uint8 of PRUNED and CODED.
-      coefficients: int16 [N_l, 1 + Z] for each level, coarsest first; density is column 0, then come the latents; nodes are
+      coefficients: int16 [N_l, 1 + V] for each level, coarsest first; density is column 0, then come the latents; nodes are
         those of `build_nodes`. No magnitude is above `MAX_MAGNITUDE`.
-      steps: [1 + Z] float32, finite and positive.
-      basis: [Z,C] float32, features = latents @ basis; None where the latents are the features.
+      steps: [1 + V] float32, finite and positive.
+      basis: [V,C] float32, features = latents @ basis; None where the latents are the features.
       color_mlp, constants, metadata, shading, activation, feature_frequencies: as in `vqrf.compressed.CompressedField`.
 
     Raises:

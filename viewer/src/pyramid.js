@@ -6,7 +6,7 @@
  */
 
 import { expectRaw } from './container.js'
-import { PRUNED, RangeDecoder, walk } from './entropy.js'
+import { Damaged, PRUNED, RangeDecoder, walk } from './entropy.js'
 
 /**
  * One level.
@@ -15,7 +15,7 @@ import { PRUNED, RangeDecoder, walk } from './entropy.js'
  * @property {number[]} shape places along X, Y, Z
  * @property {Uint8Array} there not 0 where there is a node
  * @property {number} n nodes
- * @property {Int16Array} coefficients [N, 1 + Z]
+ * @property {Int16Array} coefficients [N, 1 + V]
  * @property {Int32Array} magnitudes [N, 1 + ceil(Z / 3)] of the coefficients, cut off, as contexts see them: of density in ten bits,
  *   with the sum of the latents' above; then of the latents, ten bits each
  */
@@ -23,8 +23,8 @@ import { PRUNED, RangeDecoder, walk } from './entropy.js'
 /**
  * @typedef {object} Pyramid
  * @property {Uint8Array} partition
- * @property {Float32Array} steps [1 + Z]
- * @property {Float32Array | undefined} basis [Z, C]
+ * @property {Float32Array} steps [1 + V]
+ * @property {Float32Array | undefined} basis [V,C]
  * @property {Level[]} levels coarsest first
  */
 
@@ -186,7 +186,7 @@ function parentsIn(above) {
  * @param {Uint8Array} bytes
  * @param {Level} level to be filled
  * @param {Level | undefined} above nothing for the coarsest level
- * @param {number} width 1 + Z
+ * @param {number} width 1 + V
  */
 function decodeLevel(bytes, level, above, width) {
   const coder = new RangeDecoder(bytes, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
@@ -283,6 +283,7 @@ function decodeLevel(bytes, level, above, width) {
       }
       magnitudes[node * words + k] = word
     }
+    if (!sum) throw new Damaged()
     magnitudes[node * words] |= sum << SUM_BITS
   }
   walk(level.there, level.shape, (kind) => kind !== PRUNED, visit)
@@ -338,7 +339,7 @@ export function readPyramid(stepReader, readers, { shape, channels, nCoded }, re
  * What the coefficients add up to.
  *
  * @param {Pyramid} pyramid
- * @returns {Float32Array} [N, 1 + Z] of the finest level's nodes: raw density, latents
+ * @returns {Float32Array} [N, 1 + V] of the finest level's nodes: raw density, latents
  */
 export function addUp({ steps, levels }) {
   const width = steps.length

@@ -1,10 +1,11 @@
-/** The decoder against `conformance/`: the arrays bit for bit, and the section of every error. */
+/** The decoder against `conformance/`: the arrays, and the section of every error. */
 
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
 import { decode, dequantize, FormatError } from '../src/decode.js'
+import { addUp } from '../src/pyramid.js'
 import { readNpz } from './npz.js'
 
 const CONFORMANCE = new URL('../../conformance/', import.meta.url)
@@ -49,19 +50,59 @@ function arraysOf(field) {
   return arrays
 }
 
-for (const name of filesOf('valid/')) {
-  test(`${name} decodes to its arrays bit for bit`, () => {
-    const { metadata, ...expected } = readNpz(readFileSync(new URL(`valid/${name.replace('.vqrf', '.npz')}`, CONFORMANCE)))
-    const field = decode(bytesOf(`valid/${name}`))
-    const found = arraysOf(field)
-    assert.deepEqual(Object.keys(found).sort(), Object.keys(expected).sort())
-    for (const [key, values] of Object.entries(expected)) {
-      const there = Array.from(found[key])
-      const wanted = Array.from(/** @type {ArrayLike<number>} */ (values))
-      assert.ok(there.length === wanted.length && there.every((value, i) => Object.is(value, wanted[i])), key)
+/**
+ * Density and features of a pyramid's voxels, under their names in `conformance/valid/*.npz`.
+ *
+ * @param {import('../src/pyramid.js').Pyramid} field
+ * @returns {Record<string, number[]>}
+ */
+function sumsOf(field) {
+  const values = addUp(field)
+  const width = field.steps.length
+  const { basis } = field
+  const channels = basis ? basis.length / (width - 1) : width - 1
+  /** @type {{ density: number[], features: number[] }} */
+  const sums = { density: [], features: [] }
+  for (let at = 0; at < values.length; at += width) {
+    const latents = Array.from(values.subarray(at + 1, at + width))
+    sums.density.push(values[at])
+    for (let c = 0; c < channels; c++) {
+      sums.features.push(basis ? latents.reduce((sum, value, z) => sum + value * basis[z * channels + c], 0) : latents[c])
     }
-    const text = Buffer.from(/** @type {Uint8Array} */ (metadata)).toString()
-    assert.deepEqual(field.metadata ?? {}, JSON.parse(text))
+  }
+  return sums
+}
+
+/**
+ * Hold a field against the arrays beside its file: sums of a pyramid's levels nearly, the rest to the bit.
+ *
+ * @param {import('../src/decode.js').CompressedField} field
+ * @param {string} path of the file
+ */
+function checkArrays(field, path) {
+  const { metadata, ...expected } = readNpz(readFileSync(new URL(path.replace('.vqrf', '.npz'), CONFORMANCE)))
+  const sums = 'levels' in field ? sumsOf(field) : {}
+  const found = { ...arraysOf(field), ...sums }
+  assert.deepEqual(Object.keys(found).sort(), Object.keys(expected).sort())
+  for (const [key, values] of Object.entries(expected)) {
+    const there = Array.from(found[key])
+    const wanted = Array.from(/** @type {ArrayLike<number>} */ (values))
+    const far = key in sums ? 1e-5 * wanted.reduce((most, value) => Math.max(most, Math.abs(value)), 0) : 0
+    const isLike = (/** @type {number} */ value, /** @type {number} */ i) => Object.is(value, wanted[i]) || Math.abs(value - wanted[i]) < far
+    assert.ok(there.length === wanted.length && there.every(isLike), key)
+  }
+  const text = Buffer.from(/** @type {Uint8Array} */ (metadata)).toString()
+  assert.deepEqual(field.metadata ?? {}, JSON.parse(text))
+}
+
+for (const name of filesOf('valid/')) {
+  test(`${name} decodes to its arrays`, () => checkArrays(decode(bytesOf(`valid/${name}`)), `valid/${name}`))
+}
+
+for (const name of filesOf('truncated/')) {
+  test(`${name}, cut off, shows what is there when asked for`, () => {
+    assert.match(errorOf(bytesOf(`truncated/${name}`)).reason, /truncated/)
+    checkArrays(decode(bytesOf(`truncated/${name}`), { truncated: true }), `truncated/${name}`)
   })
 }
 
