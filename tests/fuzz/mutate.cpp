@@ -329,6 +329,31 @@ void mark_block(const CompressedField &field, Part &part, Random &random) {
     part.body = encoder.finish();
 }
 
+// Says of one node that it has latents which differ from 0, whether it has or not: no encoder writes that.
+struct Insisting {
+    Encoder encoder;
+    std::size_t n_before;  // nodes
+
+    std::uint32_t bit(std::size_t context, std::uint32_t value) {
+        const bool is_of_latents = context < std::size_t{kNearClasses};
+        return encoder.bit(context, is_of_latents && n_before-- == 0 ? 1 : value);
+    }
+    std::uint32_t direct(int n_bits, std::uint32_t value) { return encoder.direct(n_bits, value); }
+    bool failed() const { return false; }
+    void refuse() {}
+};
+
+// The coarsest level, with a node of which the latents may be announced in vain.
+void announce_latents(const CompressedField &field, std::vector<Part> &made, Random &random) {
+    Nodes nodes{field.head.shape, field.partition, field.head.n_coded};
+    for (std::size_t l = 1; l < field.levels.size(); ++l) nodes = coarser_nodes(nodes);
+    const auto width = static_cast<std::uint32_t>(field.steps.size());
+    std::vector<std::int16_t> values = field.levels[0];
+    Insisting coder{Encoder(level_contexts(width)), random.below(nodes.n_nodes)};
+    code_level(coder, nodes, nodes, {}, width, values);
+    find(made, ("LEV" + std::to_string(field.levels.size() - 1)).c_str())->body = coder.encoder.finish();
+}
+
 // The parts of another field, with the unknown sections of the file that it was made from.
 bool mutate_symbols(Bytes file, std::vector<Part> &parts, Random &random) {
     BitstreamError error;
@@ -337,6 +362,7 @@ bool mutate_symbols(Bytes file, std::vector<Part> &parts, Random &random) {
     for (std::uint32_t n = 1 + random.below(3); n > 0; --n) mutate_field(*field, random);
     std::vector<Part> made = encode_parts(*field);
     if (random.one_in(16)) mark_block(*field, *find(made, "PART"), random);
+    if (!field->levels.empty() && random.one_in(16)) announce_latents(*field, made, random);
     for (Part &part : parts)
         if (part.name() == "XTRA") made.insert(made.begin() + 1, std::move(part));
     parts = std::move(made);
