@@ -279,6 +279,10 @@ def test_bench_measures_draws_and_goes_on(run: Path, data: Path, tmp_path: Path)
     assert [row["quality"] for row in again["rows"]] == [0, 50, 100]
     assert [again["rows"][i]["seconds"] for i in (0, 2)] == [small.seconds, large.seconds]  # not measured again
     assert again["differences"] == []
+    added = json.loads(succeeds(*flags, "--qualities", 25, 75, "--json").out)
+    assert [row["quality"] for row in added["rows"]] == [0, 25, 50, 75, 100]  # with what the folder holds already
+    other = json.loads(succeeds(*flags, "--qualities", 0, "--every", 2, "--json").out)
+    assert [row["quality"] for row in other["rows"]] == [0]  # scores of other views are no points of this curve
 
 
 @needs_scipy

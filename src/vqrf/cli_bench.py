@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 from rich.table import Table
@@ -54,7 +55,7 @@ class Bench:
     presets: tuple[PresetName, ...] = ()
     """Each is a curve, or what alternatives are measured against; compact and paper, or compact, if not given."""
     qualities: tuple[float, ...] = (10, 25, 40, 60, 80, 100)
-    """0..100: each is a point of every curve. Of rd."""
+    """0..100: each is a point of every curve, besides those of the same runs that the folder holds already. Of rd."""
     steps: int | None = None
     """Steps of joint tuning, if not the preset's; all rounds of an alternative together have as many."""
     every: int = 1
@@ -81,7 +82,8 @@ def bench_curves(verb: Bench) -> None:
     """Measure the curves, and draw and compare them."""
     from vqrf import bench
 
-    jobs = list_jobs(verb)
+    sources = [Source.of_run(*facts) for facts in fields_of(verb)]
+    jobs = list_jobs(verb, sources)
     runners: dict[str, bench.Runner] = {"auto": bench.choose_runner(), "ray": bench.run_on_ray, "turn": bench.run_in_turn}
     runner = runners[verb.runner]
     verb.out.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,8 @@ def bench_curves(verb: Bench) -> None:
         common = replace(common, threads=1)  # what a task of Ray takes; in turn, a job has the whole machine
     work = partial(measure, steps=verb.steps, every=verb.every, common=common, work=verb.out.resolve())
     try:
-        rows = bench.run_jobs(jobs, rows_file, bench.Row, work, runner, on_row=lambda row: say(verb.is_quiet, describe(row)))
+        bench.run_jobs(jobs, rows_file, bench.Row, work, runner, on_row=lambda row: say(verb.is_quiet, describe(row)))
+        rows = list_points(verb, sources, bench.load_rows(rows_file, bench.Row))
     except ValueError as error:
         raise UsageError(str(error)) from None
     bench.draw(rows, verb.out / PLOT_FILE)
@@ -118,24 +121,45 @@ def mark_of(*facts: Any) -> str:
     return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 
 
-def list_jobs(verb: Bench) -> list[Job]:
-    """Every scene at every quality of every preset, refused before anything is measured if one cannot be."""
-    from vqrf.bench import Job
+@dataclass(frozen=True)
+class Source:
+    """What the points of a run have in common."""
 
-    jobs = []
-    for run, field, folder, scene in fields_of(verb):
-        density = checksum({"density": field.density}, "")
-        for preset in verb.presets:
-            for quality in verb.qualities:
-                try:
-                    config = settings_of(preset, quality, verb.steps)
-                except ValueError as error:
-                    raise UsageError(str(error)) from None
-                settings = mark_of(asdict(config), verb.common.seed, verb.every, density)
-                jobs.append(Job(str(run.resolve()), folder, scene, preset, float(quality), settings))
+    run: str
+    data: str
+    scene: str
+    density: str
+    """Its checksum, for the field's."""
+
+    @classmethod
+    def of_run(cls, run: Path, field: RadianceField, folder: str, scene: str) -> Source:
+        return cls(str(run.resolve()), folder, scene, checksum({"density": field.density}, ""))
+
+    def job(self, verb: Bench, preset: str, quality: float) -> Job:
+        from vqrf.bench import Job
+
+        settings = mark_of(asdict(settings_of(preset, quality, verb.steps)), verb.common.seed, verb.every, self.density)
+        return Job(self.run, self.data, self.scene, preset, float(quality), settings)
+
+
+def list_jobs(verb: Bench, sources: Sequence[Source]) -> list[Job]:
+    """Every scene at every quality of every preset, refused before anything is measured if one cannot be."""
+    try:
+        jobs = [source.job(verb, *point) for source in sources for point in product(verb.presets, verb.qualities)]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if len({job.key for job in jobs}) < len(jobs):
         raise UsageError("--runs, --presets, --qualities: the same scene, preset and quality come twice")
     return jobs
+
+
+def list_points(verb: Bench, sources: Sequence[Source], rows: Sequence[Row]) -> list[Row]:
+    """Those of the rows that are points of these runs, at whatever preset and quality they were asked for."""
+    found = []
+    for source in sources:
+        of_scene = [row for row in rows if row.scene == source.scene and row.preset in get_args(PresetName)]
+        found += [row for row in of_scene if row.key == source.job(verb, row.preset, row.quality).key]
+    return found
 
 
 def settings_of(preset: str, quality: float, steps: int | None) -> Config:
