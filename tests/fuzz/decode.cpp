@@ -101,7 +101,8 @@ const File *body_of(const std::vector<Part> &parts, const std::string &name) {
     return nullptr;
 }
 
-// What a file that is cut off and was accepted all the same says: whole sections, in the order of the file.
+// What a file that is cut off and was accepted all the same says: whole sections, in the order of the file, the coarsest level among
+// them. It may be whole but for a section that nobody knows.
 void check_cut_off(Bytes file, const CompressedField &field) {
     const std::vector<Part> parts = encode_parts(field);
     const std::size_t n = get<std::uint32_t>(&file[12]);
@@ -119,7 +120,7 @@ void check_cut_off(Bytes file, const CompressedField &field) {
                 "a file that is cut off encodes to other bytes");
         ++n_whole;
     }
-    require(field.levels.size() > 1 && n_whole > parts.size() - field.levels.size(), "too much of a file may be missing");
+    require(!field.levels.empty() && n_whole > parts.size() - field.levels.size(), "too much of a file may be missing");
 }
 
 // The file as one that may be cut off; `field` is what it is otherwise, `error` why it was refused where it was.
