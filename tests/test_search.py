@@ -28,6 +28,7 @@ from vqrf.search import (
     FieldDial,
     Journal,
     Target,
+    Trial,
     coarsen,
     config_at,
     describe_curve,
@@ -132,6 +133,17 @@ def test_a_trim_takes_the_place_of_a_tuning() -> None:
     assert search(with_trim, target, Journal(None, "")).trial.share < 1
     assert with_trim.asked == [50.0]
     assert len(search(without, target, Journal(None, "")).trials) > 1
+
+
+@pytest.mark.parametrize(("below", "n_tuned"), [(0.05, 1), (0.15, 0)])
+def test_what_is_nearer_from_below_is_not_passed_by_a_trim(below: float, n_tuned: int) -> None:
+    """A trim of a tenth leaves less than a field that has a twentieth less than the target: it is tuned in between."""
+    dial, target, journal = straight(), Target("size", math.exp(13)), Journal(None, "")
+    for log_size in (13 - below, 13.1):
+        journal.add(Trial((log_size - 11) / 0.04, 1.0, round(math.exp(log_size)), 30.0, 1.0))
+    found = search(dial, target, journal)
+    assert found.is_met and (found.trial.share == 1) == bool(n_tuned)
+    assert len(journal.trials) == 2 + n_tuned
 
 
 def test_a_target_out_of_reach_is_refused_and_one_that_nothing_fills_gets_the_most_there_is() -> None:

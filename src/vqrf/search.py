@@ -262,33 +262,41 @@ def search(
 
     for _ in range(MAX_TRIALS):
         points = {trial.quality: target.value_of(trial.n_bytes, trial.psnr) for trial in journal.trials}
-        quality = _worth_trimming(points, target, untrimmable)
-        if quality is not None:
-            if quality not in tuned:
-                measure(quality)
-            result = _trim(dial, tuned[quality], target)
+        quality = next_setting(points, target.window, (0.0, 100.0))
+        too_much = _worth_trimming(points, target, untrimmable, can_tune=quality is not None)
+        if too_much is not None:
+            if too_much not in tuned:
+                measure(too_much)
+            result = _trim(dial, tuned[too_much], target)
             if result is None:
-                untrimmable.add(quality)
+                untrimmable.add(too_much)
                 continue
             share, smaller = result
-            trial = Trial(quality, share, dial.n_bytes(smaller), dial.psnr(smaller), 0.0)
+            trial = Trial(too_much, share, dial.n_bytes(smaller), dial.psnr(smaller), 0.0)
             on_trial(trial)
             trimmed[trial] = smaller
             break
-        quality = next_setting(points, target.window, (0.0, 100.0))
         if quality is None:
             break
         measure(quality)
     return _choose(dial, target, journal, tuned, trimmed, measure)
 
 
-def _worth_trimming(points: Mapping[float, float], target: Target, untrimmable: set[float]) -> float | None:
-    """The quality that is nearest above the target, if it is near enough and nothing meets the target yet."""
+def _worth_trimming(points: Mapping[float, float], target: Target, untrimmable: set[float], can_tune: bool) -> float | None:
+    """The quality that is nearest above the target, if it is near enough and nothing meets the target yet.
+
+    A trim loses about twice the dB that a tuning to as many bytes does, so a field that is nearer from below is better than
+    what a trim would leave: between the two is tuned, if that is possible.
+    """
     least, greatest = target.window
     if any(least <= value <= greatest for value in points.values()):
         return None
     above = {q: v for q, v in points.items() if greatest < v <= greatest + TRIM_REACH[target.kind] and q not in untrimmable}
-    return min(above, key=lambda quality: above[quality]) if above else None
+    if not above:
+        return None
+    nearest = min(above, key=lambda quality: above[quality])
+    is_nearer_below = any(greatest - value < above[nearest] - greatest for value in points.values() if value < least)
+    return None if can_tune and is_nearer_below else nearest
 
 
 def _trim(dial: Dial[Any, Result], result: Result, target: Target) -> tuple[float, Result] | None:
