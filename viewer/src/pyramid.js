@@ -16,7 +16,7 @@ import { Damaged, PRUNED, RangeDecoder, walk } from './entropy.js'
  * @property {Uint8Array} there not 0 where there is a node
  * @property {number} n nodes
  * @property {Int16Array} coefficients [N, 1 + V]
- * @property {Int32Array} magnitudes [N, 1 + ceil(Z / 3)] of the coefficients, cut off, as contexts see them: of density in ten bits,
+ * @property {Int32Array} magnitudes [N, 1 + ceil(V / 3)] of the coefficients, cut off, as contexts see them: of density in ten bits,
  *   with the sum of the latents' above; then of the latents, ten bits each
  */
 
