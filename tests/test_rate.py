@@ -24,10 +24,12 @@ from vqrf.rate import (
     DENSITY_ABOVE,
     DENSITY_BELOW,
     SUITED,
+    WEIGHT_NOISE,
     PyramidModel,
     RateConfig,
     compress_pyramid,
     drop_hidden,
+    quantizer_of_weight,
     spread_out,
     thin,
 )
@@ -137,6 +139,39 @@ def test_of_all_levels_only_the_finest_loses_by_its_rounding(model: PyramidModel
     wanted = np.clip(trained.density[coded], model.floor - DENSITY_BELOW, model.floor + DENSITY_ABOVE)
     lost = np.abs(model.volume.density.numpy()[coded] - wanted)
     assert TINY_RATE.density_step / 4 < lost.max() <= (0.5 + TINY_RATE.dead_zone) * TINY_RATE.density_step + 1e-5
+
+
+def test_finer_steps_of_a_stage_keep_what_coefficients_say(model: PyramidModel, trained: RadianceField) -> None:
+    def lost() -> float:
+        return float(np.square(model.volume.density.numpy() - trained.density)[model.partition != PRUNED].mean())
+
+    whole, before = model.pack().steps, lost()
+    model.begin(replace(TINY_RATE, fineness=0.125), 1.0, 1.0)
+    assert lost() < before
+    np.testing.assert_array_equal(model.pack().steps, whole / 8)
+    assert_shows_what_the_file_holds(model)
+    assert replace(TINY_RATE, fineness=0.125).warmed() == TINY_RATE.warmed()
+
+
+def test_weights_are_rounded_the_finer_the_more_comes_in_and_none_is_clipped() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.logspace(-1, 1, 64)
+    inputs = torch.randn(5000, 64, generator=generator) * spread
+    weight = (torch.rand(128, 64, generator=generator) - 0.5) / spread
+    sums = inputs @ weight.T
+    quantizer = quantizer_of_weight(weight, inputs, sums)
+    shown = quantizer(weight)
+    np.testing.assert_array_equal(quantizer.pack(weight).dequantize(), shown.numpy())
+    error = (inputs @ (shown - weight).T).square().mean().sqrt() / sums.square().mean().sqrt()
+    assert float(error) == pytest.approx(WEIGHT_NOISE, rel=0.05)
+    effect = torch.as_tensor(quantizer.scale) * inputs.square().mean(0).sqrt()
+    np.testing.assert_allclose(effect, effect.mean(), rtol=1e-4)
+    weight[5, 7] *= 100  # more than 127 such steps
+    inputs[:, 9] = 0  # an input that is never there
+    quantizer = quantizer_of_weight(weight, inputs, sums)
+    lost, step = (quantizer(weight) - weight).abs(), torch.as_tensor(quantizer.scale)
+    assert (lost <= 0.5001 * step).all()
+    assert weight[:, 9].abs().max() >= 7.99 * step[9]
 
 
 def test_tiny_steps_keep_the_image_of_a_field_with_a_network(

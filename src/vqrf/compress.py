@@ -212,10 +212,14 @@ def expire_codes(codebook: Float32, used: NDArray[np.bool_], vectors: Float32, e
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Real values to levels 0..255: value = offset + scale * level."""
+    """Real values to levels 0..255: value = offset + scale * level.
 
-    scale: float
-    offset: float
+    Attributes:
+      scale, offset: numbers, or both float32 [1] or one for each column.
+    """
+
+    scale: float | Tensor
+    offset: float | Tensor
 
     @classmethod
     def around(cls, values: Tensor | NDArray[np.float32], steps: float) -> Quantizer:
@@ -235,7 +239,8 @@ class Quantizer:
 
     def pack(self, values: Tensor) -> Quantized:
         levels = self.levels(values).to(torch.uint8).cpu().numpy()
-        return Quantized(levels, np.array([self.scale], np.float32), np.array([self.offset], np.float32))
+        parts = (torch.as_tensor(part, dtype=torch.float32) for part in (self.scale, self.offset))
+        return Quantized(levels, *(part.cpu().reshape(-1).numpy() for part in parts))
 
 
 class TiedModel:

@@ -44,7 +44,7 @@ from vqrf.compressed import CODED, PRUNED, Table
 from vqrf.field import RadianceField, constants_of, density_of_alpha
 from vqrf.grids import AVERAGED, Means, Moments
 from vqrf.kernels import BITS_UNIT, Children, Gradients, LossWeights, select
-from vqrf.kernels.equation import colorize
+from vqrf.kernels.equation import colorize, inputs_of_layers
 from vqrf.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_nodes, children_of
 from vqrf.rays import RayPool
 from vqrf.scene import Scene
@@ -97,10 +97,15 @@ AVERAGE_EVERY = 4
 BITS_EVERY = 6 * REFRESH_STEPS
 """Steps between two looks at what surrounds the coefficients."""
 
+WEIGHT_NOISE = 0.006
+"""What rounding its weights does to what a unit of the colour MLP sums up, as a share of that: 0.014 saves 0.7 % of a file's
+bytes, and costs 0.04 dB (docs/log.md)."""
 WEIGHT_LEVELS = 127
-"""Half the levels of a quantised weight of the colour MLP."""
-WEIGHT_ROOM = 1.25
-"""Weights may grow by so much while they are tuned, before they are clipped."""
+"""Half the levels of a quantised weight."""
+WEIGHT_ROOM = 1.4
+"""Weights may grow by so much in a stage before they are clipped."""
+FEWEST_LEVELS = 8
+"""Of the greatest weight of an input, though nothing seems to come in there."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class RateConfig:
       prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1; `SUITED` if None.
       n_levels: of the pyramid, above the lattice's own, 0..8.
       density_step, feature_step: of raw density, and of a latent as the rms change of a colour; `SUITED` scales them.
+      fineness: share of these steps that `tune` takes, above 0.
       dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
       steps: of tuning, each of `rays_per_step` rays.
       rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
@@ -126,6 +132,7 @@ class RateConfig:
     n_levels: int = 4
     density_step: float = 0.5
     feature_step: float = 0.02
+    fineness: float = 1.0
     dead_zone: float = 0.05
     warm_steps: int = 5000
     steps: int = 3000
@@ -144,10 +151,9 @@ class RateConfig:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
         if not 0 <= self.n_levels <= MAX_LEVELS:
             raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
-        if not (self.density_step > 0 and self.feature_step > 0):
-            raise ValueError(
-                f"density_step and feature_step: expected more than 0, got {self.density_step}, {self.feature_step}"
-            )
+        steps = self.density_step, self.feature_step, self.fineness
+        if not min(steps) > 0:
+            raise ValueError("density_step, feature_step and fineness: expected more than 0, got {}, {}, {}".format(*steps))
         if not 0 <= self.dead_zone <= 0.5:
             raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
         if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
@@ -163,7 +169,7 @@ class RateConfig:
 
     def warmed(self) -> RateConfig:
         """The settings of the stage `warm`, which are the same for every price."""
-        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False)
+        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, fineness=1.0)
 
 
 PRESETS = {"compact": RateConfig()}
@@ -183,23 +189,39 @@ def spread_out(importance: NDArray[np.float64]) -> NDArray[np.float64]:
     return importance
 
 
+@dataclass(frozen=True)
+class Looks:
+    """Places that matter, and where they are looked at from.
+
+    Attributes:
+      rows: [M] int64, of voxels by importance.
+      directions: [M,3] unit.
+    """
+
+    rows: Tensor
+    directions: Tensor
+
+    @classmethod
+    def draw(cls, share: Tensor, seed: int) -> Looks:
+        """So many looks at voxels of which each has its share [N]."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.multinomial(share, SENSITIVITY_DRAWS, replacement=True, generator=generator)
+        return cls(rows, torch.nn.functional.normalize(torch.randn(len(rows), 3, generator=generator), dim=1))
+
+
 def latent_basis(
-    field: RadianceField, features: Tensor, importance: NDArray[np.float64], step: float, seed: int
+    field: RadianceField, features: Tensor, share: Tensor, looks: Looks, step: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A [C,C] and its inverse: latents = features @ A, in which one unit changes a colour by `step` rms in every direction.
 
     With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G)
     turned into the principal axes of the features and divided by `step`; the first latent varies most.
     """
-    generator = torch.Generator().manual_seed(seed)
-    share = torch.from_numpy(importance / importance.sum())
-    chosen = torch.multinomial(share, SENSITIVITY_DRAWS, replacement=True, generator=generator)
-    x = features[chosen].clone().requires_grad_(True)
-    directions = torch.nn.functional.normalize(torch.randn(len(chosen), 3, generator=generator), dim=1)
+    x = features[looks.rows].clone().requires_grad_(True)
     layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
-    color = colorize(replace(field.volume(), layers=layers), x, directions)
+    color = colorize(replace(field.volume(), layers=layers), x, looks.directions)
     slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
-    effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(chosen)))
+    effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(x)))
     strongest = float(effect.max())
     root = effect.clamp(min=strongest * FLATTEST if strongest > 0 else 1.0).sqrt()  # all alike where no colour depends on any
     whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T
@@ -214,18 +236,25 @@ class _Channels:
     """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first.
 
     `shown` is where `show` leaves what each level comes to: memory that is new every step takes as long as the work on it.
+    `steps` are `fineness` of `whole_steps` [C].
     """
 
     levels: list[Moments]
-    steps: Tensor
+    whole_steps: Tensor
     rate: float
     first_bits: list[Tensor]
     shown: list[Tensor]
+    fineness: float = 1.0
+
+    @property
+    def steps(self) -> Tensor:
+        return self.whole_steps * self.fineness
 
     def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
         """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""
+        steps = self.steps
         for number in reversed(range(len(self.levels))):
-            kernels.round_to_steps(self.levels[number].values, self.steps, dead_zone, self.shown[number])
+            kernels.round_to_steps(self.levels[number].values, steps, dead_zone, self.shown[number])
             if number + 1 < len(self.levels):
                 kernels.raise_level(self.shown[number], self.shown[number + 1], parents[number])
         return self.shown[0]
@@ -237,7 +266,8 @@ class _Channels:
 
     def magnitudes(self, dead_zone: float) -> list[Tensor]:
         """Those of the levels' whole numbers, as float32, finest first."""
-        shares = (moments.values.abs() / self.steps for moments in self.levels)
+        steps = self.steps
+        shares = (moments.values.abs() / steps for moments in self.levels)
         return [(share + (0.5 - dead_zone)).floor().clamp(max=MAX_MAGNITUDE) for share in shares]
 
     def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
@@ -323,11 +353,17 @@ class PyramidModel:
         self.begin(config, 1.0, config.rate_end)
 
     def begin(self, config: RateConfig, first: float, last: float) -> None:
-        """Start a stage of `config.steps` steps at `config.bit_price`, with `first` to `last` of the learning rates."""
+        """Start a stage of `config.steps` steps at `config.bit_price`, with `first` to `last` of the learning rates.
+
+        What weights are rounded to is chosen here, by what they are and what comes in. Coefficients stay what they are,
+        whatever their steps become.
+        """
         self.config, self.first, self.last = config, first, last
         for _, moments in self._named():
             for part in (moments.first, moments.second):
                 part.zero_()
+        self.density.fineness = self.latents.fineness = config.fineness
+        self._fit_weights()
         self.averages = Means({name: moments.values.clone() for name, moments in self._named()})
         self._show(find_cells=True)
 
@@ -343,7 +379,10 @@ class PyramidModel:
         features = torch.from_numpy(field.features[occupied])
         weights = importance if importance.sum() > 0 else np.ones(len(importance))
         suited = SUITED[field.activation]
-        to_latents, from_latents = latent_basis(field, features, weights, suited.fineness * config.feature_step, seed)
+        share = torch.from_numpy(weights / weights.sum())
+        self.looks = Looks.draw(share, seed)
+        step = suited.fineness * config.feature_step
+        to_latents, from_latents = latent_basis(field, features, share, self.looks, step)
         layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
         self.basis: Tensor | None = None
         if layers and not field.feature_frequencies:  # the first layer takes the latents as they are
@@ -353,15 +392,28 @@ class PyramidModel:
             self.basis = torch.from_numpy(from_latents.astype(np.float32)).to(self.device)
         self.basis_transposed = None if self.basis is None else self.basis.T.contiguous()
         self.mlp = [Moments.of(array.to(self.device)) for array in layers]
-        self.weight_quantizers = [_weight_quantizer(moments.values) for moments in self.mlp]
         latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
         density = torch.from_numpy(field.density[occupied][:, None])
-        unit, share = suited.density_unit, 1.0 if layers else HARMONICS_RATES
+        unit, slower = suited.density_unit, 1.0 if layers else HARMONICS_RATES
         density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
         step = unit * suited.fineness * config.density_step
-        self.density = self._channels(density, one * step, share * unit * config.rate_density)
-        self.latents = self._channels(latents, one.repeat(latents.shape[1]), share * config.rate_features)
+        self.density = self._channels(density, one * step, slower * unit * config.rate_density)
+        self.latents = self._channels(latents, one.repeat(latents.shape[1]), slower * config.rate_features)
+
+    def _fit_weights(self) -> None:
+        """Make the quantisers of the MLP, by what each layer takes in at the looks."""
+        self.weight_quantizers: list[Quantizer] = []
+        if not self.mlp:
+            return
+        latents = self.latents.show(self.kernels, self.parents, self.config.dead_zone)[self.looks.rows.to(self.device)]
+        with torch_threads(1):  # with more, the last bits of its products would depend on how many
+            features = latents if self.basis is None else latents @ self.basis
+            hidden = inputs_of_layers(self.base, features, self.looks.directions.to(self.device))
+            for weight, bias in zip(self.mlp[::2], self.mlp[1::2], strict=True):
+                sums = torch.nn.functional.linear(hidden, weight.values, bias.values)
+                self.weight_quantizers += [quantizer_of_weight(weight.values, hidden, sums), quantizer_of_bias(bias.values)]
+                hidden = sums.relu()
 
     def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
         levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
@@ -488,10 +540,28 @@ def drop_hidden(packed: PyramidField) -> PyramidField:
     return packed.restrict(voxels_of_cells(select().find_cells(density, faintest, None)))
 
 
-def _weight_quantizer(values: Tensor) -> Quantizer:
-    """255 levels about zero that reach a little beyond the greatest weight."""
-    scale = float(np.float32(max(float(values.abs().max()), 1e-6) * WEIGHT_ROOM / WEIGHT_LEVELS))
-    return Quantizer(scale, float(np.float32(-scale * (WEIGHT_LEVELS + 1))))
+def quantizer_of_weight(weight: Tensor, inputs: Tensor, sums: Tensor) -> Quantizer:
+    """255 levels about zero for each column of a weight [out,in], the finer the more its input [M,in] varies.
+
+    All columns' errors together are `WEIGHT_NOISE` of the sums [M,out], and every column's as much as another's: with bits that
+    cost the same everywhere no other split is better. Columns with a weight too great for 127 such steps have wider ones.
+    """
+    share = WEIGHT_NOISE * _rms(sums.flatten()) * math.sqrt(12 / weight.shape[1])
+    greatest = weight.abs().amax(0).clamp(min=1e-6)
+    least = greatest * (WEIGHT_ROOM / WEIGHT_LEVELS)
+    scale = torch.minimum(torch.maximum(share / _rms(inputs), least), greatest / FEWEST_LEVELS)
+    return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
+
+
+def quantizer_of_bias(bias: Tensor) -> Quantizer:
+    """255 levels about zero."""
+    scale = bias.abs().max().clamp(min=1e-6).reshape(1) * (WEIGHT_ROOM / WEIGHT_LEVELS)
+    return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
+
+
+def _rms(values: Tensor) -> Tensor:
+    """Over the first axis."""
+    return values.square().mean(0).sqrt()
 
 
 def compress_pyramid(

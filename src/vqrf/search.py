@@ -47,8 +47,10 @@ COARSEST = 2.0
 
 OWN_QUALITY = 60.0
 """Where a preset's own settings lie on its dial."""
-PRICE_RANGE = 30.0
-"""By how much the price of a bit grows from there to the one end of the dial, and falls to the other."""
+DEAREST, CHEAPEST = 128.0, 1 / 30
+"""What a bit costs at the two ends of the dial, 0 and 100, against what it costs there."""
+FINEST = 1 / 4
+"""Of the steps of a pyramid, what is left at 100: what is cheap is no use where steps are coarse (docs/log.md)."""
 
 Setting = TypeVar("Setting")
 Result = TypeVar("Result")
@@ -351,7 +353,7 @@ def _choose(
 def config_at(base: Config, quality: float) -> Config:
     """The settings of a quality 0..100 on a path through a preset, whose own settings are at `OWN_QUALITY`.
 
-    Of a pyramid the price of a bit changes, and nothing else. With a codebook there are fewer voxels and codewords and
+    Of a pyramid the price of a bit changes, and above also the steps. With a codebook there are fewer voxels and codewords and
     coarser levels below, and none of them keep features of their own at 0; above, more and finer. The tuning is the preset's
     all along.
 
@@ -360,15 +362,15 @@ def config_at(base: Config, quality: float) -> Config:
     True
     >>> config_at(PRESETS["paper"], 0).keep, config_at(PRESETS["paper"], 0).n_codes
     (0.0, 256)
-    >>> round(config_at(RateConfig(bit_price=1e-9), 0).bit_price, 10)
-    3e-08
+    >>> config_at(RateConfig(bit_price=1e-9), 0).bit_price, config_at(RateConfig(), 100).fineness
+    (1.28e-07, 0.25)
     """
     if not 0 <= quality <= 100:
         raise ValueError(f"quality: expected 0..100, got {quality:g}")
     below = min(quality / OWN_QUALITY, 1.0)
     above = max((quality - OWN_QUALITY) / (100 - OWN_QUALITY), 0.0)
     if isinstance(base, RateConfig):
-        return replace(base, bit_price=base.bit_price * PRICE_RANGE ** (1 - below - above))
+        return replace(base, bit_price=base.bit_price * DEAREST ** (1 - below) * CHEAPEST**above, fineness=FINEST**above)
     dropped = (1 - base.prune) * 10.0 ** (1.5 * (1 - below) - above)
     steps = 0.4 + 0.6 * below + 0.5 * above
     prune = base.prune if quality == OWN_QUALITY else 1 - min(dropped, 1.0)
