@@ -135,7 +135,7 @@ class RateConfig:
     fineness: float = 1.0
     dead_zone: float = 0.05
     warm_steps: int = 5000
-    steps: int = 3000
+    steps: int = 4500
     rays_per_step: int = 8192
     rate_density: float = 0.15
     rate_features: float = 0.1
