@@ -7,10 +7,10 @@
 
 The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
 contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on
-it: the only dial between a small file and a good one. Tuning is in two stages: `warm` brings a field to a usual price, which
-every file of it has in common, and `tune` goes on from there at the price that was asked for. Surroundings speak in `tune`
-alone: in `warm` nothing has settled yet, and any first step costs a bit. What is left at the end of a stage is the mean of its
-last parameters: each batch pushes them about, and the mean has less of that.
+it, between a small file and a good one; at a low price `fineness` should go with it. Tuning is in two stages: `warm` brings a
+field to a usual price, which every file of it has in common, and `tune` goes on from there at the price that was asked for.
+Surroundings speak in `tune` alone: in `warm` nothing has settled yet, and any first step costs a bit. What is left at the end
+of a stage is the mean of its last parameters: each batch pushes them about, and the mean has less of that.
 
 Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
 rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); importance and pruning as in VQRF (arXiv
@@ -98,14 +98,14 @@ BITS_EVERY = 6 * REFRESH_STEPS
 """Steps between two looks at what surrounds the coefficients."""
 
 WEIGHT_NOISE = 0.006
-"""What rounding its weights does to what a unit of the colour MLP sums up, as a share of that: 0.014 saves 0.7 % of a file's
-bytes, and costs 0.04 dB (docs/log.md)."""
+"""What rounding its weights does to what a unit of the colour MLP sums up, as a share of that: 0.014 is as good at the default
+price, and with few steps 0.04 dB worse (docs/log.md)."""
 WEIGHT_LEVELS = 127
 """Half the levels of a quantised weight."""
 WEIGHT_ROOM = 1.4
 """Weights may grow by so much in a stage before they are clipped."""
 FEWEST_LEVELS = 8
-"""Of the greatest weight of an input, though nothing seems to come in there."""
+"""At least so many are there up to the greatest weight of a column, however little comes in."""
 
 
 @dataclass(frozen=True)
@@ -236,25 +236,20 @@ class _Channels:
     """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first.
 
     `shown` is where `show` leaves what each level comes to: memory that is new every step takes as long as the work on it.
-    `steps` are `fineness` of `whole_steps` [C].
+    `steps` [C] are those of the stage, `whole_steps` those of `warm`.
     """
 
     levels: list[Moments]
     whole_steps: Tensor
+    steps: Tensor
     rate: float
     first_bits: list[Tensor]
     shown: list[Tensor]
-    fineness: float = 1.0
-
-    @property
-    def steps(self) -> Tensor:
-        return self.whole_steps * self.fineness
 
     def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
         """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""
-        steps = self.steps
         for number in reversed(range(len(self.levels))):
-            kernels.round_to_steps(self.levels[number].values, steps, dead_zone, self.shown[number])
+            kernels.round_to_steps(self.levels[number].values, self.steps, dead_zone, self.shown[number])
             if number + 1 < len(self.levels):
                 kernels.raise_level(self.shown[number], self.shown[number + 1], parents[number])
         return self.shown[0]
@@ -266,8 +261,7 @@ class _Channels:
 
     def magnitudes(self, dead_zone: float) -> list[Tensor]:
         """Those of the levels' whole numbers, as float32, finest first."""
-        steps = self.steps
-        shares = (moments.values.abs() / steps for moments in self.levels)
+        shares = (moments.values.abs() / self.steps for moments in self.levels)
         return [(share + (0.5 - dead_zone)).floor().clamp(max=MAX_MAGNITUDE) for share in shares]
 
     def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
@@ -362,7 +356,8 @@ class PyramidModel:
         for _, moments in self._named():
             for part in (moments.first, moments.second):
                 part.zero_()
-        self.density.fineness = self.latents.fineness = config.fineness
+        for channels in (self.density, self.latents):
+            channels.steps = channels.whole_steps * config.fineness
         self._fit_weights()
         self.averages = Means({name: moments.values.clone() for name, moments in self._named()})
         self._show(find_cells=True)
@@ -419,7 +414,7 @@ class PyramidModel:
         levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
         first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
         shown = [torch.empty_like(level) for level in levels]
-        return _Channels([Moments.of(level) for level in levels], steps, rate, first_bits, shown)
+        return _Channels([Moments.of(level) for level in levels], steps, steps, rate, first_bits, shown)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp]

@@ -370,7 +370,8 @@ def config_at(base: Config, quality: float) -> Config:
     below = min(quality / OWN_QUALITY, 1.0)
     above = max((quality - OWN_QUALITY) / (100 - OWN_QUALITY), 0.0)
     if isinstance(base, RateConfig):
-        return replace(base, bit_price=base.bit_price * DEAREST ** (1 - below) * CHEAPEST**above, fineness=FINEST**above)
+        price = base.bit_price * DEAREST ** (1 - below) * CHEAPEST**above
+        return replace(base, bit_price=price, fineness=base.fineness * FINEST**above)
     dropped = (1 - base.prune) * 10.0 ** (1.5 * (1 - below) - above)
     steps = 0.4 + 0.6 * below + 0.5 * above
     prune = base.prune if quality == OWN_QUALITY else 1 - min(dropped, 1.0)
