@@ -30,7 +30,7 @@ export class Orbit {
     this.target = [...this.center]
     this.yaw = START.yaw
     this.pitch = START.pitch
-    this.distance = (0.9 * this.radius) / Math.sin(Math.atan(TAN_HALF_FOV))
+    this.distance = this.radius / Math.sin(Math.atan(TAN_HALF_FOV)) // all of the field is in the picture
   }
 
   /** Columns of the camera's rotation: right, up, back. */
