@@ -418,13 +418,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             plot.plot(np.array(curve.n_bytes) / 1e6, curve.psnr, marker="o", markersize=4, label=curve.name)
         for field_psnr in sorted({round(row.field_psnr, 3) for row in rows if row.scene == scene}):
             plot.axhline(field_psnr, color="gray", linewidth=0.8, linestyle=":")
-            plot.annotate("field", (1, field_psnr), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
+            plot.annotate("field", (0.6, field_psnr), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
         _draw_anchors(plot, anchors_of(scene))
         plot.set(title=scene, xlabel="file, MB (10⁶ bytes)", ylabel="PSNR, dB", xscale="log")
         plot.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         plot.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.1g}"[-1] in "235" else "")
         plot.grid(which="both", alpha=0.25)
-        plot.margins(x=0.12)
+        plot.margins(x=0.25)  # room for names beside the last points
         plot.legend(loc="upper left")
     text = io.BytesIO()
     figure.savefig(text, format=path.suffix.lstrip(".") or "png", dpi=120)
