@@ -22,9 +22,9 @@ from unittest import mock
 import numpy as np
 import tyro
 
-from vqrf import bitstream, entropy
+from vqrf.codec import bitstream, entropy
+from vqrf.codec.pyramid import PyramidField
 from vqrf.kernels import has_native
-from vqrf.pyramid import PyramidField
 
 ONE = 1 << 15
 """What a probability of 1 is in the coder."""

@@ -3,7 +3,7 @@
     python benchmarks/deferred.py runs/lego nerf_synthetic/lego --downscale 2
 
 Both candidates are made of the same field, grown to the same lattice, and tuned for the same steps on the same rays, each in
-its own rendering equation. Harmonics of degree 1 are what `vqrf.bake` makes and tunes. The network is not in the package:
+its own rendering equation. Harmonics of degree 1 are what `training.bake` makes and tunes. The network is not in the package:
 
     pixel = D + color_mlp(D, F, waves of the direction)
     D     = sum_i w_i sigmoid(diffuse_i) + background_weight * background
@@ -33,20 +33,20 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from vqrf.bake import BAKE_CHANNELS, RATE_DENSITY, RATE_FEATURES, HarmonicsModel, bake_harmonics, grow
-from vqrf.compress import measure_importance
-from vqrf.evaluate import psnr
-from vqrf.field import RadianceField
+from vqrf.compression.paper import measure_importance
+from vqrf.data.rays import CameraTable, RayPool
+from vqrf.data.scene import View, load_scene
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import load_field
 from vqrf.geometry import Camera, Float32
-from vqrf.grids import Moments
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.equation import render as render_samples
 from vqrf.kernels.equation import tensors, waves
-from vqrf.rays import CameraTable, RayPool
-from vqrf.render import render, save_image
-from vqrf.scene import View, load_scene
-from vqrf.storage import load_field
-from vqrf.train import FINE_LOSSES, REFRESH_STEPS, VIEW_FREQUENCIES, optimize, torch_threads
+from vqrf.rendering.evaluate import psnr
+from vqrf.rendering.render import render, save_image
+from vqrf.training.bake import BAKE_CHANNELS, RATE_DENSITY, RATE_FEATURES, HarmonicsModel, bake_harmonics, grow
+from vqrf.training.grids import Moments
+from vqrf.training.train import FINE_LOSSES, REFRESH_STEPS, VIEW_FREQUENCIES, optimize, torch_threads
 
 WIDTH = 16
 """Units of each of the two hidden layers, as in SNeRG."""
@@ -153,7 +153,7 @@ def residual_mlp(n_features: int) -> nn.Sequential:
 
 
 class DeferredModel:
-    """Diffuse colours, features and a network of the pixel under tuning, from the same start as `vqrf.bake.HarmonicsModel`.
+    """Diffuse colours, features and a network of the pixel under tuning, from the same start as `bake.HarmonicsModel`.
 
     Args:
       baked: harmonics of degree 1.
@@ -245,7 +245,7 @@ class DeferredModel:
 
 
 def tune_deferred(model: DeferredModel, pool: RayPool, options: Options) -> None:
-    """The loop of `vqrf.train.optimize`, on the same rays."""
+    """The loop of `vqrf.training.train.optimize`, on the same rays."""
     for step in range(options.steps):
         with torch_threads(1):
             if step % REFRESH_STEPS == 0:

@@ -26,14 +26,14 @@ import torch
 import tyro
 from ball import N_CODES, Rays, ball_field, ball_rays, camera, compressed_ball
 
-from vqrf.bitstream import decode, encode
-from vqrf.field import density_of_alpha
+from vqrf.codec.bitstream import decode, encode
+from vqrf.data.rays import RayPool
+from vqrf.data.scene import load_scene
+from vqrf.fields.storage import load_field
 from vqrf.kernels import Gradients, Volume, native, reference
-from vqrf.rays import RayPool
-from vqrf.render import render
-from vqrf.scene import load_scene
-from vqrf.storage import load_field
-from vqrf.train import ADAM_EPSILON, FINE_LOSSES
+from vqrf.kernels.activation import density_of_alpha
+from vqrf.rendering.render import render
+from vqrf.training.train import ADAM_EPSILON, FINE_LOSSES
 
 N_VECTORS = 50_000
 MATRIX_ROWS, COPY_BYTES, RATE_RUNS = 1 << 15, 1 << 28, 15

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from vqrf.bitstream import decode
-from vqrf.evaluate import psnr
-from vqrf.field import expand
-from vqrf.film import orbit
-from vqrf.page import page_with_scene
-from vqrf.render import render
+from vqrf.codec.bitstream import decode
+from vqrf.fields.field import expand
+from vqrf.rendering.evaluate import psnr
+from vqrf.rendering.film import orbit
+from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.render import render
 
 FLAGS = [
     *("--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf import bitstream, entropy
-from vqrf.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
-from vqrf.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, canonical_json
+from vqrf.codec import bitstream, entropy
+from vqrf.codec.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
+from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, canonical_json
+from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.geometry import Lattice
 from vqrf.kernels import Activation, Shading
-from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 
 HERE = Path(__file__).parent
 CONSTANTS = Constants(-3.25, -8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))

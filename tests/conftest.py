@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_scene
 
-from vqrf.compress import measure_importance
-from vqrf.field import RadianceField
+from vqrf.compression.paper import measure_importance
+from vqrf.data.rays import RayPool
+from vqrf.data.scene import Scene
+from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Lattice
-from vqrf.rays import RayPool
-from vqrf.scene import Scene
-from vqrf.train import fit
+from vqrf.training.train import fit
 
 BALL_RADIUS = 0.6
 """World units, around the origin; here density + bias is 0 and one step has alpha 1 - 2^-0.5 = 0.29."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqrf.field import RadianceField
+from vqrf.fields.field import RadianceField
 from vqrf.kernels import select
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"

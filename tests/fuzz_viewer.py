@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from vqrf.bitstream import VERSION, BitstreamError, decode
-from vqrf.compressed import CompressedField, items_of
-from vqrf.pyramid import PyramidField
+from vqrf.codec.bitstream import VERSION, BitstreamError, decode
+from vqrf.codec.compressed import CompressedField, items_of
+from vqrf.codec.pyramid import PyramidField
 
 ROOT = Path(__file__).parents[1]
 BUDGET = 1 << 22

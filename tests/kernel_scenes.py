@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from vqrf.factors import Factors
-from vqrf.field import density_of_alpha
+from vqrf.fields.factors import Factors
 from vqrf.kernels import PLANE_AXES, Activation, Gradients, LossWeights, Volume, reference
+from vqrf.kernels.activation import density_of_alpha
 
 WIDTHS: dict[str, tuple[int, ...]] = {
     "logits": (),

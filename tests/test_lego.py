@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from vqrf.bitstream import decode, encode, verify
-from vqrf.compress import CompressConfig, compress
-from vqrf.evaluate import evaluate
-from vqrf.field import RadianceField, expand
+from vqrf.codec.bitstream import decode, encode, verify
+from vqrf.compression.paper import CompressConfig, compress
+from vqrf.data.scene import Scene, load_scene
+from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native
-from vqrf.scene import Scene, load_scene
-from vqrf.storage import load_field, save_field
-from vqrf.train import COARSE, StageConfig, TrainConfig, fit
+from vqrf.rendering.evaluate import evaluate
+from vqrf.training.train import COARSE, StageConfig, TrainConfig, fit
 
 LEGO = Path(__file__).parents[2] / "shared" / "data" / "nerf_synthetic" / "lego"
 pytestmark = [

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from vqrf.builtin import built_in_scene
-from vqrf.compress import CompressConfig
-from vqrf.compressed import CompressedField
-from vqrf.field import RadianceField
+from vqrf.codec.compressed import CompressedField
+from vqrf.compression.compact import RateConfig
+from vqrf.compression.paper import CompressConfig
+from vqrf.data.builtin import built_in_scene
+from vqrf.data.scene import Scene
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import active_voxels
 from vqrf.kernels import LossWeights
-from vqrf.rate import RateConfig
-from vqrf.scene import Scene
-from vqrf.storage import active_voxels
-from vqrf.train import Progress, StageConfig, TrainConfig
+from vqrf.training.train import Progress, StageConfig, TrainConfig
 
 TINY = TrainConfig(
     image_side=48,

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 /** What `vqrf export` and `vqrf view` put into their pages. */
-const PAGE_SCRIPT = '../src/vqrf/page/viewer.js'
+const PAGE_SCRIPT = '../src/vqrf/rendering/page/viewer.js'
 const MODULE = 'dist/vqrf-viewer.js'
 
 /**

@@ -7,36 +7,34 @@ are first used, so that decoding, rendering and scoring never import torch.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Camera": "geometry",
-    "CompressConfig": "compress",
-    "CompressedField": "compressed",
-    "BitstreamError": "bitstream",
-    "Image": "render",
+    "CompressConfig": "compression.paper",
+    "CompressedField": "codec.compressed",
+    "BitstreamError": "codec.bitstream",
+    "Image": "rendering.render",
     "Lattice": "geometry",
-    "PyramidField": "pyramid",
-    "RadianceField": "field",
-    "RateConfig": "rate",
-    "Scene": "scene",
-    "SceneError": "scene",
-    "TrainConfig": "train",
-    "View": "scene",
-    "built_in_scene": "builtin",
-    "compress": "compress",
-    "compress_pyramid": "rate",
-    "decode": "bitstream",
-    "encode": "bitstream",
-    "evaluate": "evaluate",
-    "expand": "field",
-    "fit": "train",
-    "load_scene": "scene",
-    "render": "render",
+    "PyramidField": "codec.pyramid",
+    "RadianceField": "fields.field",
+    "RateConfig": "compression.compact",
+    "Scene": "data.scene",
+    "SceneError": "data.scene",
+    "TrainConfig": "training.train",
+    "View": "data.scene",
+    "built_in_scene": "data.builtin",
+    "compress": "compression.paper",
+    "compress_pyramid": "compression.compact",
+    "decode": "codec.bitstream",
+    "encode": "codec.bitstream",
+    "evaluate": "rendering.evaluate",
+    "expand": "fields.field",
+    "fit": "training.train",
+    "load_scene": "data.scene",
+    "render": "rendering.render",
 }
 
 __all__ = sorted(_HOMES)
@@ -48,18 +46,3 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """The package, in which a room never takes the place of the verb it is named after.
-
-    Importing `vqrf.render` would bind the room to `vqrf.render`; users mean the function. Rooms stay importable with
-    `from vqrf.render import ...`.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vqrf.bitstream import BitstreamError, CompressedField, decode, verify
-from vqrf.pyramid import PyramidField
+from vqrf.codec.bitstream import BitstreamError, CompressedField, decode, verify
+from vqrf.codec.pyramid import PyramidField
 
 MAX_BYTES = 1 << 20
 """The budget, small enough that the twin takes no minute for the largest field that it lets pass."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vqrf.bitstream import encode
-from vqrf.compressed import CODED, PRUNED, Constants
+from vqrf.codec.bitstream import encode
+from vqrf.codec.compressed import CODED, PRUNED, Constants
+from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.geometry import Lattice
-from vqrf.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 
 HERE = Path(__file__).parent / "pyramids"
 

@@ -19,15 +19,15 @@ from typing import TypeVar, get_args
 
 import numpy as np
 
-from vqrf.field import RadianceField, expand
+from vqrf.data.rays import RayPool
+from vqrf.data.scene import View
+from vqrf.fields.field import RadianceField, expand
 from vqrf.interop.archives import CheckpointError, load_torch
 from vqrf.interop.dvgo import USUAL, Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
 from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2
 from vqrf.interop.tensorf import AlphaMask, TensorfField, bytes_of_tensorf, import_tensorf, is_tree, load_tensorf, tensorf_of
 from vqrf.kernels import select
-from vqrf.rays import RayPool
-from vqrf.scene import View
 
 __all__ = [
     "FOLDER",

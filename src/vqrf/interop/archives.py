@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.fields.storage import MAX_FIELD_BYTES, StorageError
 from vqrf.interop import pickles
 from vqrf.interop.pickles import NumpyArray, Refused, Storage
-from vqrf.storage import MAX_FIELD_BYTES, StorageError
 
 MAX_MEMBERS = 4096
 MAX_INFLATED_BYTES = 1 << 28

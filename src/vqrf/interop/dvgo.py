@@ -32,11 +32,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.field import Layers, RadianceField
+from vqrf.fields.field import Layers, RadianceField
+from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32, Float64, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
 from vqrf.interop.pickles import Refused, array_of
-from vqrf.storage import MAX_FIELD_BYTES
 
 Corners = Literal["aligned", "centred"]
 GRIDS = (("density.grid", "k0.grid"), ("density", "k0"))

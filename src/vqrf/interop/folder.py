@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Constants, Quantized, items_of
-from vqrf.field import expand, float_table
+from vqrf.codec.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Constants, Quantized, items_of
+from vqrf.fields.field import expand, float_table
+from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Lattice
 from vqrf.interop import dvgo
 from vqrf.interop.archives import (
@@ -38,7 +39,6 @@ from vqrf.interop.archives import (
 )
 from vqrf.interop.dvgo import OWN_KEY, USUAL, Corners, Parts, Sampling, floats, own_numbers
 from vqrf.interop.pickles import Refused, array_of
-from vqrf.storage import MAX_FIELD_BYTES
 
 MEMBERS = (
     *("non_prune_mask", "keep_mask", "non_prune_density", "non_vq_grid"),

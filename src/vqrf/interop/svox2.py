@@ -29,13 +29,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.field import RadianceField, interval_of_step
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import MAX_FIELD_BYTES, active_voxels
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_npz, load_npz
 from vqrf.interop.dvgo import USUAL, Imported, Sampling
 from vqrf.interop.pickles import Refused
 from vqrf.kernels import HARMONICS_OF_CHANNELS
-from vqrf.storage import MAX_FIELD_BYTES, active_voxels
+from vqrf.kernels.activation import interval_of_step
 
 LINKS, DENSITY, HARMONICS = "links", "density_data", "sh_data"
 OWN_KEY, OWN_CELLS = "vqrf", "vqrf_cells"

@@ -23,14 +23,14 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.factors import Factors, LineFactors, expand
-from vqrf.field import Layers, RadianceField
+from vqrf.fields.factors import Factors, LineFactors, expand
+from vqrf.fields.field import Layers, RadianceField
+from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
 from vqrf.interop.dvgo import Imported, Parts, highest
 from vqrf.interop.pickles import Refused
 from vqrf.kernels import Activation, count_view_frequencies
-from vqrf.storage import MAX_FIELD_BYTES
 
 OTHERS = {"plane_coef": "a TensorVM of the first days, whose planes are not split"}
 """Keys of what is not read, and what it is."""

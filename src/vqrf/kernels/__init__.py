@@ -195,7 +195,7 @@ class FactorArrays:
 
 @dataclass(frozen=True)
 class Children:
-    """What hangs on each node of a pyramid's level, and how much: the links of `vqrf.pyramid.Nodes.parents`, seen from above.
+    """What hangs on each node of a pyramid's level, and how much: the links of `pyramid.Nodes.parents`, seen from above.
 
     Attributes:
       first: [M+1] int32 >= 0, ascending; children of node m are `first[m]` to `first[m+1]`.

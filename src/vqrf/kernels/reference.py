@@ -476,7 +476,7 @@ def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
     Args:
       fine: [N,C], added to.
       coarse: [M,C], the next coarser level.
-      parents: [N,8] int32, rows of `coarse`, repeated where a node lies on a coarse plane (see `vqrf.pyramid`).
+      parents: [N,8] int32, rows of `coarse`, repeated where a node lies on a coarse plane (see `vqrf.codec.pyramid`).
     """
     writable(fine, "fine").add_(tensor_of(coarse)[tensor_of(parents).long()].mean(1))
 

@@ -1,0 +1,1 @@
+"""Rate against distortion: jobs, curves, and what others do instead."""

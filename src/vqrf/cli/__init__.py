@@ -1,0 +1,1 @@
+"""Words to calls. Nothing below imports this wing."""

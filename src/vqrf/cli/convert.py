@@ -1,0 +1,295 @@
+"""Fields that do not come with photos of ours: checkpoints of other programs, fields seen by themselves; the verb `convert`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, UsageError, load_any, load_compressed, load_like, load_run, named, say
+from vqrf.codec.bitstream import encode
+from vqrf.codec.compressed import PRUNED, CompressedField
+from vqrf.codec.pyramid import PyramidField
+from vqrf.data.scene import Scene, View, load_scene
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import StorageError, save_field
+from vqrf.files import write_atomically
+from vqrf.interop import (
+    FOLDER,
+    Corners,
+    Imported,
+    Sampling,
+    bytes_of_dvgo,
+    bytes_of_svox2,
+    bytes_of_tensorf,
+    files_of_vqrf,
+    guess_corners,
+    guess_scale,
+    is_checkpoint,
+    is_svox2,
+    is_tensorf,
+    is_vqrf,
+    load_checkpoint,
+    load_tensorf,
+    load_vqrf,
+    zip_of_vqrf,
+)
+from vqrf.rendering.evaluate import SSIM_WINDOW
+from vqrf.rendering.render import own_scene
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a checkpoint of another program does not say of itself. (One of TensoRF says all of it.)
+
+    Attributes:
+      corners: how its grids lie in their box: aligned, as DirectVoxGO's, or centred, as VQRF's. Without it the photos
+        decide, where there are any, and else the kind of the file.
+      step: distance of two samples, in voxels.
+      near: world distance before which nothing is sampled.
+      scale: of the photos' world against svox2's: 1.5 where its options were left as they are for Blender's scenes. Without
+        it the photos decide, where there are any, and else it is 1.
+    """
+
+    corners: Literal["aligned", "centred"] | None = None
+    step: float = 0.5
+    near: float = 0.0
+    scale: float | None = None
+
+
+ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="")]
+AS_THEY_ARE = ImportOptions()
+
+
+def open_checkpoint(
+    path: Path,
+    flags: ImportOptions,
+    *,
+    photos: tuple[Path, Literal["train", "test"]] | None = None,
+    exact: bool = True,
+    quiet: bool = False,
+) -> Imported:
+    """A checkpoint's field; how its grids lie, or svox2's scale, is guessed from one of the photos where it is not given.
+
+    What was guessed, and what was lost, it says on the error stream unless `quiet`.
+
+    Raises:
+      StorageError: the checkpoint cannot be used.
+      SceneError: the photos cannot be.
+    """
+    sampling, corners, is_scaled = sampling_of(path, flags), flags.corners, is_svox2(path)
+    if (flags.scale if is_scaled else corners) is None and photos is not None and not is_tensorf(path):
+        views = getattr(load_scene(photos[0], splits=(photos[1],), every=sys.maxsize), photos[1])
+        if is_scaled:
+            sampling, reason = _scaled(path, sampling, views[:1])
+        else:
+            corners, reason = _guessed(path, sampling, views[:1])
+        tell(quiet, f"{path}: {reason}")
+    made = load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
+    if made.n_cut:
+        tell(quiet, f"{path}: its mask cuts {made.n_cut} cells with something in them, which are now in it or not")
+    return made
+
+
+def load_field_of(
+    path: Path, flags: ImportOptions, photos: Path | None, split: Literal["train", "test"], *, quiet: bool
+) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
+    """As `vqrf.cli.terminal.load_any`, and the same of a checkpoint."""
+    if not is_checkpoint(path):
+        return load_any(path)
+    made = open_checkpoint(path, flags, photos=(photos, split) if photos else None, quiet=quiet)
+    return made.field, made.facts, None
+
+
+def tell(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(f"vqrf: {text}", file=sys.stderr)
+
+
+def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
+    if not (0 < flags.step < math.inf and 0 <= flags.near < math.inf):
+        raise StorageError(path, f"expected --step above 0 and --near at least 0, got {flags.step} and {flags.near}")
+    scale = 1.0 if flags.scale is None else flags.scale
+    if not 0 < scale < math.inf:
+        raise StorageError(path, f"expected --scale above 0, got {scale}")
+    return Sampling(flags.step, flags.near, scale)
+
+
+def _scaled(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Sampling, str]:
+    def load(scale: float) -> RadianceField:
+        return load_checkpoint(path, sampling=replace(sampling, scale=scale)).field
+
+    (best, best_psnr), (other, other_psnr) = guess_scale(load, views).items()
+    return replace(sampling, scale=best), f"its scale is {best}: {best_psnr:.1f} dB on a photo, {other} {other_psnr:.1f} dB"
+
+
+def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Corners, str]:
+    def load(corners: Corners) -> RadianceField:
+        return load_checkpoint(path, corners=corners, sampling=sampling, exact=False).field
+
+    (best, best_psnr), (other, other_psnr) = guess_corners(load, views).items()
+    return best, f"its corners are {best}: {best_psnr:.1f} dB on a photo, {other} {other_psnr:.1f} dB"
+
+
+def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
+    """What `info` prints of a checkpoint."""
+    made = open_checkpoint(path, flags, exact=False, quiet=True)
+    lattice = made.field.lattice
+    facts = {**made.facts, "shape": list(lattice.shape), "lo": list(lattice.lo), "hi": list(lattice.hi)}
+    facts |= {"channels": made.field.n_channels, "shading": made.field.shading, "activation": made.field.activation}
+    facts |= {"grid_bytes": made.field.grid_bytes}
+    facts |= {"layers": [list(weight.shape) for weight, _ in made.field.color_mlp], "cells_cut_by_the_mask": made.n_cut}
+    if is_vqrf(path):
+        small = load_vqrf(path, corners=flags.corners)
+        facts |= {"codewords": small.n_codewords, "voxels_pruned": int(np.count_nonzero(small.partition == PRUNED))}
+    return facts
+
+
+@dataclass(frozen=True)
+class OwnRenders:
+    """What takes the place of photos where there are none.
+
+    Attributes:
+      own: learn from the field's own renders also where there are photos: these only score, and so say what that costs.
+      own_views: how many renders of its own.
+      own_side: their width and height, pixels.
+      own_below: share of them taken from below the horizon (+z is up), as photos seldom are: what only shows from there is kept
+        with fewer bytes, and is pruned if 0. 0.5 treats all sides alike.
+    """
+
+    own: bool = False
+    own_views: int = 100
+    own_side: int = 400
+    own_below: float = 0.1
+
+
+OwnFlags = Annotated[OwnRenders, tyro.conf.arg(name="")]
+PHOTOS = OwnRenders()
+
+
+def load_to_compress(
+    path: Path, data: Path | None, options: ImportOptions, own: OwnRenders, quiet: bool
+) -> tuple[RadianceField, dict[str, Any], Scene]:
+    """A field, its notes, and the scene to learn from and be scored with: photos, or the field's own renders.
+
+    The notes say so if it is renders.
+    """
+    if is_checkpoint(path):
+        made = open_checkpoint(path, options, photos=(data, "test") if data else None, exact=False, quiet=quiet)
+        field, notes = made.field, made.facts
+    else:
+        field, notes = load_run(path)
+    photos = None
+    if data is not None:
+        photos = load_like(notes, data, ("test",) if own.own else ("train", "test"))
+        if not own.own:
+            return field, notes, photos
+        field = field.with_background(photos.background)
+    if own.own_views < 1 or own.own_side < SSIM_WINDOW:
+        raise UsageError(f"expected --own-views at least 1 and --own-side at least {SSIM_WINDOW}")
+    if not 0 <= own.own_below <= 1:
+        raise UsageError(f"--own-below: expected a share of 0 to 1, got {own.own_below}")
+    size = f"{own.own_side}x{own.own_side}"
+    say(quiet, f"rendering {own.own_views} views of {size} of the field itself")
+    with named(path):
+        scene = own_scene(field, own.own_views, own.own_side, own.own_below)
+    if photos is not None:
+        scene = replace(scene, test=photos.test, name=photos.name)
+    return field, {**notes, "tuned_on": f"{own.own_views} renders of the field, {size}"}, scene
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Change a field's file into another kind, which the ending of OUT names.
+
+    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .th: one of TensoRF, of one of
+    TensoRF or a run of tensorf. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
+    such a one has to come in. Any other name: a run folder.
+    """
+
+    field: tyro.conf.Positional[Path]
+    """A run folder, a .vqrf file, a checkpoint of DirectVoxGO, svox2 or TensoRF, or official VQRF's folder or zip."""
+    out: tyro.conf.Positional[Path]
+    """What to write."""
+    exact: bool = False
+    """Halve the voxels' edge where a checkpoint's mask cuts cells: the very same images, 8 times the voxels."""
+    overwrite: bool = False
+    """Replace what is there."""
+    options: ImportFlags = AS_THEY_ARE
+
+    def run(self) -> None:
+        target = self.out / FIELD_FILE if self._is_run_folder() else self.out
+        if target.exists() and not self.overwrite:
+            raise StorageError(self.out, "is there already; give --overwrite")
+        if not self.out.resolve().parent.is_dir():
+            raise StorageError(self.out, f"there is no folder {self.out.resolve().parent}")
+        if self.out.suffix in (".vqrf", ".zip") or self.out.name == FOLDER:
+            files = self._compressed_files(self._load_compressed())
+        elif self.out.suffix == ".th":
+            files = {self.out: self._tensorf_file()}
+        else:
+            field, notes = self._load_field()
+            if self._is_run_folder():
+                self.out.mkdir(exist_ok=True)
+                save_field(target, field, notes=notes)
+                print(f"wrote {target}")
+                return
+            is_npz = self.out.suffix == ".npz"
+            data = self._named(lambda: bytes_of_svox2(field) if is_npz else bytes_of_dvgo(field, self.out.stem))
+            files = {self.out: data}
+        for path, data in files.items():
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, data)
+        print(f"wrote {self.out}, {sum(map(len, files.values()))} bytes")
+
+    def _is_run_folder(self) -> bool:
+        return self.out.suffix not in (".vqrf", ".zip", ".tar", ".npz", ".th") and self.out.name != FOLDER
+
+    def _named(self, make: Any) -> Any:
+        """What `make` returns; where it cannot be made, that is the fault of what was asked to be written."""
+        try:
+            return make()
+        except StorageError:
+            raise
+        except ValueError as error:
+            raise StorageError(self.out, f"cannot be made of {self.field}: {error}") from error
+
+    def _compressed_files(self, small: CompressedField | PyramidField) -> dict[Path, bytes]:
+        if self.out.suffix == ".vqrf":
+            return {self.out: self._named(lambda: encode(small))}
+        if isinstance(small, PyramidField):
+            raise StorageError(self.field, f"has no codebook, and {self.out.name} would; compress with --preset paper")
+        if self.out.suffix == ".zip":
+            return {self.out: self._named(lambda: zip_of_vqrf(small))}
+        return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
+
+    def _tensorf_file(self) -> bytes:
+        source = self.field / FACTORS_FILE if self.field.is_dir() else self.field
+        if not is_checkpoint(source) or not is_tensorf(source):
+            raise StorageError(
+                self.field,
+                f"has no factors, and {self.out.name} would: only a checkpoint of TensoRF, or a run of tensorf, becomes one",
+            )
+        made = load_tensorf(source)
+        data: bytes = self._named(lambda: bytes_of_tensorf(made, self.out.stem))
+        return data
+
+    def _load_compressed(self) -> CompressedField | PyramidField:
+        flags = self.options
+        if is_checkpoint(self.field) and is_vqrf(self.field):
+            return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))
+        if self.field.is_dir() or is_checkpoint(self.field):
+            raise StorageError(self.field, f"is not compressed, and {self.out.name} would be; use vqrf compress")
+        return load_compressed(self.field)[0]
+
+    def _load_field(self) -> tuple[RadianceField, dict[str, Any]]:
+        if is_checkpoint(self.field):
+            made = open_checkpoint(self.field, self.options, exact=self.exact)
+            return made.field, made.facts
+        field, notes, _ = load_any(self.field)
+        return field, notes

@@ -1,0 +1,367 @@
+"""Words -> calls. Every verb is a dataclass of its flags and a `run`; what it does is in the other rooms.
+
+Errors that a user can cause end in one line on the error stream and exit code 2; nothing half-written is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.table import Table
+
+from vqrf.cli import view as cli_view
+from vqrf.cli.bench import Bench
+from vqrf.cli.compress import MEGABYTE, Compress, Job, compress_into, expect_scorable, score
+from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
+from vqrf.cli.terminal import (
+    FACTORS_FILE,
+    FIELD_FILE,
+    Common,
+    CommonFlags,
+    UsageError,
+    expect_writable,
+    load_compressed,
+    load_like,
+    load_run,
+    named,
+    print_whole,
+    read_bytes,
+    say,
+    step_bars,
+)
+from vqrf.cli.view import Export, Render, showing
+from vqrf.codec.bitstream import verify
+from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.codec.lint import inspect, refusals
+from vqrf.data.builtin import built_in_scene
+from vqrf.data.scene import Background, Scene, SceneError, load_scene, save_scene
+from vqrf.fields.storage import StorageError, save_field
+from vqrf.files import write_atomically
+from vqrf.interop import bytes_of_tensorf, is_checkpoint, tensorf_of
+from vqrf.kernels import has_native
+
+if TYPE_CHECKING:
+    from vqrf.training.train import Watch
+
+EXIT_OUTPUT_CLOSED, EXIT_BAD_INPUT = 1, 2
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
+MAX_SEED = (1 << 63) - 1
+"""The largest that PyTorch's generator takes."""
+
+EXTRAS = {
+    "torch": "this needs PyTorch: pip install 'vqrf[train]'",
+    "av": "this needs PyAV: pip install 'vqrf[video]'",
+    "matplotlib": "this needs matplotlib: pip install 'vqrf[bench]'",
+    "scipy": "this needs SciPy: pip install 'vqrf[bench]'",
+    "ray": "this needs Ray: pip install 'vqrf[ray]'",
+}
+"""What to say where an optional package is missing."""
+
+NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a field on the photos of a dataset folder; the same command goes on after it was killed."""
+
+    data: tyro.conf.Positional[Path]
+    """Dataset folder (Blender transforms_*.json)."""
+    out: Path
+    """Run folder to write."""
+    preset: Literal["demo", "quick", "standard", "large"] = "standard"
+    """Size of the images and the grid: 200/112^3, 400/128^3, 800/160^3, 800/256^3."""
+    base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
+    """Kind of field, of which all but dvgo are quick or standard. plenoxels: harmonics and no network, 400/128^3 or 800/256^3.
+    tensorf: planes times lines, 400/128^3 or 800/200^3; tensorf-cp: lines alone. These write a checkpoint of TensoRF too."""
+    downscale: int = 0
+    """Average n x n pixels to one; 0: what the preset's image size asks for."""
+    background: Background = "white"
+    """What stands behind transparent pixels."""
+    view: bool = False
+    """Show the field in the browser while it is trained."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
+        scene, downscale = load_sized(self.data, preset, self.downscale, self.background)
+        images = {"downscale": downscale, "background": self.background}
+        with showing(scene.name) if self.view else nullcontext() as watch:
+            train_into(self.out, scene, preset, images, self.common, watch)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
+    data: Path
+    """Dataset folder."""
+    split: Literal["train", "test"] = "test"
+    every: int = 1
+    """Of the test split, take every n-th view."""
+    downscale: int = 0
+    """0: as trained."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON."""
+    options: ImportFlags = AS_THEY_ARE
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        field, notes, sizes = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
+        scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
+        views = getattr(scene, self.split)
+        expect_scorable(views)
+        result = score(field, views, scene.background, self.common.quiet or self.as_json)
+        if sizes is not None:
+            result = replace(result, file_bytes=sum(sizes.values()), sections=sizes)
+        print(result.to_json() if self.as_json else result.to_text(views[0].image.shape))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what is in a .vqrf file or a run folder."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON."""
+    options: ImportFlags = AS_THEY_ARE
+
+    def run(self) -> None:
+        facts = facts_of_checkpoint(self.scene, self.options) if is_checkpoint(self.scene) else facts_of(self.scene)
+        if self.as_json:
+            print(json.dumps(facts, indent=2))
+            return
+        table = Table(show_header=False, box=None)
+        for name, value in facts.items():
+            if name == "sections":
+                value = ", ".join(f"{section} {size}" for section, size in value.items())
+            table.add_row(name.replace("_", " "), str(value))
+        print_whole(table)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a .vqrf file: structure, checksums, that it decodes, and that it encodes again to the same bytes."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file."""
+    strict: bool = False
+    """Find too what the format allows and no encoder of ours writes."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON: findings, each with section, offset and reason."""
+
+    def run(self) -> None:
+        data = read_bytes(self.scene)
+        if self.strict or self.as_json:
+            report_findings(self.scene, data, self.strict, self.as_json)
+            return
+        with named(self.scene):
+            verify(data)
+        print(f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Make the built-in scene, train, compress, verify and score it, and write a report: the whole job in minutes."""
+
+    out: Path = Path("demo")
+    """Folder for everything."""
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        from vqrf.compression.paper import PRESETS
+
+        start = time.perf_counter()
+        data, run, out, report = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html"))
+        self.out.mkdir(parents=True, exist_ok=True)
+        expect_writable(out, self.common)
+        is_trained = (run / FIELD_FILE).exists() and not self.common.overwrite
+        if is_trained and load_run(run)[1].get("seed") != self.common.seed:
+            raise UsageError(f"{run}: was trained with another seed; give --overwrite")
+        say(self.common.quiet, "drawing the built-in scene")
+        save_scene(built_in_scene(self.common.seed), data)
+        scene = replace(load_scene(data), name="built-in scene")
+        if not is_trained:
+            train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
+        field, notes = load_run(run)
+        compress_into(Job(out, report, field, notes, scene, "demo", self.common), PRESETS["demo"])
+        with named(out):
+            verify(read_bytes(out))
+        say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")
+
+
+def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, int]:
+    """The training views at the preset's size, and by how much they were averaged down."""
+    from vqrf.training.train import PRESETS
+
+    if downscale < 0 or preset not in PRESETS:
+        raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
+    scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
+    width = scene.train[0].camera.width
+    if downscale == 0 and width > PRESETS[preset].image_side:
+        downscale = max(1, width // PRESETS[preset].image_side)
+        scene = load_scene(data, splits=("train",), downscale=downscale, background=background)
+    return scene, max(downscale, 1)
+
+
+def train_into(
+    run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
+) -> None:
+    """Train into a run folder, or go on with what is in it."""
+    from vqrf.training.train import PRESETS, clear_run, fit_model
+
+    if common.overwrite:
+        for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
+            (run / name).unlink(missing_ok=True)
+        clear_run(run)
+    elif (run / FIELD_FILE).exists():
+        raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
+    run.mkdir(parents=True, exist_ok=True)
+    config = PRESETS[preset]
+    notes = {
+        **images,
+        "preset": preset,
+        "seed": common.seed,
+        "scene": scene.name,
+        "n_train": len(scene.train),
+    }
+    write_atomically(run / CONFIG_FILE, json.dumps({**notes, "config": asdict(config)}, indent=2).encode())
+    start = time.perf_counter()
+    stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
+    with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
+        model = fit_model(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
+    seconds, field, factors = time.perf_counter() - start, model.field(), model.grid.factors()
+    if factors is not None:
+        made = tensorf_of(field, factors, scene.far)
+        write_atomically(run / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
+        say(common.quiet, f"wrote {run / FACTORS_FILE}")
+    save_field(run / FIELD_FILE, field, notes=notes)
+    clear_run(run)
+    say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
+
+
+def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
+    """Print what is odd about a file, and end in an error if anything is."""
+    findings = inspect(data) if strict else refusals(data)
+    if as_json:
+        print(json.dumps({"bytes": len(data), "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.section} at byte {finding.offset}: {finding.reason}")
+    if findings:
+        raise UsageError(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}, first in {findings[0].section}")
+    if not as_json:
+        print(f"{path}: {len(data)} bytes, every section is as an encoder writes it")
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What `info` prints."""
+    if path.is_dir():
+        field, notes = load_run(path)
+        return {
+            "kind": "trained field",
+            "shape": list(field.lattice.shape),
+            "channels": field.n_channels,
+            "shading": field.shading,
+            "activation": field.activation,
+            "grid_bytes": field.grid_bytes,
+            **notes,
+        }
+    small, sizes = load_compressed(path)
+    counts = [int((small.partition == kind).sum()) for kind in (PRUNED, CODED, KEPT)]
+    facts = {
+        "kind": "vqrf file",
+        "bytes": sum(sizes.values()),
+        "megabytes": sum(sizes.values()) / MEGABYTE,
+        "shape": list(small.lattice.shape),
+        "lo": list(small.lattice.lo),
+        "hi": list(small.lattice.hi),
+        "channels": small.n_channels,
+        "voxels_pruned_coded_kept": counts,
+        **({"codewords": small.n_codewords} if isinstance(small, CompressedField) else {"levels": small.n_levels + 1}),
+        "shading": small.shading,
+        "activation": small.activation,
+        "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
+        "sections": sizes,
+    }
+    return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
+
+
+def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
+    """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
+    common = verb.common
+    if common.threads < 0:
+        raise UsageError(f"--threads: expected 0 or more, got {common.threads}")
+    if not 0 <= common.seed <= MAX_SEED:
+        raise UsageError(f"--seed: expected 0..{MAX_SEED}, got {common.seed}")
+    if not has_native() and not common.quiet:
+        print(NO_CORE, file=sys.stderr)
+    if has_native() and common.threads:
+        from vqrf.kernels.native import set_threads
+
+        set_threads(common.threads)
+    if not isinstance(verb, Render | Eval):
+        import torch
+
+        if common.threads:
+            torch.set_num_threads(common.threads)
+        try:
+            torch.empty(0, device=common.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises one for a strange name, the other for a lack of CUDA
+            raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
+
+
+Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb, of the command line unless `arguments` are given; exit with 2 and one line where the input is bad.
+
+    Where whoever reads the output has had enough of it, as `head` has, exit with 1 and without a word.
+    """
+    try:
+        try:
+            run_verb(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes as it ends goes there
+        sys.exit(EXIT_OUTPUT_CLOSED)
+
+
+def run_verb(arguments: Sequence[str] | None) -> None:
+    """Run one verb, and end in one line where the input is bad."""
+    description = "Volumetric radiance fields small enough to send, embed and keep."
+    verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
+    try:
+        if not isinstance(verb, cli_view.View | Export | Info | Verify | Convert):
+            set_up(verb)
+        verb.run()
+        return
+    except BrokenPipeError:
+        raise
+    except (SceneError, StorageError, UsageError) as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        reason = EXTRAS[error.name]
+    print(f"vqrf: {' '.join(reason.splitlines())}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""What the verbs have in common: flags, reading what a path names, and a word on the way.
+
+Errors that a user can cause are raised here as `UsageError`, and end in one line (see `vqrf.cli.main`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vqrf.codec.bitstream import decode, sections
+from vqrf.codec.compressed import CompressedField
+from vqrf.codec.pyramid import PyramidField
+from vqrf.data.scene import Background, Scene, load_scene
+from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.storage import load_field
+
+if TYPE_CHECKING:
+    from vqrf.training.train import Progress as TrainProgress
+
+FIELD_FILE = "field.safetensors"
+FACTORS_FILE = "tensorf.th"
+"""Beside it, where the voxels were learnt as factors: a checkpoint of TensoRF."""
+METRICS_STEPS = 100
+WIDEST_TABLE = 1000
+"""Characters, more than any table has."""
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Flags of the verbs that work for a while.
+
+    Attributes:
+      seed: of everything random.
+      threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
+      device: where to train: cpu, or a torch device such as cuda.
+      quiet: print nothing but results.
+      overwrite: replace what is there.
+    """
+
+    seed: int = 0
+    threads: int = 0
+    device: str = "cpu"
+    quiet: bool = False
+    overwrite: bool = False
+
+
+CommonFlags = Annotated[Common, tyro.conf.arg(name="")]
+
+
+def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
+    """The dataset as the field was trained on it: same downscale (unless given), same background.
+
+    Notes may come from any file, so they are asked for and not believed.
+    """
+    background: Background = "black" if notes.get("background") == "black" else "white"
+    if every < 1 or downscale < 0:
+        raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
+    trained = notes.get("downscale")
+    size = downscale or (trained if isinstance(trained, int) and trained > 0 else 1)
+    return load_scene(data, splits=splits, downscale=size, background=background, every=every)
+
+
+def expect_writable(path: Path, common: Common) -> None:
+    """Refuse, before long work, a file that cannot be written or is to stay."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a file to write")
+    if path.is_file() and not common.overwrite:
+        raise UsageError(f"{path}: is there already; give --overwrite")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: there is no folder {folder}")
+    if not os.access(path if is_device(path) else folder, os.W_OK):
+        raise UsageError(f"{path}: cannot be written")
+
+
+def is_device(path: Path) -> bool:
+    """Whether something is there that is written to and not replaced: a device, a pipe."""
+    return path.exists() and not path.is_file()
+
+
+def read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected a .vqrf file")
+    return path.read_bytes()
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the file's name before what is said to be wrong with its bytes."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def load_compressed(path: Path) -> tuple[CompressedField | PyramidField, dict[str, int]]:
+    data = read_bytes(path)
+    with named(path):
+        return decode(data), {name: size for name, _, size in sections(data)}
+
+
+def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
+    if not path.is_dir():
+        raise UsageError(f"{path}: is no run folder")
+    if not (path / FIELD_FILE).exists():
+        raise UsageError(f"{path}: holds no {FIELD_FILE}; is it a run folder, and has its training ended?")
+    return load_field(path / FIELD_FILE)
+
+
+def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
+    """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
+    if path.is_dir():
+        return *load_run(path), None
+    small, sizes = load_compressed(path)
+    with named(path):
+        field = expand(small)
+    notes = small.metadata.get("training")
+    return field, notes if isinstance(notes, dict) else {}, sizes
+
+
+def say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, flush=True)
+
+
+class RateColumn(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.1f}/s", style="cyan")
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as the terminal, or, into a file or a pipe, with each row on a line."""
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDEST_TABLE)).print(table)
+
+
+Advance = Callable[[int, str], None]
+
+
+def bars_on_terminal(quiet: bool) -> Progress:
+    """Bars with a rate and an ETA on a terminal; nothing where the error stream is none, or when quiet."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description:>7}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        RateColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+@contextmanager
+def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
+    with bars_on_terminal(quiet) as bars:
+        task = bars.add_task(name, total=total, note="")
+        yield lambda completed, note: bars.update(task, advance=completed, note=note)
+
+
+@contextmanager
+def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Callable[[str, TrainProgress], None]]:
+    """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
+    start = time.perf_counter()
+    printed: dict[str, tuple[int, float]] = {}  # step and time of each stage's last line of text
+    with bars_on_terminal(quiet) as bars:
+        tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
+
+        def report(stage: str, progress: TrainProgress) -> None:
+            if not bars.tasks[tasks[stage]].started:
+                bars.start_task(tasks[stage])
+            now = time.perf_counter()
+            last_step, last_time = printed.setdefault(stage, (progress.step, now))
+            bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")
+            if progress.step % METRICS_STEPS and progress.step != progress.steps:
+                return
+            line = {
+                "stage": stage,
+                "step": progress.step,
+                "batch_psnr": round(progress.psnr, 3),
+                "seconds": round(now - start, 2),
+            }
+            if metrics is not None:
+                with metrics.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            if bars.disable and not quiet and progress.step % (10 * METRICS_STEPS) == 0:
+                rate = (progress.step - last_step) / max(now - last_time, 1e-9)
+                left = (progress.steps - progress.step) / max(rate, 1e-9)
+                done = f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB"
+                print(f"{done} {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+                printed[stage] = (progress.step, now)
+
+        yield report

@@ -1,0 +1,217 @@
+"""The verbs that show: pictures and films of a scene, a page that holds it, a server on this machine."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, load_field_of
+from vqrf.cli.terminal import (
+    FIELD_FILE,
+    Common,
+    CommonFlags,
+    UsageError,
+    expect_writable,
+    load_like,
+    load_run,
+    named,
+    progress_bar,
+    read_bytes,
+    say,
+)
+from vqrf.codec.bitstream import decode, encode
+from vqrf.fields.field import RadianceField
+from vqrf.fields.preview import preview
+from vqrf.files import write_atomically
+from vqrf.geometry import Camera, Lattice
+from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
+from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.render import render, save_image
+from vqrf.rendering.serve import SceneServer, Source
+
+CLIP_SUFFIX = ".mp4"
+MAX_PORT = 65535
+REFRESH_SECONDS = 5.0
+"""How often the page asks whether there is a newer field."""
+WATCH_SECONDS = 20.0
+"""Training between two fields that are shown; each takes it a second."""
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render a scene, a dataset's views or along a camera's path, into PNG files or a film."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
+    out: Path
+    """Folder for the images; with --path also a film, NAME.mp4."""
+    data: Path | None = None
+    """Dataset folder, for its cameras; not needed with --path."""
+    path: str | None = None
+    """orbit, spiral, or a JSON file: nerfstudio's camera path, or Blender's transforms."""
+    frames: int = 120
+    """Number of pictures along an orbit or a spiral."""
+    fps: int = 30
+    """Pictures in a second of the film."""
+    width: int = 800
+    """Of the pictures along a path."""
+    height: int = 800
+    """Of the pictures along a path."""
+    split: Literal["train", "test"] = "test"
+    every: int = 1
+    """Of the test split, take every n-th view."""
+    downscale: int = 0
+    """0: as trained."""
+    options: ImportFlags = AS_THEY_ARE
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        field, notes, _ = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
+        views = self._views_along_path(field.lattice)
+        if views is None:
+            if self.data is None:
+                raise UsageError("expected cameras: give --data FOLDER, or --path orbit, spiral or FILE")
+            scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
+            field = field.with_background(scene.background)
+            views = {f"{Path(view.name).name}.png": view.camera for view in getattr(scene, self.split)}
+        is_clip = self.path is not None and self.out.suffix == CLIP_SUFFIX
+        if is_clip:
+            expect_writable(self.out, self.common)
+        elif self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
+            raise UsageError(f"{self.out}: is not empty; give --overwrite")
+        volume = field.volume()
+        with ExitStack() as stack:
+            if is_clip:
+                clip = stack.enter_context(writing_clip(self.out, (self.width, self.height), self.fps))
+            else:
+                self.out.mkdir(parents=True, exist_ok=True)
+            advance = stack.enter_context(progress_bar("render", len(views), self.common.quiet))
+            for name, camera in views.items():
+                rgb = render(volume, camera).rgb
+                if is_clip:
+                    clip.add(rgb)
+                else:
+                    save_image(rgb, self.out / name)
+                advance(1, "")
+        what = f"a film of {len(views)}" if is_clip else f"{len(views)}"
+        say(self.common.quiet, f"wrote {what} images to {self.out}")
+
+    def _views_along_path(self, lattice: Lattice) -> dict[str, Camera] | None:
+        """Cameras by the name of their picture, or None if no path is asked for."""
+        if self.path is None:
+            return None
+        for name in ("frames", "fps", "width", "height"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+        size = (self.width, self.height)
+        if self.out.suffix == CLIP_SUFFIX and not even(size):
+            raise UsageError(f"{self.out}: a film needs an even width and height, got {self.width}x{self.height}")
+        if self.path in ("orbit", "spiral"):
+            cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size)
+        else:
+            try:
+                cameras = load_path(self.path, size)
+            except PathError as error:
+                raise UsageError(str(error)) from None
+        return {f"{i:04}.png": camera for i, camera in enumerate(cameras)}
+
+
+@dataclass(frozen=True)
+class View:
+    """Show a .vqrf file or a run folder in the browser; it is shown anew when it changes."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file or a run folder."""
+    port: int = 0
+    """Of 127.0.0.1; 0: one that is free."""
+    open: bool = True
+    """Open the browser."""
+
+    def run(self) -> None:
+        if not 0 <= self.port <= MAX_PORT:
+            raise UsageError(f"--port: expected 0..{MAX_PORT}, got {self.port}")
+        if self.scene.is_dir():
+            source = source_of_run(self.scene)
+        else:
+            data = read_bytes(self.scene)
+            with named(self.scene):
+                decode(data)
+            source = self.scene.read_bytes
+        with SceneServer(source, self.scene.resolve().name, self.port, REFRESH_SECONDS) as server:
+            print(f"{self.scene}: at {server.url} until Ctrl+C", flush=True)
+            if self.open:
+                webbrowser.open(server.url)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                print()
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write one HTML page with a .vqrf file in it, which opens by double click and needs no network."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file."""
+    out: tyro.conf.Positional[Path]
+    """The page to write."""
+    overwrite: bool = False
+    """Replace what is there."""
+
+    def run(self) -> None:
+        data = read_bytes(self.scene)
+        with named(self.scene):
+            decode(data)
+        expect_writable(self.out, Common(overwrite=self.overwrite))
+        page = page_with_scene(data, self.scene.name)
+        write_atomically(self.out, page)
+        print(f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
+
+
+def source_of_run(run: Path) -> Source:
+    """The field of a run folder as the bytes of a .vqrf; made anew when the field is."""
+    made: tuple[int, bytes] | None = None
+
+    def source() -> bytes | None:
+        nonlocal made
+        changed = (run / FIELD_FILE).stat().st_mtime_ns
+        if made is None or made[0] != changed:
+            made = changed, encode(preview(load_run(run)[0]))
+        return made[1]
+
+    load_run(run)
+    return source
+
+
+@contextmanager
+def showing(name: str) -> Iterator[Callable[[Callable[[], RadianceField]], None]]:
+    """Show a field in the browser while it is trained: yields what `fit` takes as `watch`."""
+    latest: list[bytes] = []
+    last = time.monotonic()
+
+    def watch(field: Callable[[], RadianceField]) -> None:
+        nonlocal last
+        if latest and time.monotonic() - last < WATCH_SECONDS:
+            return
+        latest[:] = [encode(preview(field()))]
+        last = time.monotonic()
+
+    with SceneServer(lambda: latest[0] if latest else None, name, refresh_seconds=REFRESH_SECONDS) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        print(f"in training at {server.url}", file=sys.stderr, flush=True)
+        webbrowser.open(server.url)
+        try:
+            yield watch
+        finally:
+            server.shutdown()
+            thread.join()

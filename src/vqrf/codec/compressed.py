@@ -1,0 +1,285 @@
+"""The narrow waist: a compressed field as integers and small tables, between `compress` and `encode`.
+
+NumPy only. Every instance is checked when it is made, so that whatever takes one need not ask again. How its
+arrays become bytes is in `vqrf.codec.bitstream`, what they mean to a renderer in FORMAT.md section 4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.geometry import Float32, Lattice
+from vqrf.kernels import Activation, Shading, count_view_frequencies, shading_fault
+
+Uint8 = NDArray[np.uint8]
+Int32 = NDArray[np.int32]
+
+PRUNED, CODED, KEPT = 0, 1, 2
+"""What a voxel of the partition is: absent, a row of the codebook, or a row of its own."""
+
+MIN_SIDE, MAX_SIDE = 2, 4096
+MAX_VOXELS = 1 << 31
+MAX_CHANNELS = 64
+MAX_CODEWORDS = 65536
+MAX_LAYERS = 16
+MAX_LAYER_SIDE = 4096
+MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_DEPTH = 200
+"""Objects and lists around a value. A bound of our own, as those of JSON readers differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """Real numbers as small integers: `offset + scale * levels`.
+
+    Args:
+      levels: uint8 or uint16, at least one axis.
+      scale, offset: float32, both [1] or both [C], one for each column of the last axis. Finite.
+
+    Raises:
+      ValueError: a dtype or a shape is another, or a value is not finite.
+    """
+
+    levels: NDArray[np.uint8] | NDArray[np.uint16]
+    scale: Float32
+    offset: Float32
+
+    def __post_init__(self) -> None:
+        if self.levels.dtype not in (np.uint8, np.uint16) or self.levels.ndim < 1:
+            raise ValueError(f"levels: expected uint8 or uint16, got {self.levels.dtype}")
+        allowed = ((1,), self.levels.shape[-1:])
+        for name, values in (("scale", self.scale), ("offset", self.offset)):
+            if values.dtype != np.float32 or values.shape not in allowed or values.shape != self.scale.shape:
+                raise ValueError(f"{name}: expected float32 [1] or one per column, got {values.dtype} {values.shape}")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} is not finite")
+        object.__setattr__(self, "levels", np.ascontiguousarray(self.levels))
+
+    def dequantize(self) -> Float32:
+        """`offset + scale * levels` in float32: the product is rounded to float32, then the sum."""
+        return self.offset + self.scale * self.levels.astype(np.float32)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Quantized) or self.levels.dtype != other.levels.dtype:
+            return False
+        pairs = ((self.levels, other.levels), (self.scale, other.scale), (self.offset, other.offset))
+        return all(np.array_equal(a, b) for a, b in pairs)
+
+
+Table: TypeAlias = Quantized | NDArray[np.float16]
+"""A small array of numbers: quantised, or float16 as the VQRF paper has it."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The scalars of rendering, each rounded to float32 here so that a file holds them exactly.
+
+    Attributes:
+      empty_density: the raw density of every PRUNED voxel.
+      density_bias, interval, step_world, near, alpha_threshold, background: as in `vqrf.fields.field.RadianceField`.
+
+    Raises:
+      ValueError: a value is not finite, or interval or step_world is not positive.
+    """
+
+    empty_density: float
+    density_bias: float
+    interval: float
+    step_world: float
+    near: float
+    alpha_threshold: float
+    background: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        values = np.array(self.values(), np.float64).astype(np.float32)
+        if values.shape != (9,) or not np.isfinite(values).all():
+            raise ValueError("a constant is not finite")
+        *scalars, red, green, blue = values.tolist()
+        for name, value in zip(self.__dataclass_fields__, [*scalars, (red, green, blue)], strict=True):
+            object.__setattr__(self, name, value)
+        if self.interval <= 0 or self.step_world <= 0:
+            raise ValueError("interval or step_world is not positive")
+
+    @classmethod
+    def from_values(cls, values: Sequence[float]) -> Constants:
+        """The constants whose `values()` are these nine."""
+        empty_density, density_bias, interval, step_world, near, alpha_threshold, *rgb = values
+        background = (rgb[0], rgb[1], rgb[2])
+        return cls(empty_density, density_bias, interval, step_world, near, alpha_threshold, background)
+
+    def values(self) -> list[float]:
+        """The nine numbers in the order of the attributes."""
+        *scalars, background = (getattr(self, name) for name in self.__dataclass_fields__)
+        return [*scalars, *background]
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedField:
+    """A compressed field: integers and small tables. What `encode` writes and `expand` makes a field of.
+
+    Args:
+      lattice: each side 2..4096, at most 2^31 voxels.
+      partition: [X,Y,Z] uint8 of PRUNED, CODED and KEPT.
+      density: uint8 levels [N] of the voxels that are not PRUNED, in raster order (Z fastest); one scale.
+      codes: [N_coded] int32, the codebook's row of each CODED voxel in raster order.
+      codebook: [K,C], 1 <= K <= 65536, 1 <= C <= 64.
+      kept: uint8 levels [N_kept, C] of the KEPT voxels in raster order.
+      color_mlp: ((weight [out,in], bias [out]), ...), at most 16 layers, from C + 3 + 6n + 2CF inputs to 3 outputs;
+        empty when the features are rgb logits (then C = 3) or coefficients of spherical harmonics (then C is 12 or 27).
+      constants: see `Constants`.
+      metadata: of JSON types (kept as JSON would give it back), at most 1 MiB.
+      shading: "mlp", or "sh" or "sh_relu" for spherical harmonics (see `vqrf.kernels`).
+      activation: of the density, "softplus" or "relu".
+      feature_frequencies: F, how many frequencies of each feature the colour MLP takes beside it (see `vqrf.kernels`).
+
+    Raises:
+      ValueError: a shape, a dtype or a value is not as said.
+    """
+
+    lattice: Lattice
+    partition: Uint8
+    density: Quantized
+    codes: Int32
+    codebook: Table
+    kept: Quantized
+    color_mlp: tuple[tuple[Table, Table], ...]
+    constants: Constants
+    metadata: dict[str, Any]
+    shading: Shading = "mlp"
+    activation: Activation = "softplus"
+    feature_frequencies: int = 0
+
+    def __post_init__(self) -> None:
+        check_lattice(self.lattice, self.partition)
+        if self.partition.max() > KEPT:
+            raise ValueError("partition: a value is none of PRUNED, CODED, KEPT")
+        _expect("density", self.density.levels, np.uint8, (self.n_coded + self.n_kept,))
+        if self.density.scale.shape != (1,):
+            raise ValueError("density: expected one scale")
+        _expect_table("codebook", self.codebook, ndim=2)
+        n_codewords, n_channels = items_of(self.codebook).shape
+        if not 1 <= n_codewords <= MAX_CODEWORDS or not 1 <= n_channels <= MAX_CHANNELS:
+            raise ValueError(f"codebook: expected 1..65536 rows of 1..64, got {n_codewords} of {n_channels}")
+        _expect("kept", self.kept.levels, np.uint8, (self.n_kept, n_channels))
+        _expect("codes", self.codes, np.int32, (self.n_coded,))
+        if self.codes.size and not 0 <= self.codes.min() <= self.codes.max() < n_codewords:
+            raise ValueError("codes: a code is not below the codebook size")
+        if fault := shading_fault(self.shading, len(self.color_mlp), n_channels, self.feature_frequencies):
+            raise ValueError(f"color_mlp: {fault}")
+        check_layers(self.color_mlp, n_channels, self.feature_frequencies)
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation {self.activation} is not supported")
+        object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
+        object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
+        object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
+
+    @property
+    def n_channels(self) -> int:
+        return int(items_of(self.codebook).shape[1])
+
+    @property
+    def n_codewords(self) -> int:
+        return int(items_of(self.codebook).shape[0])
+
+    @property
+    def n_coded(self) -> int:
+        return int(np.count_nonzero(self.partition == CODED))
+
+    @property
+    def n_kept(self) -> int:
+        return int(np.count_nonzero(self.partition == KEPT))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CompressedField):
+            return False
+        return (
+            (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
+            and (self.constants, self.metadata) == (other.constants, other.metadata)
+            and (self.shading, self.activation) == (other.shading, other.activation)
+            and self.feature_frequencies == other.feature_frequencies
+            and np.array_equal(self.partition, other.partition)
+            and np.array_equal(self.codes, other.codes)
+            and _same_table(self.codebook, other.codebook)
+            and same_layers(self.color_mlp, other.color_mlp)
+        )
+
+
+def check_lattice(lattice: Lattice, partition: Uint8) -> None:
+    """Raise ValueError unless the lattice is within the limits and the partition of its shape."""
+    if any(not MIN_SIDE <= side <= MAX_SIDE for side in lattice.shape) or lattice.n_voxels > MAX_VOXELS:
+        raise ValueError(f"lattice: expected sides of 2..4096 and at most 2^31 voxels, got {lattice.shape}")
+    _expect("partition", partition, np.uint8, lattice.shape)
+
+
+def _expect(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name}: expected {dtype.__name__} {list(shape)}, got {array.dtype} {list(array.shape)}")
+
+
+def _expect_table(name: str, table: Table, ndim: int) -> None:
+    items = items_of(table)
+    if items.ndim != ndim or (not isinstance(table, Quantized) and items.dtype != np.float16):
+        raise ValueError(f"{name}: expected {ndim} axes of float16 or levels, got {items.ndim} of {items.dtype}")
+    if not isinstance(table, Quantized) and not np.isfinite(items).all():
+        raise ValueError(f"{name}: a value is not finite")
+
+
+def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, feature_frequencies: int) -> None:
+    """Raise ValueError unless the layers lead from the features and the view to rgb."""
+    if len(layers) > MAX_LAYERS:
+        raise ValueError(f"color_mlp: {len(layers)} layers, the limit is {MAX_LAYERS}")
+    width = 0
+    for i, (weight, bias) in enumerate(layers):
+        _expect_table("color_mlp", weight, ndim=2)
+        _expect_table("color_mlp", bias, ndim=1)
+        n_out, n_in = items_of(weight).shape
+        if not (1 <= n_in <= MAX_LAYER_SIDE and 1 <= n_out <= MAX_LAYER_SIDE) or items_of(bias).shape != (n_out,):
+            raise ValueError(f"color_mlp: layer {i} has weight [{n_out},{n_in}] and bias {items_of(bias).shape}")
+        if n_in != width if i else count_view_frequencies(n_in, n_channels, feature_frequencies) is None:
+            raise ValueError(f"color_mlp: layer {i} cannot take its {n_in} inputs")
+        width = n_out
+    if layers and width != 3:
+        raise ValueError(f"color_mlp: ends in {width} values, expected rgb")
+
+
+def items_of(table: Table) -> NDArray[Any]:
+    """The table's numbers as stored."""
+    return table.levels if isinstance(table, Quantized) else table
+
+
+def _same_table(a: Table, b: Table) -> bool:
+    if isinstance(a, Quantized) or isinstance(b, Quantized):
+        return isinstance(a, Quantized) and a == b
+    return bool(np.array_equal(a, b))
+
+
+def same_layers(a: tuple[tuple[Table, Table], ...], b: tuple[tuple[Table, Table], ...]) -> bool:
+    """Whether two colour MLPs hold the same tables."""
+    tables = zip((t for layer in a for t in layer), (t for layer in b for t in layer), strict=False)
+    return len(a) == len(b) and all(_same_table(x, y) for x, y in tables)
+
+
+def canonical_json(metadata: dict[str, Any]) -> bytes:
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata: expected a dict")
+    if not _is_within(metadata, MAX_METADATA_DEPTH):
+        raise ValueError(f"metadata is nested more than {MAX_METADATA_DEPTH} deep")
+    try:
+        text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except TypeError as error:
+        raise ValueError(f"metadata: {error}") from None
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata has {len(text)} bytes, the limit is {MAX_METADATA_BYTES}")
+    return text
+
+
+def _is_within(value: Any, depth: int) -> bool:
+    """Whether nothing in `value` has more than `depth` objects and lists of it around."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return depth >= 0 and all(_is_within(item, depth - 1) for item in inner)

@@ -1,0 +1,236 @@
+"""A compressed field as a sparse pyramid: what the default preset writes. NumPy only.
+
+    level 0      the voxels of the lattice that are not PRUNED
+    level l + 1  every second node along each axis of those that level l hangs on, and the ones beside them
+    parents      node (i,j,k) of level l hangs on the eight nodes (floor or ceil of i/2, of j/2, of k/2) of level l + 1
+    value        V_L = Q_L,  V_l = Q_l + mean of the parents' V_(l+1);  density and latents are V_0
+
+with Q_l the node's whole numbers times the steps of their channels. The mean of the parents is trilinear interpolation, so
+that a smooth stretch of surface is said once, coarsely, and only what differs from it is said again. Cutting the finer
+levels off leaves a smoother scene. FORMAT.md section 4 specifies it.
+
+Source: the Laplacian pyramid (Burt and Adelson 1983) on the nodes that an octree would have.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.codec.compressed import (
+    CODED,
+    MAX_CHANNELS,
+    PRUNED,
+    Constants,
+    Int32,
+    Table,
+    Uint8,
+    canonical_json,
+    check_lattice,
+    check_layers,
+    same_layers,
+)
+from vqrf.geometry import Float32, Lattice
+from vqrf.kernels import MAX_STEPS, Activation, Children, Shading, shading_fault
+
+Int16 = NDArray[np.int16]
+
+MAX_MAGNITUDE = MAX_STEPS
+"""Of a coefficient."""
+MAX_LEVELS = 8
+"""Levels above the lattice's own: 2^8 is a side of 4096 brought to 16."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """One level of a pyramid.
+
+    Attributes:
+      selected: [x,y,z] bool, where there is a node; nodes are numbered in raster order.
+      parents: [N,8] int32, the numbers of each node's parents in the next coarser level; empty [N,0] in the coarsest.
+    """
+
+    selected: NDArray[np.bool_]
+    parents: Int32
+
+    @property
+    def n_nodes(self) -> int:
+        return len(self.parents)
+
+
+def coarser_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the level above: node i hangs on floor(i/2) and ceil(i/2).
+
+    >>> coarser_shape((2, 5, 6))
+    (2, 3, 4)
+    """
+    return tuple(side // 2 + 1 for side in shape)
+
+
+def select_levels(occupied: NDArray[np.bool_], n_levels: int) -> list[NDArray[np.bool_]]:
+    """Where the levels over the occupied voxels [X,Y,Z] have nodes, finest first: `n_levels` + 1 of them."""
+    levels = [occupied]
+    for _ in range(n_levels):
+        coarser = levels[-1]
+        for axis in range(3):
+            coarser = _halve(coarser, axis)
+        levels.append(coarser)
+    return levels
+
+
+def _halve(selected: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """What nodes along one axis hang on: an even one on i/2, an odd one on the two beside that."""
+    along = np.moveaxis(selected, axis, 0)
+    even, odd = along[::2], along[1::2]
+    above = np.zeros((len(along) // 2 + 1, *along.shape[1:]), bool)
+    above[: len(even)] |= even
+    above[: len(odd)] |= odd
+    above[1 : len(odd) + 1] |= odd
+    return np.moveaxis(above, 0, axis)
+
+
+def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
+    """The levels over the occupied voxels [X,Y,Z], finest first: `n_levels` + 1 of them."""
+    masks = [np.ascontiguousarray(mask) for mask in select_levels(occupied, n_levels)]
+    levels = []
+    for selected, coarser in pairwise(masks):
+        numbers = np.cumsum(coarser, dtype=np.int32) - np.int32(1)
+        strides = coarser.shape[1] * coarser.shape[2], coarser.shape[2], 1
+        places = np.nonzero(selected)
+        near = sum((place >> 1) * stride for place, stride in zip(places, strides, strict=True))
+        beyond = [(place & 1) * stride for place, stride in zip(places, strides, strict=True)]
+        parents = np.empty((len(places[0]), 8), np.int32)
+        for k in range(8):
+            parents[:, k] = numbers[near + sum(beyond[axis] for axis in range(3) if k >> (2 - axis) & 1)]
+        levels.append(Nodes(selected, parents))
+    return [*levels, Nodes(masks[-1], np.zeros((np.count_nonzero(masks[-1]), 0), np.int32))]
+
+
+def children_of(parents: Int32, n_above: int) -> Children:
+    """The links of a level, [N,8] of numbers below `n_above`, as its `n_above` parents see them."""
+    n = len(parents)
+    links, counts = np.unique(parents.astype(np.int64) * n + np.arange(n)[:, None], return_counts=True)
+    parent, child = np.divmod(links, max(n, 1))
+    first = np.searchsorted(parent, np.arange(n_above + 1))
+    return Children(first.astype(np.int32), child.astype(np.int32), np.float32(counts / 8))
+
+
+@dataclass(frozen=True, eq=False)
+class PyramidField:
+    """A compressed field whose voxels are a pyramid of whole numbers. What `encode` writes and `expand` makes a field of.
+
+    Args:
+      lattice: each side 2..4096, at most 2^31 voxels.
+      partition: [X,Y,Z] uint8 of PRUNED and CODED.
+      coefficients: int16 [N_l, 1 + V] for each level, coarsest first; density is column 0, then come the latents; nodes are
+        those of `build_nodes`. No magnitude is above `MAX_MAGNITUDE`.
+      steps: [1 + V] float32, finite and positive.
+      basis: [V,C] float32, features = latents @ basis; None where the latents are the features.
+      color_mlp, constants, metadata, shading, activation, feature_frequencies: as in `vqrf.codec.compressed.CompressedField`.
+
+    Raises:
+      ValueError: a shape, a dtype or a value is not as said.
+    """
+
+    lattice: Lattice
+    partition: Uint8
+    coefficients: tuple[Int16, ...]
+    steps: Float32
+    basis: Float32 | None
+    color_mlp: tuple[tuple[Table, Table], ...]
+    constants: Constants
+    metadata: dict[str, Any]
+    shading: Shading = "mlp"
+    activation: Activation = "softplus"
+    feature_frequencies: int = 0
+
+    def __post_init__(self) -> None:
+        check_lattice(self.lattice, self.partition)
+        if self.partition.max() > CODED:
+            raise ValueError("partition: a value is none of PRUNED, CODED")
+        if not 1 <= len(self.coefficients) <= MAX_LEVELS + 1:
+            raise ValueError(f"coefficients: expected 1..9 levels, got {len(self.coefficients)}")
+        if self.steps.dtype != np.float32 or self.steps.ndim != 1 or not 2 <= len(self.steps) <= MAX_CHANNELS + 1:
+            raise ValueError(f"steps: expected float32 [2..65], got {self.steps.dtype} {list(self.steps.shape)}")
+        if not (np.isfinite(self.steps).all() and (self.steps > 0).all()):
+            raise ValueError("steps: expected finite positive values")
+        self._check_basis()
+        levels = select_levels(self.partition != PRUNED, self.n_levels)[::-1]
+        for selected, level in zip(levels, self.coefficients, strict=True):
+            expected = (int(np.count_nonzero(selected)), len(self.steps))
+            if level.dtype != np.int16 or level.shape != expected:
+                raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
+            if level.size and max(int(level.max()), -int(level.min())) > MAX_MAGNITUDE:
+                raise ValueError(f"coefficients: a magnitude is above {MAX_MAGNITUDE}")
+        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels, self.feature_frequencies):
+            raise ValueError(f"color_mlp: {fault}")
+        check_layers(self.color_mlp, self.n_channels, self.feature_frequencies)
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation {self.activation} is not supported")
+        object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
+        object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
+
+    def _check_basis(self) -> None:
+        if self.basis is None:
+            return
+        n_latents = len(self.steps) - 1
+        if self.basis.dtype != np.float32 or self.basis.ndim != 2 or len(self.basis) != n_latents:
+            raise ValueError(f"basis: expected float32 [{n_latents},C], got {self.basis.dtype} {list(self.basis.shape)}")
+        if not 1 <= self.basis.shape[1] <= MAX_CHANNELS or not np.isfinite(self.basis).all():
+            raise ValueError("basis: expected 1..64 columns of finite values")
+
+    @property
+    def n_channels(self) -> int:
+        return len(self.steps) - 1 if self.basis is None else int(self.basis.shape[1])
+
+    @property
+    def n_levels(self) -> int:
+        """Levels above the lattice's own."""
+        return len(self.coefficients) - 1
+
+    @property
+    def n_coded(self) -> int:
+        return int(np.count_nonzero(self.partition != PRUNED))
+
+    def nodes(self) -> list[Nodes]:
+        """The levels, finest first."""
+        return build_nodes(self.partition != PRUNED, self.n_levels)
+
+    def voxel_values(self) -> tuple[Float32, Float32]:
+        """Density [N] and features [N,C] of the voxels that are not PRUNED, in raster order."""
+        nodes = self.nodes()
+        values = self.steps * self.coefficients[0].astype(np.float32)
+        for finer, level in zip(nodes[-2::-1], self.coefficients[1:], strict=True):
+            above = sum(values[finer.parents[:, k]] for k in range(8))
+            values = self.steps * level.astype(np.float32) + np.float32(0.125) * above
+        latents = values[:, 1:]
+        return values[:, 0], latents if self.basis is None else latents @ self.basis
+
+    def restrict(self, wanted: NDArray[np.bool_]) -> PyramidField:
+        """The same without the voxels that are not among [X,Y,Z]; the values of the others stay."""
+        partition = np.where(wanted, self.partition, np.uint8(PRUNED))
+        before, after = (select_levels(here != PRUNED, self.n_levels)[::-1] for here in (self.partition, partition))
+        levels = zip(before, after, self.coefficients, strict=True)
+        coefficients = tuple(level[stays[there]] for there, stays, level in levels)
+        return replace(self, partition=partition, coefficients=coefficients)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PyramidField):
+            return False
+        basis, other_basis = (np.zeros(0) if field.basis is None else field.basis for field in (self, other))
+        return (
+            (self.lattice, self.constants, self.metadata) == (other.lattice, other.constants, other.metadata)
+            and (self.shading, self.activation) == (other.shading, other.activation)
+            and self.feature_frequencies == other.feature_frequencies
+            and np.array_equal(self.partition, other.partition)
+            and np.array_equal(self.steps, other.steps)
+            and np.array_equal(basis, other_basis)
+            and len(self.coefficients) == len(other.coefficients)
+            and all(np.array_equal(a, b) for a, b in zip(self.coefficients, other.coefficients, strict=True))
+            and same_layers(self.color_mlp, other.color_mlp)
+        )

@@ -1,0 +1,1 @@
+"""A field to a compressed one: importance, tuning, the presets, and the search for a size."""

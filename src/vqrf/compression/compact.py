@@ -1,0 +1,603 @@
+"""The default preset: a sparse pyramid, tuned for the photos and for its own bytes together.
+
+    loss     the photometric loss + bit_price * bits;  bits grow like log2(1 + |x| / step) with each coefficient x, and near 0
+             as steeply as its surroundings say that leaving 0 is dear (`vqrf.compression.surroundings`)
+    latents  features turned and scaled by what they do to a colour, so that one step is worth the same in each of them
+    pyramid  see `vqrf.codec.pyramid`; every coefficient is seen through its rounding from the first step on (straight through)
+
+The rate term drives most coefficients to 0 and leaves those that are worth their bits, which is what the entropy coder's
+contexts (FORMAT.md section 6) then make use of. `bit_price` is the slope of the rate-distortion curve where a file lies on
+it, between a small file and a good one; at a low price `fineness` should go with it. Tuning is in two stages: `warm` brings a
+field to a usual price, which every file of it has in common, and `tune` goes on from there at the price that was asked for.
+Surroundings speak in `tune` alone: in `warm` nothing has settled yet, and any first step costs a bit. What is left at the end
+of a stage is the mean of its last parameters: each batch pushes them about, and the mean has less of that.
+
+Sources: rate-distortion optimisation with a Lagrangian as in video coding (Sullivan and Wiegand 1998); straight-through
+rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); importance and pruning as in VQRF (arXiv
+2211.16386), sec. 3.2. Departs from VQRF: no codebook, and no voxels kept exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqrf.codec.compressed import CODED, PRUNED, Table
+from vqrf.codec.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_nodes, children_of
+from vqrf.compression.paper import (
+    EMPTY_MARGIN,
+    NOWHERE,
+    Checkpoints,
+    Profile,
+    Quantizer,
+    Tuning,
+    bake,
+    carrying,
+    measure_importance,
+)
+from vqrf.compression.surroundings import Surroundings
+from vqrf.data.rays import RayPool
+from vqrf.data.scene import Scene
+from vqrf.fields.field import RadianceField, constants_of
+from vqrf.fields.storage import voxels_of_cells
+from vqrf.kernels import BITS_UNIT, Children, Gradients, LossWeights, select
+from vqrf.kernels.activation import density_of_alpha
+from vqrf.kernels.equation import colorize, inputs_of_layers
+from vqrf.training.grids import AVERAGED, Means, Moments
+from vqrf.training.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threads
+
+DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
+"""Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
+
+
+@dataclass(frozen=True)
+class Suited:
+    """What suits fields by the activation of their density.
+
+    Attributes:
+      density_unit: what the step and the rate of densities are in units of: before a ReLU, values are smaller.
+      fineness: share of the steps of density and latents that is taken.
+      kept_share: of the importance, what the voxels carry that are not pruned, if the settings do not say.
+    """
+
+    density_unit: float
+    fineness: float
+    kept_share: float
+
+
+SUITED = {"softplus": Suited(1.0, 1.0, 0.996), "relu": Suited(0.13, 0.58, 0.999)}
+"""A ReLU leaves much that is faint, and pruning it costs more. Where a bit costs a third (`HARMONICS_PRICE`) the steps that go
+with it are 1/sqrt(3): at high rates the price of a bit is as the square of the step (docs/log.md)."""
+
+SENSITIVITY_DRAWS = 20000
+FLATTEST = 1e-4
+"""A direction of feature space that colour hardly depends on counts as if it had this share of the strongest one's effect."""
+
+HANDOVER = 0.3
+"""Share of the learning rates at which `tune` takes over from `warm`."""
+
+HARMONICS_RATES = 0.05
+"""Share of the rates of density and features at which fields without a network are tuned; full ones harm them (docs/log.md)."""
+
+HARMONICS_PRICE = 1 / 3
+"""Of a bit where there is no network: harmonics need more bits to be as good, and those are what they pay with."""
+
+WEB_STEPS = 1 / 2
+"""Of the tuning with the profile `web`, against `exact`: on its finer lattice a step takes about twice as long."""
+
+AVERAGE_EVERY = 4
+"""Steps between two of the parameters that a stage's mean is of; the last are among them."""
+
+BITS_EVERY = 6 * REFRESH_STEPS
+"""Steps between two looks at what surrounds the coefficients."""
+
+WEIGHT_NOISE = 0.006
+"""What rounding its weights does to what a unit of the colour MLP sums up, as a share of that: 0.014 is as good at the default
+price, and with few steps 0.04 dB worse (docs/log.md)."""
+WEIGHT_LEVELS = 127
+"""Half the levels of a quantised weight."""
+WEIGHT_ROOM = 1.4
+"""Weights may grow by so much in a stage before they are clipped."""
+FEWEST_LEVELS = 8
+"""At least so many are there up to the greatest weight of a column, however little comes in."""
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """The dials of the default preset.
+
+    Attributes:
+      bit_price: mean squared error (of colours in 0..1) that one bit may cost; of harmonics, `HARMONICS_PRICE` of it.
+      warm_price, warm_steps: the price of the stage before, and its steps.
+      prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1; `SUITED` if None.
+      n_levels: of the pyramid, above the lattice's own, 0..8.
+      density_step, feature_step: of raw density, and of a latent as the rms change of a colour; `SUITED` scales them.
+      fineness: share of these steps that `tune` takes, above 0.
+      dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
+      steps: of tuning, each of `rays_per_step` rays.
+      rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
+      profile, bake_steps: as in `vqrf.compression.paper.CompressConfig`.
+      by_surroundings: whether a first step away from 0 costs what its surroundings say, or one bit.
+    """
+
+    bit_price: float = 2.1e-10
+    warm_price: float = 3.5e-10
+    prune: float | None = None
+    n_levels: int = 4
+    density_step: float = 0.5
+    feature_step: float = 0.02
+    fineness: float = 1.0
+    dead_zone: float = 0.05
+    warm_steps: int = 5000
+    steps: int = 4500
+    rays_per_step: int = 8192
+    rate_density: float = 0.15
+    rate_features: float = 0.1
+    rate_mlp: float = 3e-3
+    rate_end: float = 0.05
+    losses: LossWeights = FINE_LOSSES
+    profile: Profile = "exact"
+    bake_steps: int = 4000
+    by_surroundings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.prune is not None and not 0 < self.prune <= 1:
+            raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
+        if not 0 <= self.n_levels <= MAX_LEVELS:
+            raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
+        steps = self.density_step, self.feature_step, self.fineness
+        if not min(steps) > 0:
+            raise ValueError("density_step, feature_step and fineness: expected more than 0, got {}, {}, {}".format(*steps))
+        if not 0 <= self.dead_zone <= 0.5:
+            raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
+        if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
+            raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
+        if min(self.steps, self.warm_steps, self.bake_steps) < 0:
+            raise ValueError(f"steps: expected 0 or more, got {self.steps}, {self.warm_steps} and {self.bake_steps}")
+        if self.profile not in get_args(Profile):
+            raise ValueError(f"profile: expected exact or web, got {self.profile}")
+
+    def kept_share(self, field: RadianceField) -> float:
+        """`prune`, or what is usual for the field."""
+        return SUITED[field.activation].kept_share if self.prune is None else self.prune
+
+    def warmed(self) -> RateConfig:
+        """The settings of the stage `warm`, which are the same for every price."""
+        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, fineness=1.0)
+
+
+PRESETS = {"compact": RateConfig()}
+
+
+def spread_out(importance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Importance shared with the neighbours, 1:2:1 along each axis: voxels are kept with their surroundings.
+
+    The edge of what is kept is smooth then, and costs about half the bytes (docs/log.md).
+    """
+    for axis in range(3):
+        along = np.moveaxis(importance, axis, 0)
+        shared = along / 2
+        shared[1:] += along[:-1] / 4
+        shared[:-1] += along[1:] / 4
+        importance = np.moveaxis(shared, 0, axis)
+    return importance
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Places that matter, and where they are looked at from.
+
+    Attributes:
+      rows: [M] int64, of voxels by importance.
+      directions: [M,3] unit.
+    """
+
+    rows: Tensor
+    directions: Tensor
+
+    @classmethod
+    def draw(cls, share: Tensor, seed: int) -> Looks:
+        """So many looks at voxels of which each has its share [N]."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.multinomial(share, SENSITIVITY_DRAWS, replacement=True, generator=generator)
+        return cls(rows, torch.nn.functional.normalize(torch.randn(len(rows), 3, generator=generator), dim=1))
+
+
+def latent_basis(
+    field: RadianceField, features: Tensor, share: Tensor, looks: Looks, step: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A [C,C] and its inverse: latents = features @ A, in which one unit changes a colour by `step` rms in every direction.
+
+    With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G)
+    turned into the principal axes of the features and divided by `step`; the first latent varies most.
+    """
+    x = features[looks.rows].clone().requires_grad_(True)
+    layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
+    color = colorize(replace(field.volume(), layers=layers), x, looks.directions)
+    slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
+    effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(x)))
+    strongest = float(effect.max())
+    root = effect.clamp(min=strongest * FLATTEST if strongest > 0 else 1.0).sqrt()  # all alike where no colour depends on any
+    whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T
+    white = features.double() @ whiten
+    centred = white - share @ white
+    turn = torch.linalg.eigh((centred * share[:, None]).T @ centred)[1].flip(1)
+    return (whiten @ turn / step).numpy(), (turn.T @ undo * step).numpy()
+
+
+@dataclass
+class _Channels:
+    """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first.
+
+    `shown` is where `show` leaves what each level comes to: memory that is new every step takes as long as the work on it.
+    `steps` [C] are those of the stage, `whole_steps` those of `warm`.
+    """
+
+    levels: list[Moments]
+    whole_steps: Tensor
+    steps: Tensor
+    rate: float
+    first_bits: list[Tensor]
+    shown: list[Tensor]
+
+    def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
+        """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""
+        for number in reversed(range(len(self.levels))):
+            kernels.round_to_steps(self.levels[number].values, self.steps, dead_zone, self.shown[number])
+            if number + 1 < len(self.levels):
+                kernels.raise_level(self.shown[number], self.shown[number + 1], parents[number])
+        return self.shown[0]
+
+    def lower(self, kernels: Any, children: list[Children]) -> None:
+        """Carry the gradient of the finest level up to all others."""
+        for number in range(len(self.levels) - 1):
+            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, children[number])
+
+    def magnitudes(self, dead_zone: float) -> list[Tensor]:
+        """Those of the levels' whole numbers, as float32, finest first."""
+        shares = (moments.values.abs() / self.steps for moments in self.levels)
+        return [(share + (0.5 - dead_zone)).floor().clamp(max=MAX_MAGNITUDE) for share in shares]
+
+    def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
+        """The levels as whole numbers, coarsest first."""
+        pairs = zip(self.magnitudes(dead_zone), self.levels, strict=True)
+        return [torch.copysign(m, moments.values).to(torch.int16).cpu().numpy() for m, moments in pairs][::-1]
+
+
+def _analyse(
+    values: Tensor, parents: list[Tensor], children: list[Children], steps: Tensor, dead_zone: float, kernels: Any
+) -> list[Tensor]:
+    """Coefficients of values [N,C], finest first: a coarse node is the mean of what hangs on it, as its own parents show it.
+
+    What the rounding of one level loses, the next has in it, so that only the finest level's is lost in the end.
+    """
+    levels = [values]
+    for below in children:
+        sums, shares = (torch.zeros(len(below.first) - 1, values.shape[1], device=values.device) for _ in range(2))
+        kernels.lower_gradient(levels[-1], sums, below)
+        kernels.lower_gradient(torch.ones_like(levels[-1]), shares, below)
+        levels.append(sums / shares)
+    shown: Tensor | None = None
+    for number, wanted in reversed(list(enumerate(levels))):
+        expected = torch.zeros_like(wanted)
+        if shown is not None:
+            kernels.raise_level(expected, shown, parents[number])
+        levels[number] = wanted - expected
+        shown = torch.empty_like(wanted)
+        kernels.round_to_steps(levels[number], steps, dead_zone, shown)
+        shown += expected
+    return levels
+
+
+def _children(below: Nodes, n_above: int, device: str) -> Children:
+    links = children_of(below.parents, n_above)
+    return Children(*(torch.from_numpy(array).to(device) for array in (links.first, links.child, links.share)))
+
+
+class PyramidModel:
+    """A pyramid under joint tuning; a `train.Model`.
+
+    `volume` always shows what the decoder will show. Gradients pass straight through the rounding.
+    """
+
+    def __init__(
+        self,
+        field: RadianceField,
+        importance: NDArray[np.float64],
+        config: RateConfig,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.field, self.config, self.device = field, config, device
+        self.kernels = select(device)
+        self.losses = config.losses
+        occupied = carrying(spread_out(importance), config.kept_share(field))
+        if not occupied.any():  # a field that no ray meets is still a field
+            occupied[0, 0, 0] = True
+        self.partition = np.where(occupied, CODED, PRUNED).astype(np.uint8)
+        nodes = build_nodes(occupied, config.n_levels)
+        self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
+        self.children = [_children(below, above.n_nodes, device) for below, above in pairwise(nodes)]
+        self.surroundings = Surroundings(nodes, self.parents, self.children, self.kernels, device)
+        self.floor = field.density_of(field.alpha_threshold)
+        self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
+        with torch_threads(1):  # with more, the last bits of its products would depend on how many
+            self._start(occupied, importance[occupied], seed)
+        self.voxels = torch.from_numpy(np.flatnonzero(occupied)).to(device)
+        rows = np.full(occupied.shape, -1, np.int32)
+        rows[occupied] = np.arange(nodes[0].n_nodes)
+        self.rows = torch.from_numpy(rows).to(device)
+        self.shown_density = torch.full(occupied.shape, self.empty, device=device)
+        self.shown_features = torch.empty_like(self.latents.shown[0])
+        self.touched = torch.zeros(occupied.shape, dtype=torch.uint8, device=device)
+        self.gradients = Gradients(
+            torch.zeros(occupied.shape, device=device),
+            torch.zeros(*occupied.shape, field.n_channels, device=device),
+            self._layers("gradient"),
+            self.touched,
+        )
+        self.base = field.volume()
+        self.begin(config, 1.0, config.rate_end)
+
+    def begin(self, config: RateConfig, first: float, last: float) -> None:
+        """Start a stage of `config.steps` steps at `config.bit_price`, with `first` to `last` of the learning rates.
+
+        What weights are rounded to is chosen here, by what they are and what comes in. Coefficients stay what they are,
+        whatever their steps become.
+        """
+        self.config, self.first, self.last = config, first, last
+        for _, moments in self._named():
+            for part in (moments.first, moments.second):
+                part.zero_()
+        for channels in (self.density, self.latents):
+            channels.steps = channels.whole_steps * config.fineness
+        self._fit_weights()
+        self.averages = Means({name: moments.values.clone() for name, moments in self._named()})
+        self._show(find_cells=True)
+
+    def settle(self) -> None:
+        """End a stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
+        for name, moments in self._named():
+            moments.values.copy_(self.averages[name])
+        self._show(find_cells=True)
+
+    def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], seed: int) -> None:
+        """Density, latents and MLP as the field has them."""
+        field, config = self.field, self.config
+        features = torch.from_numpy(field.features[occupied])
+        weights = importance if importance.sum() > 0 else np.ones(len(importance))
+        suited = SUITED[field.activation]
+        share = torch.from_numpy(weights / weights.sum())
+        self.looks = Looks.draw(share, seed)
+        step = suited.fineness * config.feature_step
+        to_latents, from_latents = latent_basis(field, features, share, self.looks, step)
+        layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
+        self.basis: Tensor | None = None
+        if layers and not field.feature_frequencies:  # the first layer takes the latents as they are
+            first = layers[0][:, : field.n_channels]
+            first.copy_(first.double() @ torch.from_numpy(from_latents).T)
+        else:
+            self.basis = torch.from_numpy(from_latents.astype(np.float32)).to(self.device)
+        self.basis_transposed = None if self.basis is None else self.basis.T.contiguous()
+        self.mlp = [Moments.of(array.to(self.device)) for array in layers]
+        latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
+        density = torch.from_numpy(field.density[occupied][:, None])
+        unit, slower = suited.density_unit, 1.0 if layers else HARMONICS_RATES
+        density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
+        one = torch.ones(1, device=self.device)
+        step = unit * suited.fineness * config.density_step
+        self.density = self._channels(density, one * step, slower * unit * config.rate_density)
+        self.latents = self._channels(latents, one.repeat(latents.shape[1]), slower * config.rate_features)
+
+    def _fit_weights(self) -> None:
+        """Make the quantisers of the MLP, by what each layer takes in at the looks."""
+        self.weight_quantizers: list[Quantizer] = []
+        if not self.mlp:
+            return
+        latents = self.latents.show(self.kernels, self.parents, self.config.dead_zone)[self.looks.rows.to(self.device)]
+        with torch_threads(1):  # with more, the last bits of its products would depend on how many
+            features = latents if self.basis is None else latents @ self.basis
+            hidden = inputs_of_layers(self.base, features, self.looks.directions.to(self.device))
+            for weight, bias in zip(self.mlp[::2], self.mlp[1::2], strict=True):
+                sums = torch.nn.functional.linear(hidden, weight.values, bias.values)
+                self.weight_quantizers += [quantizer_of_weight(weight.values, hidden, sums), quantizer_of_bias(bias.values)]
+                hidden = sums.relu()
+
+    def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
+        levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
+        first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
+        shown = [torch.empty_like(level) for level in levels]
+        return _Channels([Moments.of(level) for level in levels], steps, steps, rate, first_bits, shown)
+
+    def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
+        arrays = [getattr(moments, attribute) for moments in self.mlp]
+        if attribute == "values":
+            arrays = [quantizer(array) for quantizer, array in zip(self.weight_quantizers, arrays, strict=True)]
+        return tuple(zip(arrays[::2], arrays[1::2], strict=True))
+
+    def _show(self, *, find_cells: bool) -> None:
+        """Bring `volume` to what the parameters decode to."""
+        dead_zone = self.config.dead_zone
+        density = self.density.show(self.kernels, self.parents, dead_zone)
+        self.shown_density.view(-1)[self.voxels] = density[:, 0]
+        latents = self.latents.show(self.kernels, self.parents, dead_zone)
+        if find_cells:
+            self._cells = self.kernels.find_cells(self.shown_density, self.floor, None)
+            self._skip = self.kernels.measure_skip(self._cells)
+        self.volume = replace(
+            self.base,
+            density=self.shown_density,
+            features=latents if self.basis is None else torch.mm(latents, self.basis, out=self.shown_features),
+            rows=self.rows,
+            layers=self._layers("values"),
+            cells=self._cells,
+            skip=self._skip,
+        )
+
+    def prepare(self, step: int) -> bool:
+        self._show(find_cells=step % REFRESH_STEPS == 0)
+        return step == 0
+
+    def _look_around(self) -> None:
+        """Find what first steps cost, of density and latents."""
+        if not self.config.by_surroundings:
+            for bits in (*self.density.first_bits, *self.latents.first_bits):
+                bits.fill_(round(1 / BITS_UNIT))
+            return
+        pairs = zip(*(channels.magnitudes(self.config.dead_zone) for channels in (self.density, self.latents)), strict=True)
+        for number, bits in enumerate(self.surroundings.first_bits([torch.cat(pair, 1) for pair in pairs])):
+            self.density.first_bits[number].copy_(bits[:, :1])
+            self.latents.first_bits[number].copy_(bits[:, 1:])
+
+    def update(self, step: int) -> None:
+        if step % BITS_EVERY == 0:
+            self._look_around()
+        self._take_gradients()
+        decay = self.first * (self.last / self.first) ** (step / max(self.config.steps, 1))
+        weight = self.config.bit_price * (1.0 if self.mlp else HARMONICS_PRICE) / math.log(2)
+        for channels in (self.density, self.latents):
+            channels.lower(self.kernels, self.children)
+            for moments, bits in zip(channels.levels, channels.first_bits, strict=True):
+                self.kernels.add_rate_gradient(moments.values, channels.steps, bits, weight, moments.gradient)
+                moments.update(self.kernels, None, channels.rate * decay, step + 1)
+        for moments in self.mlp:
+            moments.update(self.kernels, None, self.config.rate_mlp * decay, step + 1)
+        if (self.config.steps - 1 - step) % AVERAGE_EVERY == 0:
+            newest = min(AVERAGE_EVERY / (AVERAGED * self.config.steps), 1.0)
+            self.averages.take({name: moments.values for name, moments in self._named()}, newest)
+        self.touched.zero_()
+
+    def _take_gradients(self) -> None:
+        """Move what the volume got to the finest levels."""
+        kinds = ((self.gradients.density, self.density, None), (self.gradients.features, self.latents, self.basis_transposed))
+        for gradient, channels, matrix in kinds:
+            rows = channels.levels[0].gradient
+            self.kernels.move_gradients(gradient.view(-1, rows.shape[1]), self.voxels, self.touched.view(-1), matrix, rows)
+
+    def _named(self) -> list[tuple[str, Moments]]:
+        return [
+            *((f"density{i}", moments) for i, moments in enumerate(self.density.levels)),
+            *((f"latents{i}", moments) for i, moments in enumerate(self.latents.levels)),
+            *((f"mlp{i}", moments) for i, moments in enumerate(self.mlp)),
+        ]
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What a checkpoint needs that is not in the moments."""
+        kinds = (("density", self.density), ("latents", self.latents))
+        bits = {f"{kind}{i}.bits": level for kind, channels in kinds for i, level in enumerate(channels.first_bits)}
+        return {f"{name}.average": average for name, average in self.averages.items()} | bits
+
+    def state(self) -> dict[str, Tensor]:
+        moments = {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
+        return moments | self._beside()
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        for name, moments in self._named():
+            for part in Moments.KEPT_PARTS:
+                getattr(moments, part).copy_(state[f"{name}.{part}"])
+        for name, tensor in self._beside().items():
+            tensor.copy_(state[name])
+        self._show(find_cells=True)
+
+    def pack(self) -> PyramidField:
+        """What the parameters decode to: `expand` of it is `volume`."""
+        field, dead_zone = self.field, self.config.dead_zone
+        pairs = zip(self.density.whole(dead_zone), self.latents.whole(dead_zone), strict=True)
+        tables: list[Table] = [q.pack(m.values) for q, m in zip(self.weight_quantizers, self.mlp, strict=True)]
+        return PyramidField(
+            lattice=field.lattice,
+            partition=self.partition,
+            coefficients=tuple(np.concatenate(pair, 1) for pair in pairs),
+            steps=torch.cat([self.density.steps, self.latents.steps]).cpu().numpy(),
+            basis=None if self.basis is None else self.basis.cpu().numpy(),
+            color_mlp=tuple(zip(tables[::2], tables[1::2], strict=True)),
+            constants=constants_of(field, self.empty),
+            metadata={},
+            shading=field.shading,
+            activation=field.activation,
+            feature_frequencies=field.feature_frequencies,
+        )
+
+
+def drop_hidden(packed: PyramidField) -> PyramidField:
+    """Without the voxels that tuning made too faint for any ray to see, none of whose cells is occupied. No image changes."""
+    constants, here = packed.constants, packed.partition != PRUNED
+    density = np.full(here.shape, constants.empty_density, np.float32)
+    density[here] = packed.voxel_values()[0]
+    faintest = density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, packed.activation)
+    return packed.restrict(voxels_of_cells(select().find_cells(density, faintest, None)))
+
+
+def quantizer_of_weight(weight: Tensor, inputs: Tensor, sums: Tensor) -> Quantizer:
+    """255 levels about zero for each column of a weight [out,in], the finer the more its input [M,in] varies.
+
+    All columns' errors together are `WEIGHT_NOISE` of the sums [M,out], and every column's as much as another's: with bits that
+    cost the same everywhere no other split is better. Columns with a weight too great for 127 such steps have wider ones.
+    """
+    share = WEIGHT_NOISE * _rms(sums.flatten()) * math.sqrt(12 / weight.shape[1])
+    greatest = weight.abs().amax(0).clamp(min=1e-6)
+    least = greatest * (WEIGHT_ROOM / WEIGHT_LEVELS)
+    scale = torch.minimum(torch.maximum(share / _rms(inputs), least), greatest / FEWEST_LEVELS)
+    return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
+
+
+def quantizer_of_bias(bias: Tensor) -> Quantizer:
+    """255 levels about zero."""
+    scale = bias.abs().max().clamp(min=1e-6).reshape(1) * (WEIGHT_ROOM / WEIGHT_LEVELS)
+    return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
+
+
+def _rms(values: Tensor) -> Tensor:
+    """Over the first axis."""
+    return values.square().mean(0).sqrt()
+
+
+def compress_pyramid(
+    field: RadianceField,
+    scene: Scene,
+    config: RateConfig,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report | None = None,
+    checkpoints: Checkpoints = NOWHERE,
+) -> PyramidField:
+    """Compress a field with the training views of its scene into a pyramid; arguments as of `vqrf.compression.paper.compress`.
+
+    Deterministic on the CPU with a given seed, whatever the number of threads.
+    """
+    tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
+    if config.profile == "web" and field.shading != "sh":
+        field = bake(field, scene, tuning, config.losses, config.bake_steps, checkpoints.bake)
+    model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
+    if config.warm_steps:
+        model.begin(config.warmed(), 1.0, HANDOVER)
+        tuning.run("warm", model, config.warm_steps, checkpoints.warm)
+        model.settle()
+        if checkpoints.warm is not None:
+            checkpoints.warm.save(*snapshot(model, tuning.pool, config.warm_steps))
+        model.begin(config, HANDOVER, config.rate_end)
+    tuning.run("tune", model, config.steps, checkpoints.tune)
+    model.settle()
+    return drop_hidden(model.pack())
+
+
+def thin(field: PyramidField, share: float) -> PyramidField:
+    """The field made smaller without tuning: of the finest level's latents that are 1 or -1, so large a share is left.
+
+    Those of the last latents go first, which matter least; within a latent the order is random, and always the same.
+    """
+    finest = field.coefficients[-1].copy()
+    node, latent = np.nonzero(np.abs(finest[:, 1:]) == 1)
+    order = np.lexsort((np.random.default_rng(0).permutation(len(node)), -latent))
+    dropped = order[: round((1 - share) * len(order))]
+    finest[node[dropped], latent[dropped] + 1] = 0
+    return replace(field, coefficients=(*field.coefficients[:-1], finest))

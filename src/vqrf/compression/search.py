@@ -1,0 +1,469 @@
+"""A size or a quality that the user names, reached: one dial from 0 to 100, turned until the file fits.
+
+A dial maps a quality to settings, settings to a compressed field, and says how large and how good that is. Size and PSNR
+grow with the quality, but nobody knows how fast before trying, and a try is a whole tuning. So the search interpolates what
+it has measured (log bytes, or dB, over quality), and the last few per cent are taken off by a trim, which costs no tuning:
+coarser levels in the field that was just too large.
+
+What was tried is kept in a journal, from which the same search goes on and another one on the same field begins better.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from vqrf.codec.bitstream import encode
+from vqrf.codec.compressed import Quantized
+from vqrf.codec.pyramid import PyramidField
+from vqrf.compression.compact import RateConfig, thin
+from vqrf.compression.presets import Compressed, Config
+from vqrf.files import write_atomically
+
+MAX_TRIALS = 20
+"""Tunings of one search. On curves with sharp bends it takes about five without trims, and 15 at worst (docs/log.md); this many
+means that size does not follow the dial."""
+MAX_TRIMS = 16
+RESOLUTION = 1e-4
+"""Of a dial, as a share of its whole: what is nearer together is the same."""
+
+SIZE_WINDOW = 0.96
+"""Of the target: a file of this share or more fills it. 0.95 is promised; metadata may be some bytes shorter than reckoned."""
+PSNR_WINDOW = 0.02
+"""dB above the target: a field that is no better than this meets it."""
+TRIM_REACH = {"size": math.log(1.2), "psnr": 0.2}
+"""How far above the target (in log bytes, in dB) a trial is trimmed rather than tuned anew."""
+COARSEST = 2.0
+"""By how much a whole trim widens the steps of levels: one bit less for each."""
+
+OWN_QUALITY = 60.0
+"""Where a preset's own settings lie on its dial."""
+DEAREST, CHEAPEST = 128.0, 1 / 30
+"""What a bit costs at the two ends of the dial, 0 and 100, against what it costs there."""
+FINEST = 1 / 4
+"""Of the steps of a pyramid, what is left at 100: what is cheap is no use where steps are coarse (docs/log.md)."""
+
+Setting = TypeVar("Setting")
+Result = TypeVar("Result")
+
+
+class Dial(Protocol[Setting, Result]):
+    """One way to compress, with a quality 0..100 in front of it. Deterministic: the same quality gives the same result."""
+
+    def setting(self, quality: float) -> Setting:
+        """The settings of a quality; size and PSNR of what they give grow with it."""
+
+    def compress(self, setting: Setting) -> Result:
+        """Compress and tune: the part that takes time."""
+
+    def trim(self, result: Result, share: float) -> Result:
+        """The result made smaller without tuning: unchanged for share 1, and the less the smaller share is, down to 0."""
+
+    def n_bytes(self, result: Result) -> int:
+        """Of the file that would be written."""
+
+    def psnr(self, result: Result) -> float:
+        """dB, on the views that the target is about."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a search is for.
+
+    Attributes:
+      kind: size in bytes, never exceeded; or psnr in dB, never missed.
+      value: more than 0.
+    """
+
+    kind: Literal["size", "psnr"]
+    value: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise ValueError(f"target: expected a {self.kind} above 0, got {self.value:g}")
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Least and greatest value, in log bytes or dB, that meets the target."""
+        if self.kind == "size":
+            return math.log(SIZE_WINDOW * self.value), math.log(self.value)
+        return self.value, self.value + PSNR_WINDOW
+
+    def value_of(self, n_bytes: int, psnr: float) -> float:
+        """What the target is about, in the window's unit."""
+        return math.log(n_bytes) if self.kind == "size" else psnr
+
+    def allows(self, value: float) -> bool:
+        """Whether a file of this value may be handed out, be it near the target or not."""
+        least, greatest = self.window
+        return value <= greatest if self.kind == "size" else value >= least
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the curve: what a quality came to.
+
+    Attributes:
+      quality: 0..100.
+      share: of `Dial.trim`; 1 for what was tuned.
+      psnr: dB.
+      seconds: wall time of the tuning, 0 where there was none.
+    """
+
+    quality: float
+    share: float
+    n_bytes: int
+    psnr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Found(Generic[Result]):
+    """The end of a search.
+
+    Attributes:
+      trial: the point that was chosen.
+      result: what the dial gave for it.
+      is_met: whether the target is met within its window; if not, this is the nearest that it allows.
+      trials: all that were measured, from the smallest on.
+    """
+
+    trial: Trial
+    result: Result
+    is_met: bool
+    trials: tuple[Trial, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the result, of JSON types."""
+        return {"is_met": self.is_met, "chosen": asdict(self.trial), "trials": [asdict(trial) for trial in self.trials]}
+
+
+class Journal:
+    """The tunings of a field and a preset, in a JSON file beside the output.
+
+    Args:
+      path: the file; None keeps nothing.
+      fingerprint: of everything but the quality. A file with another one is begun anew.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.trials: list[Trial] = []
+        if path is not None and path.is_file():
+            self.trials = self._load(path)
+
+    def _load(self, path: Path) -> list[Trial]:
+        """What is in the file; nothing if it is not ours or of another field."""
+        try:
+            tree = json.loads(path.read_bytes())
+            if tree["fingerprint"] != self.fingerprint:
+                return []
+            return [
+                Trial(float(t["quality"]), 1.0, int(t["n_bytes"]), float(t["psnr"]), float(t["seconds"]))
+                for t in tree["trials"]
+            ]
+        except (ValueError, KeyError, TypeError):
+            return []
+
+    def clear(self) -> None:
+        """Forget every trial, on the disk too."""
+        self.trials = []
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def add(self, trial: Trial) -> None:
+        """Remember a trial, on the disk too."""
+        self.trials = [old for old in self.trials if old.quality != trial.quality] + [trial]
+        if self.path is not None:
+            tree = {"fingerprint": self.fingerprint, "trials": [asdict(t) for t in self.trials]}
+            write_atomically(self.path, json.dumps(tree, indent=1).encode())
+
+
+def next_setting(points: Mapping[float, float], window: tuple[float, float], ends: tuple[float, float]) -> float | None:
+    """Where to look next for a value inside the window; None where it is found, or nowhere.
+
+    Between a point that is too low and one that is too high the value is interpolated, and every second time the interval
+    is halved, so that no shape of the curve takes more than twice the steps of bisection. Depends on nothing but its arguments.
+
+    Args:
+      points: value by place; values grow with the place, more or less.
+      window: least and greatest value wanted.
+      ends: the first and the last place.
+
+    >>> next_setting({}, (4, 5), (0, 100))
+    50.0
+    >>> next_setting({50.0: 3.0, 100.0: 6.0}, (4, 5), (0, 100))
+    75.0
+    >>> next_setting({50.0: 3.0, 75.0: 4.2}, (4, 5), (0, 100)) is None
+    True
+    """
+    least, greatest = window
+    first, last = ends
+    if any(least <= value <= greatest for value in points.values()):
+        return None
+    if not points:
+        return (first + last) / 2
+    places = sorted(points)
+    for low, high in pairwise(places):
+        if points[low] < least and points[high] > greatest:
+            if high - low <= RESOLUTION * (last - first):
+                return None
+            share = ((least + greatest) / 2 - points[low]) / (points[high] - points[low])
+            share = 0.5 if len(points) % 2 == 1 and len(points) > 2 else min(max(share, 0.05), 0.95)
+            return low + share * (high - low)
+    is_low = points[places[-1]] < least
+    tried, end = (places[-1], last) if is_low else (places[0], first)
+    if tried == end:
+        return None
+    return end if len(points) > 1 else (tried + end) / 2
+
+
+def search(
+    dial: Dial[Setting, Result],
+    target: Target,
+    journal: Journal,
+    *,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> Found[Result]:
+    """Turn the dial until the target is met, or until it is clear that it cannot be.
+
+    Args:
+      journal: trials in it are taken as measured; new ones are added.
+      on_trial: called with every trial that is measured.
+
+    Returns:
+      What meets the target, or else the nearest that the target allows: the largest file that is not above a size, the
+      smallest that is not below a PSNR.
+
+    Raises:
+      ValueError: nothing that the dial gives is allowed: the smallest is too large, or the best not good enough.
+
+    Deterministic for a deterministic dial, and the same after an interruption.
+    """
+    tuned: dict[float, Result] = {}
+    trimmed: dict[Trial, Result] = {}
+    untrimmable: set[float] = set()
+
+    def measure(quality: float) -> Trial:
+        start = time.perf_counter()
+        tuned[quality] = result = dial.compress(dial.setting(quality))
+        seconds = round(time.perf_counter() - start, 1)
+        trial = Trial(quality, 1.0, dial.n_bytes(result), dial.psnr(result), seconds)
+        journal.add(trial)
+        on_trial(trial)
+        return trial
+
+    for _ in range(MAX_TRIALS):
+        points = {trial.quality: target.value_of(trial.n_bytes, trial.psnr) for trial in journal.trials}
+        quality = next_setting(points, target.window, (0.0, 100.0))
+        too_much = _worth_trimming(points, target, untrimmable, can_tune=quality is not None)
+        if too_much is not None:
+            if too_much not in tuned:
+                measure(too_much)
+            result = _trim(dial, tuned[too_much], target)
+            if result is None:
+                untrimmable.add(too_much)
+                continue
+            share, smaller = result
+            trial = Trial(too_much, share, dial.n_bytes(smaller), dial.psnr(smaller), 0.0)
+            on_trial(trial)
+            trimmed[trial] = smaller
+            break
+        if quality is None:
+            break
+        measure(quality)
+    return _choose(dial, target, journal, tuned, trimmed, measure)
+
+
+def _worth_trimming(points: Mapping[float, float], target: Target, untrimmable: set[float], can_tune: bool) -> float | None:
+    """The quality that is nearest above the target, if it is near enough and nothing meets the target yet.
+
+    A trim loses about twice the dB that a tuning to as many bytes does, so a field that is nearer from below is better than
+    what a trim would leave: between the two is tuned, if that is possible.
+    """
+    least, greatest = target.window
+    if any(least <= value <= greatest for value in points.values()):
+        return None
+    above = {q: v for q, v in points.items() if greatest < v <= greatest + TRIM_REACH[target.kind] and q not in untrimmable}
+    if not above:
+        return None
+    nearest = min(above, key=lambda quality: above[quality])
+    is_nearer_below = any(greatest - value < above[nearest] - greatest for value in points.values() if value < least)
+    return None if can_tune and is_nearer_below else nearest
+
+
+def _trim(dial: Dial[Any, Result], result: Result, target: Target) -> tuple[float, Result] | None:
+    """The share of a trim that brings the result into the window, and what comes of it."""
+
+    def value_of(smaller: Result) -> float:
+        return target.value_of(dial.n_bytes(smaller), dial.psnr(smaller) if target.kind == "psnr" else 0.0)
+
+    points = {1.0: value_of(result)}
+    least, greatest = target.window
+    for _ in range(MAX_TRIMS):
+        share = next_setting(points, target.window, (0.0, 1.0))
+        if share is None:
+            return None
+        smaller = dial.trim(result, share)
+        points[share] = value_of(smaller)
+        if least <= points[share] <= greatest:
+            return share, smaller
+    return None
+
+
+def _choose(
+    dial: Dial[Any, Result],
+    target: Target,
+    journal: Journal,
+    tuned: dict[float, Result],
+    trimmed: dict[Trial, Result],
+    measure: Callable[[float], Trial],
+) -> Found[Result]:
+    """The nearest to the target of all that it allows."""
+    least, greatest = target.window
+    trials = sorted({*journal.trials, *trimmed}, key=lambda trial: (trial.n_bytes, trial.psnr))
+    values = {trial: target.value_of(trial.n_bytes, trial.psnr) for trial in trials}
+    allowed = [trial for trial in trials if target.allows(values[trial])]
+    if not allowed:
+        smallest, best = trials[0], max(trials, key=lambda trial: trial.psnr)
+        reason = (
+            f"the smallest file has {smallest.n_bytes} bytes" if target.kind == "size" else f"the best has {best.psnr:.2f} dB"
+        )
+        raise ValueError(f"cannot be met: {reason}")
+    chosen = max(allowed, key=values.__getitem__) if target.kind == "size" else min(allowed, key=values.__getitem__)
+    if chosen not in trimmed and chosen.quality not in tuned:
+        chosen = measure(chosen.quality)
+    result = trimmed[chosen] if chosen in trimmed else tuned[chosen.quality]
+    is_met = least <= target.value_of(chosen.n_bytes, chosen.psnr) <= greatest
+    return Found(chosen, result, is_met, tuple(trials))
+
+
+# -------------------------------------------------------------------------------------------------- the presets' own dials
+
+
+def config_at(base: Config, quality: float) -> Config:
+    """The settings of a quality 0..100 on a path through a preset, whose own settings are at `OWN_QUALITY`.
+
+    Of a pyramid the price of a bit changes, and above also the steps. With a codebook there are fewer voxels and codewords and
+    coarser levels below, and none of them keep features of their own at 0; above, more and finer. The tuning is the preset's
+    all along.
+
+    >>> from vqrf.compression.presets import PRESETS
+    >>> config_at(PRESETS["paper"], OWN_QUALITY) == PRESETS["paper"]
+    True
+    >>> config_at(PRESETS["paper"], 0).keep, config_at(PRESETS["paper"], 0).n_codes
+    (0.0, 256)
+    >>> config_at(RateConfig(bit_price=1e-9), 0).bit_price, config_at(RateConfig(), 100).fineness
+    (1.28e-07, 0.25)
+    """
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality: expected 0..100, got {quality:g}")
+    below = min(quality / OWN_QUALITY, 1.0)
+    above = max((quality - OWN_QUALITY) / (100 - OWN_QUALITY), 0.0)
+    if isinstance(base, RateConfig):
+        price = base.bit_price * DEAREST ** (1 - below) * CHEAPEST**above
+        return replace(base, bit_price=price, fineness=base.fineness * FINEST**above)
+    dropped = (1 - base.prune) * 10.0 ** (1.5 * (1 - below) - above)
+    steps = 0.4 + 0.6 * below + 0.5 * above
+    prune = base.prune if quality == OWN_QUALITY else 1 - min(dropped, 1.0)
+    return replace(
+        base,
+        prune=prune,
+        keep=min(base.keep * below + (0.95 - base.keep) * above * (base.keep < 0.95), prune),
+        n_codes=max(1, round(base.n_codes * 16 ** (below - 1))),
+        density_steps=base.density_steps * steps,
+        kept_steps=base.kept_steps * steps,
+    )
+
+
+def coarsen(field: Compressed, share: float) -> Compressed:
+    """The field made smaller: a pyramid by `vqrf.compression.compact.thin`, another by wider steps between levels.
+
+    Density and kept features get steps wider by 2 ** (1 - share); levels stay within their range, since they only come
+    nearer to the middle one, whose value does not move.
+    """
+    if isinstance(field, PyramidField):
+        return thin(field, share)
+    factor = np.float32(COARSEST ** (1 - share))
+    return replace(field, density=_widen(field.density, factor), kept=_widen(field.kept, factor))
+
+
+def _widen(table: Quantized, factor: np.float32) -> Quantized:
+    """The values nearest to a table's that have steps wider by a factor."""
+    if factor == 1:
+        return table
+    middle = np.float32((np.iinfo(table.levels.dtype).max + 1) // 2)
+    levels = np.rint((table.levels - middle) / factor) + middle
+    offset = table.offset + table.scale * middle * (1 - factor)
+    return Quantized(levels.astype(table.levels.dtype), table.scale * factor, offset.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class FieldDial:
+    """The dial of a trained field.
+
+    Attributes:
+      path: quality to settings; `config_at` with a preset, or another.
+      tune: settings to a compressed field.
+      score: PSNR in dB of a compressed field, on the views that count.
+      metadata: what will be in the file with it, or as much.
+    """
+
+    path: Callable[[float], Config]
+    tune: Callable[[Config], Compressed]
+    score: Callable[[Compressed], float]
+    metadata: Mapping[str, Any]
+
+    def setting(self, quality: float) -> Config:
+        return self.path(quality)
+
+    def compress(self, setting: Config) -> Compressed:
+        return self.tune(setting)
+
+    def trim(self, result: Compressed, share: float) -> Compressed:
+        return coarsen(result, share)
+
+    def n_bytes(self, result: Compressed) -> int:
+        return len(encode(replace(result, metadata=dict(self.metadata))))
+
+    def psnr(self, result: Compressed) -> float:
+        return self.score(result)
+
+
+# ------------------------------------------------------------------------------------------------------------ words of it
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 1 << 10, "mib": 1 << 20}
+
+
+def parse_bytes(text: str) -> int:
+    """A size as people write it: MB is 10^6 bytes, MiB 2^20.
+
+    >>> parse_bytes("500kB"), parse_bytes("1.5 MB"), parse_bytes("1MiB"), parse_bytes("700000")
+    (500000, 1500000, 1048576, 700000)
+
+    Raises:
+      ValueError: it is no size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
+        raise ValueError(f"expected a size such as 1MB or 500kB, got {text}")
+    return round(float(found[1]) * UNITS[found[2].lower()])
+
+
+def describe_curve(trials: Sequence[Trial], chosen: Trial | None) -> str:
+    """The curve as a table of text, the chosen point marked."""
+    lines = ["quality   trim      bytes       MB     PSNR"]
+    for trial in trials:
+        mark = " <-" if trial == chosen else ""
+        trim = "" if trial.share == 1 else f"{trial.share:.3f}"
+        lines.append(f"{trial.quality:7.2f}  {trim:>5}  {trial.n_bytes:9}  {trial.n_bytes / 1e6:7.3f}  {trial.psnr:7.3f}{mark}")
+    return "\n".join(lines)

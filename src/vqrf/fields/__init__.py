@@ -1,0 +1,1 @@
+"""Radiance fields: what they hold, how they lie on disk, what a compressed one means."""

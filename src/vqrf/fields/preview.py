@@ -1,0 +1,68 @@
+"""A field as a .vqrf without any choosing: what the viewer is shown of a field that is not compressed yet.
+
+Every voxel at the corner of an occupied cell is KEPT, in bytes; nothing is trained. The file is larger than one that `compress`
+makes, and is made at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
+from vqrf.fields.field import RadianceField, constants_of
+from vqrf.geometry import Float32
+
+LEVELS = 255
+BELOW_FLOOR = 10.0
+"""Raw density under the floor of what can be seen that is still told apart."""
+OPAQUE = 1 - 1e-6
+"""The alpha of one step above which densities look the same."""
+
+
+def preview(field: RadianceField) -> CompressedField:
+    """The voxels of a field that can be seen, in bytes.
+
+    Deterministic. Changes nothing.
+
+    Raises:
+      ValueError: the lattice or the MLP is larger than a file can hold.
+    """
+    cells = field.volume().cells.astype(bool)
+    shape = field.lattice.shape
+    is_seen = np.zeros(shape, bool)
+    for corner in np.ndindex(2, 2, 2):
+        window = tuple(slice(at, at + side - 1) for at, side in zip(corner, shape, strict=True))
+        is_seen[window] |= cells
+    floor = field.density_of(field.alpha_threshold)
+    ceiling = field.density_of(OPAQUE)
+    density = np.clip(field.density[is_seen], floor - BELOW_FLOOR, ceiling)
+    n_channels = field.n_channels
+    return CompressedField(
+        lattice=field.lattice,
+        partition=np.where(is_seen, KEPT, PRUNED).astype(np.uint8),
+        density=_in_bytes(density),
+        codes=np.zeros(0, np.int32),
+        codebook=np.zeros((1, n_channels), np.float16),
+        kept=_in_bytes(field.features[is_seen]),
+        color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in field.color_mlp),
+        constants=constants_of(field, floor - BELOW_FLOOR),
+        metadata={"generator": "vqrf preview"},
+        shading=field.shading,
+        activation=field.activation,
+        feature_frequencies=field.feature_frequencies,
+    )
+
+
+def _in_bytes(values: Float32) -> Quantized:
+    """[N] or [N,C] floats as bytes, each column from its least to its greatest value."""
+    if not len(values):
+        values = np.zeros((1, *values.shape[1:]), np.float32)
+        return replace(_in_bytes(values), levels=np.zeros((0, *values.shape[1:]), np.uint8))
+    low, high = np.atleast_1d(values.min(0)), np.atleast_1d(values.max(0))
+    scale = np.maximum((high - low) / LEVELS, np.finfo(np.float32).tiny).astype(np.float32)
+    offset = low.astype(np.float32)
+    levels: NDArray[np.uint8] = np.clip(np.rint((values - offset) / scale), 0, LEVELS).astype(np.uint8)
+    return Quantized(levels, scale, offset)

@@ -1,0 +1,1 @@
+"""What a field looks like: images, scores, reports, pages, films."""

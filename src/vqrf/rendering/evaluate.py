@@ -1,0 +1,204 @@
+"""How good is a field: PSNR and SSIM of its images against held-out views, by the literature's definition.
+
+Images are float [H,W,3] in 0..1; scores are computed in float64 on what the renderer gives, before it is
+rounded to bytes. A dataset's score is the mean of its views' scores (not the score of the mean error).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vqrf.data.scene import View
+from vqrf.fields.field import RadianceField
+from vqrf.geometry import Float64
+from vqrf.kernels import Volume
+from vqrf.rendering.render import Image, render
+
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+"""Pixels: side and standard deviation of the Gaussian window (Wang 2004, sec. III-C)."""
+
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+"""Constants that keep the quotient stable where an image is dark or flat (Wang 2004, sec. III-B)."""
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """How well one view was rendered.
+
+    Attributes:
+      name: of the view.
+      psnr: dB, inf for images that are equal.
+      ssim: -1..1, 1 for images that are equal.
+      seconds: wall time of the rendering.
+    """
+
+    name: str
+    psnr: float
+    ssim: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a field on some views and, if it was read from a file, where the file's bytes go.
+
+    Attributes:
+      views: at least one.
+      file_bytes: size of the one file that the field was decoded from.
+      sections: bytes of each of its sections.
+    """
+
+    views: tuple[ViewScore, ...]
+    file_bytes: int | None = None
+    sections: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("evaluation: there are no views")
+
+    @property
+    def psnr(self) -> float:
+        """dB, the mean over views."""
+        return sum(view.psnr for view in self.views) / len(self.views)
+
+    @property
+    def ssim(self) -> float:
+        """The mean over views."""
+        return sum(view.ssim for view in self.views) / len(self.views)
+
+    @property
+    def seconds_per_view(self) -> float:
+        return sum(view.seconds for view in self.views) / len(self.views)
+
+    def to_json(self) -> str:
+        """As JSON text; JSON has no infinity, so the PSNR of equal images is null."""
+        tree = {
+            "psnr": _finite(self.psnr),
+            "ssim": self.ssim,
+            "seconds_per_view": self.seconds_per_view,
+            "file_bytes": self.file_bytes,
+            "sections": None if self.sections is None else dict(self.sections),
+            "views": [{**asdict(view), "psnr": _finite(view.psnr)} for view in self.views],
+        }
+        return json.dumps(tree, indent=2, allow_nan=False)
+
+    def to_text(self, shape: tuple[int, ...]) -> str:
+        """As some lines for a person; `shape` [H,W,..] is that of the views."""
+        lines = [
+            f"{len(self.views)} views of {shape[1]}x{shape[0]}",
+            f"PSNR {self.psnr:.3f} dB",
+            f"SSIM {self.ssim:.4f}",
+            f"{self.seconds_per_view:.2f} s per view",
+        ]
+        if self.file_bytes is not None and self.sections is not None:
+            lines.append(f"{self.file_bytes} bytes, {self.file_bytes / 1e6:.3f} MB")
+            lines += [f"  {name:6} {size:9}" for name, size in self.sections.items()]
+        return "\n".join(lines)
+
+
+def evaluate(
+    field: RadianceField | Volume,
+    views: Sequence[View],
+    *,
+    on_view: Callable[[View, Image, ViewScore], None] | None = None,
+) -> Evaluation:
+    """Render every view and compare.
+
+    Args:
+      field: put it on the background that the views stand on before.
+      views: at least one, each at least 11x11.
+      on_view: called after each view with the view, its rendering and its score (progress, saving images).
+
+    Deterministic, but for `seconds`.
+
+    Raises:
+      ValueError: there are no views, or one is smaller than SSIM's window.
+    """
+    volume = field if isinstance(field, Volume) else field.volume()
+    scores = []
+    for view in views:
+        start = time.perf_counter()
+        image = render(volume, view.camera)
+        seconds = time.perf_counter() - start
+        target = view.colors()
+        score = ViewScore(view.name, psnr(image.rgb, target), ssim(image.rgb, target), seconds)
+        scores.append(score)
+        if on_view is not None:
+            on_view(view, image, score)
+    return Evaluation(tuple(scores))
+
+
+def psnr(image: ArrayLike, target: ArrayLike) -> float:
+    """Peak signal-to-noise ratio in dB of values in 0..1: -10 log10(mean of the squared differences).
+
+    Raises:
+      ValueError: the shapes differ.
+
+    >>> round(psnr(np.full((4, 4, 3), 0.6), np.full((4, 4, 3), 0.5)), 6)
+    20.0
+    """
+    a, b = _pair(image, target)
+    error = float(np.mean((a - b) ** 2))
+    return -10 * math.log10(error) if error > 0 else math.inf
+
+
+def ssim(image: ArrayLike, target: ArrayLike) -> float:
+    """Structural similarity, the mean over channels and over all pixels whose window lies inside the image.
+
+        SSIM = (2 m_a m_b + c1) (2 s_ab + c2) / ((m_a^2 + m_b^2 + c1) (s_a^2 + s_b^2 + c2))
+
+    where m, s^2 and s_ab are means, variances and covariance under a Gaussian window of 11 x 11 pixels with
+    standard deviation 1.5 that sums to 1 (variances are not scaled by n / (n - 1)), and for values in 0..1
+    c1 = 0.01^2, c2 = 0.03^2.
+
+    Args:
+      image, target: [H,W,C], 0..1, at least 11 x 11.
+
+    Raises:
+      ValueError: the shapes differ, or the window does not fit.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
+    similarity", 2004, eq. 13 to 16; per colour channel and without padding, as NeRF papers compute it.
+
+    >>> image = np.random.default_rng(0).random((16, 16, 3))
+    >>> round(ssim(image, image), 9)
+    1.0
+    """
+    a, b = _pair(image, target)
+    if a.ndim != 3 or min(a.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(f"ssim: expected [H,W,C], at least {SSIM_WINDOW}x{SSIM_WINDOW}, got {list(a.shape)}")
+    mean_a, mean_b = _window_mean(a), _window_mean(b)
+    variances = _window_mean(a * a) + _window_mean(b * b) - mean_a**2 - mean_b**2
+    covariance = _window_mean(a * b) - mean_a * mean_b
+    c1, c2 = SSIM_K1**2, SSIM_K2**2
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float(np.mean(numerator / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))))
+
+
+def _window_mean(values: Float64) -> Float64:
+    """[H-10,W-10,C]: the Gaussian mean around each pixel of [H,W,C]; rows and columns one after the other."""
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    shares = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    shares /= shares.sum()
+    height, width = values.shape[0] - SSIM_WINDOW + 1, values.shape[1] - SSIM_WINDOW + 1
+    zero: Float64 = np.zeros(())
+    rows = sum((share * values[k : k + height] for k, share in enumerate(shares)), zero)
+    return sum((share * rows[:, k : k + width] for k, share in enumerate(shares)), zero)
+
+
+def _pair(image: ArrayLike, target: ArrayLike) -> tuple[Float64, Float64]:
+    a, b = np.asarray(image, np.float64), np.asarray(target, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"expected two images of one shape, got {list(a.shape)} and {list(b.shape)}")
+    return a, b
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,106 @@
+"""What does this camera see: a radiance field -> an image.
+
+The rendering equation is in `vqrf.kernels`; here a camera becomes rays, and rays become an image again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vqrf.data.rays import CameraTable
+from vqrf.data.scene import Scene, View, bytes_from_colors, png_from_image
+from vqrf.fields.field import RadianceField
+from vqrf.files import write_atomically
+from vqrf.geometry import VIEWING_DISTANCE, Camera, Float32, cameras_around
+from vqrf.kernels import Volume, select
+
+OWN_TEST_VIEWS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """What a camera sees.
+
+    Attributes:
+      rgb: [H,W,3] float32 in 0..1, background included.
+      depth: [H,W] float32, sum of weight * distance in world units: how far it is to what is there where
+        `opacity` is 1, and 0 where there is nothing.
+      opacity: [H,W] float32 in 0..1, what is not background.
+    """
+
+    rgb: Float32
+    depth: Float32
+    opacity: Float32
+
+
+def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int = 1 << 17) -> Image:
+    """Render what `camera` sees of a field, on the CPU.
+
+    Args:
+      field: for many views of one field pass its `volume()`, so that its cells are searched once.
+      rays_per_batch: bounds memory; the image does not depend on it.
+
+    Deterministic. Not differentiable.
+
+    Raises:
+      ValueError: `rays_per_batch` is below 1.
+    """
+    if rays_per_batch < 1:
+        raise ValueError(f"rays_per_batch: expected at least 1, got {rays_per_batch}")
+    volume = field if isinstance(field, Volume) else field.volume()
+    kernels = select()
+    n_rays = camera.width * camera.height
+    rgb = np.empty((n_rays, 3), np.float32)
+    background_weight, depth = np.empty((2, n_rays), np.float32)
+    for batch, rays in CameraTable([camera]).chunks(rays_per_batch):
+        rgb[batch], background_weight[batch], depth[batch] = kernels.render_rays(volume, *rays)
+    size = (camera.height, camera.width)
+    np.minimum(rgb, 1, out=rgb)  # harmonics with a ReLU may be brighter than what an image holds
+    return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
+
+
+def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5) -> Scene:
+    """A scene without photos: what a field looks like from cameras placed around what is in it.
+
+    Its test views are `OWN_TEST_VIEWS` others. Deterministic. Arguments as of `cameras_around`.
+
+    Raises:
+      ValueError: there is nothing in the field.
+    """
+    volume = field.volume()
+    occupied = np.argwhere(volume.cells)
+    if not len(occupied):
+        raise ValueError("there is nothing in the field")
+    places = field.lattice.world_from_index(occupied + 0.5)
+    middle = (places.min(0) + places.max(0)) / 2
+    cell = float(np.linalg.norm(field.lattice.extent / (np.array(field.lattice.shape) - 1)))
+    radius = float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
+
+    def views(split: str, n: int, turn: float) -> tuple[View, ...]:
+        cameras = cameras_around(middle, radius, n, side, turn=turn, below=below)
+        images = [render(volume, camera) for camera in cameras]
+        return tuple(
+            View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
+            for i, (camera, image) in enumerate(zip(cameras, images, strict=True))
+        )
+
+    return Scene(
+        train=views("train", n_train, 0.0),
+        test=views("test", OWN_TEST_VIEWS, 1.0),
+        background=field.background,
+        near=field.near,
+        far=radius * (VIEWING_DISTANCE + 1),
+        name="own renders",
+    )
+
+
+def save_image(colors: Float32, path: str | Path) -> None:
+    """Write [H,W,3] or [H,W] floats as an 8-bit PNG, what is outside of 0..1 clipped: the whole file or none.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    write_atomically(path, png_from_image(bytes_from_colors(colors)))

@@ -1,0 +1,1 @@
+"""Photos to a field: the only optimisation loop, and what it optimises."""

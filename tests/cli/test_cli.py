@@ -1,0 +1,606 @@
+"""The command line: the whole job in words, and bad input in one line."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from tiny import TINY, TINY_COMPRESS, TINY_RATE, tiny_scene
+
+from vqrf.cli import main as cli
+from vqrf.cli.compress import spread
+from vqrf.cli.main import CONFIG_FILE, FIELD_FILE, METRICS_FILE, NO_CORE, main
+from vqrf.codec.bitstream import decode, encode
+from vqrf.compression.compact import PRESETS as RATE_PRESETS
+from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
+from vqrf.data.scene import Scene, bytes_from_colors, save_scene
+from vqrf.fields.field import expand
+from vqrf.fields.storage import load_field
+from vqrf.rendering.evaluate import evaluate
+from vqrf.rendering.render import render
+from vqrf.training.train import PRESETS as TRAIN_PRESETS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_presets() -> Iterator[None]:
+    """In this module the presets `demo` and `compact` take a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TRAIN_PRESETS, "demo", TINY)
+        patch.setitem(COMPRESS_PRESETS, "demo", TINY_COMPRESS)
+        patch.setitem(RATE_PRESETS, "compact", TINY_RATE)
+        yield
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it said, but for the notice that the compiled core is missing."""
+
+    code: int
+    out: str
+    err: str
+
+
+def vqrf(*arguments: object) -> Outcome:
+    """Run a command in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue().removeprefix(f"{NO_CORE}\n"))
+
+
+def succeeds(*arguments: object) -> Outcome:
+    outcome = vqrf(*arguments)
+    assert outcome.code == 0, outcome
+    return outcome
+
+
+def refuses(*arguments: object, saying: tuple[object, ...]) -> None:
+    """Exit code 2, nothing printed, and one line that says all of `saying`."""
+    outcome = vqrf(*arguments)
+    assert (outcome.code, outcome.out) == (2, ""), outcome
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vqrf: "), outcome
+    for words in saying:
+        assert str(words) in lines[0]
+
+
+def files_in(folder: Path) -> dict[Path, bytes | None]:
+    """Everything below a folder, with the bytes of files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    before = files_in(folder)
+    yield
+    assert files_in(folder) == before
+
+
+def psnr_of(path: Path, data: Path) -> float:
+    return float(json.loads(succeeds("eval", path, "--data", data, "--json").out)["psnr"])
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return tiny_scene()
+
+
+@pytest.fixture(scope="module")
+def data(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny scene as a dataset folder."""
+    folder = tmp_path_factory.mktemp("dataset") / "data"
+    save_scene(scene, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train` leaves."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    outcome = succeeds("train", data, "--out", folder, "--preset", "demo")
+    assert f"wrote {folder / FIELD_FILE}" in outcome.out
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compressed(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `compress` leaves."""
+    file = tmp_path_factory.mktemp("compressed") / "scene.vqrf"
+    outcome = succeeds("compress", run, "--data", data, "--out", file, "--preset", "demo")
+    assert f"{file}: {file.stat().st_size} bytes" in outcome.out
+    return file
+
+
+@pytest.fixture
+def copy(data: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset that may be spoiled."""
+    return Path(shutil.copytree(data, tmp_path / "copy"))
+
+
+# The whole job
+
+
+def test_a_run_folder_holds_the_field_its_settings_and_its_progress_and_nothing_else(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {FIELD_FILE, CONFIG_FILE, METRICS_FILE}
+    config = json.loads((run / CONFIG_FILE).read_text())
+    assert (config["preset"], config["seed"], config["n_train"]) == ("demo", 0, 12)
+    assert config["config"]["fine"]["steps"] == TINY.fine.steps
+    metrics = [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in metrics] == [("coarse", 64), ("fine", 96)]
+    assert load_field(run / FIELD_FILE)[1]["downscale"] == 1
+
+
+def test_compress_leaves_the_file_and_its_report_and_nothing_else(compressed: Path, scene: Scene) -> None:
+    assert {path.name for path in compressed.parent.iterdir()} == {"scene.vqrf", "scene.html"}
+    small = decode(compressed.read_bytes())
+    score = evaluate(expand(small), scene.test)
+    assert small.metadata["test"]["psnr"] == pytest.approx(score.psnr, abs=1e-4)
+    assert small.metadata["test"]["n_views"] == 3
+    page = (compressed.parent / "scene.html").read_text()
+    assert all(view.name in page for view in scene.test)
+
+
+def test_eval_scores_a_file_and_a_run_folder(compressed: Path, run: Path, data: Path, scene: Scene) -> None:
+    score = json.loads(succeeds("eval", compressed, "--data", data, "--json").out)
+    assert score["psnr"] == pytest.approx(evaluate(expand(decode(compressed.read_bytes())), scene.test).psnr)
+    assert score["file_bytes"] == compressed.stat().st_size == sum(score["sections"].values())
+    of_run = json.loads(succeeds("eval", run, "--data", data, "--every", 2, "--json").out)
+    assert [view["name"] for view in of_run["views"]] == ["test/r_0", "test/r_2"]
+    assert of_run["file_bytes"] is None
+    train = succeeds("eval", run, "--data", data, "--split", "train", "--downscale", 2).out
+    assert "12 views of 24x24" in train and "PSNR" in train
+    assert f"{compressed.stat().st_size} bytes" in succeeds("eval", compressed, "--data", data).out
+
+
+def test_info_says_what_is_there(compressed: Path, run: Path) -> None:
+    facts = json.loads(succeeds("info", compressed, "--json").out)
+    small = decode(compressed.read_bytes())
+    assert facts["bytes"] == compressed.stat().st_size
+    assert sum(facts["voxels_pruned_coded_kept"]) == small.lattice.n_voxels
+    assert facts["codewords"] == small.n_codewords
+    assert facts["training"]["preset"] == "demo"
+    of_run = json.loads(succeeds("info", run, "--json").out)
+    assert (of_run["shape"], of_run["channels"]) == (list(small.lattice.shape), 6)
+    for scene in (compressed, run):
+        assert "shape" in succeeds("info", scene).out
+
+
+def test_verify_reads_the_file_and_says_so(compressed: Path) -> None:
+    assert f"{compressed}: {compressed.stat().st_size} bytes" in succeeds("verify", compressed).out
+
+
+def test_render_writes_what_the_cameras_see(compressed: Path, data: Path, scene: Scene, tmp_path: Path) -> None:
+    succeeds("render", compressed, "--data", data, "--out", tmp_path / "new" / "images")
+    files = sorted((tmp_path / "new" / "images").iterdir())
+    assert [file.name for file in files] == ["r_0.png", "r_1.png", "r_2.png"]
+    field = expand(decode(compressed.read_bytes()))
+    for file, view in zip(files, scene.test, strict=True):
+        with PIL.Image.open(file) as image:
+            np.testing.assert_array_equal(np.asarray(image), bytes_from_colors(render(field, view.camera).rgb))
+
+
+def test_a_pyramid_is_the_usual_result_and_every_verb_takes_it(data: Path, run: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "scene.vqrf", tmp_path / "again.vqrf"
+    succeeds("compress", run, "--data", data, "--out", out)
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    facts = json.loads(succeeds("info", out, "--json").out)
+    assert (facts["levels"], facts["compression"]["preset"]) == (3, "compact")
+    assert {"STEP", "LEV2", "LEV1", "LEV0"} < set(facts["sections"]) and "BOOK" not in facts["sections"]
+    succeeds("verify", out, "--strict")
+    assert psnr_of(out, data) == pytest.approx(facts["test"]["psnr"], abs=1e-3)
+    succeeds("render", out, "--data", data, "--out", tmp_path / "views")
+    succeeds("convert", out, again)
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_a_run_folder_may_be_moved(run: Path, data: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "moved")
+    scores = [json.loads(succeeds("eval", path, "--data", data, "--json").out)["psnr"] for path in (run, moved)]
+    assert scores[0] == scores[1]
+
+
+def test_images_larger_than_the_preset_are_averaged_down_and_read_so_ever_after(
+    run: Path, scene: Scene, tmp_path: Path
+) -> None:
+    larger = [
+        replace(
+            view,
+            image=view.image.repeat(2, 0).repeat(2, 1),
+            camera=replace(view.camera, fx=2 * view.camera.fx, fy=2 * view.camera.fy, cx=48.0, cy=48.0, width=96, height=96),
+        )
+        for view in scene.train + scene.test
+    ]
+    save_scene(replace(scene, train=tuple(larger[:12]), test=tuple(larger[12:])), tmp_path / "data")
+    succeeds("train", tmp_path / "data", "--out", tmp_path / "run", "--preset", "demo")
+    field, notes = load_field(tmp_path / "run" / FIELD_FILE)
+    assert notes["downscale"] == 2
+    assert evaluate(field, scene.test).psnr == pytest.approx(
+        evaluate(load_field(run / FIELD_FILE)[0], scene.test).psnr, abs=0.5
+    )
+    assert "3 views of 48x48" in succeeds("eval", tmp_path / "run", "--data", tmp_path / "data").out
+
+
+def test_quiet_verbs_print_nothing(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.vqrf"
+    for command in (
+        ("train", data, "--out", tmp_path / "run", "--preset", "demo"),
+        ("compress", tmp_path / "run", "--data", data, "--out", file, "--preset", "demo", "--steps", 2),
+        ("render", file, "--data", data, "--out", tmp_path / "images"),
+    ):
+        outcome = succeeds(*command, "--quiet")
+        assert (outcome.out, outcome.err) == ("", "")
+
+
+def test_demo_does_the_whole_job_once_and_again_if_it_is_told_to(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "built_in_scene", lambda seed: scene)
+    out = tmp_path / "demo"
+    assert "done in" in succeeds("demo", "--out", out).out
+    assert {path.name for path in out.iterdir()} == {"data", "run", "scene.vqrf", "report.html"}
+    refuses("demo", "--out", out, saying=(out / "scene.vqrf", "--overwrite"))
+
+    trained = (out / "run" / FIELD_FILE).read_bytes()
+    (out / "scene.vqrf").unlink()
+    (out / "report.html").unlink()
+    refuses("demo", "--out", out, "--seed", 1, saying=(out / "run", "another seed", "--overwrite"))
+    succeeds("demo", "--out", out)  # goes on after the training
+    assert (out / "run" / FIELD_FILE).read_bytes() == trained
+    succeeds("demo", "--out", out, "--seed", 1, "--overwrite")
+    assert (out / "run" / FIELD_FILE).read_bytes() != trained
+
+
+# Bad data
+
+
+def edit(split: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Path]:
+    def apply(folder: Path) -> Path:
+        path = folder / f"transforms_{split}.json"
+        tree = json.loads(path.read_text())
+        change(tree)
+        path.write_text(json.dumps(tree))
+        return path
+
+    return apply
+
+
+def replaced(name: str, make: Callable[[bytes], bytes | None]) -> Callable[[Path], Path]:
+    """Put other bytes in the place of a file, or none."""
+
+    def apply(folder: Path) -> Path:
+        path = folder / name
+        new = make(path.read_bytes())
+        path.unlink()
+        if new is not None:
+            path.write_bytes(new)
+        return path
+
+    return apply
+
+
+def larger_image(_: bytes) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (50, 48)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def set_pose(tree: dict[str, Any], row: int, column: int, value: float) -> None:
+    tree["frames"][1]["transform_matrix"][row][column] = value
+
+
+def no_dataset(folder: Path) -> Path:
+    for path in folder.glob("*.json"):
+        path.unlink()
+    return folder
+
+
+def no_folder(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return folder
+
+
+def spoil(split: str) -> dict[str, tuple[Callable[[Path], Path], str]]:
+    image, listing = f"{split}/r_1.png", f"transforms_{split}.json"
+    return {
+        "missing image": (replaced(image, lambda _: None), "no such image"),
+        "truncated image": (replaced(image, lambda old: old[: len(old) // 2]), "cannot be read"),
+        "image of another size": (replaced(image, larger_image), "50x48"),
+        "image that is none": (replaced(image, lambda _: b"text"), "is no image"),
+        "JSON that is not JSON": (replaced(listing, lambda old: old[:-5]), "not JSON"),
+        "missing JSON": (replaced(listing, lambda _: None), "no such file"),
+        "no frames": (edit(split, lambda tree: tree["frames"].clear()), "no frames"),
+        "pose that is not a number": (edit(split, lambda tree: set_pose(tree, 0, 3, float("nan"))), "not finite"),
+        "pose that is not rigid": (edit(split, lambda tree: set_pose(tree, 0, 0, 3.0)), "not rigid"),
+        "no dataset": (no_dataset, "is no dataset"),
+        "no folder": (no_folder, "no such folder"),
+    }
+
+
+def command_of(verb: str, data: Path, run: Path, compressed: Path, out: Path) -> tuple[object, ...]:
+    return {
+        "train": ("train", data, "--out", out / "run", "--preset", "demo"),
+        "compress": ("compress", run, "--data", data, "--out", out / "scene.vqrf", "--preset", "demo"),
+        "eval": ("eval", compressed, "--data", data),
+        "render": ("render", compressed, "--data", data, "--out", out / "images"),
+    }[verb]
+
+
+@pytest.mark.parametrize("case", spoil("train"))
+@pytest.mark.parametrize(
+    ("verb", "split"),
+    [("train", "train"), ("compress", "train"), ("compress", "test"), ("eval", "test"), ("render", "test")],
+)
+def test_bad_data_is_refused_before_anything_is_written(
+    verb: str, split: str, case: str, copy: Path, run: Path, compressed: Path, tmp_path: Path
+) -> None:
+    change, reason = spoil(split)[case]
+    named = change(copy)
+    out = tmp_path / "out"
+    out.mkdir()
+    refuses(*command_of(verb, copy, run, compressed, out), saying=(named, reason))
+    assert list(out.iterdir()) == []
+
+
+def test_images_too_small_to_score_are_refused(run: Path, data: Path) -> None:
+    refuses("eval", run, "--data", data, "--downscale", 6, saying=("test/r_0", "8x8", "11x11"))
+
+
+# Bad files
+
+
+BAD_FILES: dict[str, Callable[[bytes], bytes]] = {
+    "text": lambda _: b"hello\n" * 9,
+    "nothing": lambda _: b"",
+    "half of one": lambda data: data[: len(data) // 2],
+    "one with a changed byte": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    "one and a byte more": lambda data: data + b"\0",
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+@pytest.mark.parametrize("verb", ["info", "verify", "eval", "render"])
+def test_a_file_that_is_no_vqrf_is_refused(verb: str, case: str, compressed: Path, data: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.vqrf"
+    bad.write_bytes(BAD_FILES[case](compressed.read_bytes()))
+    command = (verb, bad) if verb in ("info", "verify") else command_of(verb, data, bad, bad, tmp_path)
+    with unchanged(tmp_path):
+        refuses(*command, saying=(bad,))
+
+
+def test_what_is_not_there_or_is_something_else_is_refused(compressed: Path, run: Path, data: Path, tmp_path: Path) -> None:
+    gone, empty, file = tmp_path / "gone", tmp_path / "empty", tmp_path / "a.vqrf"
+    empty.mkdir()
+    with unchanged(tmp_path):
+        for verb in ("info", "verify"):
+            refuses(verb, gone, saying=(gone, "No such file"))
+        refuses("eval", gone, "--data", data, saying=(gone, "No such file"))
+        refuses("info", empty, saying=(empty, FIELD_FILE))
+        refuses("eval", empty, "--data", data, saying=(empty, FIELD_FILE))
+        refuses("verify", run, saying=(run, "is a folder"))
+        for field in (gone, compressed):
+            refuses("compress", field, "--data", data, "--out", file, saying=(field, "no run folder"))
+        refuses("compress", empty, "--data", data, "--out", file, saying=(empty, FIELD_FILE))
+        refuses("train", data, "--out", compressed, "--preset", "demo", saying=(compressed,))
+
+
+def test_a_damaged_field_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(run, tmp_path / "run"))
+    content = bytearray((damaged / FIELD_FILE).read_bytes())
+    content[len(content) // 2] ^= 4
+    (damaged / FIELD_FILE).write_bytes(content)
+    with unchanged(tmp_path):
+        for command in (("info", damaged), ("eval", damaged, "--data", data)):
+            refuses(*command, saying=(damaged / FIELD_FILE, "damaged"))
+        refuses("compress", damaged, "--data", data, "--out", tmp_path / "a", saying=(damaged / FIELD_FILE, "damaged"))
+
+
+LIES: list[dict[str, Any]] = [
+    {},
+    {"training": [1]},
+    {"training": {"downscale": "x"}},
+    {"training": {"downscale": -2, "background": 3}},
+    {"sections": 1, "bytes": "x"},
+]
+
+
+@pytest.mark.parametrize("metadata", LIES, ids=str)
+def test_what_a_file_says_of_itself_is_not_believed(
+    metadata: dict[str, Any], compressed: Path, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.vqrf"
+    file.write_bytes(encode(replace(decode(compressed.read_bytes()), metadata=metadata)))
+    assert json.loads(succeeds("eval", file, "--data", data, "--json").out)["psnr"] > 10
+    assert json.loads(succeeds("info", file, "--json").out)["bytes"] == file.stat().st_size
+    succeeds("info", file)
+
+
+@pytest.mark.parametrize("change", [{"alpha_threshold": 0.0}, {"alpha_threshold": 1.5}, {"alpha_threshold": -1.0}], ids=str)
+def test_a_file_whose_constants_make_no_field_is_refused(
+    change: dict[str, float], compressed: Path, data: Path, tmp_path: Path
+) -> None:
+    small = decode(compressed.read_bytes())
+    file = tmp_path / "a.vqrf"
+    file.write_bytes(encode(replace(small, constants=replace(small.constants, **change))))
+    refuses("eval", file, "--data", data, saying=(file, "alpha_threshold"))
+
+
+# Bad flags
+
+
+BAD_FLAGS: dict[str, tuple[str, tuple[object, ...], str]] = {
+    "prune above 1": ("compress", ("--prune", 1.5), "prune"),
+    "keep above prune": ("compress", ("--preset", "paper", "--keep", 0.9, "--prune", 0.5), "keep"),
+    "prune that is not a number": ("compress", ("--prune", "nan"), "prune"),
+    "no codes": ("compress", ("--preset", "paper", "--codes", 0), "n_codes"),
+    "too many codes": ("compress", ("--preset", "paper", "--codes", 65537), "n_codes"),
+    "a flag of another preset": ("compress", ("--preset", "compact", "--keep", 0.5), "--keep: the preset compact"),
+    "steps below 0": ("compress", ("--steps", -1), "steps"),
+    "downscale below 0": ("train", ("--downscale", -1), "--downscale"),
+    "downscale that does not divide": ("train", ("--downscale", 5), "48x48"),
+    "downscale of an evaluation": ("eval", ("--downscale", 5), "48x48"),
+    "every 0th view": ("eval", ("--every", 0), "--every"),
+    "every 0th image": ("render", ("--every", 0), "--every"),
+    "background that the images do not stand on": ("train", ("--background", "black"), "stand on 'white'"),
+    **{
+        f"{flag} {value} of {verb}": (verb, (flag, value), flag)
+        for flag, value in (("--threads", -1), ("--seed", -1), ("--seed", 1 << 64))
+        for verb in ("train", "compress", "render", "eval")
+    },
+    "a device that is none": ("train", ("--device", "abacus"), "--device abacus"),
+    "a device that is none, to compress": ("compress", ("--device", "abacus"), "--device abacus"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_flags_out_of_range_are_refused(case: str, data: Path, run: Path, compressed: Path, tmp_path: Path) -> None:
+    verb, flags, reason = BAD_FLAGS[case]
+    refuses(*command_of(verb, data, run, compressed, tmp_path), *flags, saying=(reason,))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [("--preset", "nonsense"), ("--seed", "many"), ("--nonsense",)], ids=str)
+def test_words_that_are_none_end_with_code_2_and_no_traceback(
+    flags: tuple[str, ...], data: Path, run: Path, compressed: Path, tmp_path: Path
+) -> None:
+    for verb in ("train", "compress"):
+        outcome = vqrf(*command_of(verb, data, run, compressed, tmp_path), *flags)
+        assert outcome.code == 2 and "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pytorch_training_says_what_to_install(
+    data: Path, run: Path, compressed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for verb in ("train", "compress"):
+        refuses(*command_of(verb, data, run, compressed, tmp_path), saying=("PyTorch", "vqrf[train]"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is there already, and what cannot be written
+
+
+def test_a_trained_field_is_not_overwritten_unless_asked_for(data: Path, run: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(run, tmp_path / "run"))
+    with unchanged(tmp_path):
+        refuses("train", data, "--out", mine, "--preset", "demo", "--seed", 1, saying=(mine, "--overwrite"))
+        refuses("train", data, "--out", mine, "--overwrite", "--threads", -1, saying=("--threads",))
+        refuses("train", tmp_path / "gone", "--out", mine, "--overwrite", saying=(tmp_path / "gone",))
+    succeeds("train", data, "--out", mine, "--preset", "demo", "--seed", 1, "--overwrite")
+    assert load_field(mine / FIELD_FILE)[1]["seed"] == 1
+    assert len((mine / METRICS_FILE).read_text().splitlines()) == 2
+
+
+def test_a_file_a_report_or_images_are_not_overwritten_unless_asked_for(
+    data: Path, run: Path, compressed: Path, tmp_path: Path
+) -> None:
+    file, report, images = tmp_path / "a.vqrf", tmp_path / "a.html", tmp_path / "images"
+    compress = ("compress", run, "--data", data, "--out", file, "--preset", "demo", "--steps", 1)
+    draw = ("render", compressed, "--data", data, "--out", images)
+    images.mkdir()
+    for mine in (file, report, images / "mine"):
+        mine.write_text("mine")
+        with unchanged(tmp_path):
+            refuses(
+                *(draw if mine.parent == images else compress),
+                saying=(mine if mine.parent != images else images, "--overwrite"),
+            )
+        if mine != images / "mine":
+            mine.unlink()
+    file.write_text("mine")
+    report.write_text("mine")
+    succeeds(*compress, "--overwrite")
+    succeeds("verify", file)
+    assert "<html" in report.read_text()
+    succeeds(*draw, "--overwrite")
+    assert (images / "mine").read_text() == "mine" and (images / "r_0.png").exists()
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(data: Path, run: Path, tmp_path: Path) -> None:
+    here = ("compress", run, "--data", data, "--preset", "demo")
+    with unchanged(tmp_path):
+        refuses(*here, "--out", tmp_path, saying=(tmp_path, "is a folder"))
+        refuses(*here, "--out", tmp_path / "no" / "a.vqrf", saying=(tmp_path / "no" / "a.vqrf", "no folder"))
+        refuses(*here, "--out", tmp_path / "a.vqrf", "--report", tmp_path / "no" / "a.html", saying=("a.html", "no folder"))
+        refuses(*here, "--out", tmp_path / "a.html", saying=(tmp_path / "a.html", "--report"))
+        refuses("render", run, "--data", data, "--out", run / FIELD_FILE, saying=(run / FIELD_FILE,))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_permission_is_found_before_the_work(data: Path, run: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    refuses("compress", run, "--data", data, "--out", tmp_path / "a.vqrf", saying=(tmp_path / "a.vqrf", "cannot be written"))
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which stands for a full disk")
+def test_a_full_disk_leaves_nothing(data: Path, run: Path, compressed: Path) -> None:
+    before = {name for name in os.listdir("/dev") if "full" in name}  # noqa: PTH208 (names alone)
+    refuses(
+        "compress", run, "--data", data, "--out", "/dev/full", "--preset", "demo", "--steps", 40, "--quiet",
+        saying=("/dev/full", "No space left"),
+    )  # fmt: skip
+    refuses("render", compressed, "--data", data, "--out", "/dev/full", saying=("/dev/full",))
+    refuses("train", data, "--out", "/dev/full", "--preset", "demo", saying=("/dev/full",))
+    assert {name for name in os.listdir("/dev") if "full" in name} == before  # noqa: PTH208
+
+
+def test_a_disk_that_fills_up_leaves_no_half_written_file(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = tmp_path / "a.vqrf"
+    monkeypatch.setattr(os, "fsync", fail)
+    command = ("compress", run, "--data", data, "--out", file, "--preset", "demo", "--steps", 1, "--quiet")
+    refuses(*command, saying=(file, "No space left"))
+    assert list(tmp_path.iterdir()) == []
+    refuses("train", data, "--out", tmp_path / "run", "--preset", "demo", saying=("No space left", tmp_path / "run"))
+    assert not any((tmp_path / "run").iterdir())
+
+
+# As a program
+
+
+def test_a_bad_file_given_to_the_program_is_one_line_and_code_2(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.vqrf"
+    bad.write_text("hello")
+    words = [sys.executable, "-m", "vqrf.cli.main", "verify", str(bad)]
+    roots = [path for path in sys.path if path]
+    ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)}, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1 and str(bad) in ended.stderr
+
+
+def test_a_report_shows_views_evenly_spread_from_the_first_to_the_last() -> None:
+    assert spread(10, 4) == {0, 3, 6, 9}
+    assert spread(3, 4) == {0, 1, 2}
+    assert spread(1, 4) == {0}
+    assert spread(200, 1) == {0}
+
+
+@pytest.mark.parametrize("flags", [("compress", "--help"), ("info", "--help")])
+def test_output_that_nobody_reads_is_no_fault(flags: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "vqrf.cli.main", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 1

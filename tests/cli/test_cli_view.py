@@ -1,0 +1,212 @@
+"""The verbs that show, as a person calls them."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from tiny import TINY, assert_same_field
+
+from vqrf.cli import view as cli_view
+from vqrf.cli.main import main
+from vqrf.cli.terminal import FIELD_FILE
+from vqrf.codec.bitstream import decode, encode
+from vqrf.data.scene import Scene, bytes_from_colors, save_scene
+from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.preview import preview
+from vqrf.fields.storage import load_field, save_field
+from vqrf.rendering.film import orbit
+from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.render import render
+from vqrf.rendering.serve import SceneServer
+from vqrf.training.train import PRESETS
+
+
+def vqrf(*arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process: exit code, what it printed, what it complained of."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+def refuses(*arguments: object, saying: str) -> None:
+    code, out, err = vqrf(*arguments)
+    assert (code, out) == (2, ""), (out, err)
+    assert saying in err.splitlines()[-1] and err.splitlines()[-1].startswith("vqrf: ")
+
+
+@pytest.fixture
+def file(ball_field: RadianceField, tmp_path: Path) -> Path:
+    path = tmp_path / "ball.vqrf"
+    path.write_bytes(encode(preview(ball_field)))
+    return path
+
+
+@pytest.fixture
+def run(ball_field: RadianceField, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_field(folder / FIELD_FILE, ball_field, notes={})
+    return folder
+
+
+def test_export_writes_the_page_and_replaces_none_unasked(file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    code, out, _ = vqrf("export", file, page)
+    assert code == 0 and str(page) in out
+    assert page.read_bytes() == page_with_scene(file.read_bytes(), "ball.vqrf")
+    refuses("export", file, page, saying="is there already; give --overwrite")
+    assert vqrf("export", file, page, "--overwrite")[0] == 0
+
+
+def test_what_is_no_scene_is_not_exported_or_shown(file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.vqrf"
+    bad.write_bytes(file.read_bytes()[:-1])
+    refuses("export", bad, tmp_path / "page.html", saying=f"{bad}: KEPT")
+    refuses("view", bad, "--no-open", saying=f"{bad}: KEPT")
+    refuses("view", tmp_path / "nothing.vqrf", saying="nothing.vqrf")
+    refuses("view", tmp_path, saying=f"holds no {FIELD_FILE}")
+    refuses("view", file, "--port", 65536, saying="--port")
+    assert not (tmp_path / "page.html").exists()
+
+
+class Visitor:
+    """Stands in for the browser and for the person who ends the program: looks once, then presses Ctrl+C."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, look: Callable[[str], None] = lambda _: None) -> None:
+        self.opened: list[str] = []
+        self.scenes: list[bytes] = []
+
+        def serve(server: SceneServer) -> None:
+            thread = threading.Thread(target=super(SceneServer, server).serve_forever)
+            thread.start()
+            try:
+                with urllib.request.urlopen(f"{server.url}scene.vqrf") as response:
+                    self.scenes.append(response.read())
+                look(server.url)
+            finally:
+                server.shutdown()
+                thread.join()
+            raise KeyboardInterrupt
+
+        patch.setattr(SceneServer, "serve_forever", serve)
+        patch.setattr("webbrowser.open", self.opened.append)
+
+
+def test_view_serves_the_file_and_opens_the_browser_unless_told_not_to(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = Visitor(monkeypatch)
+    code, out, _ = vqrf("view", file)
+    assert code == 0 and visitor.scenes == [file.read_bytes()]
+    assert len(visitor.opened) == 1 and visitor.opened[0] in out and visitor.opened[0].startswith("http://127.0.0.1:")
+    assert vqrf("view", file, "--no-open")[0] == 0 and len(visitor.opened) == 1
+
+
+def test_view_shows_a_run_folder_and_its_next_field(
+    run: Path, ball_field: RadianceField, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[bytes] = []
+
+    def look(url: str) -> None:
+        save_field(run / FIELD_FILE, ball_field.with_background((0.0, 0.0, 0.0)), notes={})
+        with urllib.request.urlopen(f"{url}scene.vqrf") as response:
+            later.append(response.read())
+
+    visitor = Visitor(monkeypatch, look)
+    assert vqrf("view", run, "--no-open")[0] == 0
+    assert visitor.scenes == [encode(preview(ball_field))]
+    assert decode(later[0]).constants.background == (0, 0, 0)
+
+
+def test_render_draws_an_orbit_and_a_path_from_a_file(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "frames"
+    size = ("--width", 40, "--height", 30)
+    assert vqrf("render", file, "--path", "orbit", "--frames", 3, *size, "--out", out)[0] == 0
+    field = expand(decode(file.read_bytes()))
+    cameras = orbit(field.lattice, 3, (40, 30))
+    assert sorted(path.name for path in out.iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    for i, camera in enumerate(cameras):
+        image = np.asarray(PIL.Image.open(out / f"{i:04}.png"))
+        np.testing.assert_array_equal(image, bytes_from_colors(render(field, camera).rgb))
+    frames = [{"transform_matrix": camera.pose.tolist()} for camera in cameras[:2]]
+    path = tmp_path / "path.json"
+    path.write_text(json.dumps({"fl_x": cameras[0].fx, "w": 40, "frames": frames}))
+    assert vqrf("render", file, "--path", path, *size, "--out", tmp_path / "again")[0] == 0
+    for name in ("0000.png", "0001.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_render_makes_a_film(file: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    out = tmp_path / "clip.mp4"
+    words = ("render", file, "--path", "spiral", "--frames", 4, "--width", 64, "--height", 48, "--out", out)
+    assert vqrf(*words)[0] == 0
+    with av.open(str(out)) as container:
+        assert len(list(container.decode(video=0))) == 4
+    refuses(*words, saying="is there already")
+    assert vqrf(*words, "--overwrite")[0] == 0
+
+
+def test_render_refuses_what_cannot_be(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refuses("render", file, "--out", out, saying="--data FOLDER, or --path")
+    refuses("render", file, "--out", out, "--path", tmp_path / "none.json", saying="none.json")
+    (tmp_path / "bad.json").write_text("{}")
+    refuses("render", file, "--out", out, "--path", tmp_path / "bad.json", saying="bad.json: has no camera_path")
+    for name in ("frames", "fps", "width", "height"):
+        refuses("render", file, "--out", out, "--path", "orbit", f"--{name}", 0, saying=f"--{name}: expected at least 1")
+    refuses("render", file, "--out", tmp_path / "a.mp4", "--path", "orbit", "--width", 33, saying="even width and height")
+    assert not out.exists() and not (tmp_path / "a.mp4").exists()
+
+
+def test_a_training_that_is_watched_is_shown_and_ends_in_the_same_field(
+    scene: Scene, trained: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "demo", TINY)
+    monkeypatch.setattr(cli_view, "WATCH_SECONDS", 0)
+    shown: list[bytes] = []
+    is_over = threading.Event()
+
+    def visit(url: str) -> None:
+        while not is_over.is_set():
+            with urllib.request.urlopen(f"{url}scene.vqrf") as response:
+                data = response.read()
+            if data and data not in shown:
+                shown.append(data)
+            time.sleep(0.01)
+
+    threads: list[threading.Thread] = []
+
+    def open_browser(url: str) -> None:
+        threads.append(threading.Thread(target=visit, args=(url,)))
+        threads[0].start()
+
+    # The visitor leaves before the server does.
+    shutdown = SceneServer.shutdown
+
+    def leave_first(server: SceneServer) -> None:
+        is_over.set()
+        threads[0].join()
+        shutdown(server)
+
+    monkeypatch.setattr("webbrowser.open", open_browser)
+    monkeypatch.setattr(SceneServer, "shutdown", leave_first)
+    save_scene(scene, tmp_path / "data")
+    code, _, err = vqrf("train", tmp_path / "data", "--out", tmp_path / "run", "--preset", "demo", "--view")
+    assert code == 0 and "in training at http://127.0.0.1:" in err
+    assert len(shown) >= 2
+    assert decode(shown[0]).lattice.shape != decode(shown[-1]).lattice.shape  # the coarse stage, then the fine one
+    field, _ = load_field(tmp_path / "run" / FIELD_FILE)
+    assert_same_field(field, trained)

@@ -1,0 +1,323 @@
+"""Our files: what was saved is what is loaded, what is damaged is refused by name, and a failed write changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny import assert_same_field
+
+from vqrf.data.scene import Scene
+from vqrf.fields import storage
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import (
+    Checkpoint,
+    StorageError,
+    active_voxels,
+    fingerprint,
+    load_arrays,
+    load_field,
+    save_arrays,
+    save_field,
+    voxels_of_cells,
+)
+from vqrf.geometry import Camera, Lattice
+from vqrf.rendering.render import render
+
+NOTES = {"preset": "quick", "downscale": 2, "nested": [1, None, "é"]}
+
+
+@pytest.fixture
+def small_field() -> RadianceField:
+    """2x3x4 voxels without an MLP, one of its cells forbidden."""
+    random = np.random.default_rng(0)
+    allowed = np.ones((1, 2, 3), np.uint8)
+    allowed[0, 0, 0] = 0
+    return RadianceField(
+        lattice=Lattice((-1.1, -1, -1), (1 / 3, 1, 1), (2, 3, 4)),
+        density=random.normal(size=(2, 3, 4)).astype(np.float32),
+        features=random.normal(size=(2, 3, 4, 3)).astype(np.float32),
+        color_mlp=(),
+        density_bias=-1 / 3,
+        interval=0.1,
+        step_world=0.1,
+        near=0.1,
+        alpha_threshold=1e-4,
+        background=(0.1, 0.2, 0.3),
+        allowed=allowed,
+    )
+
+
+def test_a_trained_field_renders_from_disk_as_it_did_in_memory(trained: RadianceField, scene: Scene, tmp_path: Path) -> None:
+    path = tmp_path / "field.safetensors"
+    save_field(path, trained, notes=NOTES)
+    loaded, notes = load_field(path)
+    assert notes == NOTES
+    assert trained.allowed is not None
+    assert 0 < trained.allowed.mean() < 1
+    assert_same_field(trained, loaded)
+    assert not loaded.density[~active_voxels(trained)].any()
+    for view in scene.test:
+        np.testing.assert_array_equal(render(trained, view.camera).rgb, render(loaded, view.camera).rgb)
+
+
+def test_a_field_without_mlp_and_limits_comes_back_whole(
+    ball_field: RadianceField, ball_camera: Camera, tmp_path: Path
+) -> None:
+    save_field(tmp_path / "field", ball_field, notes={})
+    loaded = load_field(tmp_path / "field")[0]
+    assert loaded.allowed is None
+    np.testing.assert_array_equal(loaded.density, ball_field.density)
+    np.testing.assert_array_equal(loaded.features, ball_field.features)
+    np.testing.assert_array_equal(render(loaded, ball_camera).rgb, render(ball_field, ball_camera).rgb)
+
+
+def test_a_field_of_harmonics_comes_back_as_one(small_field: RadianceField, tmp_path: Path) -> None:
+    features = np.random.default_rng(1).normal(size=(2, 3, 4, 27)).astype(np.float32)
+    for field in (
+        replace(small_field, features=features, shading="sh"),
+        replace(small_field, features=features, shading="sh_relu", activation="relu"),
+    ):
+        save_field(tmp_path / "field", field, notes={})
+        assert_same_field(load_field(tmp_path / "field")[0], field)
+
+
+def test_a_field_from_before_there_were_shadings_is_shaded_by_its_layers(small_field: RadianceField, tmp_path: Path) -> None:
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={})
+    arrays, header = load_arrays(path, storage.FIELD_FORMAT)
+    assert (header.pop("shading"), header.pop("activation")) == ("mlp", "softplus")
+    save_arrays(path, arrays, header)
+    assert_same_field(load_field(path)[0], small_field)
+
+
+def test_voxels_that_nothing_looks_at_take_no_bytes(ball_field: RadianceField, tmp_path: Path) -> None:
+    save_field(tmp_path / "whole", ball_field, notes={})
+    allowed = np.zeros([side - 1 for side in ball_field.lattice.shape], np.uint8)
+    allowed[:3, :3, :3] = 1
+    save_field(tmp_path / "corner", replace(ball_field, allowed=allowed), notes={})
+    saved = (tmp_path / "whole").stat().st_size - (tmp_path / "corner").stat().st_size
+    assert saved > 0.9 * 4 * 4 * (16**3 - 4**3)
+
+
+def test_voxels_of_cells_are_their_corners() -> None:
+    cells = (np.random.default_rng(0).random((4, 3, 5)) < 0.1).astype(np.uint8)
+    expected = np.zeros((5, 4, 6), bool)
+    for x, y, z in np.argwhere(cells):
+        expected[x : x + 2, y : y + 2, z : z + 2] = True
+    np.testing.assert_array_equal(voxels_of_cells(cells), expected)
+
+
+def refusal(path: Path, load: Callable[[Path], object] = load_field) -> str:
+    """The one line with which a file is refused; it begins with the file's name."""
+    with pytest.raises(StorageError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert caught.value.path == path
+    return message
+
+
+def test_every_prefix_of_a_field_is_refused(small_field: RadianceField, tmp_path: Path) -> None:
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={})
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        refusal(path)
+
+
+def test_every_changed_byte_of_a_field_is_refused_or_changes_nothing(small_field: RadianceField, tmp_path: Path) -> None:
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={})
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    n_refused = 0
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= int(random.integers(1, 256))
+        path.write_bytes(changed)
+        try:
+            assert_same_field(load_field(path)[0], small_field)  # white space of the header
+        except StorageError:
+            refusal(path)
+            n_refused += 1
+    assert n_refused > 0.98 * len(data)
+
+
+def without_density(path: Path) -> None:
+    arrays, header = load_arrays(path, storage.FIELD_FORMAT)
+    del arrays["density"]
+    save_arrays(path, arrays, header)
+
+
+def with_header(**change: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        arrays, header = load_arrays(path, storage.FIELD_FORMAT)
+        save_arrays(path, arrays, header | change)
+
+    return write
+
+
+FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "No such file"),
+    "empty": (lambda path: path.write_bytes(b""), "no file of this program"),
+    "text": (lambda path: path.write_text("hello " * 100), "no file of this program"),
+    "another program's": (lambda path: save_file({"density": np.zeros(3)}, path), "no file of this program"),
+    "another program's notes": (lambda path: save_file({"a": np.zeros(3)}, path, {"vqrf": "{}"}), "checksum"),
+    "a checkpoint": (lambda path: save_arrays(path, {}, {"format": storage.CHECKPOINT_FORMAT}), "expected format"),
+    "a list": (lambda path: save_arrays(path, {}, [1]), "expected format"),  # type: ignore[arg-type]
+    "without density": (without_density, "no usable field"),
+    "with one layer too many": (with_header(n_layers=1), "no usable field"),
+    "with a flat lattice": (with_header(shape=[2, 3, 1]), "no usable field"),
+    "with another lattice": (with_header(shape=[2, 3, 3]), "no usable field"),
+    "with bounds of two numbers": (with_header(lo=[0, 0]), "no usable field"),
+    "with a shading that is none": (with_header(shading="phong"), "no usable field"),
+    "with a shading for other channels": (with_header(shading="sh"), "no usable field"),
+    "with no step": (with_header(step_world=0), "no usable field"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_is_no_field_is_refused_by_file_and_reason(small_field: RadianceField, tmp_path: Path, case: str) -> None:
+    change, reason = FOREIGN[case]
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={})
+    change(path)
+    assert reason in refusal(path)
+
+
+def test_a_folder_and_a_file_that_is_too_large_are_refused(
+    small_field: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "directory" in refusal(tmp_path)
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={})
+    monkeypatch.setattr(storage, "MAX_FIELD_BYTES", 100)
+    assert "larger than 100 bytes" in refusal(path)
+
+
+def test_a_failed_save_leaves_the_old_field_and_nothing_else(
+    small_field: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "field"
+    save_field(path, small_field, notes={"old": True})
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_field(path, replace(small_field, near=0.5), notes={})
+    assert caught.value.filename == str(path)
+    assert load_field(path)[1] == {"old": True}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_checkpoint_is_saved_when_it_is_due_and_holds_what_was_saved_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(storage.time, "monotonic", clock)
+    checkpoint = Checkpoint(tmp_path / "checkpoint", "abc", seconds=30)
+    assert checkpoint.load() is None
+    collected = []
+
+    def collect(step: int) -> tuple[storage.Arrays, dict[str, Any]]:
+        collected.append(step)
+        return {"a": np.full(3, step), "none": np.zeros(0, np.uint8), "scalar": np.array(step)}, {"step": step}
+
+    for step, clock.now in enumerate([0, 29, 31, 32, 60, 62]):
+        checkpoint.save_if_due(lambda: collect(step))  # noqa: B023 (called at once)
+    assert collected == [2, 5]
+    arrays, state = Checkpoint(tmp_path / "checkpoint", "abc").load() or ({}, {})
+    assert state == {"step": 5}
+    np.testing.assert_array_equal(arrays["a"], np.full(3, 5))
+    assert arrays["none"].shape == (0,)
+    checkpoint.remove()
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("seconds", "took", "pause"), [(30, 1, 30), (30, 5, 100), (0, 5, 0)])
+def test_saves_take_no_more_than_their_share(
+    seconds: float, took: float, pause: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(storage.time, "monotonic", clock)
+    checkpoint, collected = Checkpoint(tmp_path / "checkpoint", "abc", seconds=seconds), []
+
+    def collect() -> tuple[storage.Arrays, dict[str, Any]]:
+        clock.now += took
+        collected.append(clock.now)
+        return {}, {}
+
+    clock.now = seconds
+    checkpoint.save_if_due(collect)
+    for clock.now in (collected[0] + pause - 0.1, collected[0] + pause):
+        checkpoint.save_if_due(collect)
+    assert len(collected) == 2
+
+
+def test_a_checkpoint_of_other_settings_or_with_damage_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    Checkpoint(path, "abc", seconds=0).save_if_due(lambda: ({"a": np.arange(99)}, {"step": 1}))
+    assert "--overwrite" in refusal(path, lambda path: Checkpoint(path, "abd").load())
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    assert "checksum" in refusal(path, lambda path: Checkpoint(path, "abc").load())
+
+
+def with_camera(scene: Scene, **change: Any) -> Scene:
+    view = scene.train[3]
+    changed = replace(view, camera=replace(view.camera, **change))
+    return replace(scene, train=(*scene.train[:3], changed, *scene.train[4:]))
+
+
+def with_pixel(scene: Scene) -> Scene:
+    image = scene.train[3].image.copy()
+    image[5, 6, 1] ^= 1
+    return replace(scene, train=(*scene.train[:3], replace(scene.train[3], image=image), *scene.train[4:]))
+
+
+def test_a_fingerprint_tells_whatever_training_sees_apart(scene: Scene) -> None:
+    pose = scene.train[3].camera.pose.copy()
+    pose[0, 3] += 1e-9
+    settings = {"config": {"steps": 3}, "seed": 0}
+    others = [
+        (with_pixel(scene), settings),
+        (with_camera(scene, pose=pose), settings),
+        (with_camera(scene, fx=scene.train[3].camera.fx + 1e-9), settings),
+        (with_camera(scene, cy=1.0), settings),
+        (replace(scene, train=scene.train[:-1]), settings),
+        (replace(scene, train=scene.train[::-1]), settings),
+        (replace(scene, near=scene.near / 2), settings),
+        (replace(scene, far=scene.far * 2), settings),
+        (replace(scene, background=(0.0, 0.0, 0.0)), settings),
+        (scene, settings | {"seed": 1}),
+        (scene, settings | {"config": {"steps": 4}}),
+    ]
+    prints = [fingerprint(scene, settings), *(fingerprint(*other) for other in others)]
+    assert len(set(prints)) == len(prints)
+    unseen = replace(scene, test=(), name="another")
+    assert fingerprint(unseen, json.loads(json.dumps(settings))) == prints[0]

@@ -1,0 +1,118 @@
+"""Camera paths and films: where the cameras are, what they look at, and that a film has its pictures in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vqrf.geometry import Camera, Lattice
+from vqrf.rendering.film import FOV, PathError, load_path, orbit, spiral, writing_clip
+
+LATTICE = Lattice((-1.0, -2.0, 0.0), (3.0, 2.0, 1.0), (4, 4, 4))
+MIDDLE = np.array([1.0, 0.0, 0.5])
+
+
+def projected(camera: Camera, points: np.ndarray) -> np.ndarray:
+    """[N,2] pixels and [N] depths of world points."""
+    local = (points - camera.pose[:3, 3]) @ camera.pose[:3, :3]
+    depth = -local[:, 2]
+    x = camera.cx + camera.fx * local[:, 0] / depth
+    y = camera.cy - camera.fy * local[:, 1] / depth
+    return np.stack([x, y, depth], -1)
+
+
+@pytest.mark.parametrize("path", [orbit, spiral])
+def test_every_camera_looks_at_the_middle_and_sees_a_ball_that_almost_fills_the_box(path: Any) -> None:
+    radius = np.linalg.norm(LATTICE.extent) / 2
+    for camera in path(LATTICE, 7, (120, 80)):
+        ((x, y, depth),) = projected(camera, MIDDLE[None])
+        np.testing.assert_allclose([x, y], [60, 40])
+        assert math.isclose(math.sin(FOV / 2) * depth, 0.9 * radius)
+        assert math.isclose(40 / camera.fx, math.tan(FOV / 2))
+        assert camera.pose[2, 1] > 0  # world +Z is up
+
+
+def test_an_orbit_is_even_and_closes() -> None:
+    places = np.array([camera.pose[:3, 3] for camera in orbit(LATTICE, 6, (8, 8))])
+    steps = np.linalg.norm(places - np.roll(places, 1, 0), axis=1)
+    np.testing.assert_allclose(steps, steps[0])
+    assert np.ptp(places[:, 2]) < 1e-12
+
+
+def test_a_spiral_rises() -> None:
+    heights = [camera.pose[2, 3] for camera in spiral(LATTICE, 9, (8, 8))]
+    assert (np.diff(heights) > 0).all()
+
+
+POSE = np.array([[0, 0, 1, 4], [1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 0, 1]], float)
+
+
+def written(folder: Path, tree: object) -> Path:
+    path = folder / "path.json"
+    path.write_text(tree if isinstance(tree, str) else json.dumps(tree))
+    return path
+
+
+def test_the_path_of_nerfstudio_is_read(tmp_path: Path) -> None:
+    view = {"camera_to_world": POSE.ravel().tolist(), "fov": 60, "aspect": 1}
+    (camera,) = load_path(written(tmp_path, {"camera_path": [view], "fps": 24}), (64, 32))
+    np.testing.assert_array_equal(camera.pose, POSE)
+    assert math.isclose(camera.fy, 16 / math.tan(math.radians(30))) and (camera.width, camera.height) == (64, 32)
+
+
+@pytest.mark.parametrize("angle", [{"camera_angle_x": 2 * math.atan(0.5)}, {"fl_x": 800, "w": 800}])
+def test_the_frames_of_a_transforms_file_are_read(tmp_path: Path, angle: dict[str, float]) -> None:
+    tree = {**angle, "frames": [{"transform_matrix": POSE.tolist()}] * 2}
+    cameras = load_path(written(tmp_path, tree), (64, 32))
+    assert [math.isclose(camera.fx, 64) for camera in cameras] == [True, True]
+    np.testing.assert_array_equal(cameras[1].pose, POSE)
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        ("{", "is no JSON"),
+        ([], "has no camera_path"),
+        ({"frames": []}, "has no camera_path"),
+        ({"frames": [{}], "camera_angle_x": 1}, "camera 0: transform_matrix is missing"),
+        ({"frames": [{"transform_matrix": POSE.tolist()}]}, "camera 0: camera_angle_x is missing"),
+        ({"frames": [{"transform_matrix": POSE.tolist()[:3]}], "camera_angle_x": 1}, "camera 0: "),
+        ({"camera_path": [{"camera_to_world": [[2, 0, 0, 0]] * 4, "fov": 50}]}, "camera 0: pose"),
+        ({"camera_path": [{"camera_to_world": POSE.tolist(), "fov": "wide"}]}, "camera 0: "),
+        ({"camera_path": [{"camera_to_world": POSE.tolist(), "fov": 0}]}, "camera 0: "),
+        ({"camera_path": [7]}, "camera 0: "),
+    ],
+)
+def test_what_is_no_path_is_refused_with_its_place(tmp_path: Path, tree: object, reason: str) -> None:
+    path = written(tmp_path, tree)
+    with pytest.raises(PathError) as caught:
+        load_path(path, (8, 8))
+    assert str(caught.value).startswith(f"{path}: ") and reason in str(caught.value)
+
+
+def test_a_film_holds_its_pictures(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    colors = np.array([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]], np.float32)
+    path = tmp_path / "clip.mp4"
+    with writing_clip(path, (64, 48), 25) as clip:
+        for color in colors:
+            clip.add(np.broadcast_to(color, (48, 64, 3)))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.average_rate) == (64, 48, 25)
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    np.testing.assert_allclose([frame.mean((0, 1)) / 255 for frame in frames], colors, atol=0.03)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_film_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    (tmp_path / "clip.mp4").write_text("before")
+    with pytest.raises(RuntimeError, match="enough"), writing_clip(tmp_path / "clip.mp4", (64, 48), 25):
+        raise RuntimeError("enough")
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["before"]

@@ -1,0 +1,182 @@
+"""A field whose voxels are products is trained, resumed, compressed and written as any other, and leaves its factors behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_cli import succeeds
+from test_train import interrupted
+from tiny import TINY, TINY_RATE, assert_same_field
+
+from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE
+from vqrf.compression.compact import PRESETS as RATE_PRESETS
+from vqrf.data.scene import Scene, save_scene
+from vqrf.fields.factors import LineFactors, expand
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import active_voxels, load_field
+from vqrf.interop import load_checkpoint, load_tensorf
+from vqrf.kernels import has_native, reference
+from vqrf.rendering.evaluate import evaluate
+from vqrf.training import train as train_module
+from vqrf.training.grids import Decomposition, FactorGrid, Rates, resample
+from vqrf.training.train import PRESETS, TrainConfig, fit_model
+
+KINDS: tuple[Decomposition, ...] = ("vm", "cp")
+SHAPE, SIZES = (5, 6, 4), (2, 3, 7)
+
+
+def tiny(kind: Decomposition) -> TrainConfig:
+    components = (4, 8) if kind == "vm" else (8, 16)
+    return replace(TINY, fine=replace(TINY.fine, components=components, decomposition=kind, rate_features=0.05))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Decomposition:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def model(scene: Scene, kind: Decomposition) -> train_module.FieldModel:
+    return fit_model(scene, tiny(kind))
+
+
+@pytest.fixture(scope="module")
+def tensorf(model: train_module.FieldModel) -> RadianceField:
+    return model.field()
+
+
+def grid_of(kind: Decomposition, seed: int = 0) -> FactorGrid:
+    return FactorGrid.at_random(kind, SHAPE, SIZES, torch.arange(np.prod(SHAPE)), seed)
+
+
+def shown(grid: FactorGrid) -> tuple[np.ndarray, np.ndarray]:
+    grid.choose(torch.ones([side - 1 for side in grid.shape], dtype=torch.uint8))
+    grid.show(reference)
+    return grid.shown[0].numpy(), grid.shown[1].numpy()
+
+
+def dense_factors(grid: FactorGrid) -> tuple[np.ndarray, np.ndarray]:
+    factors = grid.factors()
+    return expand(factors.with_planes() if isinstance(factors, LineFactors) else factors)
+
+
+def test_it_learns_nearly_as_well_as_voxels_do(
+    tensorf: RadianceField, trained: RadianceField, scene: Scene, kind: Decomposition
+) -> None:
+    behind = 1.5 if kind == "vm" else 5.0  # lines alone say little on so small a lattice
+    assert evaluate(tensorf, scene.test).psnr > evaluate(trained, scene.test).psnr - behind
+
+
+def test_its_voxels_are_the_products_of_its_factors(model: train_module.FieldModel, tensorf: RadianceField) -> None:
+    assert isinstance(model.grid, FactorGrid)
+    active = active_voxels(tensorf)
+    assert 0.01 < active.mean() < 0.9
+    for ours, theirs in zip((tensorf.density, tensorf.features), dense_factors(model.grid), strict=True):
+        np.testing.assert_allclose(ours[active], theirs[active], atol=1e-4)
+
+
+def test_what_a_grid_shows_are_its_factors(kind: Decomposition) -> None:
+    grid = grid_of(kind)
+    for ours, theirs in zip(shown(grid), dense_factors(grid), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_what_is_not_chosen_any_more_has_no_features(kind: Decomposition) -> None:
+    grid = grid_of(kind)
+    shown(grid)
+    cells = torch.zeros([side - 1 for side in SHAPE], dtype=torch.uint8)
+    cells[0, 0, 0] = 1
+    grid.choose(cells)
+    grid.show(reference)
+    features = grid.shown[1].numpy()
+    assert (features[:2, :2, :2] != 0).all()
+    features[:2, :2, :2] = 0
+    assert not features.any()
+
+
+def test_a_grid_on_another_lattice_is_its_voxels_on_that_lattice(kind: Decomposition) -> None:
+    grid = grid_of(kind)
+    density, features = shown(grid)
+    finer = (8, 11, 7)
+    grown = shown(grid.on(finer, torch.arange(np.prod(finer))))
+    for ours, before in zip(grown, (density[..., None], features), strict=True):
+        expected = resample(torch.from_numpy(before), finer).numpy()
+        np.testing.assert_allclose(ours.reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_a_step_goes_against_the_derivative_of_what_is_learnt(kind: Decomposition) -> None:
+    """Adam's first step is the rate, against the sign of the derivative; that by finite differences."""
+    grid, rng = grid_of(kind), np.random.default_rng(1)
+    weights = [torch.tensor(rng.normal(size=array.shape), dtype=torch.float32) for array in grid.shown]
+
+    def objective() -> float:
+        return sum(float((w.double() * torch.from_numpy(a)).sum()) for w, a in zip(weights, shown(grid), strict=True))
+
+    start, reach, slopes = {name: m.values.clone() for name, m in grid.learnt.items()}, 1e-2, {}
+    for name, moments in grid.learnt.items():
+        flat = moments.values.view(-1)
+        for at in rng.choice(len(flat), 12, replace=False):
+            sides = []
+            for sign in (1, -1):
+                flat[at] += sign * reach
+                sides.append(objective())
+                flat.copy_(start[name].view(-1))
+            slopes[name, int(at)] = sides[0] - sides[1]
+    for gradient, weight in zip(grid.gradients, weights, strict=True):
+        gradient.copy_(weight)
+    grid.update(reference, torch.ones(SHAPE, dtype=torch.uint8), Rates(0.0, 0.5, mix=0.25), 1)
+    assert len(slopes) == 12 * len(grid.learnt)
+    for (name, at), slope in slopes.items():
+        if abs(slope) > 1e-4:
+            moved = float(grid.learnt[name].values.view(-1)[at] - start[name].view(-1)[at])
+            assert moved == pytest.approx(-np.sign(slope) * (0.25 if name == "mix" else 0.5), rel=1e-3)
+    assert not any(gradient.any() for gradient in grid.gradients)
+    assert not any(moments.gradient.any() for moments in grid.learnt.values())
+
+
+def test_sparsity_draws_the_density_alone_to_nothing(kind: Decomposition) -> None:
+    grid = grid_of(kind)
+    before = {name: moments.values.clone() for name, moments in grid.learnt.items()}
+    grid.update(reference, torch.ones(SHAPE, dtype=torch.uint8), Rates(0.0, 1e-3, mix=1e-3, sparsity=1.0), 1)
+    for name, moments in grid.learnt.items():
+        change = moments.values - before[name]
+        if name != "mix":
+            of_density = change[..., : SIZES[0]]
+            torch.testing.assert_close(of_density, -1e-3 * before[name][..., : SIZES[0]].sign(), rtol=1e-2, atol=1e-7)
+            change = change[..., SIZES[0] :]
+        assert not change.any()
+
+
+@pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
+def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
+    scene: Scene, tensorf: RadianceField, kind: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module.Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
+    monkeypatch.setattr("test_train.TINY", tiny(kind))
+    assert_same_field(interrupted(scene, tmp_path, ("fine", 10), ("fine", 70))[0], tensorf)
+
+
+def test_a_run_leaves_a_checkpoint_of_tensorf_that_draws_the_same_field(
+    scene: Scene, tensorf: RadianceField, kind: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"vm": "tensorf", "cp": "tensorf-cp"}[kind]
+    monkeypatch.setitem(PRESETS, f"{base}-quick", tiny(kind))
+    monkeypatch.setitem(RATE_PRESETS, "compact", replace(TINY_RATE, warm_steps=4, steps=4))
+    data, run, th = tmp_path / "data", tmp_path / "run", tmp_path / "again.th"
+    save_scene(scene, data)
+    succeeds("train", data, "--out", run, "--base", base, "--preset", "quick")
+    assert_same_field(load_field(run / FIELD_FILE)[0], tensorf)
+    imported = load_checkpoint(run / FACTORS_FILE).field
+    np.testing.assert_array_equal(imported.allowed, tensorf.allowed)
+    active = active_voxels(tensorf)
+    np.testing.assert_allclose(imported.features[active], tensorf.features[active], atol=1e-4)
+    assert evaluate(imported, scene.test).psnr == pytest.approx(evaluate(tensorf, scene.test).psnr, abs=1e-3)
+    succeeds("convert", run, th)
+    for ours, theirs in zip(load_tensorf(th).factors.lines, load_tensorf(run / FACTORS_FILE).factors.lines, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    succeeds("compress", run, "--data", data, "--out", tmp_path / "scene.vqrf")
+    succeeds("verify", tmp_path / "scene.vqrf", "--strict")

@@ -1,0 +1,589 @@
+"""The viewer in a real browser: what it draws against what `vqrf.render` draws, and what a person does with it.
+
+Needs Chromium on the PATH; draws on the CPU, so pictures are small.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import struct
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from oracles import harmonics, trilinear
+
+from vqrf.codec.bitstream import PRUNED, VERSION, decode, encode
+from vqrf.codec.pyramid import PyramidField, build_nodes
+from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.preview import preview
+from vqrf.geometry import Camera
+from vqrf.rendering.evaluate import psnr
+from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.render import render
+from vqrf.rendering.serve import SceneServer
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    *("--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    "--disable-background-networking",
+]
+VIEWER = "document.querySelector('vqrf-viewer')"
+WAIT_MS = 60_000
+EXACT_DB, FAST_DB = 40, 45
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Tab:
+    """A page with a viewer, what it asked for, and what went wrong in it."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.set_default_timeout(WAIT_MS)
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, url: str) -> Tab:
+        self.page.goto(url)
+        self.until(f"{VIEWER}.facts")
+        return self
+
+    def ask(self, expression: str, argument: Any = None) -> Any:
+        return self.page.evaluate(expression, argument)
+
+    def until(self, condition: str) -> None:
+        """Wait. Playwright's own waiting evaluates texts in the page, which the page's policy forbids."""
+        end = time.monotonic() + WAIT_MS / 1000
+        while not self.ask(condition):
+            assert time.monotonic() < end, condition
+            time.sleep(0.02)
+
+    def view(self) -> list[float]:
+        """Target, yaw, pitch, distance."""
+        return [float(number) for number in self.ask(f"{VIEWER}.stage.orbit.toString()").split(",")]
+
+    def picture(self, camera: Camera) -> np.ndarray:
+        """[H,W,3] in 0..1 of what the viewer sees through a camera."""
+        intrinsics = {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
+        text = self.ask(
+            f"""async (camera) => {{
+              const pixels = await {VIEWER}.stage.renderer.capture(camera)
+              let text = ''
+              for (const value of pixels) text += String.fromCharCode(value)
+              return btoa(text)
+            }}""",
+            {"pose": camera.pose.ravel().tolist(), **intrinsics},
+        )
+        pixels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(camera.height, camera.width, 4)
+        return pixels[..., :3] / np.float32(255)
+
+    def await_rest(self) -> None:
+        """Until the picture at rest is drawn once."""
+        self.until(f"{VIEWER}.stage.progress().passes >= 1")
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Tab]:
+    context = browser.new_context(viewport={"width": 360, "height": 300})
+    tab = Tab(context.new_page())
+    yield tab
+    context.close()
+    assert tab.errors == []
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[[bytes], str]:
+    """Write a page with a file in it; its URL."""
+
+    def write(data: bytes) -> str:
+        path = tmp_path / "page.html"
+        path.write_bytes(page_with_scene(data, "scene.vqrf"))
+        return path.as_uri()
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def ball_file(ball_field: RadianceField) -> bytes:
+    return encode(preview(ball_field))
+
+
+def with_network(field: RadianceField, n_channels: int, frequencies: int, of_features: int = 0) -> RadianceField:
+    """The same shape, coloured by a small random MLP."""
+    rng = np.random.default_rng(0)
+    sides = [n_channels * (1 + 2 * of_features) + 3 + 6 * frequencies, 32, 32, 3]
+    layers = tuple(
+        (
+            (rng.standard_normal((out, inputs)) * (1.6 / inputs) ** 0.5).astype(np.float32),
+            rng.standard_normal(out).astype(np.float32),
+        )
+        for inputs, out in pairwise(sides)
+    )
+    mixed = field.features @ rng.standard_normal((3, n_channels)).astype(np.float32)
+    return replace(field, features=mixed, color_mlp=layers, feature_frequencies=of_features)
+
+
+def looking_at(field: RadianceField, side: int, distance: float) -> Camera:
+    """A square picture of the middle from an oblique place."""
+    back = np.array([0.5, 0.62, 0.6]) / np.linalg.norm([0.5, 0.62, 0.6])
+    right = np.cross([0, 0, 1], back) / np.linalg.norm(np.cross([0, 0, 1], back))
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
+    pose[:3, 3] = distance * back
+    return Camera(pose, 1.2 * side, 1.2 * side, side / 2, side / 2, side, side)
+
+
+# ---------------------------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("side", [96, 200])
+@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "frequencies", "inside"])
+def test_the_viewer_draws_what_the_renderer_draws(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str, side: int
+) -> None:
+    field = {
+        "rgb": ball_field,
+        "inside": ball_field,
+        "network": with_network(ball_field, 12, 2),
+        "wide": with_network(ball_field, 7, 0),
+        "frequencies": with_network(ball_field, 27, 2, 2),
+    }[kind]
+    data = encode(preview(field))
+    camera = looking_at(field, side, 0.75 if kind == "inside" else 3.2)
+    expected = render(expand(decode(data)), camera).rgb
+    assert expected.std() > 0.03
+    found = tab.open(export(data)).picture(camera)
+    assert psnr(found, expected) >= EXACT_DB
+
+
+def sealed(parts: list[tuple[bytes, bytes]]) -> bytes:
+    """A file of rows and section bytes, with every length and checksum as it must be."""
+    rows = b"".join(
+        row[:8] + struct.pack("<Q", len(body)) + row[16:24] + struct.pack("<II", zlib.crc32(body), 0) for row, body in parts
+    )
+    length = 32 + len(rows) + sum(len(body) for _, body in parts)
+    head = bytes.fromhex("8956515 20d0a1a0a".replace(" ", "")) + struct.pack("<HHIQI", *VERSION, len(parts), length, 0)
+    return head + struct.pack("<I", zlib.crc32(head + rows)) + rows + b"".join(body for _, body in parts)
+
+
+def with_harmonics(data: bytes) -> bytes:
+    """The file with its COLR saying: spherical harmonics."""
+    parts, at = [], 32 + 32 * struct.unpack_from("<I", data, 12)[0]
+    for row in (data[start : start + 32] for start in range(32, at, 32)):
+        size = struct.unpack_from("<Q", row, 8)[0]
+        body = data[at : at + size]
+        at += size
+        if row[:4] == b"COLR":
+            row, body = row[:16] + struct.pack("<Q", 0) + row[24:], struct.pack("<HH", 0, 1) + bytes(4)
+        parts.append((row, body))
+    return sealed(parts)
+
+
+def render_harmonics(field: RadianceField, camera: Camera, degree: int) -> np.ndarray:
+    """The rendering equation once more, a sample at a time, with spherical harmonics for the colour."""
+    origins, directions = (rays.astype(np.float64) for rays in camera.rays())
+    lo, hi = np.array(field.lattice.lo), np.array(field.lattice.hi)
+    with np.errstate(divide="ignore"):
+        ends = (np.stack([lo, hi])[:, None] - origins) / directions
+    enter = np.maximum(ends.min(0).max(1), field.near)
+    leave = ends.max(0).min(1)
+    basis = harmonics(directions, degree)
+    light, rgb = np.ones(len(origins)), np.zeros((len(origins), 3))
+    for k in range(int(np.linalg.norm(hi - lo) / field.step_world) + 1):
+        distance = enter + k * field.step_world
+        live = (distance <= leave) & (light >= 1e-3)
+        index = field.lattice.index_from_world((origins + distance[:, None] * directions)[live]).clip(0, None)
+        density = trilinear(field.density, index)
+        raised = density + field.density_bias
+        is_relu = field.activation == "relu"
+        alpha = 1 - (np.exp(-np.maximum(raised, 0)) if is_relu else 1 / (1 + np.exp(raised))) ** field.interval
+        weight = np.where(alpha > field.alpha_threshold, light[live] * alpha, 0)
+        features = trilinear(field.features, index).reshape(len(index), 3, (degree + 1) ** 2)
+        total = np.einsum("nk,nck->nc", basis[live], features)
+        color = np.maximum(0.5 + total, 0) if field.shading == "sh_relu" else 1 / (1 + np.exp(-total))
+        rgb[live] += np.where(weight > field.alpha_threshold, weight, 0)[:, None] * color
+        light[live] -= weight
+    return (rgb + light[:, None] * field.background).reshape(camera.height, camera.width, 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_spherical_harmonics_are_drawn_as_the_format_says(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, degree: int
+) -> None:
+    data = encode(preview(with_network(ball_field, 3 * (degree + 1) ** 2, 1)))
+    camera = looking_at(ball_field, 96, 3.2)
+    expected = render_harmonics(expand(decode(data)), camera, degree)
+    found = tab.open(export(with_harmonics(data))).picture(camera)
+    assert expected.std() > 0.05
+    assert psnr(found, expected) >= FAST_DB
+
+
+def test_a_plenoxels_field_is_drawn_as_the_format_says(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField
+) -> None:
+    mixed = ball_field.features @ np.random.default_rng(3).standard_normal((3, 27)).astype(np.float32) / 4
+    density = (ball_field.density + ball_field.density_bias) / 2
+    plenoxels = {"density": density, "density_bias": 0.0, "shading": "sh_relu", "activation": "relu"}
+    data = encode(preview(replace(ball_field, features=mixed, **plenoxels)))
+    field, camera = expand(decode(data)), looking_at(ball_field, 96, 3.2)
+    expected = render_harmonics(field, camera, 2)
+    assert expected.std() > 0.05 and (expected < 0.02).mean() > 0.02  # some of it is black by the ReLU
+    expected = expected.clip(0, 1)
+    assert psnr(render(field, camera).rgb, expected) >= FAST_DB
+    assert psnr(tab.open(export(data)).picture(camera), expected) >= FAST_DB
+
+
+def as_pyramid(field: RadianceField, density_shift: float) -> PyramidField:
+    """The field in steps of 1/20 on three levels: random numbers on the coarser ones, on the finest what is missing."""
+    flat = preview(field)
+    expanded = expand(flat)
+    is_there = flat.partition != PRUNED
+    target = np.concatenate([(expanded.density + density_shift)[..., None], expanded.features], -1)[is_there]
+    rng = np.random.default_rng(7)
+    nodes = build_nodes(is_there, 2)
+    steps = np.full(target.shape[1], 0.05, np.float32)
+    coarse = [rng.integers(-40, 41, (level.n_nodes, len(steps))).astype(np.int16) for level in nodes[:0:-1]]
+    top, middle = (values * steps for values in coarse)
+    middle = middle + top[nodes[1].parents].mean(1)
+    finest = np.round((target - middle[nodes[0].parents].mean(1)) / steps).astype(np.int16)
+    constants = replace(flat.constants, density_bias=flat.constants.density_bias - density_shift)
+    return PyramidField(
+        lattice=flat.lattice,
+        partition=is_there.astype(np.uint8),
+        coefficients=(*coarse, finest),
+        steps=steps,
+        basis=None,
+        color_mlp=flat.color_mlp,
+        constants=replace(constants, empty_density=constants.empty_density + density_shift),
+        metadata={},
+        shading=flat.shading,
+        activation=flat.activation,
+    )
+
+
+@pytest.mark.parametrize("kind", ["rgb", "network"])
+def test_a_pyramid_is_drawn_as_its_levels_add_up(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str
+) -> None:
+    field = ball_field if kind == "rgb" else with_network(ball_field, 6, 1)
+    data, camera = encode(as_pyramid(field, 3.0)), looking_at(field, 96, 3.2)
+    expected = render(expand(decode(data)), camera).rgb
+    assert expected.std() > 0.03
+    assert psnr(expected, render(expand(preview(field)), camera).rgb) > 30  # what the levels add up to is the ball
+    assert psnr(tab.open(export(data)).picture(camera), expected) >= EXACT_DB
+    tab.page.get_by_role("button", name="About").click()
+    rows = tab.page.get_by_role("region", name="About the file").inner_text()
+    sizes = tab.ask(f"{VIEWER}.facts.sections")
+    level = next(section["bytes"] for section in sizes if section["name"] == "LEV2")
+    assert f"level 2\n{level} B" in rows and "codewords" not in rows
+
+
+def test_the_picture_at_rest_becomes_what_a_camera_sees(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    tab.open(export(ball_file)).await_rest()
+    seen = tab.ask(
+        f"""async () => {{
+          const {{ stage }} = {VIEWER}
+          const gl = stage.renderer.gl
+          stage.renderer.show()
+          const {{ width, height }} = stage.canvas
+          const shown = new Uint8Array(4 * width * height)
+          gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, shown)
+          const pixels = await stage.renderer.capture(stage.camera())
+          let worst = 0
+          for (let row = 0; row < height; row++) for (let i = 0; i < 4 * width; i++)
+            worst = Math.max(worst, Math.abs(shown[4 * width * row + i] - pixels[4 * width * (height - 1 - row) + i]))
+          return {{ worst, size: [width, height], sizes: stage.progress() }}
+        }}"""
+    )
+    assert seen["size"] == [seen["sizes"]["width"], seen["sizes"]["height"]] == [360, 300]
+    assert seen["worst"] < 60  # edges are smoother at rest than in a single picture
+    assert len(np.unique(PIL.Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB"))) > 100
+
+
+# ---------------------------------------------------------------------------------------------------- the page and the server
+
+
+WATCH_COMPILING = """
+window.seen = []
+const { linkProgram } = WebGL2RenderingContext.prototype
+WebGL2RenderingContext.prototype.linkProgram = function (program) { window.seen.push('link'); linkProgram.call(this, program) }
+const Plain = window.Worker
+window.Worker = class extends Plain {
+  constructor(url) { super(url); this.addEventListener('message', ({ data }) => window.seen.push(Object.keys(data)[0])) }
+}
+"""
+
+
+def test_the_shader_is_compiled_before_the_field_is_there_and_only_once(
+    tab: Tab, export: Callable[[bytes], str], ball_file: bytes
+) -> None:
+    tab.page.add_init_script(WATCH_COMPILING)
+    tab.open(export(ball_file)).await_rest()
+    assert tab.ask("window.seen") == ["link", "early", "link", "baked"]
+
+
+def test_the_exported_page_asks_nobody_for_anything(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    url = export(ball_file)
+    with serving(lambda: ball_file) as server:
+        tab.open(url).await_rest()
+        own = list(tab.requests)
+        blocked = tab.ask("url => fetch(url, { mode: 'no-cors' }).then(() => 'reached', () => 'blocked')", server.url)
+    assert own[0] == url
+    assert all(request.startswith("blob:") for request in own[1:])
+    assert blocked == "blocked"
+
+
+def test_the_page_is_the_file_and_at_most_60_kb(ball_file: bytes) -> None:
+    page = page_with_scene(ball_file, "scene.vqrf")
+    assert len(page) - len(base64.b64encode(ball_file)) <= 60_000
+
+
+class serving:
+    """A server in a thread."""
+
+    def __init__(self, source: Callable[[], bytes | None], refresh_seconds: float = 0) -> None:
+        self.server = SceneServer(source, "scene.vqrf", refresh_seconds=refresh_seconds)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    def __enter__(self) -> SceneServer:
+        self.thread.start()
+        return self.server
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def test_a_served_page_shows_the_scene_and_another_that_its_address_names(tab: Tab, ball_file: bytes) -> None:
+    with serving(lambda: ball_file) as server:
+        tab.open(server.url)
+        assert tab.ask(f"{VIEWER}.facts.bytes") == len(ball_file)
+        tab.page.goto(f"{server.url}?src=elsewhere.vqrf")
+        alert = tab.page.get_by_role("alert")
+        alert.filter(has_text="elsewhere.vqrf cannot be fetched: the server answers 404").wait_for()
+
+
+def test_a_newer_version_replaces_the_old_one_before_the_same_camera(tab: Tab, ball_field: RadianceField) -> None:
+    versions: list[bytes | None] = [None]
+    with serving(lambda: versions[0], refresh_seconds=0.2) as server:
+        tab.page.goto(server.url)
+        tab.page.get_by_role("status").filter(has_text="Waiting for scene.vqrf").wait_for()
+        versions[0] = encode(preview(ball_field))
+        tab.until(f"{VIEWER}.facts")
+        tab.ask(f"{VIEWER}.stage.orbit.turn(1, 0)")
+        view = tab.view()
+        versions[0] = encode(preview(with_network(ball_field, 6, 0)))
+        tab.until(f"{VIEWER}.facts.channels === 6")
+        assert tab.view() == view
+
+
+# -------------------------------------------------------------------------------------------------------------------- a person
+
+
+def test_a_person_can_turn_move_zoom_and_come_back(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    start = tab.open(export(ball_file)).view()
+    page, canvas = tab.page, tab.page.locator("canvas")
+    seen = [start]
+
+    def changed(*which: int) -> None:
+        now = tab.view()
+        differing = [i for i in range(6) if not np.isclose(now[i], seen[-1][i])]
+        assert differing and set(differing) <= set(which), (seen[-1], now)
+        seen.append(now)
+
+    def drag(button: str = "left") -> None:
+        page.mouse.move(150, 120)
+        page.mouse.down(button=button)
+        page.mouse.move(190, 140)
+        page.mouse.up(button=button)
+
+    drag()
+    changed(3, 4)
+    drag("right")
+    changed(0, 1, 2)
+    page.mouse.wheel(0, 120)
+    tab.until(f"{VIEWER}.stage.orbit.distance > {seen[-1][5]} + 1e-3")
+    changed(5)
+    for key, which in {"ArrowLeft": (3,), "ArrowUp": (4,), "w": (0, 1, 2), "d": (0, 1, 2), "e": (0, 1, 2), "-": (5,)}.items():
+        canvas.press(key)
+        changed(*which)
+    tab.until("location.hash.startsWith('#view=')")
+    tab.until(f"decodeURIComponent(location.hash) === '#view=' + {VIEWER}.stage.orbit")
+    link, view = page.url, seen[-1]
+    page.get_by_role("button", name="Reset").click()
+    assert tab.view() == start
+    page.goto("about:blank")
+    assert tab.open(link).view() == view
+
+
+def test_two_fingers_zoom_and_one_turns(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    before = tab.open(export(ball_file)).view()
+    touch = """(moves) => {
+      const canvas = document.querySelector('vqrf-viewer').shadowRoot.querySelector('canvas')
+      canvas.setPointerCapture = () => {}
+      for (const [type, pointerId, clientX, clientY] of moves)
+        canvas.dispatchEvent(new PointerEvent(type, { pointerId, clientX, clientY, pointerType: 'touch', buttons: 1 }))
+    }"""
+    tab.ask(touch, [("pointerdown", 7, 100, 100), ("pointermove", 7, 130, 100)])
+    one = tab.view()
+    assert one[3] != before[3] and one[5] == before[5]
+    tab.ask(touch, [("pointerdown", 8, 230, 100), ("pointermove", 8, 330, 100)])
+    two = tab.view()
+    assert np.isclose(two[5], one[5] / 2, rtol=1e-3) and two[3] == one[3]
+
+
+def test_background_size_and_facts_are_at_hand(tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField) -> None:
+    scored = replace(preview(ball_field), metadata={"test": {"psnr": 31.25, "ssim": 0.97}})
+    data = encode(scored)
+    tab.open(export(data)).await_rest()
+    page = tab.page
+    corner = f"async () => Array.from((await {VIEWER}.stage.renderer.capture({VIEWER}.stage.camera())).slice(0, 3))"
+    assert tab.ask(corner) == [255, 255, 255]
+    page.get_by_label("Background").select_option("Black")
+    assert tab.ask(corner) == [0, 0, 0]
+    page.get_by_label("Resolution").select_option("Half size")
+    tab.until(f"{VIEWER}.stage.progress().width === 180")
+    panel = page.get_by_role("region", name="About the file")
+    assert not panel.is_visible()
+    page.get_by_role("button", name="About").click()
+    text = panel.inner_text()
+    assert "31.25 dB" in text and "16 × 16 × 16" in text
+    assert f"{len(data) / 1000:.1f} kB" in text
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save picture").click()
+    assert download.value.suggested_filename == "scene.png"
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_everything_that_can_be_used_has_a_name(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    tab.open(export(ball_file))
+    page = tab.page
+    scene = page.get_by_role("application", name="3-D scene scene.vqrf")
+    assert "Drag or arrow keys" in tab.ask(
+        "() => document.querySelector('vqrf-viewer').shadowRoot.getElementById('keys').textContent"
+    )
+    assert scene.get_attribute("aria-describedby") == "keys"
+    for role, name in [
+        *(("button", name) for name in ("Reset", "Save picture", "Open a .vqrf file", "About")),
+        *(("combobox", name) for name in ("Background", "Resolution")),
+        ("toolbar", "Viewer"),
+    ]:
+        assert page.get_by_role(role, name=name).count() == 1, name
+    page.keyboard.press("Tab")
+    reached = []
+    for _ in range(8):
+        reached.append(tab.ask("document.querySelector('vqrf-viewer').shadowRoot.activeElement?.localName"))
+        page.keyboard.press("Tab")
+    assert reached[:7] == ["canvas", "button", "select", "select", "button", "input", "button"]
+
+
+# ------------------------------------------------------------------------------------------------------------ when things fail
+
+
+def choose(tab: Tab, name: str, data: bytes) -> None:
+    file = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
+    tab.page.get_by_label("Open a .vqrf file").set_input_files(file)
+
+
+def test_a_damaged_file_is_named_with_its_place_and_the_scene_before_stays(
+    tab: Tab, export: Callable[[bytes], str], ball_file: bytes
+) -> None:
+    tab.open(export(ball_file))
+    damaged = bytearray(ball_file)
+    damaged[-1] ^= 1
+    choose(tab, "bad.vqrf", bytes(damaged))
+    alert = tab.page.get_by_role("alert")
+    alert.filter(has_text="bad.vqrf cannot be shown: KEPT at byte").wait_for()
+    assert "checksum mismatch" in alert.inner_text()
+    assert tab.ask(f"{VIEWER}.facts.bytes") == len(ball_file)
+    choose(tab, "good.vqrf", ball_file)
+    alert.wait_for(state="hidden")
+    tab.page.get_by_role("application", name="3-D scene good.vqrf").wait_for()
+
+
+def test_a_file_that_is_dropped_is_shown(
+    tab: Tab, export: Callable[[bytes], str], ball_file: bytes, ball_field: RadianceField
+) -> None:
+    tab.open(export(ball_file))
+    other = encode(preview(with_network(ball_field, 5, 0)))
+    tab.ask(
+        """(bytes) => {
+          const data = new DataTransfer()
+          data.items.add(new File([new Uint8Array(bytes)], 'other.vqrf'))
+          document.querySelector('vqrf-viewer').dispatchEvent(new DragEvent('drop', { dataTransfer: data, cancelable: true }))
+        }""",
+        list(other),
+    )
+    tab.until(f"{VIEWER}.facts.channels === 5")
+
+
+def test_a_lost_context_is_rebuilt(tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField) -> None:
+    tab.open(export(encode(preview(with_network(ball_field, 12, 1))))).await_rest()
+    camera = looking_at(ball_field, 48, 3.2)
+    before = tab.picture(camera)
+    tab.ask(f"window.loss = {VIEWER}.stage.renderer.gl.getExtension('WEBGL_lose_context'), window.loss.loseContext()")
+    tab.page.get_by_role("status").filter(has_text="restoring").wait_for()
+    tab.ask("window.loss.restoreContext()")
+    tab.until(f"!{VIEWER}.stage.isLost")
+    tab.await_rest()
+    np.testing.assert_array_equal(tab.picture(camera), before)
+    assert before.std() > 0.05
+
+
+def test_a_browser_without_webgl2_is_told_so(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    tab.page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    tab.page.goto(export(ball_file))
+    tab.page.get_by_role("alert").filter(has_text="This browser has no WebGL2").wait_for()
+
+
+def test_nothing_is_drawn_while_nobody_looks(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
+    tab.open(export(ball_file))
+    frames = f"{VIEWER}.stage.frames"
+    tab.ask("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    tab.ask("document.dispatchEvent(new Event('visibilitychange'))")
+    tab.until(f"!{VIEWER}.stage.isBusy")
+    before = tab.ask(frames)
+    tab.ask(f"{VIEWER}.stage.moved()")
+    tab.page.wait_for_timeout(300)
+    assert tab.ask(frames) == before
+    tab.ask("Object.defineProperty(document, 'hidden', { value: false, configurable: true })")
+    tab.ask("document.dispatchEvent(new Event('visibilitychange'))")
+    tab.until(f"{frames} > {before}")
+
+
+# ------------------------------------------------------------------------------------------------------------------ the bundle
+
+
+def test_the_script_that_is_shipped_is_what_the_sources_build_to() -> None:
+    if not (ROOT / "viewer" / "node_modules" / "esbuild").is_dir():
+        pytest.skip("the packages that build the viewer are not installed: npm ci in viewer/")
+    code = "import('./build.js').then(({ bundles }) => bundles()).then((made) => console.log(JSON.stringify(made)))"
+    result = subprocess.run(["node", "-e", code], cwd=ROOT / "viewer", capture_output=True, text=True, check=True)
+    shipped = (ROOT / "src" / "vqrf" / "page" / "viewer.js").read_text("utf-8")
+    assert json.loads(result.stdout)["../src/vqrf/rendering/page/viewer.js"] == shipped
