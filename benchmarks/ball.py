@@ -8,7 +8,8 @@ from vqrf.codec.compressed import CODED, PRUNED, CompressedField, Constants, Qua
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Float32, Lattice
 from vqrf.kernels import Volume
-from vqrf.training.train import StageConfig, initial_mlp
+from vqrf.training.stages import StageConfig
+from vqrf.training.train import initial_mlp
 
 BALL_RADIUS, CAMERA_DISTANCE, FOCAL = 0.6, 4.0, 1.4
 """World units, in a box of -1..1; focal length in image sides."""

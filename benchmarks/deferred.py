@@ -46,7 +46,9 @@ from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.render import render, save_image
 from vqrf.training.bake import BAKE_CHANNELS, RATE_DENSITY, RATE_FEATURES, HarmonicsModel, bake_harmonics, grow
 from vqrf.training.grids import Moments
-from vqrf.training.train import FINE_LOSSES, REFRESH_STEPS, VIEW_FREQUENCIES, optimize, torch_threads
+from vqrf.training.loop import REFRESH_STEPS, optimize, torch_threads
+from vqrf.training.stages import FINE_LOSSES
+from vqrf.training.train import VIEW_FREQUENCIES
 
 WIDTH = 16
 """Units of each of the two hidden layers, as in SNeRG."""
@@ -245,7 +247,7 @@ class DeferredModel:
 
 
 def tune_deferred(model: DeferredModel, pool: RayPool, options: Options) -> None:
-    """The loop of `vqrf.training.train.optimize`, on the same rays."""
+    """The loop of `vqrf.training.loop.optimize`, on the same rays."""
     for step in range(options.steps):
         with torch_threads(1):
             if step % REFRESH_STEPS == 0:

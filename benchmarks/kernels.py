@@ -33,7 +33,8 @@ from vqrf.fields.storage import load_field
 from vqrf.kernels import Gradients, Volume, native, reference
 from vqrf.kernels.activation import density_of_alpha
 from vqrf.rendering.render import render
-from vqrf.training.train import ADAM_EPSILON, FINE_LOSSES
+from vqrf.training.grids import ADAM_EPSILON
+from vqrf.training.stages import FINE_LOSSES
 
 N_VECTORS = 50_000
 MATRIX_ROWS, COPY_BYTES, RATE_RUNS = 1 << 15, 1 << 28, 15

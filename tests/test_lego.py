@@ -15,7 +15,8 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training.train import COARSE, StageConfig, TrainConfig, fit
+from vqrf.training.stages import COARSE, StageConfig, TrainConfig
+from vqrf.training.train import fit
 
 LEGO = Path(__file__).parents[2] / "shared" / "data" / "nerf_synthetic" / "lego"
 pytestmark = [

@@ -23,8 +23,8 @@ from vqrf.compression.compact import RateConfig
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.scene import save_scene
 from vqrf.kernels import has_native
-from vqrf.training import train
-from vqrf.training.train import StageConfig, TrainConfig
+from vqrf.training import stages
+from vqrf.training.stages import StageConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vqrf"
@@ -35,10 +35,10 @@ WINGS = {
     "kernels": ("activation", "equation", "reference", "native"),
     "codec": ("compressed", "pyramid", "entropy", "bitstream", "lint"),
     "data": ("scene", "builtin", "rays"),
-    "fields": ("factors", "field", "storage", "preview"),
+    "fields": ("factors", "field", "cells", "storage", "preview"),
     "interop": ("pickles", "archives", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
-    "training": ("grids", "train", "bake"),
+    "training": ("grids", "stages", "box", "checkpoint", "loop", "train", "bake"),
     "compression": ("paper", "surroundings", "compact", "presets", "search"),
     "bench": ("alternatives", "curves"),
     "cli": ("terminal", "convert", "view", "compress", "bench", "main"),
@@ -200,7 +200,7 @@ def readme_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     tiny = TrainConfig(16, StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, channels=3, depth=0), stage)
     namespace: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setitem(train.PRESETS, "quick", tiny)
+        patch.setitem(stages.PRESETS, "quick", tiny)
         patch.setattr(vqrf, "RateConfig", partial(RateConfig, steps=2, warm_steps=1, rays_per_step=64))
         exec(example.replace("nerf_synthetic/lego", (folder / "data").as_posix()), namespace)
     data = namespace["data"]

@@ -11,10 +11,11 @@ from vqrf.compression.compact import RateConfig
 from vqrf.compression.paper import CompressConfig
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.scene import Scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import active_voxels
 from vqrf.kernels import LossWeights
-from vqrf.training.train import Progress, StageConfig, TrainConfig
+from vqrf.training.loop import Progress
+from vqrf.training.stages import StageConfig, TrainConfig
 
 TINY = TrainConfig(
     image_side=48,

@@ -23,7 +23,7 @@ _HOMES = {
     "RateConfig": "compression.compact",
     "Scene": "data.scene",
     "SceneError": "data.scene",
-    "TrainConfig": "training.train",
+    "TrainConfig": "training.stages",
     "View": "data.scene",
     "built_in_scene": "data.builtin",
     "compress": "compression.paper",

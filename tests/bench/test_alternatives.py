@@ -25,13 +25,14 @@ from vqrf.codec.compressed import KEPT, PRUNED, CompressedField
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.factors import LineFactors, truncate_lines
 from vqrf.fields.factors import expand as expand_factors
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import StorageError, active_voxels
+from vqrf.fields.storage import StorageError
 from vqrf.interop import TensorfField, tensorf_of
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training.train import PRESETS as TRAIN_PRESETS
+from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 from vqrf.training.train import fit_model
 
 

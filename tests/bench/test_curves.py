@@ -24,7 +24,7 @@ from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.rendering.evaluate import Evaluation, evaluate
-from vqrf.training.train import PRESETS as TRAIN_PRESETS
+from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="the extra `bench` is not installed")
 needs_matplotlib = pytest.mark.skipif(

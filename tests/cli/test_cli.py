@@ -31,7 +31,7 @@ from vqrf.fields.field import expand
 from vqrf.fields.storage import load_field
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
-from vqrf.training.train import PRESETS as TRAIN_PRESETS
+from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 
 
 @pytest.fixture(scope="module", autouse=True)

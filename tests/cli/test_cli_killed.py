@@ -23,8 +23,9 @@ from tiny import Interrupted, Recorder
 from vqrf.cli import compress as cli_compress
 from vqrf.cli import main as cli
 from vqrf.cli.main import CONFIG_FILE, FIELD_FILE, METRICS_FILE
-from vqrf.fields.storage import Checkpoint, load_field, save_field
+from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native
+from vqrf.training.checkpoint import Checkpoint
 
 KILLED = """
 import os, signal, sys
@@ -34,8 +35,8 @@ from vqrf.cli import main as cli
 from vqrf.cli import compress as cli_compress
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
-from vqrf.fields.storage import Checkpoint
-from vqrf.training.train import PRESETS as TRAIN_PRESETS
+from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 
 COMPRESS_PRESETS["demo"], TRAIN_PRESETS["demo"] = TINY_COMPRESS, TINY
 RATE_PRESETS["compact"] = TINY_RATE

@@ -19,7 +19,7 @@ from vqrf.codec.bitstream import CODED, CompressedField, Constants, Quantized, d
 from vqrf.codec.lint import inspect
 from vqrf.codec.pyramid import PyramidField
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
-from vqrf.training.train import PRESETS as TRAIN_PRESETS
+from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 
 CONFORMANCE = Path(__file__).parents[2] / "conformance"
 

@@ -28,7 +28,7 @@ from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene
 from vqrf.rendering.render import render
 from vqrf.rendering.serve import SceneServer
-from vqrf.training.train import PRESETS
+from vqrf.training.stages import PRESETS
 
 
 def vqrf(*arguments: object) -> tuple[int, str, str]:

@@ -33,11 +33,11 @@ from vqrf.compression.paper import Checkpoints, Profile, carrying
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import Checkpoint
 from vqrf.kernels import BITS_UNIT, has_native
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
-from vqrf.training.train import optimize
+from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.loop import optimize
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
 

@@ -15,7 +15,7 @@ from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.geometry import Camera
 from vqrf.rendering.render import render
-from vqrf.training.train import optimize
+from vqrf.training.loop import optimize
 
 FINE = RateConfig(n_levels=2, prune=1.0, density_step=4e-3, feature_step=0.01, dead_zone=0.0, steps=4, rays_per_step=128)
 """Steps so fine that rounding can hardly be seen. (Finer latents would leave the first layer, of 8 bits, too few for them.)"""

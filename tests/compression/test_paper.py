@@ -38,14 +38,14 @@ from vqrf.compression.paper import (
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand, float_table
-from vqrf.fields.storage import Checkpoint
 from vqrf.geometry import Camera
 from vqrf.kernels import has_native
 from vqrf.kernels.activation import density_of_alpha
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
 from vqrf.training.bake import bake_harmonics
-from vqrf.training.train import optimize
+from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.loop import optimize
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
 

@@ -17,9 +17,10 @@ from vqrf.compression.compact import compress_pyramid
 from vqrf.compression.paper import compress
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import Checkpoint
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training.train import TrainConfig, fit
+from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.stages import TrainConfig
+from vqrf.training.train import fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

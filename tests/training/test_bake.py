@@ -11,15 +11,16 @@ from tiny import assert_same_field
 
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import active_voxels
 from vqrf.geometry import Camera
 from vqrf.kernels.equation import view_harmonics
 from vqrf.rendering.evaluate import evaluate, psnr
 from vqrf.rendering.render import render
 from vqrf.training import bake
 from vqrf.training.bake import BAKE_DIRECTIONS, MAX_LOGIT, HarmonicsModel, bake_directions, bake_harmonics, grow
-from vqrf.training.train import FINE_LOSSES, optimize
+from vqrf.training.loop import optimize
+from vqrf.training.stages import FINE_LOSSES
 
 Y0, Y1 = 0.28209479177387814, 0.4886025119029199
 

@@ -18,13 +18,16 @@ from vqrf.codec.bitstream import decode, encode, verify
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
 from vqrf.compression.paper import compress
 from vqrf.data.scene import Scene, save_scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import active_voxels, load_field
+from vqrf.fields.storage import load_field
 from vqrf.interop import bytes_of_svox2
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training import train as train_module
-from vqrf.training.train import PLENOXELS, PRESETS, cells_near, fit
+from vqrf.training.box import cells_near
+from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.stages import PLENOXELS, PRESETS
+from vqrf.training.train import fine_model, fit
 
 TINY_PLENOXELS = replace(
     TINY, fine=replace(PLENOXELS, steps=96, n_voxels=24**3, grow_at=(20, 50), rays_per_step=512, rate_features=0.1)
@@ -59,7 +62,7 @@ def test_its_density_is_that_of_svox2_but_for_a_power_of_two(plenoxels: Radiance
 
 def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(scene: Scene) -> None:
     coarse = fit(scene, replace(TINY, fine=replace(TINY.fine, steps=1, grow_at=())))
-    model = train_module.fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
+    model = fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
     density = model.grid.density.values.view(-1).numpy()
     active = np.zeros(len(density), bool)
     active[model.grid.active.numpy()] = True
@@ -70,7 +73,7 @@ def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(
 
 def test_a_sparse_lattice_grows_only_where_something_is_or_next_to_it(scene: Scene) -> None:
     coarse = fit(scene, replace(TINY, fine=replace(TINY.fine, steps=1, grow_at=())))
-    model = train_module.fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
+    model = fine_model(scene, TINY_PLENOXELS, coarse, seed=0, device="cpu")
     near = cells_near(coarse, model.lattice)
     density = model.grid.density.values[..., 0]
     density[:, : density.shape[1] // 2] = -1.0
@@ -88,7 +91,7 @@ def test_a_sparse_lattice_grows_only_where_something_is_or_next_to_it(scene: Sce
 def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
     scene: Scene, plenoxels: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: list[tuple[str, int]]
 ) -> None:
-    monkeypatch.setattr(train_module.Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
+    monkeypatch.setattr(Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
     monkeypatch.setattr("test_train.TINY", TINY_PLENOXELS)
     assert_same_field(interrupted(scene, tmp_path, *at)[0], plenoxels)
 

@@ -15,15 +15,17 @@ from tiny import TINY, TINY_RATE, assert_same_field
 from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
 from vqrf.data.scene import Scene, save_scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.factors import LineFactors, expand
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import active_voxels, load_field
+from vqrf.fields.storage import load_field
 from vqrf.interop import load_checkpoint, load_tensorf
 from vqrf.kernels import has_native, reference
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training import train as train_module
+from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.grids import Decomposition, FactorGrid, Rates, resample
-from vqrf.training.train import PRESETS, TrainConfig, fit_model
+from vqrf.training.stages import PRESETS, TrainConfig
+from vqrf.training.train import FieldModel, fit_model
 
 KINDS: tuple[Decomposition, ...] = ("vm", "cp")
 SHAPE, SIZES = (5, 6, 4), (2, 3, 7)
@@ -40,12 +42,12 @@ def kind(request: pytest.FixtureRequest) -> Decomposition:
 
 
 @pytest.fixture(scope="module")
-def model(scene: Scene, kind: Decomposition) -> train_module.FieldModel:
+def model(scene: Scene, kind: Decomposition) -> FieldModel:
     return fit_model(scene, tiny(kind))
 
 
 @pytest.fixture(scope="module")
-def tensorf(model: train_module.FieldModel) -> RadianceField:
+def tensorf(model: FieldModel) -> RadianceField:
     return model.field()
 
 
@@ -71,7 +73,7 @@ def test_it_learns_nearly_as_well_as_voxels_do(
     assert evaluate(tensorf, scene.test).psnr > evaluate(trained, scene.test).psnr - behind
 
 
-def test_its_voxels_are_the_products_of_its_factors(model: train_module.FieldModel, tensorf: RadianceField) -> None:
+def test_its_voxels_are_the_products_of_its_factors(model: FieldModel, tensorf: RadianceField) -> None:
     assert isinstance(model.grid, FactorGrid)
     active = active_voxels(tensorf)
     assert 0.01 < active.mean() < 0.9
@@ -155,7 +157,7 @@ def test_sparsity_draws_the_density_alone_to_nothing(kind: Decomposition) -> Non
 def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
     scene: Scene, tensorf: RadianceField, kind: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module.Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
+    monkeypatch.setattr(Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
     monkeypatch.setattr("test_train.TINY", tiny(kind))
     assert_same_field(interrupted(scene, tmp_path, ("fine", 10), ("fine", 70))[0], tensorf)
 

@@ -15,33 +15,19 @@ from tiny import TINY, Interrupted, Recorder, assert_same_field, emptied
 
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import Checkpoint, StorageError, active_voxels, fingerprint
+from vqrf.fields.storage import StorageError
 from vqrf.geometry import Lattice
-from vqrf.kernels import has_native, select
+from vqrf.kernels import Gradients, has_native, select
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
-from vqrf.training import train as train_module
-from vqrf.training.grids import AVERAGED, Means, resample
-from vqrf.training.train import (
-    AVERAGE_FROM,
-    COARSE_FILE,
-    MIN_VIEWS,
-    PRESETS,
-    REFRESH_STEPS,
-    UNSEEN_DENSITY,
-    FieldModel,
-    TrainConfig,
-    cells_near,
-    clear_run,
-    coarse_alive,
-    coarse_model,
-    count_views,
-    fit,
-    fit_model,
-    optimize,
-    scene_box,
-)
+from vqrf.training.box import MIN_VIEWS, cells_near, coarse_alive, count_views, scene_box
+from vqrf.training.checkpoint import Checkpoint, fingerprint
+from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, Means, resample
+from vqrf.training.loop import REFRESH_STEPS, optimize
+from vqrf.training.stages import FINE_LOSSES, PRESETS, TrainConfig
+from vqrf.training.train import AVERAGE_FROM, COARSE_FILE, FieldModel, clear_run, coarse_model, fit, fit_model
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
 
@@ -358,9 +344,9 @@ class CountingModel:
     """A model that learns nothing and counts its calls."""
 
     def __init__(self, ball: RadianceField) -> None:
-        self.volume, self.losses = ball.volume(), train_module.FINE_LOSSES
+        self.volume, self.losses = ball.volume(), FINE_LOSSES
         zeros = np.zeros_like
-        self.gradients = train_module.Gradients(zeros(ball.density), zeros(ball.features), (), zeros(ball.density, np.uint8))
+        self.gradients = Gradients(zeros(ball.density), zeros(ball.features), (), zeros(ball.density, np.uint8))
         self.total = torch.zeros(1)
         self.prepared: list[int] = []
 

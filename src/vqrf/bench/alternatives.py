@@ -32,14 +32,16 @@ from vqrf.compression.compact import spread_out
 from vqrf.compression.paper import EMPTY_MARGIN, TUNINGS, CompressConfig, TiedModel, Tuning
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.factors import Factors, LineFactors, truncate, truncate_lines
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import Arrays, StorageError, active_voxels, arrays_from_bytes, bytes_of_arrays
+from vqrf.fields.storage import Arrays, StorageError, arrays_from_bytes, bytes_of_arrays
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop import TensorfField
 from vqrf.kernels import Gradients, select
 from vqrf.kernels.equation import tensors
-from vqrf.training.train import STAGES, torch_threads
+from vqrf.training.loop import torch_threads
+from vqrf.training.stages import STAGES
 
 Mask = NDArray[np.bool_]
 

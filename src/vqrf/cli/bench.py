@@ -19,11 +19,12 @@ from vqrf.cli.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, loa
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import Checkpoint, checksum, fingerprint
+from vqrf.fields.storage import checksum
 from vqrf.files import write_atomically
 from vqrf.interop import TensorfField, import_tensorf, load_tensorf
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
+from vqrf.training.checkpoint import Checkpoint, fingerprint
 
 if TYPE_CHECKING:
     from vqrf.bench.alternatives import PruneConfig

@@ -27,10 +27,11 @@ from vqrf.cli.terminal import (
 from vqrf.codec.bitstream import encode, sections
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import Checkpoint, checksum, fingerprint
+from vqrf.fields.storage import checksum
 from vqrf.files import write_atomically
 from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
 from vqrf.rendering.report import ReportRow, write_report
+from vqrf.training.checkpoint import Checkpoint, fingerprint
 
 if TYPE_CHECKING:
     from vqrf.compression.paper import Checkpoints

@@ -203,7 +203,7 @@ class Demo:
 
 def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, int]:
     """The training views at the preset's size, and by how much they were averaged down."""
-    from vqrf.training.train import PRESETS
+    from vqrf.training.stages import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
         raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
@@ -219,7 +219,8 @@ def train_into(
     run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
 ) -> None:
     """Train into a run folder, or go on with what is in it."""
-    from vqrf.training.train import PRESETS, clear_run, fit_model
+    from vqrf.training.stages import PRESETS
+    from vqrf.training.train import clear_run, fit_model
 
     if common.overwrite:
         for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):

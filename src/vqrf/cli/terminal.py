@@ -29,7 +29,7 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field
 
 if TYPE_CHECKING:
-    from vqrf.training.train import Progress as TrainProgress
+    from vqrf.training.loop import Progress as TrainProgress
 
 FIELD_FILE = "field.safetensors"
 FACTORS_FILE = "tensorf.th"

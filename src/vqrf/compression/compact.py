@@ -45,13 +45,14 @@ from vqrf.compression.paper import (
 from vqrf.compression.surroundings import Surroundings
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
+from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField, constants_of
-from vqrf.fields.storage import voxels_of_cells
 from vqrf.kernels import BITS_UNIT, Children, Gradients, LossWeights, select
 from vqrf.kernels.activation import density_of_alpha
 from vqrf.kernels.equation import colorize, inputs_of_layers
 from vqrf.training.grids import AVERAGED, Means, Moments
-from vqrf.training.train import FINE_LOSSES, REFRESH_STEPS, Report, snapshot, torch_threads
+from vqrf.training.loop import REFRESH_STEPS, Report, snapshot, torch_threads
+from vqrf.training.stages import FINE_LOSSES
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""

@@ -31,12 +31,13 @@ from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantize
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, constants_of
-from vqrf.fields.storage import Checkpoint
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.training.bake import HarmonicsModel, bake_harmonics, grow
+from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.grids import Moments
-from vqrf.training.train import FINE_LOSSES, REFRESH_STEPS, STAGES, Model, Report, optimize, snapshot, torch_threads
+from vqrf.training.loop import REFRESH_STEPS, Model, Report, optimize, snapshot, torch_threads
+from vqrf.training.stages import FINE_LOSSES, STAGES
 
 LEVELS = 256
 EMPTY_MARGIN = 1.0

@@ -19,7 +19,7 @@ from vqrf.compression.paper import NOWHERE, Checkpoints, CompressConfig, Profile
 from vqrf.compression.paper import PRESETS as OF_CODEBOOKS
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
-from vqrf.training.train import Report
+from vqrf.training.loop import Report
 
 Config: TypeAlias = CompressConfig | RateConfig
 Compressed: TypeAlias = CompressedField | PyramidField

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
+from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField, constants_of
 from vqrf.geometry import Float32
 
@@ -30,12 +31,7 @@ def preview(field: RadianceField) -> CompressedField:
     Raises:
       ValueError: the lattice or the MLP is larger than a file can hold.
     """
-    cells = field.volume().cells.astype(bool)
-    shape = field.lattice.shape
-    is_seen = np.zeros(shape, bool)
-    for corner in np.ndindex(2, 2, 2):
-        window = tuple(slice(at, at + side - 1) for at, side in zip(corner, shape, strict=True))
-        is_seen[window] |= cells
+    is_seen = voxels_of_cells(field.volume().cells)
     floor = field.density_of(field.alpha_threshold)
     ceiling = field.density_of(OPAQUE)
     density = np.clip(field.density[is_seen], floor - BELOW_FLOOR, ceiling)

@@ -7,9 +7,8 @@ line per report) and, while training goes on, checkpoints. Nothing in it names a
 from __future__ import annotations
 
 import json
-import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as tensors_from_bytes
 from safetensors.numpy import save as bytes_from_tensors
 
-from vqrf.data.scene import Scene
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
 from vqrf.geometry import Lattice
 
 FIELD_FORMAT = "vqrf-field-1"
-CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
-
-SHARE_OF_SAVES = 0.05
-"""Of a long run's time, at most, go to its checkpoints: those of the largest fields are a gigabyte."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -172,72 +167,3 @@ def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
         return field, header["notes"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StorageError(path, f"holds no usable field ({type(error).__name__}: {error})") from error
-
-
-def active_voxels(field: RadianceField) -> NDArray[np.bool_]:
-    """Voxels [X,Y,Z] bool that belong to an allowed cell: nothing looks at the others."""
-    if field.allowed is None:
-        return np.ones(field.lattice.shape, bool)
-    return voxels_of_cells(field.allowed)
-
-
-def voxels_of_cells(cells: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Voxels [X,Y,Z] bool at a corner of one of the given cells [X-1,Y-1,Z-1]."""
-    voxels = np.zeros(tuple(side + 1 for side in cells.shape), bool)
-    for corner in np.ndindex(2, 2, 2):
-        view = tuple(slice(offset, offset + side) for offset, side in zip(corner, cells.shape, strict=True))
-        voxels[view] |= cells != 0
-    return voxels
-
-
-def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
-    """A short name of the training views and settings: a checkpoint goes on only with the ones it began with."""
-    crc = zlib.crc32(json.dumps([settings, scene.near, scene.far, scene.background], sort_keys=True).encode())
-    for view in scene.train:
-        camera = view.camera
-        numbers = [*camera.pose.ravel(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
-        crc = zlib.crc32(np.ascontiguousarray(view.image).data, zlib.crc32(np.array(numbers, np.float64).data, crc))
-        if view.opacity is not None:
-            crc = zlib.crc32(np.ascontiguousarray(view.opacity).data, crc)
-    return f"{crc:08x}"
-
-
-class Checkpoint:
-    """A file that a long run writes now and then, and reads when it is started again.
-
-    Args:
-      path: the file; whoever keeps the result removes it then.
-      fingerprint: from `fingerprint`; a checkpoint with another one is refused.
-      seconds: between two saves, and more where a save takes longer than `SHARE_OF_SAVES` of that; 0 saves at every chance.
-    """
-
-    def __init__(self, path: Path, fingerprint: str, *, seconds: float = 30.0) -> None:
-        self.path, self.fingerprint, self.seconds = path, fingerprint, seconds
-        self._due = time.monotonic() + seconds
-
-    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """What was saved last, or None if nothing was.
-
-        Raises:
-          StorageError: the checkpoint is damaged, or belongs to other images or settings.
-        """
-        if not self.path.exists():
-            return None
-        arrays, header = load_arrays(self.path, CHECKPOINT_FORMAT)
-        if header["fingerprint"] != self.fingerprint:
-            raise StorageError(self.path, "belongs to other images or settings; give --overwrite to start afresh")
-        return arrays, header["state"]
-
-    def save_if_due(self, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
-        """Save what `collect` returns (arrays and JSON-able state) if the last save is long enough ago."""
-        begun = time.monotonic()
-        if begun >= self._due:
-            self.save(*collect())
-            ended = time.monotonic()
-            self._due = ended + (self.seconds and max(self.seconds, (ended - begun) / SHARE_OF_SAVES))
-
-    def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
-        save_arrays(self.path, arrays, {"format": CHECKPOINT_FORMAT, "fingerprint": self.fingerprint, "state": state})
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)

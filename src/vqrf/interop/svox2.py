@@ -29,8 +29,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import MAX_FIELD_BYTES, active_voxels
+from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_npz, load_npz
 from vqrf.interop.dvgo import USUAL, Imported, Sampling

@@ -20,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import active_voxels
 from vqrf.geometry import Camera, Lattice
 from vqrf.kernels import HARMONICS_OF_CHANNELS, Gradients, LossWeights, select
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
+from vqrf.training.box import cells_on
 from vqrf.training.grids import Moments, resample
-from vqrf.training.train import REFRESH_STEPS, cells_on
+from vqrf.training.loop import REFRESH_STEPS
 
 BAKE_CHANNELS = 12
 """Degree 1."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.factors import Factors, LineFactors
-from vqrf.fields.storage import voxels_of_cells
 from vqrf.kernels import PLANE_AXES, FactorArrays
 
 ADAM_EPSILON = 1e-15

@@ -1,4 +1,4 @@
-"""The only optimisation loop, and the DVGO, Plenoxels or TensoRF field it optimises: coarse, then fine.
+"""Train a DVGO, Plenoxels or TensoRF field on photos: coarse, then fine.
 
 Stages (DirectVoxGO, arXiv 2111.11215, sec. 5): a coarse field of plain colours over everything the cameras see finds where
 the scene is; a fine field with a small MLP starts in that box, skips what the coarse one found empty, and doubles its voxels
@@ -28,11 +28,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,28 +39,20 @@ from torch.nn.functional import max_pool3d
 
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds
+from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import (
-    Arrays,
-    Checkpoint,
-    StorageError,
-    active_voxels,
-    fingerprint,
-    load_field,
-    save_field,
-    voxels_of_cells,
-)
+from vqrf.fields.storage import StorageError, load_field, save_field
 from vqrf.geometry import Lattice
-from vqrf.kernels import Activation, Gradients, LossWeights, Shading, Volume, select
+from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.activation import density_of_alpha, interval_of_step
-from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, Decomposition, FactorGrid, Grid, Means, Moments, Rates, VoxelGrid
+from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, scene_box
+from vqrf.training.checkpoint import Checkpoint, fingerprint
+from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, FactorGrid, Grid, Means, Moments, Rates, VoxelGrid
+from vqrf.training.loop import REFRESH_STEPS, Report, optimize
+from vqrf.training.stages import STAGES, StageConfig, TrainConfig
 
-STAGES = ("coarse", "fine")
 COARSE_FILE = "coarse.safetensors"
 CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
-
-REFRESH_STEPS = 32
-"""Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
 
 AVERAGE_FROM = 0.4
 """Of a stage's steps, how many are left when the mean of its parameters begins."""
@@ -71,233 +61,6 @@ MEAN = "mean."
 """Before the names of the means in a checkpoint."""
 
 VIEW_FREQUENCIES = 4
-MIN_VIEWS = 3
-"""A voxel that fewer views see is taken as empty (DVGO): one image alone can put anything anywhere."""
-
-BOX_MARGIN = 1.05
-COARSE_ALPHA = 1e-3
-"""Coarse voxels above it bound the fine box and, one voxel wider, the space where the fine field may be."""
-
-
-FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01, opacity=0.1)
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage. Steps are batches of `rays_per_step` rays; `rate_*` are Adam's, at the start of the stage.
-
-    Attributes:
-      n_voxels: of the lattice at the end of the stage.
-      grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
-      channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3, or coefficients of harmonics.
-      depth, width: layers of the colour MLP, hidden width.
-      rate_end: share of the rates that is left at the end of the stage; they decay exponentially.
-      alpha_init: opacity of one base-voxel step of the empty field.
-      alpha_threshold: samples with alpha at or below it do not exist.
-      faint_steps: for so many steps at the start the threshold is a tenth of `alpha_init`, so that a field that begins
-        fainter than the threshold can rise above it.
-      step_voxels: distance between samples, in voxels.
-      density_variation, feature_variation: weights of the total variation of what a step touches (DVGO's smoothing of unbounded
-        scenes; bounded ones do without, but for Plenoxels').
-      is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
-      shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
-      components: of density and of features on each plane, where voxels are products of planes and lines; None where they are
-        not. The planes' and lines' rate is `rate_features` then, and that of the mix `rate_mlp`.
-      decomposition: see `vqrf.training.grids.FactorGrid`.
-      sparsity: weight of the mean magnitude of the components of density.
-    """
-
-    steps: int
-    n_voxels: int
-    grow_at: tuple[int, ...] = ()
-    channels: int = 12
-    depth: int = 3
-    width: int = 128
-    rays_per_step: int = 8192
-    rate_density: float = 0.1
-    rate_features: float = 0.1
-    rate_mlp: float = 1e-3
-    rate_end: float = 0.1
-    alpha_init: float = 1e-2
-    alpha_threshold: float = 1e-3
-    faint_steps: int = 0
-    step_voxels: float = 0.5
-    losses: LossWeights = FINE_LOSSES
-    density_variation: float = 0.0
-    feature_variation: float = 0.0
-    is_sparse: bool = False
-    shading: Shading = "mlp"
-    activation: Activation = "softplus"
-    components: tuple[int, int] | None = None
-    decomposition: Decomposition = "vm"
-    sparsity: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A preset: the images' side it is meant for, and the two stages."""
-
-    image_side: int
-    coarse: StageConfig
-    fine: StageConfig
-
-
-COARSE = StageConfig(
-    steps=2000,
-    n_voxels=100**3,
-    channels=3,
-    depth=0,
-    rays_per_step=2048,
-    alpha_init=1e-6,
-    alpha_threshold=1e-4,
-    faint_steps=200,
-    losses=LossWeights(background_entropy=0.01, point_color=0.1, opacity=0.1),
-)
-
-FINE = StageConfig(
-    steps=12000,
-    n_voxels=160**3,
-    grow_at=(700, 1400, 2100, 2800),
-    rate_density=0.3,
-    rate_features=0.3,
-    rate_mlp=3e-3,
-    rate_end=0.05,
-)
-
-PLENOXELS = replace(
-    FINE,
-    channels=27,
-    depth=0,
-    rate_density=0.1,
-    rate_features=0.03,
-    density_variation=3e-10,
-    feature_variation=2e-9,
-    is_sparse=True,
-    shading="sh_relu",
-    activation="relu",
-)
-
-TENSORF = replace(FINE, steps=10000, n_voxels=200**3, rate_features=0.1, components=(16, 48), sparsity=1e-5)
-TENSORF_CP = replace(TENSORF, components=(32, 96), decomposition="cp")
-
-PRESETS = {
-    "demo": TrainConfig(
-        200,
-        replace(COARSE, steps=1000, n_voxels=80**3),
-        replace(FINE, steps=3000, n_voxels=112**3, grow_at=(200, 400, 600, 800), rays_per_step=4096),
-    ),
-    "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
-    "standard": TrainConfig(800, COARSE, FINE),
-    "large": TrainConfig(800, COARSE, replace(FINE, n_voxels=256**3)),
-    "plenoxels-quick": TrainConfig(
-        400, COARSE, replace(PLENOXELS, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))
-    ),
-    "plenoxels-standard": TrainConfig(
-        800, COARSE, replace(PLENOXELS, steps=15000, n_voxels=256**3, grow_at=(800, 1600, 2400, 3400, 4600))
-    ),
-    **{
-        f"{base}-{size}": preset
-        for base, stage in (("tensorf", TENSORF), ("tensorf-cp", TENSORF_CP))
-        for size, preset in (
-            ("quick", TrainConfig(400, COARSE, replace(stage, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600)))),
-            ("standard", TrainConfig(800, COARSE, stage)),
-        )
-    },
-}
-
-
-class Model(Protocol):
-    """What the loop optimises: it shows itself as a volume and takes gradients."""
-
-    volume: Volume
-    gradients: Gradients
-    losses: LossWeights
-
-    def prepare(self, step: int) -> bool:
-        """Make `volume` ready for the step; True when rays should be picked anew by what is occupied."""
-
-    def update(self, step: int) -> None:
-        """Apply the summed gradients and clear them."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs to go on after a step."""
-
-    def restore(self, state: dict[str, Tensor], step: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the loop reports after a step."""
-
-    step: int
-    steps: int
-    mse: float
-    n_shaded: float
-
-    @property
-    def psnr(self) -> float:
-        """dB over the batch, all rays of which meet something: lower than an image's."""
-        return -10 * math.log10(max(self.mse, 1e-12))
-
-
-def optimize(
-    model: Model,
-    pool: RayPool,
-    *,
-    steps: int,
-    rays_per_step: int,
-    seed: tuple[int, ...],
-    device: str = "cpu",
-    checkpoint: Checkpoint | None = None,
-) -> Iterator[Progress]:
-    """Run `steps` steps of `model` on rays of `pool`, yielding after each.
-
-    The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
-    and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
-    step depends on the seed, its number, the model, and the cells that were found last, before a step that finds them anew.
-    """
-    kernels = select(device)
-    start = 0 if checkpoint is None else resume(model, pool, checkpoint, device)
-    for step in range(start, steps):
-        with torch_threads(1 if kernels.__name__.endswith("native") else None):
-            if model.prepare(step):
-                pool.keep_hits(model.volume)
-            batch = pool.sample(rays_per_step, seed=(*seed, step))
-            rays = tuple(torch.from_numpy(array).to(device) for array in batch)
-            terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
-            model.update(step)
-        if checkpoint is not None and (step + 1) % REFRESH_STEPS == 0:
-            checkpoint.save_if_due(lambda: snapshot(model, pool, step + 1))  # noqa: B023 (called at once)
-        yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
-
-
-@contextmanager
-def torch_threads(n: int | None) -> Iterator[None]:
-    """Let PyTorch use `n` threads inside. Beside the compiled core it needs one: its idle threads spin for a while after each
-    operation and take the CPUs away from the kernels. None: as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, Any]]:
-    """What a checkpoint holds after `step` steps."""
-    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
-    return arrays | {"kept_pixels": pool.kept_bits()}, {"step": step}
-
-
-def resume(model: Model, pool: RayPool, checkpoint: Checkpoint, device: str) -> int:
-    """Put a model on `device` and its pool where the checkpoint left them; returns the steps already done, 0 without one."""
-    saved = checkpoint.load()
-    if saved is None:
-        return 0
-    arrays, state = saved
-    pool.restore(arrays.pop("kept_pixels"))
-    model.restore({name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, state["step"])
-    return int(state["step"])
 
 
 class FieldModel:
@@ -524,63 +287,6 @@ def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
     return [array.to(device) for array in arrays]
 
 
-def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
-    """How many training views see each voxel, [X,Y,Z] int32; 0 where a voxel is within `near` of a camera.
-
-    Source: DVGO's view-count learning rate. Departs: a voxel counts by projecting it, not by the rays that pass near it.
-    """
-    index = np.stack(np.meshgrid(*[np.arange(side) for side in lattice.shape], indexing="ij"), -1)
-    points = lattice.world_from_index(index.reshape(-1, 3)).astype(np.float32)
-    seen = np.zeros(len(points), np.int32)
-    covered = np.zeros(len(points), bool)
-    for camera in (view.camera for view in scene.train):
-        pose = camera.pose.astype(np.float32)
-        local = (points - pose[:3, 3]) @ pose[:3, :3]
-        depth = np.maximum(-local[:, 2], 1e-6)
-        x, y = camera.fx * local[:, 0] / depth + camera.cx, -camera.fy * local[:, 1] / depth + camera.cy
-        inside = (local[:, 2] < 0) & (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
-        seen += inside
-        covered |= (local**2).sum(-1) < scene.near**2
-    seen[covered] = 0
-    return seen.reshape(lattice.shape)
-
-
-def coarse_alive(coarse: RadianceField) -> np.ndarray:
-    """Coarse voxels [X,Y,Z] bool that are looked at and whose alpha over one voxel is above `COARSE_ALPHA`."""
-    return (coarse.density > density_of_alpha(COARSE_ALPHA, coarse.density_bias, 1.0)) & active_voxels(coarse)
-
-
-def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:
-    """The fine stage's box: around the coarse voxels that are alive, a little wider; everything if none is."""
-    alive = np.argwhere(coarse_alive(coarse))
-    if len(alive) == 0:
-        return np.array(coarse.lattice.lo), np.array(coarse.lattice.hi)
-    lo, hi = (coarse.lattice.world_from_index(edge) for edge in (alive.min(0), alive.max(0)))
-    half = np.maximum((hi - lo) / 2 * BOX_MARGIN, coarse.lattice.extent / np.array(coarse.lattice.shape))
-    centre = (lo + hi) / 2
-    return centre - half, centre + half
-
-
-def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:
-    """Cells [X-1,Y-1,Z-1] uint8 of `lattice` whose centre is within a voxel or so of an alive coarse voxel."""
-    alive = torch.from_numpy(coarse_alive(coarse)).float()[None, None]
-    wider = max_pool3d(alive, 3, stride=1, padding=1)[0, 0].numpy() > 0
-    axes = []
-    for axis in range(3):
-        centres = np.zeros((lattice.shape[axis] - 1, 3))
-        centres[:, axis] = np.arange(lattice.shape[axis] - 1) + 0.5
-        index = coarse.lattice.index_from_world(lattice.world_from_index(centres))[:, axis]
-        axes.append(np.clip(np.rint(index).astype(int), 0, coarse.lattice.shape[axis] - 1))
-    return wider[np.ix_(*axes)].astype(np.uint8)
-
-
-def cells_on(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
-    """The value, for each cell of another lattice over the same box, of the cell that its centre is in."""
-    sides = [side - 1 for side in lattice.shape]
-    index = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(sides, cells.shape, strict=True)]
-    return np.ascontiguousarray(cells[np.ix_(*index)])
-
-
 def coarse_model(scene: Scene, config: TrainConfig, *, seed: int, device: str) -> FieldModel:
     """The model of the coarse stage at its start."""
     model = FieldModel(config.coarse, camera_bounds(scene), scene, seed=seed, device=device)
@@ -593,7 +299,6 @@ def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed
     return FieldModel(config.fine, scene_box(coarse), scene, coarse=coarse, seed=seed, device=device)
 
 
-Report = Callable[[str, Progress], None]
 Watch = Callable[[Callable[[], RadianceField]], None]
 
 

@@ -1,0 +1,77 @@
+"""Where the scene is: what cameras see, and the box and cells that a coarse field leaves for the fine one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import max_pool3d
+
+from vqrf.data.scene import Scene
+from vqrf.fields.cells import active_voxels
+from vqrf.fields.field import RadianceField
+from vqrf.geometry import Lattice
+from vqrf.kernels.activation import density_of_alpha
+
+MIN_VIEWS = 3
+"""A voxel that fewer views see is taken as empty (DVGO): one image alone can put anything anywhere."""
+
+BOX_MARGIN = 1.05
+COARSE_ALPHA = 1e-3
+"""Coarse voxels above it bound the fine box and, one voxel wider, the space where the fine field may be."""
+
+
+def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
+    """How many training views see each voxel, [X,Y,Z] int32; 0 where a voxel is within `near` of a camera.
+
+    Source: DVGO's view-count learning rate. Departs: a voxel counts by projecting it, not by the rays that pass near it.
+    """
+    index = np.stack(np.meshgrid(*[np.arange(side) for side in lattice.shape], indexing="ij"), -1)
+    points = lattice.world_from_index(index.reshape(-1, 3)).astype(np.float32)
+    seen = np.zeros(len(points), np.int32)
+    covered = np.zeros(len(points), bool)
+    for camera in (view.camera for view in scene.train):
+        pose = camera.pose.astype(np.float32)
+        local = (points - pose[:3, 3]) @ pose[:3, :3]
+        depth = np.maximum(-local[:, 2], 1e-6)
+        x, y = camera.fx * local[:, 0] / depth + camera.cx, -camera.fy * local[:, 1] / depth + camera.cy
+        inside = (local[:, 2] < 0) & (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
+        seen += inside
+        covered |= (local**2).sum(-1) < scene.near**2
+    seen[covered] = 0
+    return seen.reshape(lattice.shape)
+
+
+def coarse_alive(coarse: RadianceField) -> np.ndarray:
+    """Coarse voxels [X,Y,Z] bool that are looked at and whose alpha over one voxel is above `COARSE_ALPHA`."""
+    return (coarse.density > density_of_alpha(COARSE_ALPHA, coarse.density_bias, 1.0)) & active_voxels(coarse)
+
+
+def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:
+    """The fine stage's box: around the coarse voxels that are alive, a little wider; everything if none is."""
+    alive = np.argwhere(coarse_alive(coarse))
+    if len(alive) == 0:
+        return np.array(coarse.lattice.lo), np.array(coarse.lattice.hi)
+    lo, hi = (coarse.lattice.world_from_index(edge) for edge in (alive.min(0), alive.max(0)))
+    half = np.maximum((hi - lo) / 2 * BOX_MARGIN, coarse.lattice.extent / np.array(coarse.lattice.shape))
+    centre = (lo + hi) / 2
+    return centre - half, centre + half
+
+
+def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:
+    """Cells [X-1,Y-1,Z-1] uint8 of `lattice` whose centre is within a voxel or so of an alive coarse voxel."""
+    alive = torch.from_numpy(coarse_alive(coarse)).float()[None, None]
+    wider = max_pool3d(alive, 3, stride=1, padding=1)[0, 0].numpy() > 0
+    axes = []
+    for axis in range(3):
+        centres = np.zeros((lattice.shape[axis] - 1, 3))
+        centres[:, axis] = np.arange(lattice.shape[axis] - 1) + 0.5
+        index = coarse.lattice.index_from_world(lattice.world_from_index(centres))[:, axis]
+        axes.append(np.clip(np.rint(index).astype(int), 0, coarse.lattice.shape[axis] - 1))
+    return wider[np.ix_(*axes)].astype(np.uint8)
+
+
+def cells_on(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """The value, for each cell of another lattice over the same box, of the cell that its centre is in."""
+    sides = [side - 1 for side in lattice.shape]
+    index = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(sides, cells.shape, strict=True)]
+    return np.ascontiguousarray(cells[np.ix_(*index)])

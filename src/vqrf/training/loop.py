@@ -1,0 +1,117 @@
+"""The only optimisation loop: steps of a model on rays of photos, and how a run that was killed goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vqrf.data.rays import RayPool
+from vqrf.fields.storage import Arrays
+from vqrf.kernels import Gradients, LossWeights, Volume, select
+from vqrf.training.checkpoint import Checkpoint
+
+REFRESH_STEPS = 32
+"""Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
+
+
+class Model(Protocol):
+    """What the loop optimises: it shows itself as a volume and takes gradients."""
+
+    volume: Volume
+    gradients: Gradients
+    losses: LossWeights
+
+    def prepare(self, step: int) -> bool:
+        """Make `volume` ready for the step; True when rays should be picked anew by what is occupied."""
+
+    def update(self, step: int) -> None:
+        """Apply the summed gradients and clear them."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `restore` needs to go on after a step."""
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop reports after a step."""
+
+    step: int
+    steps: int
+    mse: float
+    n_shaded: float
+
+    @property
+    def psnr(self) -> float:
+        """dB over the batch, all rays of which meet something: lower than an image's."""
+        return -10 * math.log10(max(self.mse, 1e-12))
+
+
+def optimize(
+    model: Model,
+    pool: RayPool,
+    *,
+    steps: int,
+    rays_per_step: int,
+    seed: tuple[int, ...],
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+) -> Iterator[Progress]:
+    """Run `steps` steps of `model` on rays of `pool`, yielding after each.
+
+    The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
+    and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
+    step depends on the seed, its number, the model, and the cells that were found last, before a step that finds them anew.
+    """
+    kernels = select(device)
+    start = 0 if checkpoint is None else resume(model, pool, checkpoint, device)
+    for step in range(start, steps):
+        with torch_threads(1 if kernels.__name__.endswith("native") else None):
+            if model.prepare(step):
+                pool.keep_hits(model.volume)
+            batch = pool.sample(rays_per_step, seed=(*seed, step))
+            rays = tuple(torch.from_numpy(array).to(device) for array in batch)
+            terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
+            model.update(step)
+        if checkpoint is not None and (step + 1) % REFRESH_STEPS == 0:
+            checkpoint.save_if_due(lambda: snapshot(model, pool, step + 1))  # noqa: B023 (called at once)
+        yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Let PyTorch use `n` threads inside. Beside the compiled core it needs one: its idle threads spin for a while after each
+    operation and take the CPUs away from the kernels. None: as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, Any]]:
+    """What a checkpoint holds after `step` steps."""
+    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
+    return arrays | {"kept_pixels": pool.kept_bits()}, {"step": step}
+
+
+def resume(model: Model, pool: RayPool, checkpoint: Checkpoint, device: str) -> int:
+    """Put a model on `device` and its pool where the checkpoint left them; returns the steps already done, 0 without one."""
+    saved = checkpoint.load()
+    if saved is None:
+        return 0
+    arrays, state = saved
+    pool.restore(arrays.pop("kept_pixels"))
+    model.restore({name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, state["step"])
+    return int(state["step"])
+
+
+Report = Callable[[str, Progress], None]

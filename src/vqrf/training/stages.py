@@ -1,0 +1,136 @@
+"""The two stages of a training as settings: what each learns, how fast, on how many voxels; and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vqrf.kernels import Activation, LossWeights, Shading
+from vqrf.training.grids import Decomposition
+
+STAGES = ("coarse", "fine")
+
+FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01, opacity=0.1)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage. Steps are batches of `rays_per_step` rays; `rate_*` are Adam's, at the start of the stage.
+
+    Attributes:
+      n_voxels: of the lattice at the end of the stage.
+      grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
+      channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3, or coefficients of harmonics.
+      depth, width: layers of the colour MLP, hidden width.
+      rate_end: share of the rates that is left at the end of the stage; they decay exponentially.
+      alpha_init: opacity of one base-voxel step of the empty field.
+      alpha_threshold: samples with alpha at or below it do not exist.
+      faint_steps: for so many steps at the start the threshold is a tenth of `alpha_init`, so that a field that begins
+        fainter than the threshold can rise above it.
+      step_voxels: distance between samples, in voxels.
+      density_variation, feature_variation: weights of the total variation of what a step touches (DVGO's smoothing of unbounded
+        scenes; bounded ones do without, but for Plenoxels').
+      is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
+      shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
+      components: of density and of features on each plane, where voxels are products of planes and lines; None where they are
+        not. The planes' and lines' rate is `rate_features` then, and that of the mix `rate_mlp`.
+      decomposition: see `vqrf.training.grids.FactorGrid`.
+      sparsity: weight of the mean magnitude of the components of density.
+    """
+
+    steps: int
+    n_voxels: int
+    grow_at: tuple[int, ...] = ()
+    channels: int = 12
+    depth: int = 3
+    width: int = 128
+    rays_per_step: int = 8192
+    rate_density: float = 0.1
+    rate_features: float = 0.1
+    rate_mlp: float = 1e-3
+    rate_end: float = 0.1
+    alpha_init: float = 1e-2
+    alpha_threshold: float = 1e-3
+    faint_steps: int = 0
+    step_voxels: float = 0.5
+    losses: LossWeights = FINE_LOSSES
+    density_variation: float = 0.0
+    feature_variation: float = 0.0
+    is_sparse: bool = False
+    shading: Shading = "mlp"
+    activation: Activation = "softplus"
+    components: tuple[int, int] | None = None
+    decomposition: Decomposition = "vm"
+    sparsity: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A preset: the images' side it is meant for, and the two stages."""
+
+    image_side: int
+    coarse: StageConfig
+    fine: StageConfig
+
+
+COARSE = StageConfig(
+    steps=2000,
+    n_voxels=100**3,
+    channels=3,
+    depth=0,
+    rays_per_step=2048,
+    alpha_init=1e-6,
+    alpha_threshold=1e-4,
+    faint_steps=200,
+    losses=LossWeights(background_entropy=0.01, point_color=0.1, opacity=0.1),
+)
+
+FINE = StageConfig(
+    steps=12000,
+    n_voxels=160**3,
+    grow_at=(700, 1400, 2100, 2800),
+    rate_density=0.3,
+    rate_features=0.3,
+    rate_mlp=3e-3,
+    rate_end=0.05,
+)
+
+PLENOXELS = replace(
+    FINE,
+    channels=27,
+    depth=0,
+    rate_density=0.1,
+    rate_features=0.03,
+    density_variation=3e-10,
+    feature_variation=2e-9,
+    is_sparse=True,
+    shading="sh_relu",
+    activation="relu",
+)
+
+TENSORF = replace(FINE, steps=10000, n_voxels=200**3, rate_features=0.1, components=(16, 48), sparsity=1e-5)
+TENSORF_CP = replace(TENSORF, components=(32, 96), decomposition="cp")
+
+PRESETS = {
+    "demo": TrainConfig(
+        200,
+        replace(COARSE, steps=1000, n_voxels=80**3),
+        replace(FINE, steps=3000, n_voxels=112**3, grow_at=(200, 400, 600, 800), rays_per_step=4096),
+    ),
+    "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
+    "standard": TrainConfig(800, COARSE, FINE),
+    "large": TrainConfig(800, COARSE, replace(FINE, n_voxels=256**3)),
+    "plenoxels-quick": TrainConfig(
+        400, COARSE, replace(PLENOXELS, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))
+    ),
+    "plenoxels-standard": TrainConfig(
+        800, COARSE, replace(PLENOXELS, steps=15000, n_voxels=256**3, grow_at=(800, 1600, 2400, 3400, 4600))
+    ),
+    **{
+        f"{base}-{size}": preset
+        for base, stage in (("tensorf", TENSORF), ("tensorf-cp", TENSORF_CP))
+        for size, preset in (
+            ("quick", TrainConfig(400, COARSE, replace(stage, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600)))),
+            ("standard", TrainConfig(800, COARSE, stage)),
+        )
+    },
+}
