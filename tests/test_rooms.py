@@ -31,6 +31,7 @@ SOURCE = ROOT / "src" / "vqrf"
 
 WINGS = {
     "geometry": (),
+    "memory": (),
     "files": (),
     "kernels": ("activation", "equation", "reference", "native"),
     "codec": ("compressed", "pyramid", "entropy", "bitstream", "lint"),

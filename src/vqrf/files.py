@@ -1,10 +1,59 @@
-"""Files that are either whole or not there."""
+"""Files: read with a bound, and written so that they are either whole or not there."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
+
+from vqrf.memory import text_of_bytes, usual_budget
+
+PIPES_BY_NUMBER = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+"""Pipes that somebody opened for us, as a shell does for `<(...)`. One that lies in a folder may wait for ever for a writer."""
+
+
+def read_file(path: str | Path, max_bytes: int | None = None) -> bytes:
+    """All bytes of a file, of which there are no more than the caller has room for.
+
+    Args:
+      max_bytes: None for the usual budget of memory (see `vqrf.memory`).
+
+    Raises:
+      OSError: it is missing, cannot be read, is larger, or is a folder, a device or a pipe; `filename` is `path`.
+
+    Safe for untrusted input.
+    """
+    limit = usual_budget() if max_bytes is None else max_bytes
+    expect_file(path)
+    try:
+        with Path(path).open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) <= limit:
+                data = file.read(limit + 1)  # some that are no files say that they have 0 bytes
+                size = len(data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    if size > limit:
+        raise OSError(errno.EFBIG, f"is larger than the limit of {text_of_bytes(limit)}", str(path))
+    return data
+
+
+def expect_file(path: str | Path) -> None:
+    """Refuse what is not there, and what is there and is no file.
+
+    Raises:
+      OSError: as `read_file`.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except ValueError as error:  # a name with a 0 in it
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "is a folder, expected a file", str(path))
+    is_given = stat.S_ISFIFO(mode) and str(path).startswith(PIPES_BY_NUMBER)
+    if not stat.S_ISREG(mode) and not is_given:
+        raise OSError(errno.EINVAL, "is no file but a device, a pipe or a socket", str(path))
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

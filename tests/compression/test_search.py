@@ -29,7 +29,6 @@ from vqrf.compression.search import (
     coarsen,
     config_at,
     describe_curve,
-    parse_bytes,
     search,
 )
 from vqrf.data.scene import Scene
@@ -204,12 +203,6 @@ def test_the_curve_is_printed_with_the_chosen_point_marked() -> None:
     (marked,) = (line for line in lines if line.endswith("<-"))
     assert str(found.trial.n_bytes) in marked
     assert [int(line.split()[-3 if line != marked else -4]) for line in lines[1:]] == sorted(t.n_bytes for t in found.trials)
-
-
-@pytest.mark.parametrize("text", ["", "MB", "1 XB", "-1MB", "0", "1e6", "1MB 2"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a size such as"):
-        parse_bytes(text)
 
 
 # The dial of the paper's preset

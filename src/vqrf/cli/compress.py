@@ -29,6 +29,7 @@ from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import checksum
 from vqrf.files import write_atomically
+from vqrf.memory import parse_bytes
 from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
 from vqrf.rendering.report import ReportRow, write_report
 from vqrf.training.checkpoint import Checkpoint, fingerprint
@@ -69,8 +70,6 @@ class Goal:
         Raises:
           ValueError: it is no size.
         """
-        from vqrf.compression.search import parse_bytes
-
         return parse_bytes(self.target_size or "")
 
     def settle(self, base: Config) -> Config:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -440,23 +439,6 @@ class FieldDial:
 
 
 # ------------------------------------------------------------------------------------------------------------ words of it
-
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "kib": 1 << 10, "mib": 1 << 20}
-
-
-def parse_bytes(text: str) -> int:
-    """A size as people write it: MB is 10^6 bytes, MiB 2^20.
-
-    >>> parse_bytes("500kB"), parse_bytes("1.5 MB"), parse_bytes("1MiB"), parse_bytes("700000")
-    (500000, 1500000, 1048576, 700000)
-
-    Raises:
-      ValueError: it is no size.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].lower() not in UNITS or float(found[1]) == 0:
-        raise ValueError(f"expected a size such as 1MB or 500kB, got {text}")
-    return round(float(found[1]) * UNITS[found[2].lower()])
 
 
 def describe_curve(trials: Sequence[Trial], chosen: Trial | None) -> str:
