@@ -33,7 +33,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from vqrf.compression.paper import measure_importance
+from vqrf.compression.importance import measure_importance
 from vqrf.data.rays import CameraTable, RayPool
 from vqrf.data.scene import View, load_scene
 from vqrf.fields.field import RadianceField

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_scene
 
-from vqrf.compression.paper import measure_importance
+from vqrf.compression.importance import measure_importance
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField

@@ -40,7 +40,20 @@ WINGS = {
     "interop": ("pickles", "archives", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
     "training": ("grids", "stages", "box", "checkpoint", "loop", "train", "bake"),
-    "compression": ("paper", "surroundings", "compact", "presets", "search"),
+    "compression": (
+        "importance",
+        "tuning",
+        "quantize",
+        "codebook",
+        "latents",
+        "levels",
+        "surroundings",
+        "web",
+        "paper",
+        "compact",
+        "presets",
+        "search",
+    ),
     "bench": ("alternatives", "curves"),
     "cli": ("terminal", "convert", "view", "compress", "bench", "main"),
 }
@@ -125,6 +138,12 @@ def test_a_room_imports_only_rooms_above_it_and_the_codec_only_what_it_may(path:
     wing = room.split(".")[0]
     assert others <= {*ROOMS[: ROOMS.index(room) + 1], *(ROOMS if wing == "interop" or wing == "kernels" else ())}
     assert {other.split(".")[0] for other in others} <= MAY_IMPORT.get(wing, set(WINGS))
+
+
+@pytest.mark.parametrize(("one", "other"), [("paper", "compact"), ("compact", "paper")])
+def test_neither_way_to_compress_imports_the_other(one: str, other: str) -> None:
+    path = SOURCE / "compression" / f"{one}.py"
+    assert ("vqrf", f"compression.{other}") not in set(imported(path))
 
 
 @each_module

@@ -20,16 +20,14 @@ from vqrf.compression.compact import (
     DENSITY_ABOVE,
     DENSITY_BELOW,
     SUITED,
-    WEIGHT_NOISE,
     PyramidModel,
     RateConfig,
     compress_pyramid,
     drop_hidden,
-    quantizer_of_weight,
-    spread_out,
     thin,
 )
-from vqrf.compression.paper import Checkpoints, Profile, carrying
+from vqrf.compression.importance import carrying, spread_out
+from vqrf.compression.tuning import Checkpoints, Profile
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
@@ -151,27 +149,6 @@ def test_finer_steps_of_a_stage_keep_what_coefficients_say(model: PyramidModel, 
     np.testing.assert_array_equal(model.pack().steps, whole / 8)
     assert_shows_what_the_file_holds(model)
     assert replace(TINY_RATE, fineness=0.125).warmed() == TINY_RATE.warmed()
-
-
-def test_weights_are_rounded_the_finer_the_more_comes_in_and_none_is_clipped() -> None:
-    generator = torch.Generator().manual_seed(0)
-    spread = torch.logspace(-1, 1, 64)
-    inputs = torch.randn(5000, 64, generator=generator) * spread
-    weight = (torch.rand(128, 64, generator=generator) - 0.5) / spread
-    sums = inputs @ weight.T
-    quantizer = quantizer_of_weight(weight, inputs, sums)
-    shown = quantizer(weight)
-    np.testing.assert_array_equal(quantizer.pack(weight).dequantize(), shown.numpy())
-    error = (inputs @ (shown - weight).T).square().mean().sqrt() / sums.square().mean().sqrt()
-    assert float(error) == pytest.approx(WEIGHT_NOISE, rel=0.05)
-    effect = torch.as_tensor(quantizer.scale) * inputs.square().mean(0).sqrt()
-    np.testing.assert_allclose(effect, effect.mean(), rtol=1e-4)
-    weight[5, 7] *= 100  # more than 127 such steps
-    inputs[:, 9] = 0  # an input that is never there
-    quantizer = quantizer_of_weight(weight, inputs, sums)
-    lost, step = (quantizer(weight) - weight).abs(), torch.as_tensor(quantizer.scale)
-    assert (lost <= 0.5001 * step).all()
-    assert weight[:, 9].abs().max() >= 7.99 * step[9]
 
 
 def test_tiny_steps_keep_the_image_of_a_field_with_a_network(
@@ -354,15 +331,6 @@ def test_a_pyramid_does_not_depend_on_the_number_of_threads(
 def test_dials_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(TINY_RATE, **wrong)
-
-
-def test_importance_that_is_spread_out_keeps_its_sum_and_reaches_one_voxel_further() -> None:
-    importance = np.zeros((7, 6, 5))
-    importance[3, 2, 2] = 8.0
-    spread = spread_out(importance)
-    assert spread.sum() == 8.0 and (importance == 0).sum() == importance.size - 1
-    assert spread[3, 2, 2] == 1.0 and spread[4, 2, 2] == 0.5 and spread[4, 3, 3] == 0.125
-    assert np.count_nonzero(spread) == 27
 
 
 @pytest.mark.parametrize("profile", ["exact", "web"])

@@ -28,8 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
-from vqrf.compression.compact import spread_out
-from vqrf.compression.paper import EMPTY_MARGIN, TUNINGS, CompressConfig, TiedModel, Tuning
+from vqrf.compression.importance import EMPTY_MARGIN, spread_out
+from vqrf.compression.paper import CompressConfig, TiedModel
+from vqrf.compression.tuning import TUNINGS, Tuning
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels

@@ -205,8 +205,8 @@ class Case:
         return {"training": self.notes}
 
     def compress(self, config: Config) -> Compressed:
-        from vqrf.compression.paper import Checkpoints
         from vqrf.compression.presets import compress_with, warmed
+        from vqrf.compression.tuning import Checkpoints
 
         density = checksum({"density": self.field.density}, "")
         mark = fingerprint(self.scene, {**asdict(warmed(config)), "seed": self.common.seed, "density": density})

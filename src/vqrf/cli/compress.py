@@ -35,8 +35,8 @@ from vqrf.rendering.report import ReportRow, write_report
 from vqrf.training.checkpoint import Checkpoint, fingerprint
 
 if TYPE_CHECKING:
-    from vqrf.compression.paper import Checkpoints
     from vqrf.compression.presets import Compressed, Config
+    from vqrf.compression.tuning import Checkpoints
 
 REPORT_VIEWS = 4
 WIDEST, WIDEST_PRICE, WIDEST_VIEWS = 0.888888, 8.8888e-10, (ViewScore("", 88.88888, 0.888888, 0.0),)
@@ -189,8 +189,8 @@ class Job:
 
     def checkpoints(self, config: Config) -> Checkpoints:
         """Where the tunings are saved beside the file; nowhere beside a device."""
-        from vqrf.compression.paper import NOWHERE, Checkpoints
         from vqrf.compression.presets import bake_settings, warmed
+        from vqrf.compression.tuning import NOWHERE, Checkpoints
 
         if is_device(self.out):
             return NOWHERE

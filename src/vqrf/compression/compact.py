@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,26 +30,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.codec.compressed import CODED, PRUNED, Table
-from vqrf.codec.pyramid import MAX_LEVELS, MAX_MAGNITUDE, Nodes, PyramidField, build_nodes, children_of
-from vqrf.compression.paper import (
-    EMPTY_MARGIN,
-    NOWHERE,
-    Checkpoints,
-    Profile,
-    Quantizer,
-    Tuning,
-    bake,
-    carrying,
-    measure_importance,
-)
+from vqrf.codec.pyramid import MAX_LEVELS, PyramidField, build_nodes
+from vqrf.compression.importance import EMPTY_MARGIN, carrying, measure_importance, spread_out
+from vqrf.compression.latents import Looks, latent_basis
+from vqrf.compression.levels import Channels, analyse, link_children
+from vqrf.compression.quantize import Quantizer, quantizer_of_bias, quantizer_of_weight
 from vqrf.compression.surroundings import Surroundings
+from vqrf.compression.tuning import NOWHERE, Checkpoints, Profile, Tuning
+from vqrf.compression.web import bake
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField, constants_of
-from vqrf.kernels import BITS_UNIT, Children, Gradients, LossWeights, select
+from vqrf.kernels import BITS_UNIT, Gradients, LossWeights, select
 from vqrf.kernels.activation import density_of_alpha
-from vqrf.kernels.equation import colorize, inputs_of_layers
+from vqrf.kernels.equation import inputs_of_layers
 from vqrf.training.grids import AVERAGED, Means, Moments
 from vqrf.training.loop import REFRESH_STEPS, Report, snapshot, torch_threads
 from vqrf.training.stages import FINE_LOSSES
@@ -77,9 +72,6 @@ SUITED = {"softplus": Suited(1.0, 1.0, 0.996), "relu": Suited(0.13, 0.58, 0.999)
 """A ReLU leaves much that is faint, and pruning it costs more. Where a bit costs a third (`HARMONICS_PRICE`) the steps that go
 with it are 1/sqrt(3): at high rates the price of a bit is as the square of the step (docs/log.md)."""
 
-SENSITIVITY_DRAWS = 20000
-FLATTEST = 1e-4
-"""A direction of feature space that colour hardly depends on counts as if it had this share of the strongest one's effect."""
 
 HANDOVER = 0.3
 """Share of the learning rates at which `tune` takes over from `warm`."""
@@ -98,16 +90,6 @@ AVERAGE_EVERY = 4
 
 BITS_EVERY = 6 * REFRESH_STEPS
 """Steps between two looks at what surrounds the coefficients."""
-
-WEIGHT_NOISE = 0.006
-"""What rounding its weights does to what a unit of the colour MLP sums up, as a share of that: 0.014 is as good at the default
-price, and with few steps 0.04 dB worse (docs/log.md)."""
-WEIGHT_LEVELS = 127
-"""Half the levels of a quantised weight."""
-WEIGHT_ROOM = 1.4
-"""Weights may grow by so much in a stage before they are clipped."""
-FEWEST_LEVELS = 8
-"""At least so many are there up to the greatest weight of a column, however little comes in."""
 
 
 @dataclass(frozen=True)
@@ -177,131 +159,6 @@ class RateConfig:
 PRESETS = {"compact": RateConfig()}
 
 
-def spread_out(importance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Importance shared with the neighbours, 1:2:1 along each axis: voxels are kept with their surroundings.
-
-    The edge of what is kept is smooth then, and costs about half the bytes (docs/log.md).
-    """
-    for axis in range(3):
-        along = np.moveaxis(importance, axis, 0)
-        shared = along / 2
-        shared[1:] += along[:-1] / 4
-        shared[:-1] += along[1:] / 4
-        importance = np.moveaxis(shared, 0, axis)
-    return importance
-
-
-@dataclass(frozen=True)
-class Looks:
-    """Places that matter, and where they are looked at from.
-
-    Attributes:
-      rows: [M] int64, of voxels by importance.
-      directions: [M,3] unit.
-    """
-
-    rows: Tensor
-    directions: Tensor
-
-    @classmethod
-    def draw(cls, share: Tensor, seed: int) -> Looks:
-        """So many looks at voxels of which each has its share [N]."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.multinomial(share, SENSITIVITY_DRAWS, replacement=True, generator=generator)
-        return cls(rows, torch.nn.functional.normalize(torch.randn(len(rows), 3, generator=generator), dim=1))
-
-
-def latent_basis(
-    field: RadianceField, features: Tensor, share: Tensor, looks: Looks, step: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A [C,C] and its inverse: latents = features @ A, in which one unit changes a colour by `step` rms in every direction.
-
-    With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G)
-    turned into the principal axes of the features and divided by `step`; the first latent varies most.
-    """
-    x = features[looks.rows].clone().requires_grad_(True)
-    layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
-    color = colorize(replace(field.volume(), layers=layers), x, looks.directions)
-    slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
-    effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(x)))
-    strongest = float(effect.max())
-    root = effect.clamp(min=strongest * FLATTEST if strongest > 0 else 1.0).sqrt()  # all alike where no colour depends on any
-    whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T
-    white = features.double() @ whiten
-    centred = white - share @ white
-    turn = torch.linalg.eigh((centred * share[:, None]).T @ centred)[1].flip(1)
-    return (whiten @ turn / step).numpy(), (turn.T @ undo * step).numpy()
-
-
-@dataclass
-class _Channels:
-    """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first.
-
-    `shown` is where `show` leaves what each level comes to: memory that is new every step takes as long as the work on it.
-    `steps` [C] are those of the stage, `whole_steps` those of `warm`.
-    """
-
-    levels: list[Moments]
-    whole_steps: Tensor
-    steps: Tensor
-    rate: float
-    first_bits: list[Tensor]
-    shown: list[Tensor]
-
-    def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
-        """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""
-        for number in reversed(range(len(self.levels))):
-            kernels.round_to_steps(self.levels[number].values, self.steps, dead_zone, self.shown[number])
-            if number + 1 < len(self.levels):
-                kernels.raise_level(self.shown[number], self.shown[number + 1], parents[number])
-        return self.shown[0]
-
-    def lower(self, kernels: Any, children: list[Children]) -> None:
-        """Carry the gradient of the finest level up to all others."""
-        for number in range(len(self.levels) - 1):
-            kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, children[number])
-
-    def magnitudes(self, dead_zone: float) -> list[Tensor]:
-        """Those of the levels' whole numbers, as float32, finest first."""
-        shares = (moments.values.abs() / self.steps for moments in self.levels)
-        return [(share + (0.5 - dead_zone)).floor().clamp(max=MAX_MAGNITUDE) for share in shares]
-
-    def whole(self, dead_zone: float) -> list[NDArray[np.int16]]:
-        """The levels as whole numbers, coarsest first."""
-        pairs = zip(self.magnitudes(dead_zone), self.levels, strict=True)
-        return [torch.copysign(m, moments.values).to(torch.int16).cpu().numpy() for m, moments in pairs][::-1]
-
-
-def _analyse(
-    values: Tensor, parents: list[Tensor], children: list[Children], steps: Tensor, dead_zone: float, kernels: Any
-) -> list[Tensor]:
-    """Coefficients of values [N,C], finest first: a coarse node is the mean of what hangs on it, as its own parents show it.
-
-    What the rounding of one level loses, the next has in it, so that only the finest level's is lost in the end.
-    """
-    levels = [values]
-    for below in children:
-        sums, shares = (torch.zeros(len(below.first) - 1, values.shape[1], device=values.device) for _ in range(2))
-        kernels.lower_gradient(levels[-1], sums, below)
-        kernels.lower_gradient(torch.ones_like(levels[-1]), shares, below)
-        levels.append(sums / shares)
-    shown: Tensor | None = None
-    for number, wanted in reversed(list(enumerate(levels))):
-        expected = torch.zeros_like(wanted)
-        if shown is not None:
-            kernels.raise_level(expected, shown, parents[number])
-        levels[number] = wanted - expected
-        shown = torch.empty_like(wanted)
-        kernels.round_to_steps(levels[number], steps, dead_zone, shown)
-        shown += expected
-    return levels
-
-
-def _children(below: Nodes, n_above: int, device: str) -> Children:
-    links = children_of(below.parents, n_above)
-    return Children(*(torch.from_numpy(array).to(device) for array in (links.first, links.child, links.share)))
-
-
 class PyramidModel:
     """A pyramid under joint tuning; a `train.Model`.
 
@@ -326,7 +183,7 @@ class PyramidModel:
         self.partition = np.where(occupied, CODED, PRUNED).astype(np.uint8)
         nodes = build_nodes(occupied, config.n_levels)
         self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
-        self.children = [_children(below, above.n_nodes, device) for below, above in pairwise(nodes)]
+        self.children = [link_children(below, above.n_nodes, device) for below, above in pairwise(nodes)]
         self.surroundings = Surroundings(nodes, self.parents, self.children, self.kernels, device)
         self.floor = field.density_of(field.alpha_threshold)
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
@@ -412,11 +269,11 @@ class PyramidModel:
                 self.weight_quantizers += [quantizer_of_weight(weight.values, hidden, sums), quantizer_of_bias(bias.values)]
                 hidden = sums.relu()
 
-    def _channels(self, values: Tensor, steps: Tensor, rate: float) -> _Channels:
-        levels = _analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
+    def _channels(self, values: Tensor, steps: Tensor, rate: float) -> Channels:
+        levels = analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
         first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
         shown = [torch.empty_like(level) for level in levels]
-        return _Channels([Moments.of(level) for level in levels], steps, steps, rate, first_bits, shown)
+        return Channels([Moments.of(level) for level in levels], steps, steps, rate, first_bits, shown)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp]
@@ -535,30 +392,6 @@ def drop_hidden(packed: PyramidField) -> PyramidField:
     density[here] = packed.voxel_values()[0]
     faintest = density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, packed.activation)
     return packed.restrict(voxels_of_cells(select().find_cells(density, faintest, None)))
-
-
-def quantizer_of_weight(weight: Tensor, inputs: Tensor, sums: Tensor) -> Quantizer:
-    """255 levels about zero for each column of a weight [out,in], the finer the more its input [M,in] varies.
-
-    All columns' errors together are `WEIGHT_NOISE` of the sums [M,out], and every column's as much as another's: with bits that
-    cost the same everywhere no other split is better. Columns with a weight too great for 127 such steps have wider ones.
-    """
-    share = WEIGHT_NOISE * _rms(sums.flatten()) * math.sqrt(12 / weight.shape[1])
-    greatest = weight.abs().amax(0).clamp(min=1e-6)
-    least = greatest * (WEIGHT_ROOM / WEIGHT_LEVELS)
-    scale = torch.minimum(torch.maximum(share / _rms(inputs), least), greatest / FEWEST_LEVELS)
-    return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
-
-
-def quantizer_of_bias(bias: Tensor) -> Quantizer:
-    """255 levels about zero."""
-    scale = bias.abs().max().clamp(min=1e-6).reshape(1) * (WEIGHT_ROOM / WEIGHT_LEVELS)
-    return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
-
-
-def _rms(values: Tensor) -> Tensor:
-    """Over the first axis."""
-    return values.square().mean(0).sqrt()
 
 
 def compress_pyramid(

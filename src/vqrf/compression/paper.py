@@ -20,42 +20,31 @@ Departs from the authors' code, each time because theirs loses quality for nothi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
+from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Table
+from vqrf.compression.codebook import train_codebook
+from vqrf.compression.importance import EMPTY_MARGIN, measure_importance, partition_voxels
+from vqrf.compression.quantize import Quantizer
+from vqrf.compression.tuning import NOWHERE, Checkpoints, Profile, Tuning
+from vqrf.compression.web import bake
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, constants_of
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
-from vqrf.training.bake import HarmonicsModel, bake_harmonics, grow
-from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.grids import Moments
-from vqrf.training.loop import REFRESH_STEPS, Model, Report, optimize, snapshot, torch_threads
-from vqrf.training.stages import FINE_LOSSES, STAGES
-
-LEVELS = 256
-EMPTY_MARGIN = 1.0
-"""How far, in raw density, a PRUNED voxel lies below the density whose alpha is just sampled."""
-
-Profile = Literal["exact", "web"]
-"""Whom a file is for: `exact` keeps the field's own colours, `web` bakes them into harmonics that a browser shades fast."""
-
-TUNINGS = ("tune", "bake", "warm")
-"""Names of the tunings, each with batches of its own."""
+from vqrf.training.loop import REFRESH_STEPS, Report
+from vqrf.training.stages import FINE_LOSSES
 
 RATE_UNITS = {"softplus": 1.0, "relu": 0.13, "mlp": 1.0, "sh": 1.0, "sh_relu": 0.07}
 """What the rates of a tuning are in units of, by the field's activation and shading: before a ReLU, values are smaller than
 logits. Lego at 100x100, Plenoxels of 64^3, 500 steps: 0.29 dB are lost so, 1.65 dB with the units of logits."""
-
-CODEBOOK_PASSES = 24
-CODEBOOK_SETTLED = 1e-3
-"""The codebook is done when a pass lowers the weighted error by less than this share."""
 
 
 @dataclass(frozen=True)
@@ -105,143 +94,6 @@ PRESETS = {
     "paper": CompressConfig(),
     "demo": CompressConfig(steps=1000, rays_per_step=4096, n_codes=1024, bake_steps=1000),
 }
-
-
-def measure_importance(field: RadianceField, pool: RayPool) -> NDArray[np.float64]:
-    """Sum, over every training ray, the weight each voxel gave to the pixel.
-
-        I(v) = sum_rays sum_shaded  w_s * share(v, x_s)
-
-    Returns:
-      [X,Y,Z] float64 >= 0. Its sum is the total weight of all shaded samples.
-
-    Source: VQRF sec. 3.2. Departs: none (the official code drops samples below its threshold too).
-    """
-    kernels = select()
-    volume = field.volume()
-    importance = np.zeros(field.lattice.shape)
-    for rays in pool.chunks():
-        kernels.accumulate_importance(volume, *rays, importance)
-    return importance
-
-
-def carrying(importance: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
-    """The fewest voxels that carry at least `share` of the total importance, as a mask of the same shape.
-
-    Voxels of no importance are never among them. Of equally important voxels the first in raster order is taken. Sums are
-    rounded: a share that is met to 1e-12 is met. A share of 1 is every voxel that has any importance.
-    """
-    if share >= 1:
-        return importance > 0
-    flat = importance.ravel()
-    order = np.argsort(-flat, kind="stable")
-    carried = np.cumsum(flat[order])
-    total = carried[-1] if len(carried) else 0.0
-    n = int(np.searchsorted(carried, share * total * (1 - 1e-12))) + 1 if share > 0 and total > 0 else 0
-    mask = np.zeros(flat.shape, bool)
-    mask[order[:n]] = True
-    return (mask & (flat > 0)).reshape(importance.shape)
-
-
-def partition_voxels(importance: NDArray[np.float64], *, prune: float, keep: float) -> NDArray[np.uint8]:
-    """PRUNED, CODED or KEPT for every voxel, uint8 of the importance's shape, by its cumulative share.
-
-    Source: VQRF sec. 3.2. Departs: ties are broken by raster order instead of dropped.
-    """
-    partition = np.full(importance.shape, PRUNED, np.uint8)
-    partition[carrying(importance, prune)] = CODED
-    partition[carrying(importance, keep)] = KEPT
-    return partition
-
-
-def train_codebook(
-    vectors: Float32, importance: NDArray[np.float64], n_codes: int, *, seed: int = 0
-) -> tuple[Float32, NDArray[np.int32]]:
-    """Codewords [K,C] float32 and codes [N] int32 of vectors [N,C], each weighted by its importance [N].
-
-    K is at most `n_codes`: codewords that nothing is nearest to are left out (there is one where there are no vectors). On
-    return every code is the nearest codeword, and codewords are in `kd_order`.
-
-    Source: VQRF sec. 3.3 (weighted k-means, expiry). Departs: full passes; see the head of this module.
-    """
-    n_vectors, n_channels = vectors.shape
-    if n_vectors == 0:
-        return np.zeros((1, n_channels), np.float32), np.zeros(0, np.int32)
-    kernels = select()
-    random = np.random.default_rng(seed)
-    weights = importance / importance.sum() if importance.sum() > 0 else np.full(n_vectors, 1 / n_vectors)
-    n_codes = min(n_codes, int(np.count_nonzero(weights)))
-    codebook = vectors[random.choice(n_vectors, n_codes, replace=False, p=weights)].copy()
-    error = np.inf
-    for _ in range(CODEBOOK_PASSES):
-        codes, distances = kernels.assign_codes(vectors, codebook)
-        sums, totals = kernels.sum_by_code(vectors, weights, codes, n_codes)
-        used = totals > 0
-        codebook[used] = (sums[used] / totals[used, None]).astype(np.float32)
-        expire_codes(codebook, used, vectors, weights * distances)
-        previous, error = error, float((weights * distances).sum())
-        if used.all() and error > previous * (1 - CODEBOOK_SETTLED):
-            break
-    codes = kernels.assign_codes(vectors, codebook)[0]
-    order = kd_order(codebook, np.flatnonzero(np.bincount(codes, minlength=n_codes)))
-    rank = np.zeros(n_codes, np.int32)
-    rank[order] = np.arange(len(order))
-    return codebook[order], rank[codes]
-
-
-def kd_order(codebook: Float32, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The given rows so that near codewords get near codes: halved at the median of the widest channel, again and again.
-
-    The order costs nothing and saves about 9 % of the codes' bytes: a code's first bits then say roughly where in feature
-    space it is, which its neighbours' first bits predict.
-    """
-    if len(rows) < 2:
-        return rows
-    widest = int(np.argmax(np.ptp(codebook[rows], axis=0)))
-    ordered = rows[np.argsort(codebook[rows, widest], kind="stable")]
-    half = len(ordered) // 2
-    return np.concatenate([kd_order(codebook, ordered[:half]), kd_order(codebook, ordered[half:])])
-
-
-def expire_codes(codebook: Float32, used: NDArray[np.bool_], vectors: Float32, errors: NDArray[np.float64]) -> None:
-    """Move every unused codeword, in place, onto one of the vectors with the largest weighted error."""
-    idle = np.flatnonzero(~used)
-    if len(idle):
-        worst = np.argsort(-errors, kind="stable")[: len(idle)]
-        codebook[idle[: len(worst)]] = vectors[worst]
-
-
-@dataclass(frozen=True)
-class Quantizer:
-    """Real values to levels 0..255: value = offset + scale * level.
-
-    Attributes:
-      scale, offset: numbers, or both float32 [1] or one for each column.
-    """
-
-    scale: float | Tensor
-    offset: float | Tensor
-
-    @classmethod
-    def around(cls, values: Tensor | NDArray[np.float32], steps: float) -> Quantizer:
-        """`steps` levels per standard deviation, the 256 levels centred on the mean. Values are clipped to their range."""
-        if len(values) == 0:
-            return cls(1.0, 0.0)
-        scale = float(np.float32(max(float(values.std()), 1e-6) / steps))
-        return cls(scale, float(np.float32(float(values.mean()) - scale * (LEVELS // 2))))
-
-    def levels(self, values: Tensor) -> Tensor:
-        """Float levels, whole numbers 0..255."""
-        return torch.clamp(torch.round((values - self.offset) / self.scale), 0, LEVELS - 1)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """The values that a decoder will see."""
-        return self.offset + self.scale * self.levels(values)
-
-    def pack(self, values: Tensor) -> Quantized:
-        levels = self.levels(values).to(torch.uint8).cpu().numpy()
-        parts = (torch.as_tensor(part, dtype=torch.float32) for part in (self.scale, self.offset))
-        return Quantized(levels, *(part.cpu().reshape(-1).numpy() for part in parts))
 
 
 class TiedModel:
@@ -383,78 +235,6 @@ def tied_model(
     coded = partition == CODED
     codebook, codes = train_codebook(field.features[coded], importance[coded], config.n_codes, seed=seed)
     return TiedModel(field, partition, codebook, codes, config, device=device)
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where the tunings of a compression are saved now and then; nowhere for None.
-
-    Attributes:
-      bake, warm: of stages that compressions of a field at other dials have in common. They are saved as their stage ends, and
-        so the next compression goes on from there.
-      tune: of the last stage.
-
-    All of them stay until the caller removes them, when the result is safe.
-    """
-
-    bake: Checkpoint | None = None
-    warm: Checkpoint | None = None
-    tune: Checkpoint | None = None
-
-    def remove(self) -> None:
-        for checkpoint in (self.bake, self.warm, self.tune):
-            if checkpoint is not None:
-                checkpoint.remove()
-
-
-NOWHERE = Checkpoints()
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """On which rays models are tuned, and who hears of it; the two tunings of a compression have this in common."""
-
-    pool: RayPool
-    rays_per_step: int
-    seed: int
-    device: str
-    report: Report | None
-
-    def run(self, stage: str, model: Model, steps: int, checkpoint: Checkpoint | None) -> None:
-        for progress in optimize(
-            model,
-            self.pool,
-            steps=steps,
-            rays_per_step=self.rays_per_step,
-            seed=(self.seed, len(STAGES) + TUNINGS.index(stage)),
-            device=self.device,
-            checkpoint=checkpoint,
-        ):
-            if self.report is not None:
-                self.report(stage, progress)
-
-
-def bake(
-    field: RadianceField,
-    scene: Scene,
-    tuning: Tuning,
-    losses: LossWeights,
-    steps: int,
-    checkpoint: Checkpoint | None,
-) -> RadianceField:
-    """The field in harmonics on a finer lattice, tuned on the photos for so many steps before anything is shared or dropped.
-
-    The checkpoint is saved at the end, so that a call that goes on from it has nothing left to do.
-    """
-    field = grow(field)
-    seen = measure_importance(field, tuning.pool) > 0
-    with torch_threads(1):  # with more, the last bits of its products would depend on how many
-        field = bake_harmonics(field, [view.camera for view in scene.train], seen)
-    model = HarmonicsModel(field, losses, steps, device=tuning.device)
-    tuning.run("bake", model, steps, checkpoint)
-    if checkpoint is not None:
-        checkpoint.save(*snapshot(model, tuning.pool, steps))
-    return model.field()
 
 
 def compress(

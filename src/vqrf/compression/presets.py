@@ -15,8 +15,9 @@ from vqrf.codec.compressed import CompressedField
 from vqrf.codec.pyramid import PyramidField
 from vqrf.compression.compact import PRESETS as OF_PYRAMIDS
 from vqrf.compression.compact import WEB_STEPS, RateConfig, compress_pyramid
-from vqrf.compression.paper import NOWHERE, Checkpoints, CompressConfig, Profile, compress
 from vqrf.compression.paper import PRESETS as OF_CODEBOOKS
+from vqrf.compression.paper import CompressConfig, compress
+from vqrf.compression.tuning import NOWHERE, Checkpoints, Profile
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
 from vqrf.training.loop import Report
