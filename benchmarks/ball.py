@@ -8,7 +8,7 @@ from vqrf.codec.compressed import CODED, PRUNED, CompressedField, Constants, Qua
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Float32, Lattice
 from vqrf.kernels import Volume
-from vqrf.training.stages import StageConfig
+from vqrf.training.stages import Appearance, Sampling
 from vqrf.training.train import initial_mlp
 
 BALL_RADIUS, CAMERA_DISTANCE, FOCAL = 0.6, 4.0, 1.4
@@ -25,23 +25,23 @@ Rays = tuple[Float32, Float32, Float32]
 
 def ball_field(side: int) -> RadianceField:
     """A ball with random features and the fine stage's untrained colour MLP."""
-    stage = StageConfig(steps=0, n_voxels=side**3)
+    appearance, sampling = Appearance(), Sampling()
     lattice = Lattice((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), (side, side, side))
     axis = np.linspace(-1, 1, side, dtype=np.float32)
     radius = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
     depth = (BALL_RADIUS - radius) * (side - 1) / 2
-    features = np.random.default_rng(0).standard_normal((side, side, side, stage.channels), np.float32)
-    mlp = [array.numpy() for array in initial_mlp(stage, 0, "cpu")]
+    features = np.random.default_rng(0).standard_normal((side, side, side, appearance.channels), np.float32)
+    mlp = [array.numpy() for array in initial_mlp(appearance, 0, "cpu")]
     return RadianceField(
         lattice=lattice,
         density=np.maximum(SURFACE_DENSITY + DENSITY_PER_VOXEL * depth, EMPTY_DENSITY).astype(np.float32),
         features=features,
         color_mlp=tuple(zip(mlp[::2], mlp[1::2], strict=True)),
-        density_bias=float(np.log(1 / (1 - stage.alpha_init) - 1)),
-        interval=stage.step_voxels,
-        step_world=stage.step_voxels * 2 / (side - 1),
+        density_bias=float(np.log(1 / (1 - sampling.alpha_init) - 1)),
+        interval=sampling.step_voxels,
+        step_world=sampling.step_voxels * 2 / (side - 1),
         near=0.2,
-        alpha_threshold=stage.alpha_threshold,
+        alpha_threshold=sampling.alpha_threshold,
         background=(1.0, 1.0, 1.0),
     )
 

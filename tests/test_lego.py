@@ -15,7 +15,7 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training.stages import COARSE, StageConfig, TrainConfig
+from vqrf.training.stages import COARSE, Appearance, StageConfig, TrainConfig
 from vqrf.training.train import fit
 
 LEGO = Path(__file__).parents[2] / "shared" / "data" / "nerf_synthetic" / "lego"
@@ -26,8 +26,8 @@ pytestmark = [
 
 SMALL = TrainConfig(
     image_side=100,
-    coarse=replace(COARSE, steps=400, n_voxels=48**3, faint_steps=50, rays_per_step=1024),
-    fine=StageConfig(steps=400, n_voxels=64**3, grow_at=(50, 100), rays_per_step=2048, width=64),
+    coarse=replace(COARSE, steps=400, n_voxels=48**3, sampling=replace(COARSE.sampling, faint_steps=50), rays_per_step=1024),
+    fine=StageConfig(steps=400, n_voxels=64**3, grow_at=(50, 100), rays_per_step=2048, appearance=Appearance(width=64)),
 )
 PAPER = CompressConfig(n_codes=1024, steps=150, rays_per_step=2048)
 """The paper's dials, with fewer codewords and steps."""

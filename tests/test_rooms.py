@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -24,7 +25,7 @@ from vqrf.data.builtin import built_in_scene
 from vqrf.data.scene import save_scene
 from vqrf.kernels import has_native
 from vqrf.training import stages
-from vqrf.training.stages import StageConfig, TrainConfig
+from vqrf.training.stages import Appearance, StageConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vqrf"
@@ -216,8 +217,8 @@ def readme_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     save_scene(built_in_scene(0, n_train=4, n_test=1, side=32), folder / "data")
     (example,) = readme_blocks("python")
     assert '"nerf_synthetic/lego"' in example
-    stage = StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, width=16)
-    tiny = TrainConfig(16, StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, channels=3, depth=0), stage)
+    stage = StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, appearance=Appearance(width=16))
+    tiny = TrainConfig(16, replace(stage, appearance=Appearance(channels=3, depth=0)), stage)
     namespace: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setitem(stages.PRESETS, "quick", tiny)

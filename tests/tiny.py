@@ -15,22 +15,25 @@ from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
 from vqrf.kernels import LossWeights
 from vqrf.training.loop import Progress
-from vqrf.training.stages import StageConfig, TrainConfig
+from vqrf.training.stages import Appearance, LearningRates, Sampling, StageConfig, TrainConfig
 
 TINY = TrainConfig(
     image_side=48,
     coarse=StageConfig(
         steps=64,
         n_voxels=24**3,
-        channels=3,
-        depth=0,
         rays_per_step=512,
-        alpha_init=1e-3,
-        alpha_threshold=1e-4,
+        appearance=Appearance(channels=3, depth=0),
+        sampling=Sampling(alpha_init=1e-3, alpha_threshold=1e-4),
         losses=LossWeights(background_entropy=0.01, point_color=0.1),
     ),
     fine=StageConfig(
-        steps=96, n_voxels=24**3, grow_at=(20, 50), channels=6, depth=2, width=16, rays_per_step=512, rate_mlp=5e-3
+        steps=96,
+        n_voxels=24**3,
+        rays_per_step=512,
+        grow_at=(20, 50),
+        appearance=Appearance(channels=6, depth=2, width=16),
+        rates=LearningRates(mlp=5e-3),
     ),
 )
 """Checkpoints fall on steps 32 and 64 of the fine stage: after the first growth of the lattice and after the second."""

@@ -33,6 +33,7 @@ from vqrf.fields.storage import StorageError
 from vqrf.interop import TensorfField, tensorf_of
 from vqrf.rendering.evaluate import evaluate
 from vqrf.training.stages import PRESETS as TRAIN_PRESETS
+from vqrf.training.stages import Components
 from vqrf.training.train import fit_model
 
 
@@ -41,7 +42,7 @@ def tiny_presets() -> Iterator[None]:
     """In this module the presets take a second, and there are two rounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAIN_PRESETS, "demo", TINY)
-        fine = replace(TINY.fine, components=(4, 8), rate_features=0.05)
+        fine = replace(TINY.fine, components=Components(4, 8), rates=replace(TINY.fine.rates, features=0.05))
         patch.setitem(TRAIN_PRESETS, "tensorf-demo", replace(TINY, fine=fine))
         patch.setitem(RATE_PRESETS, "compact", TINY_RATE)
         patch.setattr(alternatives, "ROUNDS", 2)
@@ -187,8 +188,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 @pytest.fixture(scope="module", params=["vm", "cp"])
 def tensorf(request: pytest.FixtureRequest, scene: Scene) -> tuple[TensorfField, RadianceField]:
-    components = (4, 8) if request.param == "vm" else (8, 16)
-    fine = replace(TINY.fine, components=components, decomposition=request.param, rate_features=0.05)
+    components = Components(4, 8) if request.param == "vm" else Components(8, 16, "cp")
+    fine = replace(TINY.fine, components=components, rates=replace(TINY.fine.rates, features=0.05))
     model = fit_model(scene, replace(TINY, fine=fine))
     field, factors = model.field(), model.grid.factors()
     assert factors is not None

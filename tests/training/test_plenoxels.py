@@ -30,7 +30,10 @@ from vqrf.training.stages import PLENOXELS, PRESETS
 from vqrf.training.train import fine_model, fit
 
 TINY_PLENOXELS = replace(
-    TINY, fine=replace(PLENOXELS, steps=96, n_voxels=24**3, grow_at=(20, 50), rays_per_step=512, rate_features=0.1)
+    TINY,
+    fine=replace(
+        PLENOXELS, steps=96, n_voxels=24**3, grow_at=(20, 50), rays_per_step=512, rates=replace(PLENOXELS.rates, features=0.1)
+    ),
 )
 
 
@@ -68,7 +71,7 @@ def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(
     active[model.grid.active.numpy()] = True
     assert 0 < active.mean() < 1 and not density[~active].any()
     alpha = 1 - np.exp(-model.interval * density[active])
-    np.testing.assert_allclose(alpha, TINY_PLENOXELS.fine.alpha_init, rtol=1e-4)
+    np.testing.assert_allclose(alpha, TINY_PLENOXELS.fine.sampling.alpha_init, rtol=1e-4)
 
 
 def test_a_sparse_lattice_grows_only_where_something_is_or_next_to_it(scene: Scene) -> None:
@@ -121,7 +124,8 @@ def test_pruned_voxels_hold_just_too_little_to_be_seen(plenoxels: RadianceField,
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("plenoxels")])
 def test_its_presets_are_of_degree_two_and_have_no_network(name: str) -> None:
     stage = PRESETS[name].fine
-    assert (stage.shading, stage.activation, stage.channels, stage.depth) == ("sh_relu", "relu", 27, 0)
+    look = stage.appearance
+    assert (look.shading, look.activation, look.channels, look.depth) == ("sh_relu", "relu", 27, 0)
 
 
 def test_it_is_trained_and_compressed_on_the_command_line(

@@ -24,7 +24,7 @@ from vqrf.kernels import has_native, reference
 from vqrf.rendering.evaluate import evaluate
 from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.grids import Decomposition, FactorGrid, Rates, resample
-from vqrf.training.stages import PRESETS, TrainConfig
+from vqrf.training.stages import PRESETS, Components, TrainConfig
 from vqrf.training.train import FieldModel, fit_model
 
 KINDS: tuple[Decomposition, ...] = ("vm", "cp")
@@ -32,8 +32,8 @@ SHAPE, SIZES = (5, 6, 4), (2, 3, 7)
 
 
 def tiny(kind: Decomposition) -> TrainConfig:
-    components = (4, 8) if kind == "vm" else (8, 16)
-    return replace(TINY, fine=replace(TINY.fine, components=components, decomposition=kind, rate_features=0.05))
+    components = Components(4, 8) if kind == "vm" else Components(8, 16, "cp")
+    return replace(TINY, fine=replace(TINY.fine, components=components, rates=replace(TINY.fine.rates, features=0.05)))
 
 
 @pytest.fixture(scope="module", params=KINDS)

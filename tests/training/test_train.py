@@ -26,7 +26,7 @@ from vqrf.training.box import MIN_VIEWS, cells_near, coarse_alive, count_views, 
 from vqrf.training.checkpoint import Checkpoint, fingerprint
 from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, Means, resample
 from vqrf.training.loop import REFRESH_STEPS, optimize
-from vqrf.training.stages import FINE_LOSSES, PRESETS, TrainConfig
+from vqrf.training.stages import FINE_LOSSES, PRESETS, Penalties, Sampling, TrainConfig
 from vqrf.training.train import AVERAGE_FROM, COARSE_FILE, FieldModel, clear_run, coarse_model, fit, fit_model
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
@@ -99,7 +99,7 @@ def roughness(field: RadianceField) -> float:
 
 
 def test_total_variation_smooths_the_features(scene: Scene, trained: RadianceField) -> None:
-    smooth = fit(scene, replace(TINY, fine=replace(TINY.fine, feature_variation=1e-6)))
+    smooth = fit(scene, replace(TINY, fine=replace(TINY.fine, penalties=Penalties(feature_variation=1e-6))))
     assert roughness(smooth) < 0.8 * roughness(trained)
 
 
@@ -124,7 +124,7 @@ def coarse_ball(ball_field: RadianceField) -> RadianceField:
 
 
 def test_growing_keeps_the_image_but_for_its_sharpening(scene: Scene, ball_field: RadianceField) -> None:
-    stage = replace(TINY.fine, grow_at=(10,), n_voxels=32**3, alpha_init=1e-6)
+    stage = replace(TINY.fine, grow_at=(10,), n_voxels=32**3, sampling=Sampling(alpha_init=1e-6))
     inside = replace(scene, near=ball_field.near)
     model = FieldModel(stage, (np.full(3, -1.0), np.full(3, 1.0)), inside, coarse=coarse_ball(ball_field))
     place = model.lattice.world_from_index(np.stack(np.meshgrid(*map(np.arange, model.lattice.shape), indexing="ij"), -1))
@@ -388,7 +388,7 @@ def test_every_preset_grows_within_its_stages_and_fits_the_checkpoints(name: str
     for stage in (preset.coarse, preset.fine):
         assert list(stage.grow_at) == sorted(set(stage.grow_at))
         assert all(0 < step < stage.steps for step in stage.grow_at)
-        assert stage.faint_steps < stage.steps
+        assert stage.sampling.faint_steps < stage.steps
     assert preset.coarse.grow_at == ()  # its learning rates by views are counted for one lattice
     assert len(fingerprint(scene, {"config": asdict(preset)})) == 8
 

@@ -13,54 +13,107 @@ FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01, opacity=0.
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One stage. Steps are batches of `rays_per_step` rays; `rate_*` are Adam's, at the start of the stage.
+class Appearance:
+    """What a voxel holds, and how it becomes colour and opacity.
 
     Attributes:
-      n_voxels: of the lattice at the end of the stage.
-      grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
       channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3, or coefficients of harmonics.
       depth, width: layers of the colour MLP, hidden width.
-      rate_end: share of the rates that is left at the end of the stage; they decay exponentially.
+      shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
+    """
+
+    channels: int = 12
+    depth: int = 3
+    width: int = 128
+    shading: Shading = "mlp"
+    activation: Activation = "softplus"
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Adam's, at the start of a stage; they decay exponentially.
+
+    Attributes:
+      features: of voxels; where these are products, of planes and lines, density's too.
+      mlp: of the colour MLP, and of the mix of products.
+      end: share of the rates that is left at the end of the stage.
+    """
+
+    density: float = 0.1
+    features: float = 0.1
+    mlp: float = 1e-3
+    end: float = 0.1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where rays are sampled.
+
+    Attributes:
+      step_voxels: distance between samples, in voxels.
       alpha_init: opacity of one base-voxel step of the empty field.
       alpha_threshold: samples with alpha at or below it do not exist.
       faint_steps: for so many steps at the start the threshold is a tenth of `alpha_init`, so that a field that begins
         fainter than the threshold can rise above it.
-      step_voxels: distance between samples, in voxels.
-      density_variation, feature_variation: weights of the total variation of what a step touches (DVGO's smoothing of unbounded
+    """
+
+    step_voxels: float = 0.5
+    alpha_init: float = 1e-2
+    alpha_threshold: float = 1e-3
+    faint_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Weights of what is added to the losses of the photos.
+
+    Attributes:
+      density_variation, feature_variation: of the total variation of what a step touches (DVGO's smoothing of unbounded
         scenes; bounded ones do without, but for Plenoxels').
-      is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
-      shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
-      components: of density and of features on each plane, where voxels are products of planes and lines; None where they are
-        not. The planes' and lines' rate is `rate_features` then, and that of the mix `rate_mlp`.
+      sparsity: of the mean magnitude of the components of density.
+    """
+
+    density_variation: float = 0.0
+    feature_variation: float = 0.0
+    sparsity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Components:
+    """Of voxels that are products of planes and lines: how many, on each plane, are density's and features'.
+
+    Attributes:
       decomposition: see `vqrf.training.grids.FactorGrid`.
-      sparsity: weight of the mean magnitude of the components of density.
+    """
+
+    density: int
+    features: int
+    decomposition: Decomposition = "vm"
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+      steps, rays_per_step: batches of so many rays.
+      n_voxels: of the lattice at the end of the stage.
+      grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
+      is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
+      components: where voxels are products of planes and lines; None where they are not.
     """
 
     steps: int
     n_voxels: int
-    grow_at: tuple[int, ...] = ()
-    channels: int = 12
-    depth: int = 3
-    width: int = 128
     rays_per_step: int = 8192
-    rate_density: float = 0.1
-    rate_features: float = 0.1
-    rate_mlp: float = 1e-3
-    rate_end: float = 0.1
-    alpha_init: float = 1e-2
-    alpha_threshold: float = 1e-3
-    faint_steps: int = 0
-    step_voxels: float = 0.5
-    losses: LossWeights = FINE_LOSSES
-    density_variation: float = 0.0
-    feature_variation: float = 0.0
+    grow_at: tuple[int, ...] = ()
     is_sparse: bool = False
-    shading: Shading = "mlp"
-    activation: Activation = "softplus"
-    components: tuple[int, int] | None = None
-    decomposition: Decomposition = "vm"
-    sparsity: float = 0.0
+    appearance: Appearance = Appearance()
+    components: Components | None = None
+    sampling: Sampling = Sampling()
+    rates: LearningRates = LearningRates()
+    losses: LossWeights = FINE_LOSSES
+    penalties: Penalties = Penalties()
 
 
 @dataclass(frozen=True)
@@ -75,12 +128,9 @@ class TrainConfig:
 COARSE = StageConfig(
     steps=2000,
     n_voxels=100**3,
-    channels=3,
-    depth=0,
     rays_per_step=2048,
-    alpha_init=1e-6,
-    alpha_threshold=1e-4,
-    faint_steps=200,
+    appearance=Appearance(channels=3, depth=0),
+    sampling=Sampling(alpha_init=1e-6, alpha_threshold=1e-4, faint_steps=200),
     losses=LossWeights(background_entropy=0.01, point_color=0.1, opacity=0.1),
 )
 
@@ -88,27 +138,26 @@ FINE = StageConfig(
     steps=12000,
     n_voxels=160**3,
     grow_at=(700, 1400, 2100, 2800),
-    rate_density=0.3,
-    rate_features=0.3,
-    rate_mlp=3e-3,
-    rate_end=0.05,
+    rates=LearningRates(density=0.3, features=0.3, mlp=3e-3, end=0.05),
 )
 
 PLENOXELS = replace(
     FINE,
-    channels=27,
-    depth=0,
-    rate_density=0.1,
-    rate_features=0.03,
-    density_variation=3e-10,
-    feature_variation=2e-9,
     is_sparse=True,
-    shading="sh_relu",
-    activation="relu",
+    appearance=Appearance(channels=27, depth=0, shading="sh_relu", activation="relu"),
+    rates=replace(FINE.rates, density=0.1, features=0.03),
+    penalties=Penalties(density_variation=3e-10, feature_variation=2e-9),
 )
 
-TENSORF = replace(FINE, steps=10000, n_voxels=200**3, rate_features=0.1, components=(16, 48), sparsity=1e-5)
-TENSORF_CP = replace(TENSORF, components=(32, 96), decomposition="cp")
+TENSORF = replace(
+    FINE,
+    steps=10000,
+    n_voxels=200**3,
+    components=Components(16, 48),
+    rates=replace(FINE.rates, features=0.1),
+    penalties=Penalties(sparsity=1e-5),
+)
+TENSORF_CP = replace(TENSORF, components=Components(32, 96, "cp"))
 
 PRESETS = {
     "demo": TrainConfig(

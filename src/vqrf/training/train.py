@@ -49,7 +49,7 @@ from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, scen
 from vqrf.training.checkpoint import Checkpoint, fingerprint
 from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, FactorGrid, Grid, Means, Moments, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
-from vqrf.training.stages import STAGES, StageConfig, TrainConfig
+from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig
 
 COARSE_FILE = "coarse.safetensors"
 CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
@@ -89,7 +89,7 @@ class FieldModel:
         self.kernels = select(device)
         self.losses = stage.losses
         self.step = 0
-        self.mlp = [Moments.of(array) for array in initial_mlp(stage, seed, device)]
+        self.mlp = [Moments.of(array) for array in initial_mlp(stage.appearance, seed, device)]
         self.rates: Tensor | None = None
         self.means = Means()
         self.seed = seed
@@ -103,12 +103,12 @@ class FieldModel:
         """
         self.lattice = Lattice.with_voxels(*self.box, n_voxels)
         shape = self.lattice.shape
-        self.step_world = self.stage.step_voxels * self._edge(n_voxels)
-        if self.stage.activation == "relu":
+        self.step_world = self.stage.sampling.step_voxels * self._edge(n_voxels)
+        if self.stage.appearance.activation == "relu":
             self.interval, self.density_bias = interval_of_step(self.step_world, self._edge(self.stage.n_voxels)), 0.0
         else:
-            self.interval = self.stage.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
-            self.density_bias = math.log(1 / (1 - self.stage.alpha_init) - 1) - self._n_grown(n_voxels)
+            self.interval = self.stage.sampling.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
+            self.density_bias = math.log(1 / (1 - self.stage.sampling.alpha_init) - 1) - self._n_grown(n_voxels)
         self.allowed, active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
@@ -124,16 +124,19 @@ class FieldModel:
     def _grid_at_start(self, active: Tensor) -> Grid:
         stage, shape = self.stage, self.lattice.shape
         if stage.components is not None:
-            return FactorGrid.at_random(stage.decomposition, shape, (*stage.components, stage.channels), active, self.seed)
-        faint = self._density_of(stage.alpha_init) if stage.activation == "relu" else 0.0  # a relu at 0 would never learn
-        return VoxelGrid.at_rest(shape, stage.channels, active, faint)
+            of = stage.components
+            sizes = (of.density, of.features, stage.appearance.channels)
+            return FactorGrid.at_random(of.decomposition, shape, sizes, active, self.seed)
+        is_relu = stage.appearance.activation == "relu"
+        faint = self._density_of(stage.sampling.alpha_init) if is_relu else 0.0  # a relu at 0 would never learn
+        return VoxelGrid.at_rest(shape, stage.appearance.channels, active, faint)
 
     def _edge(self, n_voxels: int) -> float:
         """World size of a voxel of a lattice of so many."""
         return float(np.cbrt(np.prod(self.lattice.extent) / n_voxels))
 
     def _density_of(self, alpha: float) -> float:
-        return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.activation)
+        return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.appearance.activation)
 
     def _n_grown(self, n_voxels: int) -> int:
         """How often the lattice has doubled; each time the bias falls by one, which sharpens what is there (DVGO)."""
@@ -147,7 +150,8 @@ class FieldModel:
         """Find the occupied cells of the density as it is now."""
         self.grid.show_density(self.kernels)
         density, features = self.grid.shown
-        threshold = self.stage.alpha_init / 10 if self.step < self.stage.faint_steps else self.stage.alpha_threshold
+        sampling = self.stage.sampling
+        threshold = sampling.alpha_init / 10 if self.step < sampling.faint_steps else sampling.alpha_threshold
         cells = self.kernels.find_cells(density, self._density_of(threshold), self.allowed)
         self.grid.choose(cells)
         self.volume = Volume(
@@ -165,8 +169,8 @@ class FieldModel:
             near=self.scene.near,
             alpha_threshold=threshold,
             background=self.scene.background,
-            shading=self.stage.shading,
-            activation=self.stage.activation,
+            shading=self.stage.appearance.shading,
+            activation=self.stage.appearance.activation,
         )
 
     def hide(self, seen: np.ndarray) -> None:
@@ -195,19 +199,19 @@ class FieldModel:
 
     def update(self, step: int) -> None:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
-        decay = self.stage.rate_end ** (step / self.stage.steps)
+        decay = self.stage.rates.end ** (step / self.stage.steps)
         share: float | Tensor = 1.0 if self.rates is None else self.rates
         rates = Rates(
-            density=share * (self.stage.rate_density * decay),
-            features=share * (self.stage.rate_features * decay),
-            mix=self.stage.rate_mlp * decay,
-            density_variation=self.stage.density_variation,
-            feature_variation=self.stage.feature_variation,
-            sparsity=self.stage.sparsity,
+            density=share * (self.stage.rates.density * decay),
+            features=share * (self.stage.rates.features * decay),
+            mix=self.stage.rates.mlp * decay,
+            density_variation=self.stage.penalties.density_variation,
+            feature_variation=self.stage.penalties.feature_variation,
+            sparsity=self.stage.penalties.sparsity,
         )
         self.grid.update(self.kernels, self.touched, rates, since)
         for moments in self.mlp:
-            moments.update(self.kernels, None, self.stage.rate_mlp * decay, step + 1)
+            moments.update(self.kernels, None, self.stage.rates.mlp * decay, step + 1)
         self.touched.zero_()
         self._average(self.stage.steps - 1 - step)
 
@@ -239,11 +243,11 @@ class FieldModel:
             interval=self.interval,
             step_world=self.step_world,
             near=self.scene.near,
-            alpha_threshold=self.stage.alpha_threshold,
+            alpha_threshold=self.stage.sampling.alpha_threshold,
             background=self.scene.background,
             allowed=self.volume.cells.cpu().numpy(),
-            shading=self.stage.shading,
-            activation=self.stage.activation,
+            shading=self.stage.appearance.shading,
+            activation=self.stage.appearance.activation,
         )
 
     def _parts(self, *names: str) -> dict[str, Tensor]:
@@ -273,12 +277,12 @@ class FieldModel:
         self._refresh()
 
 
-def initial_mlp(stage: StageConfig, seed: int, device: str) -> list[Tensor]:
+def initial_mlp(appearance: Appearance, seed: int, device: str) -> list[Tensor]:
     """Weights and biases in turn, uniform in +-1/sqrt(in) as linear layers commonly start; the last bias is 0."""
-    if stage.depth == 0:
+    if appearance.depth == 0:
         return []
     generator = torch.Generator().manual_seed(seed)
-    sides = [stage.channels + 3 + 6 * VIEW_FREQUENCIES, *[stage.width] * (stage.depth - 1), 3]
+    sides = [appearance.channels + 3 + 6 * VIEW_FREQUENCIES, *[appearance.width] * (appearance.depth - 1), 3]
     arrays = []
     for n_in, n_out in itertools.pairwise(sides):
         for shape in ((n_out, n_in), (n_out,)):
