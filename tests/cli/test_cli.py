@@ -22,7 +22,9 @@ from tiny import TINY, TINY_COMPRESS, TINY_RATE, tiny_scene
 
 from vqrf.cli import main as cli
 from vqrf.cli.compress import spread
-from vqrf.cli.main import CONFIG_FILE, FIELD_FILE, METRICS_FILE, NO_CORE, main
+from vqrf.cli.main import NO_CORE, main
+from vqrf.cli.terminal import FIELD_FILE
+from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS

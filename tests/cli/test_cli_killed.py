@@ -21,8 +21,9 @@ from test_cli import compressed, data, psnr_of, refuses, run, scene, succeeds, t
 from tiny import Interrupted, Recorder
 
 from vqrf.cli import compress as cli_compress
-from vqrf.cli import main as cli
-from vqrf.cli.main import CONFIG_FILE, FIELD_FILE, METRICS_FILE
+from vqrf.cli import train as cli_train
+from vqrf.cli.terminal import FIELD_FILE
+from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native
 from vqrf.training.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ from contextlib import contextmanager
 from tiny import TINY, TINY_COMPRESS, TINY_RATE
 from vqrf.cli import main as cli
 from vqrf.cli import compress as cli_compress
+from vqrf.cli import train as cli_train
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
 from vqrf.training.checkpoint import Checkpoint
@@ -41,7 +43,7 @@ from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 COMPRESS_PRESETS["demo"], TRAIN_PRESETS["demo"] = TINY_COMPRESS, TINY
 RATE_PRESETS["compact"] = TINY_RATE
 Checkpoint.__init__.__kwdefaults__["seconds"] = 0
-bars = cli.step_bars
+bars = cli_train.step_bars
 
 @contextmanager
 def deadly(*arguments):
@@ -52,7 +54,7 @@ def deadly(*arguments):
                 os.kill(os.getpid(), signal.SIGKILL)
         yield kill
 
-cli.step_bars = cli_compress.step_bars = deadly
+cli_train.step_bars = cli_compress.step_bars = deadly
 cli.main(sys.argv[3:])
 """
 """A command with tiny presets and frequent checkpoints that kills itself after a step of a stage."""
@@ -70,7 +72,7 @@ def killed(stage: str, step: int, *arguments: object) -> None:
 def first_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The first step that each stage reports from now on."""
     seen: dict[str, int] = {}
-    bars = cli.step_bars
+    bars = cli_train.step_bars
 
     @contextmanager
     def watching(*arguments: Any) -> Iterator[Callable[..., None]]:
@@ -82,7 +84,7 @@ def first_steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
             yield watch
 
-    for room in (cli, cli_compress):
+    for room in (cli_train, cli_compress):
         monkeypatch.setattr(room, "step_bars", watching)
     return seen
 

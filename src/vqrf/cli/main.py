@@ -10,10 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -23,7 +22,6 @@ from vqrf.cli.bench import Bench
 from vqrf.cli.compress import MEGABYTE, Compress, Job, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
 from vqrf.cli.terminal import (
-    FACTORS_FILE,
     FIELD_FILE,
     Common,
     CommonFlags,
@@ -36,24 +34,19 @@ from vqrf.cli.terminal import (
     print_whole,
     read_bytes,
     say,
-    step_bars,
 )
-from vqrf.cli.view import Export, Render, showing
+from vqrf.cli.train import Train, train_into
+from vqrf.cli.view import Export, Render
 from vqrf.codec.bitstream import verify
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField
 from vqrf.codec.lint import inspect, refusals
 from vqrf.data.builtin import built_in_scene
-from vqrf.data.scene import Background, Scene, SceneError, load_scene, save_scene
-from vqrf.fields.storage import StorageError, save_field
-from vqrf.files import write_atomically
-from vqrf.interop import bytes_of_tensorf, is_checkpoint, tensorf_of
+from vqrf.data.scene import SceneError, load_scene, save_scene
+from vqrf.fields.storage import StorageError
+from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 
-if TYPE_CHECKING:
-    from vqrf.training.train import Watch
-
 EXIT_OUTPUT_CLOSED, EXIT_BAD_INPUT = 1, 2
-CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
 
@@ -67,35 +60,6 @@ EXTRAS = {
 """What to say where an optional package is missing."""
 
 NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train a field on the photos of a dataset folder; the same command goes on after it was killed."""
-
-    data: tyro.conf.Positional[Path]
-    """Dataset folder (Blender transforms_*.json)."""
-    out: Path
-    """Run folder to write."""
-    preset: Literal["demo", "quick", "standard", "large"] = "standard"
-    """Size of the images and the grid: 200/112^3, 400/128^3, 800/160^3, 800/256^3."""
-    base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
-    """Kind of field, of which all but dvgo are quick or standard. plenoxels: harmonics and no network, 400/128^3 or 800/256^3.
-    tensorf: planes times lines, 400/128^3 or 800/200^3; tensorf-cp: lines alone. These write a checkpoint of TensoRF too."""
-    downscale: int = 0
-    """Average n x n pixels to one; 0: what the preset's image size asks for."""
-    background: Background = "white"
-    """What stands behind transparent pixels."""
-    view: bool = False
-    """Show the field in the browser while it is trained."""
-    common: CommonFlags = Common()
-
-    def run(self) -> None:
-        preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
-        scene, downscale = load_sized(self.data, preset, self.downscale, self.background)
-        images = {"downscale": downscale, "background": self.background}
-        with showing(scene.name) if self.view else nullcontext() as watch:
-            train_into(self.out, scene, preset, images, self.common, watch)
 
 
 @dataclass(frozen=True)
@@ -199,57 +163,6 @@ class Demo:
         with named(out):
             verify(read_bytes(out))
         say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")
-
-
-def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, int]:
-    """The training views at the preset's size, and by how much they were averaged down."""
-    from vqrf.training.stages import PRESETS
-
-    if downscale < 0 or preset not in PRESETS:
-        raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
-    scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
-    width = scene.train[0].camera.width
-    if downscale == 0 and width > PRESETS[preset].image_side:
-        downscale = max(1, width // PRESETS[preset].image_side)
-        scene = load_scene(data, splits=("train",), downscale=downscale, background=background)
-    return scene, max(downscale, 1)
-
-
-def train_into(
-    run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
-) -> None:
-    """Train into a run folder, or go on with what is in it."""
-    from vqrf.training.stages import PRESETS
-    from vqrf.training.train import clear_run, fit_model
-
-    if common.overwrite:
-        for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
-            (run / name).unlink(missing_ok=True)
-        clear_run(run)
-    elif (run / FIELD_FILE).exists():
-        raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
-    run.mkdir(parents=True, exist_ok=True)
-    config = PRESETS[preset]
-    notes = {
-        **images,
-        "preset": preset,
-        "seed": common.seed,
-        "scene": scene.name,
-        "n_train": len(scene.train),
-    }
-    write_atomically(run / CONFIG_FILE, json.dumps({**notes, "config": asdict(config)}, indent=2).encode())
-    start = time.perf_counter()
-    stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
-    with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
-        model = fit_model(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
-    seconds, field, factors = time.perf_counter() - start, model.field(), model.grid.factors()
-    if factors is not None:
-        made = tensorf_of(field, factors, scene.far)
-        write_atomically(run / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
-        say(common.quiet, f"wrote {run / FACTORS_FILE}")
-    save_field(run / FIELD_FILE, field, notes=notes)
-    clear_run(run)
-    say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
 
 
 def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
