@@ -1,23 +1,39 @@
 # Everything runs in .venv, which the first target that needs it makes. Wanted beforehand: python3.11, g++ and make.
 PYTHON ?= python3.11
+# Tests that run at the same time. Results do not depend on threads, so each worker has one of PyTorch's.
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/installed
+DEV := .venv/dev
 NATIVE := CMakeLists.txt $(wildcard src/native/*)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 # The second is what newer versions of pip read for the build itself; older ones take the first for both.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint native viewer sanitize fuzz clean
+.PHONY: install demo check test slow lint native viewer sanitize fuzz clean
+
+# The package and PyTorch, and nothing that only its developers need.
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/vqrf demo --out demo --overwrite
+	$(BIN)/vqrf demo --out demo
 
+# After every change: what breaks most often, in a minute and a half.
+check: lint
+	$(PYTEST) -m "not slow" tests/test_rooms.py tests/test_geometry.py tests/kernels tests/codec
+
+# Before a change lands: all but what is marked slow.
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow" --durations=25
 
-lint: $(INSTALLED)
+# Tests that are marked slow: damaged files by the ten thousand, the viewer in Chromium, training on real photos.
+slow: $(DEV)
+	$(PYTEST) -m slow --durations=25
+
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -46,6 +62,12 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --editable ".[train,dev,bench]"
+	$(BIN)/pip install --editable ".[train]"
 	$(BIN)/python -c "import vqrf._native"
 	touch $@
+
+$(DEV): pyproject.toml constraints.txt $(NATIVE)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --editable ".[train,dev,bench,docs]"
+	$(BIN)/python -c "import vqrf._native"
+	touch $(INSTALLED) $@

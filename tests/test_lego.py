@@ -20,6 +20,7 @@ from vqrf.training.train import fit
 
 LEGO = Path(__file__).parents[2] / "shared" / "data" / "nerf_synthetic" / "lego"
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not LEGO.is_dir(), reason=f"needs the Synthetic-NeRF lego scene in {LEGO}"),
     pytest.mark.skipif(not has_native(), reason="needs the compiled core, without which it takes an hour"),
 ]

@@ -17,6 +17,8 @@ from test_entropy import generate, needs_native
 
 from vqrf.codec.bitstream import SIGNATURE, VERSION, BitstreamError, decode, encode
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFORMANCE = sorted((ROOT / "conformance").glob("*/*.vqrf"))
 SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
