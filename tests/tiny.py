@@ -75,7 +75,7 @@ def assert_same_compressed(a: CompressedField, b: CompressedField) -> None:
     assert a == b
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """What a report raises where a run is to end before its time."""
 
 

@@ -182,6 +182,7 @@ def test_our_own_files_have_nothing_odd_about_them(run: Path, data: Path, tmp_pa
     with unchanged(tmp_path):
         assert "as an encoder writes it" in succeeds("verify", out, "--strict").out
         assert json.loads(succeeds("verify", out, "--strict", "--json").out) == {
+            "version": 1,
             "bytes": out.stat().st_size,
             "findings": [],
         }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import tyro
 from rich.table import Table
 
-from vqrf.cli.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, load_like, load_run, print_whole, say
+from vqrf.cli.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, load_like, load_run, print_json, print_whole, say
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
@@ -102,10 +102,10 @@ def bench_curves(verb: Bench) -> None:
     bench.draw(rows, verb.out / PLOT_FILE)
     differences = bench.differences(rows)
     if verb.as_json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "differences": differences}, indent=2))
+        print_json({"rows": [asdict(row) for row in rows], "differences": differences})
     elif not verb.common.quiet:
         print_tables(rows, differences)
-        print(f"wrote {rows_file} and {verb.out / PLOT_FILE}")
+        say(False, f"wrote {rows_file} and {verb.out / PLOT_FILE}")
 
 
 def fields_of(verb: Bench) -> Iterator[tuple[Path, RadianceField, str, str]]:
@@ -309,10 +309,10 @@ def bench_alternatives(verb: Bench) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
     if verb.as_json:
-        print(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
+        print_json({"rows": [asdict(row) for row in rows]})
     elif not verb.common.quiet:
         print_contests(rows)
-        print(f"wrote {rows_file}")
+        say(False, f"wrote {rows_file}")
 
 
 def list_contests(verb: Bench) -> list[Contest]:

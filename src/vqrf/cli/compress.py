@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from vqrf.cli.terminal import (
     UsageError,
     expect_writable,
     is_device,
+    print_json,
     progress_bar,
     say,
     step_bars,
@@ -271,7 +271,7 @@ def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
     write_result(job, config_at(base, found.trial.quality), found.result, before, start)
     job.checkpoints(base).remove()
     if as_json:
-        print(json.dumps(found.facts(), indent=2))
+        print_json(found.facts())
     else:
         say(quiet, describe_curve(found.trials, found.trial))
         if not found.is_met:

@@ -11,7 +11,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, UsageError, load_any, load_compressed, load_like, load_run, named, say
+from vqrf.cli.terminal import (
+    FACTORS_FILE,
+    FIELD_FILE,
+    UsageError,
+    load_any,
+    load_compressed,
+    load_like,
+    load_run,
+    named,
+    say,
+    tell,
+)
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import PRUNED, CompressedField
 from vqrf.codec.pyramid import PyramidField
@@ -104,11 +115,6 @@ def load_field_of(
         return load_any(path)
     made = open_checkpoint(path, flags, photos=(photos, split) if photos else None, quiet=quiet)
     return made.field, made.facts, None
-
-
-def tell(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(f"vqrf: {text}", file=sys.stderr)
 
 
 def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
@@ -237,7 +243,7 @@ class Convert:
             if self._is_run_folder():
                 self.out.mkdir(exist_ok=True)
                 save_field(target, field, notes=notes)
-                print(f"wrote {target}")
+                say(False, f"wrote {target}")
                 return
             is_npz = self.out.suffix == ".npz"
             data = self._named(lambda: bytes_of_svox2(field) if is_npz else bytes_of_dvgo(field, self.out.stem))
@@ -245,7 +251,7 @@ class Convert:
         for path, data in files.items():
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, data)
-        print(f"wrote {self.out}, {sum(map(len, files.values()))} bytes")
+        say(False, f"wrote {self.out}, {sum(map(len, files.values()))} bytes")
 
     def _is_run_folder(self) -> bool:
         return self.out.suffix not in (".vqrf", ".zip", ".tar", ".npz", ".th") and self.out.name != FOLDER

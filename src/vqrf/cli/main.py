@@ -5,8 +5,6 @@ Errors that a user can cause end in one line on the error stream and exit code 2
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,48 +14,44 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
+from rich.text import Text
 
+from vqrf import __version__
 from vqrf.cli import view as cli_view
 from vqrf.cli.bench import Bench
 from vqrf.cli.compress import MEGABYTE, Compress, Job, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
+from vqrf.cli.ends import ending_in_words
 from vqrf.cli.terminal import (
     FIELD_FILE,
     Common,
     CommonFlags,
+    Said,
     UsageError,
     expect_writable,
     load_compressed,
     load_like,
     load_run,
     named,
+    one_line,
+    print_json,
     print_whole,
     read_bytes,
     say,
 )
 from vqrf.cli.train import Train, train_into
 from vqrf.cli.view import Export, Render
+from vqrf.cli.words import PROGRAM, read_words
 from vqrf.codec.bitstream import verify
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField
 from vqrf.codec.lint import inspect, refusals
 from vqrf.data.builtin import built_in_scene
-from vqrf.data.scene import SceneError, load_scene, save_scene
-from vqrf.fields.storage import StorageError
+from vqrf.data.scene import load_scene, save_scene
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 
-EXIT_OUTPUT_CLOSED, EXIT_BAD_INPUT = 1, 2
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
-
-EXTRAS = {
-    "torch": "this needs PyTorch: pip install 'vqrf[train]'",
-    "av": "this needs PyAV: pip install 'vqrf[video]'",
-    "matplotlib": "this needs matplotlib: pip install 'vqrf[bench]'",
-    "scipy": "this needs SciPy: pip install 'vqrf[bench]'",
-    "ray": "this needs Ray: pip install 'vqrf[ray]'",
-}
-"""What to say where an optional package is missing."""
 
 NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
 
@@ -88,7 +82,10 @@ class Eval:
         result = score(field, views, scene.background, self.common.quiet or self.as_json)
         if sizes is not None:
             result = replace(result, file_bytes=sum(sizes.values()), sections=sizes)
-        print(result.to_json() if self.as_json else result.to_text(views[0].image.shape))
+        if self.as_json:
+            print_json(result.facts())
+        else:
+            say(False, result.to_text(views[0].image.shape))
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,13 @@ class Info:
     def run(self) -> None:
         facts = facts_of_checkpoint(self.scene, self.options) if is_checkpoint(self.scene) else facts_of(self.scene)
         if self.as_json:
-            print(json.dumps(facts, indent=2))
+            print_json(facts)
             return
         table = Table(show_header=False, box=None)
         for name, value in facts.items():
             if name == "sections":
                 value = ", ".join(f"{section} {size}" for section, size in value.items())
-            table.add_row(name.replace("_", " "), str(value))
+            table.add_row(Text(one_line(name.replace("_", " "))), Text(one_line(str(value))))
         print_whole(table)
 
 
@@ -132,7 +129,7 @@ class Verify:
             return
         with named(self.scene):
             verify(data)
-        print(f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
+        say(False, f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
 
 
 @dataclass(frozen=True)
@@ -169,14 +166,15 @@ def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> Non
     """Print what is odd about a file, and end in an error if anything is."""
     findings = inspect(data) if strict else refusals(data)
     if as_json:
-        print(json.dumps({"bytes": len(data), "findings": [asdict(finding) for finding in findings]}, indent=2))
+        print_json({"bytes": len(data), "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
-            print(f"{finding.section} at byte {finding.offset}: {finding.reason}")
+            say(False, f"{finding.section} at byte {finding.offset}: {finding.reason}")
     if findings:
-        raise UsageError(f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}, first in {findings[0].section}")
+        reason = f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}, first in {findings[0].section}"
+        raise Said(reason) if as_json else UsageError(reason)
     if not as_json:
-        print(f"{path}: {len(data)} bytes, every section is as an encoder writes it")
+        say(False, f"{path}: {len(data)} bytes, every section is as an encoder writes it")
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -240,41 +238,16 @@ Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb, of the command line unless `arguments` are given; exit with 2 and one line where the input is bad.
-
-    Where whoever reads the output has had enough of it, as `head` has, exit with 1 and without a word.
-    """
-    try:
-        try:
-            run_verb(arguments)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes as it ends goes there
-        sys.exit(EXIT_OUTPUT_CLOSED)
-
-
-def run_verb(arguments: Sequence[str] | None) -> None:
-    """Run one verb, and end in one line where the input is bad."""
-    description = "Volumetric radiance fields small enough to send, embed and keep."
-    verb = tyro.cli(Verb, prog="vqrf", description=description, args=arguments)
-    try:
+    """Run one verb, of the command line unless `arguments` are given; `vqrf.cli.ends` tells how it ends."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with ending_in_words(is_json="--json" in words):
+        if words[:1] in (["--version"], ["-V"]):
+            print(f"{PROGRAM} {__version__}")
+            return
+        verb = read_words(Verb, words, "Volumetric radiance fields small enough to send, embed and keep.")
         if not isinstance(verb, cli_view.View | Export | Info | Verify | Convert):
             set_up(verb)
         verb.run()
-        return
-    except BrokenPipeError:
-        raise
-    except (SceneError, StorageError, UsageError) as error:
-        reason = str(error)
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
-            raise
-        reason = EXTRAS[error.name]
-    print(f"vqrf: {' '.join(reason.splitlines())}", file=sys.stderr)
-    sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

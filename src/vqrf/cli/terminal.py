@@ -5,11 +5,13 @@ Errors that a user can cause are raised here as `UsageError`, and end in one lin
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +39,18 @@ FACTORS_FILE = "tensorf.th"
 METRICS_STEPS = 100
 WIDEST_TABLE = 1000
 """Characters, more than any table has."""
+JSON_VERSION = 1
+"""Of what `--json` prints: a key that goes, or means something else, makes a new one."""
+MAX_LINE = 600
+"""Characters of a line about what is wrong, whatever a file has in it."""
 
 
 class UsageError(ValueError):
     """What was asked for cannot be done; the message says why."""
+
+
+class Said(UsageError):
+    """A `UsageError` of which the output has said all in JSON already."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +146,56 @@ def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] 
     return field, notes if isinstance(notes, dict) else {}, sizes
 
 
+def printable(text: str) -> str:
+    r"""Text of others as one line of it may stand on a terminal: what a terminal would obey is written out.
+
+    Control characters, line breaks, marks that turn the direction of writing and halves of characters become escapes.
+
+    >>> print(printable("a\x1b[31mb\nc\u202ed"))
+    a\x1b[31mb\nc\u202ed
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """As `printable`, with line breaks as blanks, and no longer than a person reads: what is left out is so in the middle."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 3 :]}"
+
+
 def say(quiet: bool, text: str) -> None:
+    """A result, on the output stream; names in it may be of others."""
     if not quiet:
-        print(text, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), flush=True)
+
+
+def tell(quiet: bool, text: str) -> None:
+    """A word on the way, or on what is wrong: one line on the error stream."""
+    if not quiet:
+        print(f"vqrf: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def print_json(tree: Mapping[str, Any]) -> None:
+    """The one document that a verb with `--json` prints, an object with the version of its keys.
+
+    JSON has no infinity and no NaN: they become null.
+    """
+    print(json.dumps({"version": JSON_VERSION, **_with_nulls(tree)}, indent=2, allow_nan=False), flush=True)
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def take_any_text() -> None:
+    """Let both streams write what their encoding has no character for as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class RateColumn(ProgressColumn):

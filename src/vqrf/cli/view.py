@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import webbrowser
@@ -27,6 +26,7 @@ from vqrf.cli.terminal import (
     progress_bar,
     read_bytes,
     say,
+    tell,
 )
 from vqrf.codec.bitstream import decode, encode
 from vqrf.fields.field import RadianceField
@@ -147,7 +147,7 @@ class View:
                 decode(data)
             source = self.scene.read_bytes
         with SceneServer(source, self.scene.resolve().name, self.port, REFRESH_SECONDS) as server:
-            print(f"{self.scene}: at {server.url} until Ctrl+C", flush=True)
+            say(False, f"{self.scene}: at {server.url} until Ctrl+C")
             if self.open:
                 webbrowser.open(server.url)
             try:
@@ -174,7 +174,7 @@ class Export:
         expect_writable(self.out, Common(overwrite=self.overwrite))
         page = page_with_scene(data, self.scene.name)
         write_atomically(self.out, page)
-        print(f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
+        say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
 
 
 def source_of_run(run: Path) -> Source:
@@ -208,7 +208,7 @@ def showing(name: str) -> Iterator[Callable[[Callable[[], RadianceField]], None]
     with SceneServer(lambda: latest[0] if latest else None, name, refresh_seconds=REFRESH_SECONDS) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        print(f"in training at {server.url}", file=sys.stderr, flush=True)
+        tell(False, f"in training at {server.url}")
         webbrowser.open(server.url)
         try:
             yield watch

@@ -6,11 +6,11 @@ rounded to bytes. A dataset's score is the mean of its views' scores (not the sc
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -77,9 +77,9 @@ class Evaluation:
     def seconds_per_view(self) -> float:
         return sum(view.seconds for view in self.views) / len(self.views)
 
-    def to_json(self) -> str:
-        """As JSON text; JSON has no infinity, so the PSNR of equal images is null."""
-        tree = {
+    def facts(self) -> dict[str, Any]:
+        """As what JSON has; it has no infinity, so the PSNR of equal images is null."""
+        return {
             "psnr": _finite(self.psnr),
             "ssim": self.ssim,
             "seconds_per_view": self.seconds_per_view,
@@ -87,7 +87,6 @@ class Evaluation:
             "sections": None if self.sections is None else dict(self.sections),
             "views": [{**asdict(view), "psnr": _finite(view.psnr)} for view in self.views],
         }
-        return json.dumps(tree, indent=2, allow_nan=False)
 
     def to_text(self, shape: tuple[int, ...]) -> str:
         """As some lines for a person; `shape` [H,W,..] is that of the views."""

@@ -1,0 +1,131 @@
+"""Words -> a verb with its flags. A word that is none is refused in one line, which names the ones that are nearest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from vqrf.cli.terminal import UsageError
+
+PROGRAM = "vqrf"
+MEANT = {
+    "decompress": "convert",
+    "decode": "convert",
+    "import": "convert",
+    "encode": "compress",
+    "pack": "compress",
+    "quantize": "compress",
+    "process": "train",
+    "fit": "train",
+    "evaluate": "eval",
+    "score": "eval",
+    "test": "eval",
+    "show": "view",
+    "serve": "view",
+    "viewer": "view",
+    "open": "view",
+    "html": "export",
+    "film": "render",
+    "video": "render",
+    "inspect": "info",
+    "stat": "info",
+    "ls": "info",
+    "check": "verify",
+    "validate": "verify",
+    "benchmark": "bench",
+}
+"""What other programs call what a verb does."""
+
+NEAR = 0.6
+"""Of `difflib`: words at least as much alike are taken for slips."""
+
+_BOX = re.compile(r"[\u2500-\u257f]+|-{3,}|^\||\|$")
+"""Lines that the parser draws around what it says."""
+
+VerbT = TypeVar("VerbT")
+
+
+def read_words(verbs: Any, words: Sequence[str], description: str) -> Any:
+    """The verb that the words ask for.
+
+    Args:
+      verbs: a union of dataclasses; the name of each, in small letters, is its word.
+
+    Raises:
+      UsageError: the words ask for none, or for one in a way that cannot be.
+      SystemExit: help was asked for, and is printed.
+    """
+    by_word = {verb.__name__.lower(): verb for verb in get_args(verbs)}
+    if words and not words[0].startswith("-"):
+        _expect_verb(words[0], list(by_word))
+        _expect_flags(words[0], by_word[words[0]], words[1:])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(verbs, prog=PROGRAM, description=description, args=list(words))
+    except SystemExit as end:
+        if not end.code:
+            raise
+        command = f"{PROGRAM} {words[0]}" if words and words[0] in by_word else PROGRAM
+        reason = _without_box(said.getvalue())
+        raise UsageError(f"{reason}; {command} --help says more") from None
+
+
+def _expect_verb(word: str, known: list[str]) -> None:
+    if word in known:
+        return
+    near = MEANT.get(word.lower()) or next(iter(difflib.get_close_matches(word.lower(), known, 1, NEAR)), None)
+    hint = f"; did you mean {near}?" if near else ""
+    raise UsageError(f"{word}: there is no such verb{hint or '.'} The verbs are {', '.join(known)}")
+
+
+def _expect_flags(word: str, verb: type, words: Sequence[str]) -> None:
+    known = {"--help", *flags_of(verb)}
+    for given in words:
+        flag = given.partition("=")[0].replace("_", "-")
+        if given == "--":
+            return
+        if not given.startswith("--") or flag in known:
+            continue
+        near = difflib.get_close_matches(flag, known, 1, NEAR)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{flag}: {PROGRAM} {word} has no such flag{hint or '.'} {PROGRAM} {word} --help lists them")
+
+
+def flags_of(verb: type) -> Iterator[str]:
+    """The flags of a verb, from its fields and those of the groups that are fields of it.
+
+    >>> @dataclasses.dataclass
+    ... class Shout:
+    ...     as_loud: bool = False
+    >>> list(flags_of(Shout))
+    ['--as-loud', '--no-as-loud']
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    for field in dataclasses.fields(verb):
+        kind = hints[field.name]
+        marks: list[Any] = []
+        if get_origin(kind) is Annotated:
+            kind, *marks = get_args(kind)
+        if dataclasses.is_dataclass(kind):
+            yield from flags_of(kind)  # type: ignore[arg-type]
+        elif not any(mark is get_args(tyro.conf.Positional[int])[-1] for mark in marks):
+            name = next((mark.name for mark in marks if getattr(mark, "name", None)), field.name).replace("_", "-")
+            yield f"--{name}"
+            if kind is bool:
+                yield f"--no-{name}"
+
+
+def _without_box(text: str) -> str:
+    """What the parser says, in one line."""
+    inside = [line for line in text.splitlines() if not line.startswith(("\u256d", "\u2570", "+-"))]  # its corners have titles
+    lines = [" ".join(_BOX.sub(" ", line).split()) for line in inside]
+    kept = [line for line in lines if line and "full helptext" not in line and not line.startswith(f"{PROGRAM} ")]
+    return " ".join(kept).rstrip(".") or "these words ask for nothing that is known"
