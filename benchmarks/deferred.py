@@ -254,7 +254,7 @@ def tune_deferred(model: DeferredModel, pool: RayPool, options: Options) -> None
                 model.find_cells()
             if step == 0:
                 pool.keep_hits(model.volumes[0])
-            error = model.differentiate(*pool.sample(options.rays, seed=(0, step)))
+            error = model.differentiate(*pool.sample(options.rays, seed=(0, step)).arrays)
             model.update(step)
         log(f"deferred {step + 1}/{options.steps} {-10 * math.log10(error):.2f} dB", step + 1)
 
@@ -262,7 +262,7 @@ def tune_deferred(model: DeferredModel, pool: RayPool, options: Options) -> None
 def shaded_per_pixel(volume: Volume, pool: RayPool) -> float:
     """Shaded samples of a training ray that meets an occupied cell."""
     pool.keep_hits(volume)
-    origins, directions, _ = (torch.from_numpy(array) for array in pool.sample(COUNTED_RAYS, seed=(1,)))
+    origins, directions, _ = (torch.from_numpy(array) for array in pool.sample(COUNTED_RAYS, seed=(1,)).arrays)
     with torch.no_grad():
         return len(render_samples(tensors(volume), origins, directions).shaded.ray_id) / COUNTED_RAYS
 

@@ -267,7 +267,7 @@ def main(options: Options) -> None:
     else:
         pool = RayPool(load_scene(options.data, splits=("train",)).train)
         pool.keep_hits(volume)
-        rays = pool.sample(options.rays, seed=(0,))
+        rays = pool.sample(options.rays, seed=(0,)).arrays
     floor_density = density_of_alpha(what.alpha_threshold, what.density_bias, what.interval)
     step = Step(volume, rays)
     terms = step.differentiate(native)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_a_pixel_that_no_view_has_is_refused(views: list[View], outside: int) ->
 
 
 def test_every_sampled_ray_comes_with_the_colour_of_its_pixel(views: list[View], pool: RayPool) -> None:
-    origins, directions, colors = pool.sample(300, seed=(1, 2))
+    origins, directions, colors = pool.sample(300, seed=(1, 2)).arrays
     assert (origins.dtype, directions.dtype, colors.dtype) == (np.float32,) * 3
     for (number, row, column), origin, direction in zip(pixels_of(colors), origins, directions, strict=True):
         camera = views[number].camera
@@ -80,7 +81,7 @@ def test_every_sampled_ray_comes_with_the_colour_of_its_pixel(views: list[View],
 
 def test_every_pixel_is_as_likely_as_any_other(pool: RayPool) -> None:
     n_pixels = pool.cameras.n_pixels
-    codes = pixels_of(pool.sample(100 * n_pixels, seed=(3,))[2]) @ (1, 3, 3 * 256)
+    codes = pixels_of(pool.sample(100 * n_pixels, seed=(3,)).targets) @ (1, 3, 3 * 256)
     counts = np.unique(codes, return_counts=True)[1]
     assert len(counts) == n_pixels
     assert 45 < counts.min() < counts.max() < 160  # Poisson of mean 100: six standard deviations
@@ -91,9 +92,9 @@ def test_a_batch_depends_on_its_seed_alone(views: list[View], pool: RayPool) -> 
         pool.sample(64, seed=(0, step))
     again = RayPool(views)
     batch, same, other = (some.sample(64, seed=seed) for some, seed in ((pool, (0, 7)), (again, (0, 7)), (again, (0, 8))))
-    for a, b in zip(batch, same, strict=True):
+    for a, b in zip(batch.arrays, same.arrays, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert (batch[2] != other[2]).any()
+    assert (batch.targets != other.targets).any()
 
 
 def marching_hits(volume: Volume, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,14 +119,14 @@ def test_only_pixels_whose_ray_meets_an_occupied_cell_are_kept(
 ) -> None:
     volume = ball_field.volume()
     pool.keep_hits(volume)
-    kept = np.unpackbits(pool.kept_bits(), count=pool.cameras.n_pixels).astype(bool)
+    kept = np.unpackbits(pool.state()["kept_pixels"], count=pool.cameras.n_pixels).astype(bool)
     hits, clear = (np.concatenate(a) for a in zip(*(marching_hits(volume, *v.camera.rays()) for v in views), strict=True))
     np.testing.assert_array_equal(kept[clear], hits[clear])
     assert clear.mean() > 0.9
     assert 0 < kept.sum() == pool.n_kept < len(kept)
 
     numbers = np.concatenate([v.image.reshape(-1, 3) for v in views]).astype(int) @ (1, 3, 3 * 256)
-    sampled = np.unique(pixels_of(pool.sample(100 * pool.n_kept, seed=(0,))[2]) @ (1, 3, 3 * 256))
+    sampled = np.unique(pixels_of(pool.sample(100 * pool.n_kept, seed=(0,)).targets) @ (1, 3, 3 * 256))
     np.testing.assert_array_equal(sampled, np.sort(numbers[kept]))
 
 
@@ -152,12 +153,75 @@ def test_hits_are_looked_for_among_all_pixels_each_time(pool: RayPool, ball_fiel
 def test_what_is_kept_goes_through_its_bits_unchanged(views: list[View], pool: RayPool, ball_field: RadianceField) -> None:
     pool.keep_hits(ball_field.volume())
     again = RayPool(views)
-    again.restore(pool.kept_bits())
-    for a, b in zip(pool.sample(100, seed=(5,)), again.sample(100, seed=(5,)), strict=True):
+    again.restore(pool.state())
+    for a, b in zip(pool.sample(100, seed=(5,)).arrays, again.sample(100, seed=(5,)).arrays, strict=True):
         np.testing.assert_array_equal(a, b)
 
-    again.restore(RayPool(views).kept_bits())
+    again.restore(RayPool(views).state())
     assert again.n_kept == again.cameras.n_pixels
+
+
+def weighted(views: list[View]) -> list[View]:
+    """Only pixels of even columns count in the first view, half as much in odd rows; all in the second; none in the third."""
+    first = np.zeros(views[0].image.shape[:2], np.uint8)
+    first[::2, ::2], first[1::2, ::2] = 255, 127
+    return [replace(views[0], weight=first), views[1], replace(views[2], weight=np.zeros((5, 40), np.uint8))]
+
+
+def test_weights_come_with_the_rays_and_pixels_of_none_are_never_sampled(views: list[View], ball_field: RadianceField) -> None:
+    pool = RayPool(weighted(views))
+    n_counting = 24 * 20 // 2 + 7 * 31
+    assert pool.n_kept == n_counting == sum(len(origins) for origins, _ in pool.chunks())
+    for hits in (False, True):
+        if hits:
+            pool.keep_hits(ball_field.volume())
+            assert pool.n_kept < n_counting
+        batch = pool.sample(3000, seed=(4,))
+        number, row, column = pixels_of(batch.targets).T
+        assert batch.weights is not None and set(number) == {0, 1}
+        assert not (column[number == 0] % 2).any()
+        expected = np.where((number == 0) & (row % 2 == 1), np.float32(127 / 255), 1)
+        np.testing.assert_allclose(batch.weights, expected)
+    again = RayPool(weighted(views))
+    again.restore(pool.state())
+    np.testing.assert_array_equal(again.sample(100, seed=(5,)).targets, pool.sample(100, seed=(5,)).targets)
+
+
+def test_there_are_no_rays_without_a_pixel_that_counts(views: list[View]) -> None:
+    with pytest.raises(ValueError, match="a pixel that counts"):
+        RayPool([replace(views[0], weight=np.zeros((20, 24), np.uint8))])
+
+
+def test_patches_are_whole_squares_of_neighbours_inside_of_their_views(views: list[View]) -> None:
+    pool = RayPool(views, patch=4)
+    batch = pool.sample(200 * 16, seed=(6,))
+    assert batch.patch == 4
+    number, row, column = np.moveaxis(pixels_of(batch.targets).reshape(200, 4, 4, 3), -1, 0)
+    assert set(number.ravel()) == {0, 1, 2}
+    np.testing.assert_array_equal(number, np.broadcast_to(number[:, :1, :1], number.shape))
+    np.testing.assert_array_equal(row - row[:, :1, :1], np.broadcast_to(np.arange(4)[:, None], row.shape))
+    np.testing.assert_array_equal(column - column[:, :1, :1], np.broadcast_to(np.arange(4), column.shape))
+    alone = RayPool(views)
+    for pixel in (0, 7, 1000):
+        view = views[number.ravel()[pixel]]
+        local = row.ravel()[pixel] * view.camera.width + column.ravel()[pixel]
+        start = alone.cameras.starts[number.ravel()[pixel]]
+        np.testing.assert_array_equal(batch.directions[pixel], alone.cameras.rays(np.array([start + local]))[1][0])
+    with pytest.raises(ValueError, match="a multiple of 16 rays"):
+        pool.sample(8, seed=(0,))
+    with pytest.raises(ValueError, match="at least 6x6 pixels"):
+        RayPool(views, patch=6)
+
+
+def test_a_pool_holds_no_pixel_a_second_time() -> None:
+    image = np.zeros((1000, 1000, 3), np.uint8)
+    big = [View(camera_at(0, 1000, 1000), image, "train/r_0", image[..., 0].copy())]
+    tracemalloc.start()
+    pool = RayPool(big)
+    pool.sample(100, seed=(0,))
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < image.nbytes / 20
 
 
 def test_there_are_no_rays_without_views() -> None:
@@ -167,7 +231,7 @@ def test_there_are_no_rays_without_views() -> None:
 
 def test_known_opacities_come_with_the_colours_and_known_for_some_views_only_are_refused(views: list[View]) -> None:
     opaque = [replace(view, opacity=view.image[..., 1] + view.image[..., 2]) for view in views]
-    _, _, targets = RayPool(opaque).sample(500, seed=(1,))
+    targets = RayPool(opaque).sample(500, seed=(1,)).targets
     assert targets.shape == (500, 4)
     bytes_of = np.rint(targets * 255).astype(int)
     np.testing.assert_array_equal(bytes_of[:, 3], bytes_of[:, 1] + bytes_of[:, 2])

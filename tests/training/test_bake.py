@@ -178,7 +178,7 @@ def test_a_model_that_was_restored_goes_on_as_the_other(trained: RadianceField, 
     for model in (first, second):
         pool = RayPool(scene.train)
         model.prepare(32)
-        batch = [torch.from_numpy(array) for array in pool.sample(256, seed=(7,))]
+        batch = [torch.from_numpy(array) for array in pool.sample(256, seed=(7,)).arrays]
         model.kernels.render_gradients(model.volume, *batch, model.losses, model.gradients)
         model.update(32)
         fields.append(model.field())

@@ -1,4 +1,6 @@
-"""Training rays: every pixel of every view, sampled by number, so that images stay bytes and nothing is precomputed.
+"""Training rays: what a source of them is, and the pixels of views as one.
+
+Pixels are sampled by number, so that images stay bytes, where the views have them, and nothing is precomputed.
 
 A pixel's number counts through the views in order, row by row. A step's batch depends on the seed and the step alone, which
 is what lets a killed run go on exactly where it was.
@@ -7,6 +9,8 @@ is what lets a killed run go on exactly where it was.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,24 +28,41 @@ class CameraTable:
 
     Args:
       cameras: at least one.
+
+    Attributes:
+      starts: the number of each one's first pixel, and of all pixels at the end, [V+1] int64.
     """
 
     def __init__(self, cameras: Sequence[Camera]) -> None:
         sizes = [camera.width * camera.height for camera in cameras]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._widths = np.array([camera.width for camera in cameras], np.int64)
         self._pinholes = np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras], np.float64)
         self._poses = np.stack([camera.pose[:3] for camera in cameras]).astype(np.float64)
 
     @property
     def n_pixels(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def rays(self, pixels: NDArray[np.integer]) -> tuple[Float32, Float32]:
         """Origins and unit directions, [N,3] float32 each, of pixels given by number [N]. Oracle: `Camera.rays`."""
         numbers = np.ascontiguousarray(pixels, np.int64)
-        origins, directions = select().pixel_rays(numbers, self._starts, self._widths, self._pinholes, self._poses)
+        origins, directions = select().pixel_rays(numbers, self.starts, self._widths, self._pinholes, self._poses)
         return origins, directions
+
+    def patches(self, pixels: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+        """The numbers of the pixels of square patches around the given ones, patch by patch and row by row [N * side * side].
+
+        A patch that would lead out of its camera's image is moved inside; no image is smaller than one.
+        """
+        view = np.searchsorted(self.starts, pixels, side="right") - 1
+        start, width = self.starts[view], self._widths[view]
+        height = (self.starts[view + 1] - start) // width
+        row, column = np.divmod(pixels - start, width)
+        top, left = (np.clip(at - side // 2, 0, most - side) for at, most in ((row, height), (column, width)))
+        within = np.arange(side)[:, None] * width[:, None, None] + np.arange(side)
+        numbers: NDArray[np.int64] = ((start + top * width + left)[:, None, None] + within).ravel()
+        return numbers
 
     def chunks(self, size: int) -> Iterator[tuple[slice, tuple[Float32, Float32]]]:
         """The rays of all pixels in order, `size` at a time, with the slice that they are of."""
@@ -50,48 +71,114 @@ class CameraTable:
             yield part, self.rays(np.arange(part.start, part.stop))
 
 
-def _targets_of(view: View) -> NDArray[np.uint8]:
-    """The view's pixels [P,3], with their opacity [P,4] where it is known."""
-    parts = [view.image] if view.opacity is None else [view.image, view.opacity[..., None]]
-    return np.concatenate(parts, -1).reshape(-1, 2 + len(parts))
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rays, and what their pixels are compared with.
+
+    Attributes:
+      origins, directions: [N,3] float32; directions have unit length.
+      targets: [N,3] float32 rgb, 0..1, or [N,4] with the opacity, 0..1.
+      weights: [N] float32 in 0..1, how much each ray counts; None where all count alike.
+      patch: where the rays are square patches, one after the other and row by row, the side of one; None where they are
+        no neighbours.
+    """
+
+    origins: Float32
+    directions: Float32
+    targets: Float32
+    weights: Float32 | None = None
+    patch: int | None = None
+
+    @property
+    def arrays(self) -> tuple[Float32, Float32, Float32]:
+        """Origins, directions and targets."""
+        return self.origins, self.directions, self.targets
+
+
+class RaySource(Protocol):
+    """Where the loop takes its rays from: photos (`RayPool`), or another field."""
+
+    def sample(self, n: int, *, seed: tuple[int, ...]) -> Batch:
+        """A batch of `n` rays that depends on nothing but `seed` and what is kept."""
+
+    def keep_hits(self, volume: Volume) -> None:
+        """From now on leave out rays that meet no occupied cell of `volume`: they teach nothing."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What `restore` needs to keep the same rays; names are a source's own."""
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None: ...
 
 
 class RayPool:
-    """The pixels of some views, or those of them that are worth a ray.
+    """A `RaySource`: the pixels of some views, or those of them that are worth a ray. They stay where the views have them.
 
     Args:
-      views: non-empty, all with opacity or all without; held as they are (bytes).
+      views: non-empty, of any sizes, all with opacity or all without. Pixels of weight 0 are never sampled.
+      patch: side of the square patches to sample; None for single pixels.
 
     Raises:
-      ValueError: no views, or only some have an opacity.
+      ValueError: no views, no pixel that counts, only some views have an opacity, or one is smaller than a patch.
     """
 
-    def __init__(self, views: Sequence[View]) -> None:
+    def __init__(self, views: Sequence[View], *, patch: int | None = None) -> None:
         if not views:
             raise ValueError("expected at least one view to take rays from")
         if len({view.opacity is None for view in views}) > 1:
             raise ValueError("expected views that all have an opacity, or none")
-        self.cameras = CameraTable([view.camera for view in views])
-        self._targets = np.concatenate([_targets_of(view) for view in views])
+        if patch is not None and any(min(view.image.shape[:2]) < patch for view in views):
+            raise ValueError(f"expected views of at least {patch}x{patch} pixels, as patches are")
+        self.cameras, self.patch = CameraTable([view.camera for view in views]), patch
+        self._pixels = [_Pixels.of(view) for view in views]
+        self._has_opacity = views[0].opacity is not None
+        self._has_weights = any(view.weight is not None for view in views)
         self._kept: NDArray[np.uint32] | None = None
+        if self._has_weights:
+            self._restrict(np.ones(self.cameras.n_pixels, bool))
 
     @property
     def n_kept(self) -> int:
         return self.cameras.n_pixels if self._kept is None else len(self._kept)
 
-    def sample(self, n: int, *, seed: tuple[int, ...]) -> tuple[Float32, Float32, Float32]:
-        """Origins and unit directions [n,3], and colours [n,3] or colours and opacities [n,4], all float32, of random kept
-        pixels (with replacement)."""
-        pixels = np.random.default_rng(seed).integers(0, self.n_kept, n)
+    def sample(self, n: int, *, seed: tuple[int, ...]) -> Batch:
+        """Random kept pixels (with replacement), or patches around some of them, moved to where their view has them whole.
+
+        Raises:
+          ValueError: `n` is no multiple of a patch's pixels.
+        """
+        n_of_patch = 1 if self.patch is None else self.patch**2
+        if n % n_of_patch:
+            raise ValueError(f"expected a multiple of {n_of_patch} rays, got {n}")
+        pixels = np.random.default_rng(seed).integers(0, self.n_kept, n // n_of_patch)
         if self._kept is not None:
             pixels = self._kept[pixels].astype(np.int64)
+        if self.patch is not None:
+            pixels = self.cameras.patches(pixels, self.patch)
         origins, directions = self.cameras.rays(pixels)
-        return origins, directions, self._targets[pixels].astype(np.float32) / np.float32(255)
+        targets, weights = self._look_up(pixels)
+        return Batch(origins, directions, targets, weights, self.patch)
+
+    def _look_up(self, pixels: NDArray[np.int64]) -> tuple[Float32, Float32 | None]:
+        """Targets and weights of pixels given by number [N]."""
+        order = np.argsort(pixels)
+        ends = np.searchsorted(pixels[order], self.cameras.starts)
+        found = np.full((len(pixels), 5), 255, np.uint8)
+        for view, start, begin, end in zip(self._pixels, self.cameras.starts[:-1], ends[:-1], ends[1:], strict=True):
+            if begin < end:
+                view.put(found, order[begin:end], pixels[order[begin:end]] - start)
+        values = found.astype(np.float32) / np.float32(255)
+        targets = np.ascontiguousarray(values[:, : 4 if self._has_opacity else 3])
+        return targets, values[:, 4].copy() if self._has_weights else None
 
     def chunks(self) -> Iterator[tuple[Float32, Float32]]:
-        """The rays of all pixels, in order, kept or not."""
-        for _, rays in self.cameras.chunks(PIXELS_PER_CHUNK):
-            yield rays
+        """The rays of all pixels that count, in order, kept or not."""
+        counts = self._counts()
+        for part, (origins, directions) in self.cameras.chunks(PIXELS_PER_CHUNK):
+            yield (origins, directions) if counts is None else (origins[counts[part]], directions[counts[part]])
+
+    def _counts(self) -> NDArray[np.bool_] | None:
+        """Which pixels have a weight above 0; None where all have."""
+        return np.concatenate([view.counts() for view in self._pixels]) if self._has_weights else None
 
     def keep_hits(self, volume: Volume) -> None:
         """From now on sample only pixels whose ray meets an occupied cell of `volume` (all pixels, if none does).
@@ -99,21 +186,50 @@ class RayPool:
         A ray that meets nothing teaches nothing: its pixel is the background whatever the field.
         """
         kernels = select(str(getattr(volume.density, "device", "cpu")))
-        hits = np.concatenate([kernels.hit_rays(volume, *rays) for rays in self.chunks()])
+        hits = np.concatenate([kernels.hit_rays(volume, *rays) for _, rays in self.cameras.chunks(PIXELS_PER_CHUNK)])
         self._restrict(hits.astype(bool))
 
-    def kept_bits(self) -> NDArray[np.uint8]:
-        """Which pixels are kept, packed, for a checkpoint; empty when all are."""
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Which pixels are kept, packed; empty when all are."""
         if self._kept is None:
-            return np.zeros(0, np.uint8)
+            return {"kept_pixels": np.zeros(0, np.uint8)}
         kept = np.zeros(self.cameras.n_pixels, bool)
         kept[self._kept] = True
-        return np.packbits(kept)
+        return {"kept_pixels": np.packbits(kept)}
 
-    def restore(self, bits: NDArray[np.uint8]) -> None:
-        """Keep what `kept_bits` said."""
-        n_pixels = self.cameras.n_pixels
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        bits, n_pixels = state["kept_pixels"], self.cameras.n_pixels
         self._restrict(np.unpackbits(bits, count=n_pixels).astype(bool) if len(bits) else np.ones(n_pixels, bool))
 
     def _restrict(self, kept: NDArray[np.bool_]) -> None:
+        """Keep these of the pixels that count; where there are none, all that count."""
+        counts = self._counts()
+        if counts is not None:
+            if not counts.any():
+                raise ValueError("expected a pixel that counts, got weights of 0 alone")
+            kept = kept & counts if (kept & counts).any() else counts
         self._kept = np.flatnonzero(kept).astype(np.uint32) if kept.any() else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """A view's pixels, row by row: [P,3] colours, and [P] opacity and weight where it has them. No copies of what it has."""
+
+    image: NDArray[np.uint8]
+    opacity: NDArray[np.uint8] | None
+    weight: NDArray[np.uint8] | None
+
+    @classmethod
+    def of(cls, view: View) -> _Pixels:
+        flat = (None if array is None else array.reshape(-1) for array in (view.opacity, view.weight))
+        return cls(view.image.reshape(-1, 3), *flat)
+
+    def put(self, found: NDArray[np.uint8], places: NDArray[np.int64], pixels: NDArray[np.int64]) -> None:
+        """Colour, opacity and weight of some pixels into these places of `found` [N,5]."""
+        found[places, :3] = self.image.take(pixels, 0)
+        for column, values in ((3, self.opacity), (4, self.weight)):
+            if values is not None:
+                found[places, column] = values.take(pixels)
+
+    def counts(self) -> NDArray[np.bool_]:
+        return np.ones(len(self.image), bool) if self.weight is None else self.weight > 0

@@ -68,21 +68,24 @@ class View:
       image: [H,W,3] uint8 rgb, on the background of its scene.
       name: its path in the dataset without the ending, `train/r_0`.
       opacity: [H,W] uint8 in 1/255, where the photo says how much of a pixel is the thing; None where it does not.
+      weight: [H,W] uint8 in 1/255, how much a pixel counts, 0 where it is not to be looked at; None where all do.
     """
 
     camera: Camera
     image: Bytes
     name: str
     opacity: Bytes | None = None
+    weight: Bytes | None = None
 
     def __post_init__(self) -> None:
         expected = (self.camera.height, self.camera.width, 3)
         if self.image.dtype != np.uint8 or self.image.shape != expected:
             got = f"{self.image.dtype} {list(self.image.shape)}"
             raise ValueError(f"image of view {self.name}: expected uint8 {list(expected)}, got {got}")
-        if self.opacity is not None and (self.opacity.dtype != np.uint8 or self.opacity.shape != expected[:2]):
-            got = f"{self.opacity.dtype} {list(self.opacity.shape)}"
-            raise ValueError(f"opacity of view {self.name}: expected uint8 {list(expected[:2])}, got {got}")
+        for name, array in (("opacity", self.opacity), ("weight", self.weight)):
+            if array is not None and (array.dtype != np.uint8 or array.shape != expected[:2]):
+                got = f"{array.dtype} {list(array.shape)}"
+                raise ValueError(f"{name} of view {self.name}: expected uint8 {list(expected[:2])}, got {got}")
 
     def colors(self) -> Float32:
         """The image as [H,W,3] float32 in 0..1."""

@@ -147,7 +147,7 @@ def guess_scale(load: Callable[[float], RadianceField], views: Sequence[View]) -
 
 
 def _scores(load: Callable[[Choice], RadianceField], choices: Sequence[Choice], views: Sequence[View]) -> dict[Choice, float]:
-    origins, directions, targets = RayPool(views).sample(GUESS_RAYS, seed=(0,))
+    origins, directions, targets = RayPool(views).sample(GUESS_RAYS, seed=(0,)).arrays
     scores: dict[Choice, float] = {}
     for choice in choices:
         rgb = select().render_rays(load(choice).volume(), origins, directions)[0]

@@ -14,7 +14,7 @@ import numpy as np
 from vqrf.data.scene import Scene
 from vqrf.fields.storage import Arrays, StorageError, load_arrays, save_arrays
 
-CHECKPOINT_FORMAT = "vqrf-checkpoint-1"
+CHECKPOINT_FORMAT = "vqrf-checkpoint-2"
 
 SHARE_OF_SAVES = 0.05
 """Of a long run's time, at most, go to its checkpoints: those of the largest fields are a gigabyte."""
@@ -27,8 +27,9 @@ def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
         camera = view.camera
         numbers = [*camera.pose.ravel(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
         crc = zlib.crc32(np.ascontiguousarray(view.image).data, zlib.crc32(np.array(numbers, np.float64).data, crc))
-        if view.opacity is not None:
-            crc = zlib.crc32(np.ascontiguousarray(view.opacity).data, crc)
+        for name, array in (("opacity", view.opacity), ("weight", view.weight)):
+            if array is not None:
+                crc = zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
 
 

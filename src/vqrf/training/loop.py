@@ -11,13 +11,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vqrf.data.rays import RayPool
+from vqrf.data.rays import Batch, RaySource
 from vqrf.fields.storage import Arrays
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.training.checkpoint import Checkpoint
 
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
+
+SOURCE = "source."
+"""Before the names of what a source keeps in a checkpoint."""
 
 
 class Model(Protocol):
@@ -56,7 +59,7 @@ class Progress:
 
 def optimize(
     model: Model,
-    pool: RayPool,
+    source: RaySource,
     *,
     steps: int,
     rays_per_step: int,
@@ -64,25 +67,32 @@ def optimize(
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[Progress]:
-    """Run `steps` steps of `model` on rays of `pool`, yielding after each.
+    """Run `steps` steps of `model` on rays of `source`, yielding after each.
 
     The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
     and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
     step depends on the seed, its number, the model, and the cells that were found last, before a step that finds them anew.
     """
     kernels = select(device)
-    start = 0 if checkpoint is None else resume(model, pool, checkpoint, device)
+    start = 0 if checkpoint is None else resume(model, source, checkpoint, device)
     for step in range(start, steps):
         with torch_threads(1 if kernels.__name__.endswith("native") else None):
             if model.prepare(step):
-                pool.keep_hits(model.volume)
-            batch = pool.sample(rays_per_step, seed=(*seed, step))
-            rays = tuple(torch.from_numpy(array).to(device) for array in batch)
+                source.keep_hits(model.volume)
+            rays = _rays_of(source.sample(rays_per_step, seed=(*seed, step)), device)
             terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
             model.update(step)
         if checkpoint is not None and (step + 1) % REFRESH_STEPS == 0:
-            checkpoint.save_if_due(lambda: snapshot(model, pool, step + 1))  # noqa: B023 (called at once)
+            checkpoint.save_if_due(lambda: snapshot(model, source, step + 1))  # noqa: B023 (called at once)
         yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
+
+
+def _rays_of(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Origins, directions and targets as tensors on `device`."""
+    if batch.weights is not None:
+        raise ValueError("weights: the loss counts all rays alike")
+    origins, directions, targets = (torch.from_numpy(a).to(device) for a in batch.arrays)
+    return origins, directions, targets
 
 
 @contextmanager
@@ -97,20 +107,21 @@ def torch_threads(n: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def snapshot(model: Model, pool: RayPool, step: int) -> tuple[Arrays, dict[str, Any]]:
+def snapshot(model: Model, source: RaySource, step: int) -> tuple[Arrays, dict[str, Any]]:
     """What a checkpoint holds after `step` steps."""
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
-    return arrays | {"kept_pixels": pool.kept_bits()}, {"step": step}
+    return arrays | {SOURCE + name: array for name, array in source.state().items()}, {"step": step}
 
 
-def resume(model: Model, pool: RayPool, checkpoint: Checkpoint, device: str) -> int:
-    """Put a model on `device` and its pool where the checkpoint left them; returns the steps already done, 0 without one."""
+def resume(model: Model, source: RaySource, checkpoint: Checkpoint, device: str) -> int:
+    """Put a model on `device` and its source where the checkpoint left them; returns the steps already done, 0 without one."""
     saved = checkpoint.load()
     if saved is None:
         return 0
     arrays, state = saved
-    pool.restore(arrays.pop("kept_pixels"))
-    model.restore({name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, state["step"])
+    source.restore({name.removeprefix(SOURCE): array for name, array in arrays.items() if name.startswith(SOURCE)})
+    of_model = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if not name.startswith(SOURCE)}
+    model.restore(of_model, state["step"])
     return int(state["step"])
 
 
