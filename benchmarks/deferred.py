@@ -34,8 +34,9 @@ import tyro
 from torch import Tensor, nn
 
 from vqrf.compression.importance import measure_importance
+from vqrf.data.load import load_scene
 from vqrf.data.rays import CameraTable, RayPool
-from vqrf.data.scene import View, load_scene
+from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import load_field
 from vqrf.geometry import Camera, Float32

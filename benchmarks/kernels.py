@@ -27,8 +27,8 @@ import tyro
 from ball import N_CODES, Rays, ball_field, ball_rays, camera, compressed_ball
 
 from vqrf.codec.bitstream import decode, encode
+from vqrf.data.load import load_scene
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import load_scene
 from vqrf.fields.storage import load_field
 from vqrf.kernels import Gradients, Volume, native, reference
 from vqrf.kernels.activation import density_of_alpha

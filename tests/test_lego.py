@@ -10,7 +10,8 @@ import pytest
 
 from vqrf.codec.bitstream import decode, encode, verify
 from vqrf.compression.paper import CompressConfig, compress
-from vqrf.data.scene import Scene, load_scene
+from vqrf.data.load import load_scene
+from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native

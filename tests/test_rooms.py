@@ -36,7 +36,7 @@ WINGS = {
     "files": (),
     "kernels": ("activation", "equation", "reference", "native"),
     "codec": ("compressed", "pyramid", "entropy", "bitstream", "lint"),
-    "data": ("scene", "builtin", "rays"),
+    "data": ("listing", "images", "camera_json", "transforms", "blender", "splits", "scene", "load", "builtin", "rays"),
     "fields": ("factors", "field", "cells", "storage", "preview"),
     "interop": ("pickles", "archives", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
@@ -68,7 +68,7 @@ ROOMS = [f"{wing}.{room}" if room else wing for wing, rooms in WINGS.items() for
 
 PACKAGES = {
     "torch": {"kernels", "training", "compression", "bench.alternatives", "cli"},
-    "PIL": {"data.scene", "rendering.report"},
+    "PIL": {"data.images", "rendering.report"},
     "safetensors": {"fields.storage"},
     "av": {"rendering.film"},
     "matplotlib": {"bench"},

@@ -22,7 +22,7 @@ _HOMES = {
     "RadianceField": "fields.field",
     "RateConfig": "compression.compact",
     "Scene": "data.scene",
-    "SceneError": "data.scene",
+    "SceneError": "data.listing",
     "TrainConfig": "training.stages",
     "View": "data.scene",
     "built_in_scene": "data.builtin",
@@ -33,7 +33,7 @@ _HOMES = {
     "evaluate": "rendering.evaluate",
     "expand": "fields.field",
     "fit": "training.train",
-    "load_scene": "data.scene",
+    "load_scene": "data.load",
     "render": "rendering.render",
 }
 

@@ -8,7 +8,7 @@ world, and the centre of pixel `(column, row)` is at `(column + 0.5, row + 0.5)`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ Float64 = NDArray[np.float64]
 
 MAX_ROTATION_ERROR = 1e-3
 """How far `R R^T` may be from the identity before a pose is refused: text files carry 4 to 6 digits."""
+
+MAX_COORDINATE = 1e12
+"""Of a camera, in world units and in pixels: beyond it, squares of float32 overflow on the way to a picture."""
 
 VIEWING_DISTANCE = 3.0
 """Of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
@@ -54,16 +57,32 @@ class Camera:
             raise ValueError(f"pose: expected [4,4], got {list(pose.shape)}")
         if not np.isfinite(pose).all():
             raise ValueError("pose has a value that is not finite")
+        if np.abs(pose).max() > MAX_COORDINATE:
+            raise ValueError(f"pose: {np.abs(pose).max():.3g} is beyond the limit of {MAX_COORDINATE:g}")
         if not np.allclose(pose[3], (0, 0, 0, 1), atol=MAX_ROTATION_ERROR):
             raise ValueError(f"pose: expected last row 0 0 0 1, got {pose[3].tolist()}")
         rotation = pose[:3, :3]
         error = np.abs(rotation @ rotation.T - np.eye(3)).max()
-        if error > MAX_ROTATION_ERROR or np.linalg.det(rotation) < 0:
+        if error > MAX_ROTATION_ERROR:
             raise ValueError(f"pose is not rigid: its 3x3 part is no rotation (off by {error:.3g})")
-        if not np.isfinite([self.fx, self.fy, self.cx, self.cy]).all() or min(self.fx, self.fy) <= 0:
+        if np.linalg.det(rotation) < 0:
+            raise ValueError("pose is mirrored: the determinant of its 3x3 part is -1 (axes of a left-handed program?)")
+        if not all(0 < focal < MAX_COORDINATE for focal in (self.fx, self.fy)):
             raise ValueError(f"intrinsics: expected finite values and positive focal lengths, got {self.fx}, {self.fy}")
+        if not all(abs(at) < MAX_COORDINATE for at in (self.cx, self.cy)):
+            raise ValueError(f"intrinsics: expected finite values, got a principal point of {self.cx}, {self.cy}")
         if min(self.width, self.height) < 1:
             raise ValueError(f"image size: expected at least 1x1, got {self.width}x{self.height}")
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The same camera for its image at another size."""
+        x, y = width / self.width, height / self.height
+        return replace(self, fx=self.fx * x, fy=self.fy * y, cx=self.cx * x, cy=self.cy * y, width=width, height=height)
+
+    def averaged(self, n: int) -> Camera:
+        """The same camera for its image with blocks of n x n pixels averaged to one, and what is left over dropped."""
+        sides = self.width // n, self.height // n
+        return replace(self, fx=self.fx / n, fy=self.fy / n, cx=self.cx / n, cy=self.cy / n, width=sides[0], height=sides[1])
 
     def rays(self, pixels: NDArray[np.int64] | None = None) -> tuple[Float32, Float32]:
         """Origins [N,3] and unit directions [N,3], both float32, of the given pixels.

@@ -28,7 +28,8 @@ from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
-from vqrf.data.scene import Scene, bytes_from_colors, save_scene
+from vqrf.data.images import bytes_from_colors
+from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import expand
 from vqrf.fields.storage import load_field
 from vqrf.rendering.evaluate import evaluate
@@ -296,10 +297,14 @@ def replaced(name: str, make: Callable[[bytes], bytes | None]) -> Callable[[Path
     return apply
 
 
-def larger_image(_: bytes) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.new("RGB", (50, 48)).save(buffer, "PNG")
-    return buffer.getvalue()
+def removed(name: str) -> Callable[[Path], Path]:
+    """Remove a file; what is wrong then is the folder."""
+
+    def apply(folder: Path) -> Path:
+        (folder / name).unlink()
+        return folder
+
+    return apply
 
 
 def set_pose(tree: dict[str, Any], row: int, column: int, value: float) -> None:
@@ -322,10 +327,9 @@ def spoil(split: str) -> dict[str, tuple[Callable[[Path], Path], str]]:
     return {
         "missing image": (replaced(image, lambda _: None), "no such image"),
         "truncated image": (replaced(image, lambda old: old[: len(old) // 2]), "cannot be read"),
-        "image of another size": (replaced(image, larger_image), "50x48"),
         "image that is none": (replaced(image, lambda _: b"text"), "is no image"),
         "JSON that is not JSON": (replaced(listing, lambda old: old[:-5]), "not JSON"),
-        "missing JSON": (replaced(listing, lambda _: None), "no such file"),
+        "missing JSON": (removed(listing), "has no photos"),
         "no frames": (edit(split, lambda tree: tree["frames"].clear()), "no frames"),
         "pose that is not a number": (edit(split, lambda tree: set_pose(tree, 0, 3, float("nan"))), "not finite"),
         "pose that is not rigid": (edit(split, lambda tree: set_pose(tree, 0, 0, 3.0)), "not rigid"),
@@ -454,8 +458,8 @@ BAD_FLAGS: dict[str, tuple[str, tuple[object, ...], str]] = {
     "a flag of another preset": ("compress", ("--preset", "compact", "--keep", 0.5), "--keep: the preset compact"),
     "steps below 0": ("compress", ("--steps", -1), "steps"),
     "downscale below 0": ("train", ("--downscale", -1), "--downscale"),
-    "downscale that does not divide": ("train", ("--downscale", 5), "48x48"),
-    "downscale of an evaluation": ("eval", ("--downscale", 5), "48x48"),
+    "downscale that leaves no pixel": ("train", ("--downscale", 49), "48x48"),
+    "downscale of an evaluation": ("eval", ("--downscale", 49), "48x48"),
     "every 0th view": ("eval", ("--every", 0), "--every"),
     "every 0th image": ("render", ("--every", 0), "--every"),
     "background that the images do not stand on": ("train", ("--background", "black"), "stand on 'white'"),

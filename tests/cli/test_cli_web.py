@@ -19,7 +19,8 @@ from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted
 from vqrf.codec.bitstream import decode
 from vqrf.compression.compact import PRESETS as RATE_PRESETS
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
-from vqrf.data.scene import Scene, bytes_from_colors
+from vqrf.data.images import bytes_from_colors
+from vqrf.data.scene import Scene
 from vqrf.fields.field import expand
 from vqrf.fields.storage import load_field
 from vqrf.rendering.evaluate import evaluate

@@ -17,9 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vqrf.data import scene as scene_module
+from vqrf.data import camera_json
 from vqrf.data.builtin import built_in_scene
-from vqrf.data.scene import BACKGROUNDS, Scene, SceneError, View, camera_bounds, load_scene, save_scene
+from vqrf.data.listing import SceneError
+from vqrf.data.load import load_scene
+from vqrf.data.scene import BACKGROUNDS, Scene, View, camera_bounds, save_scene
 from vqrf.geometry import Camera
 
 LEGO = Path(__file__).parents[3] / "shared" / "data" / "nerf_synthetic" / "lego"
@@ -271,34 +273,35 @@ def png_claiming(width: int, height: int) -> Break:
     return lambda folder: (folder / "train" / "r_1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT")
 
 
-def save_sized(width: int, height: int) -> Break:
-    image = PIL.Image.fromarray(random_rgba(0, width, height))
-    return lambda folder: image.save(folder / "train" / "r_1.png")
-
-
 NAN_POSE = [[math.nan, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 STRETCHED_POSE = np.diag([1.0, 1.0, 1.1, 1.0]).tolist()
+MIRRORED_POSE = np.diag([-1.0, 1.0, 1.0, 1.0]).tolist()
+FAR_POSE = [[1, 0, 0, 1e308], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 HUGE_POSE = [[10**400, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 JSON_NAME, IMAGE_NAME = "transforms_train.json", "train/r_1.png"
 
 BAD_DATASETS: dict[str, tuple[Break, str, str]] = {
-    "no JSON": (lambda f: (f / JSON_NAME).unlink(), JSON_NAME, "there is no such file"),
+    "no JSON": (lambda f: (f / JSON_NAME).unlink(), "", "has no photos to train on"),
     "not JSON": (text('{\n"frames": [}'), JSON_NAME, "is not JSON: Expecting value, line 2 column 12"),
     "not text": (lambda f: (f / JSON_NAME).write_bytes(b'{"a": "\xff\xfe"}'), JSON_NAME, "is not JSON"),
     "nested JSON": (text("[" * 100_000), JSON_NAME, "is not JSON"),
     "endless number": (text('{"camera_angle_x": ' + "1" * 10_000 + "}"), JSON_NAME, "is not JSON"),
     "a list": (text("[]"), JSON_NAME, "expected a JSON object, got list"),
-    "no angle": (text('{"frames": []}'), JSON_NAME, "there is no 'camera_angle_x'"),
+    "no angle": (
+        lambda f: rewrite(f, lambda tree: tree.pop("camera_angle_x")),
+        JSON_NAME,
+        "frame 0: there is no 'camera_angle_x' and no 'fl_x'",
+    ),
     "angle in words": (set_key("camera_angle_x", "0.7"), JSON_NAME, "expected a number, got '0.7'"),
     "angle of pi": (set_key("camera_angle_x", 3.2), JSON_NAME, "between 0 and pi"),
     "angle not finite": (set_key("camera_angle_x", math.nan), JSON_NAME, "between 0 and pi"),
     "far before near": (set_key("far", 1.0), JSON_NAME, "expected 0 <= near < far"),
     "frames missing": (text('{"camera_angle_x": 0.7}'), JSON_NAME, "there is no list 'frames'"),
-    "no frames": (set_key("frames", []), JSON_NAME, "there are no frames: the train split is empty"),
+    "no frames": (set_key("frames", []), JSON_NAME, "there are no frames"),
     "empty test split": (
         set_key("frames", [], "test"),
         "transforms_test.json",
-        "there are no frames: the test split is empty",
+        "there are no frames",
     ),
     "frame is a number": (set_key("frames", [7]), JSON_NAME, "frame 0: there is no 'file_path'"),
     "no file_path": (set_frame(1, "file_path", None), JSON_NAME, "frame 1: there is no 'file_path'"),
@@ -321,11 +324,13 @@ BAD_DATASETS: dict[str, tuple[Break, str, str]] = {
     ),
     "line break in path": (set_frame(1, "file_path", "a\nb"), JSON_NAME, "frame 1: file_path .* is no name"),
     "no pose": (set_frame(1, "transform_matrix", None), JSON_NAME, "frame 1: transform_matrix"),
-    "pose of 3 rows": (
-        set_frame(1, "transform_matrix", NAN_POSE[:3]),
+    "pose of 2 rows": (
+        set_frame(1, "transform_matrix", NAN_POSE[:2]),
         JSON_NAME,
         "frame 1: transform_matrix",
     ),
+    "mirrored pose": (set_frame(1, "transform_matrix", MIRRORED_POSE), JSON_NAME, "frame 1: pose is mirrored"),
+    "far pose": (set_frame(1, "transform_matrix", FAR_POSE), JSON_NAME, "frame 1: pose: 1e.308 is beyond the limit"),
     "NaN pose": (
         set_frame(2, "transform_matrix", NAN_POSE),
         JSON_NAME,
@@ -341,7 +346,6 @@ BAD_DATASETS: dict[str, tuple[Break, str, str]] = {
     "truncated image": (truncate, IMAGE_NAME, "cannot be read: .*truncated"),
     "empty image": (lambda f: (f / IMAGE_NAME).write_bytes(b""), IMAGE_NAME, "is no image"),
     "text as image": (lambda f: (f / IMAGE_NAME).write_text("hello"), IMAGE_NAME, "is no image"),
-    "other size": (save_sized(HEIGHT, WIDTH), IMAGE_NAME, "is 6x8, the first view of its split is 8x6"),
     "16 bits": (
         lambda f: PIL.Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(f / IMAGE_NAME),
         IMAGE_NAME,
@@ -377,14 +381,37 @@ def test_a_folder_that_is_none_or_no_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def test_json_beyond_the_limit_is_not_parsed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene_module, "MAX_JSON_BYTES", 100)
-    with pytest.raises(SceneError, match="is larger than 100 bytes"):
+    monkeypatch.setattr(camera_json, "MAX_JSON_BYTES", 100)
+    with pytest.raises(SceneError, match="is larger than the limit of 100 bytes"):
         load_scene(dataset)
 
 
-def test_a_downscale_that_does_not_divide_the_sides_is_refused(dataset: Path) -> None:
-    with pytest.raises(SceneError, match="is 8x6, which cannot be downscaled by 4"):
-        load_scene(dataset, downscale=4)
+def test_a_downscale_that_leaves_no_pixel_is_refused(dataset: Path) -> None:
+    with pytest.raises(SceneError, match="is 8x6, which cannot be downscaled by 7"):
+        load_scene(dataset, downscale=7)
+
+
+def test_a_downscale_that_does_not_divide_the_sides_drops_what_is_left_over(dataset: Path) -> None:
+    view = load_scene(dataset, downscale=5).train[0]
+    assert view.image.shape == (1, 1, 3)
+    assert np.abs(view.image - 255 * exact_composite(random_rgba(0)[:5, :5], 5, 1.0)).max() <= 0.5 + 1e-3
+    full, small = load_scene(dataset).train[0].camera, view.camera
+    assert (small.fx, small.cx, small.cy) == pytest.approx((full.fx / 5, full.cx / 5, full.cy / 5))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 100])
+def test_photos_are_averaged_as_far_as_their_longer_side_stays_no_shorter(dataset: Path, side: int) -> None:
+    PIL.Image.fromarray(random_rgba(1, 13, 31)).save(dataset / "train" / "r_1.png")
+    for size, view in zip([(8, 6), (13, 31), (8, 6)], load_scene(dataset, downscale=None, side=side).train, strict=True):
+        n = min(max(max(size) // side, 1), *size)
+        assert (view.camera.width, view.camera.height) == (size[0] // n, size[1] // n)
+
+
+def test_photos_of_any_size_have_each_their_own_camera(dataset: Path) -> None:
+    PIL.Image.fromarray(random_rgba(1, HEIGHT, WIDTH)).save(dataset / "train" / "r_1.png")
+    first, other, _ = (view.camera for view in load_scene(dataset).train)
+    assert (first.width, first.height, other.width, other.height) == (8, 6, 6, 8)
+    assert (other.cx, other.fx) == (3, pytest.approx(3 / math.tan(ANGLE / 2)))
 
 
 @pytest.mark.parametrize("wrong", [{"downscale": 0}, {"every": 0}, {"splits": ()}, {"splits": ("val",)}])

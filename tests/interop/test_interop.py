@@ -21,8 +21,9 @@ from tiny import assert_same_compressed, assert_same_field
 
 from vqrf.codec.compressed import KEPT, CompressedField
 from vqrf.compression.paper import CompressConfig, tied_model
+from vqrf.data.images import bytes_from_colors
 from vqrf.data.rays import CameraTable
-from vqrf.data.scene import Scene, View, bytes_from_colors
+from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
 from vqrf.interop import (
     CheckpointError,

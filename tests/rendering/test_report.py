@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqrf.data.scene import bytes_from_colors
+from vqrf.data.images import bytes_from_colors
 from vqrf.rendering import report as report_module
 from vqrf.rendering.evaluate import Evaluation, ViewScore
 from vqrf.rendering.report import ReportRow, error_colors, write_report

@@ -135,6 +135,8 @@ class Compress:
         if report.resolve() == self.out.resolve():
             raise UsageError(f"{report}: cannot be both the file and its report; give --report")
         field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
+        if not scene.test:
+            raise UsageError(f"{self.data}: has no photos held out to score with")
         expect_scorable(scene.test)
         job = Job(self.out, report, field, notes, scene, self.preset, self.common)
         if self.goal.is_searched:

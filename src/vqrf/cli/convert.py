@@ -26,7 +26,8 @@ from vqrf.cli.terminal import (
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import PRUNED, CompressedField
 from vqrf.codec.pyramid import PyramidField
-from vqrf.data.scene import Scene, View, load_scene
+from vqrf.data.load import load_scene
+from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError, save_field
 from vqrf.files import write_atomically

@@ -27,7 +27,7 @@ from typing import TextIO
 
 from vqrf.cli.terminal import Said, UsageError, print_json, printable, take_any_text, tell
 from vqrf.codec.bitstream import BitstreamError
-from vqrf.data.scene import SceneError
+from vqrf.data.listing import SceneError
 from vqrf.fields.storage import StorageError
 from vqrf.memory import OverBudget
 

@@ -46,7 +46,8 @@ from vqrf.codec.bitstream import verify
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField
 from vqrf.codec.lint import inspect, refusals
 from vqrf.data.builtin import built_in_scene
-from vqrf.data.scene import load_scene, save_scene
+from vqrf.data.load import load_scene
+from vqrf.data.scene import save_scene
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 

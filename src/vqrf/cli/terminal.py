@@ -26,7 +26,10 @@ from rich.text import Text
 from vqrf.codec.bitstream import decode, sections
 from vqrf.codec.compressed import CompressedField
 from vqrf.codec.pyramid import PyramidField
-from vqrf.data.scene import Background, Scene, load_scene
+from vqrf.data.listing import MAX_SIDE, SceneError
+from vqrf.data.load import SceneOptions, load_scene
+from vqrf.data.scene import Background, Scene
+from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field
 
@@ -83,9 +86,25 @@ def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downsc
     background: Background = "black" if notes.get("background") == "black" else "white"
     if every < 1 or downscale < 0:
         raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
-    trained = notes.get("downscale")
-    size = downscale or (trained if isinstance(trained, int) and trained > 0 else 1)
-    return load_scene(data, splits=splits, downscale=size, background=background, every=every)
+    trained, side, hold_out = (notes.get(name) for name in ("downscale", "side", "hold_out"))
+    if not isinstance(hold_out, str):  # a run that does not say was trained on the dataset's own split
+        hold_out = OWN if "downscale" in notes else ""
+    is_sized = not downscale and type(side) is int and 0 < side < MAX_SIDE
+    size = downscale or (trained if type(trained) is int and 0 < trained < MAX_SIDE else 1)
+    try:
+        return load_scene(
+            data,
+            splits=splits,
+            downscale=None if is_sized else size,
+            side=side,
+            background=background,
+            every=every,
+            options=SceneOptions(hold_out=hold_out),
+        )
+    except SceneError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"the notes beside the field: {error}") from None
 
 
 def expect_writable(path: Path, common: Common) -> None:

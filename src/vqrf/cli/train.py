@@ -13,7 +13,9 @@ import tyro
 
 from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, say, step_bars
 from vqrf.cli.view import showing
-from vqrf.data.scene import Background, Scene, load_scene
+from vqrf.data.load import load_scene
+from vqrf.data.scene import Background, Scene
+from vqrf.data.splits import OWN
 from vqrf.fields.storage import save_field
 from vqrf.files import write_atomically
 from vqrf.interop import bytes_of_tensorf, tensorf_of
@@ -29,7 +31,7 @@ class Train:
     """Train a field on the photos of a dataset folder; the same command goes on after it was killed."""
 
     data: tyro.conf.Positional[Path]
-    """Dataset folder (Blender transforms_*.json)."""
+    """Dataset folder: Blender's transforms_*.json, or a transforms.json."""
     out: Path
     """Run folder to write."""
     preset: Literal["demo", "quick", "standard", "large"] = "standard"
@@ -47,24 +49,27 @@ class Train:
 
     def run(self) -> None:
         preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
-        scene, downscale = load_sized(self.data, preset, self.downscale, self.background)
-        images = {"downscale": downscale, "background": self.background}
+        scene, images = load_sized(self.data, preset, self.downscale, self.background)
+        for remark in scene.remarks:
+            say(self.common.quiet, remark)
         with showing(scene.name) if self.view else nullcontext() as watch:
             train_into(self.out, scene, preset, images, self.common, watch)
 
 
-def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, int]:
-    """The training views at the preset's size, and by how much they were averaged down."""
+def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, dict[str, Any]]:
+    """The training views at the preset's size, and what says how to prepare photos of the same dataset alike."""
     from vqrf.training.stages import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
         raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
-    scene = load_scene(data, splits=("train",), downscale=max(downscale, 1), background=background)
-    width = scene.train[0].camera.width
-    if downscale == 0 and width > PRESETS[preset].image_side:
-        downscale = max(1, width // PRESETS[preset].image_side)
-        scene = load_scene(data, splits=("train",), downscale=downscale, background=background)
-    return scene, max(downscale, 1)
+    side = PRESETS[preset].image_side
+    scene = load_scene(data, splits=("train",), downscale=downscale or None, side=side, background=background)
+    images: dict[str, Any] = {"downscale": scene.downscale, "background": background}
+    if len({(view.camera.width, view.camera.height) for view in scene.train}) > 1 and not downscale:
+        images["side"] = side  # each photo is averaged as far as its own size asks for
+    if scene.hold_out != OWN:
+        images["hold_out"] = scene.hold_out
+    return scene, images
 
 
 def train_into(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vqrf.data.images import bytes_from_colors, png_from_image
 from vqrf.data.rays import CameraTable
-from vqrf.data.scene import Scene, View, bytes_from_colors, png_from_image
+from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
 from vqrf.geometry import VIEWING_DISTANCE, Camera, Float32, cameras_around

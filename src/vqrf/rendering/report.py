@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from vqrf.data.scene import Bytes, bytes_from_colors
+from vqrf.data.images import Bytes, bytes_from_colors
 from vqrf.files import write_atomically
 from vqrf.geometry import Float32, Float64
 from vqrf.rendering.evaluate import Evaluation

@@ -1,0 +1,202 @@
+"""What a dataset says before a pixel of it is read: photos with their cameras, and where things are.
+
+A layout is a file of this wing with one function, `list_shots(folder) -> Listing | None`: None where the folder has another
+layout. Nothing of what is listed is believed: names stay inside of the folder, links that lead out are refused, numbers are
+checked by `Camera`, and there are no more than `MAX_SHOTS` photos.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vqrf.geometry import Camera, Float64
+
+Split = Literal["train", "test"]
+Color = tuple[float, float, float]
+Box = tuple[Float64, Float64]
+"""The lowest and the highest corner, [3] float64 each, world units."""
+
+MAX_SHOTS = 20_000
+"""Of a dataset: a hundred times what a thing is photographed with; each photo takes a thread some milliseconds at least."""
+
+PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif")
+"""What `vqrf.data.images` reads, in the order in which an ending is tried that a listing leaves out."""
+
+MAX_SIDE = 1 << 20
+"""Pixels of an image's side that a dataset may speak of."""
+
+MAX_DISTANCE = 1e12
+"""World units between near and far, or from the origin, at most: beyond it float32 overflows on the way."""
+
+MIN_ANGLE = 1e-6
+"""Radians that the narrowest lens sees: a telescope's."""
+
+WORDS_SHOWN = 80
+"""Characters of a name that an error message shows."""
+
+
+class SceneError(ValueError):
+    """A dataset that cannot be used: which file, and why, in one line."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Optics:
+    """What a dataset says of how a camera sees, with or without the size of its image.
+
+    Attributes:
+      fx, fy: focal lengths in pixels, None where only an angle is said, or one of them stands for both.
+      angle_x, angle_y: that the width and the height of the image span, radians; None where none is said.
+      cx, cy: principal point in pixels, None for the centre.
+      size: width and height of the image that the pixels are of; None: of whatever size the file has.
+
+    Raises:
+      ValueError: no focal length is said, or one that cannot be.
+    """
+
+    fx: float | None = None
+    fy: float | None = None
+    angle_x: float | None = None
+    angle_y: float | None = None
+    cx: float | None = None
+    cy: float | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, angle in (("camera_angle_x", self.angle_x), ("camera_angle_y", self.angle_y)):
+            if angle is not None and not MIN_ANGLE < angle < math.pi:
+                raise ValueError(f"{name}: expected an angle between 0 and pi, got {angle}")
+        if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
+            raise ValueError(f"image size: expected 1 to {MAX_SIDE} pixels, got {self.size[0]}x{self.size[1]}")
+        if all(value is None for value in (self.fx, self.fy, self.angle_x, self.angle_y)):
+            raise ValueError("there is no 'camera_angle_x' and no 'fl_x'")
+        self.camera(np.eye(4), self.size or (1, 1))
+
+    def camera(self, pose: Float64, size: tuple[int, int]) -> Camera:
+        """The camera of an image file of this width and height. Raises ValueError where the numbers make none."""
+        said = self.size or size
+        fx, fy = _focal(self.fx, self.angle_x, said[0]), _focal(self.fy, self.angle_y, said[1])
+        cx, cy = (side / 2 if at is None else at for at, side in zip((self.cx, self.cy), said, strict=True))
+        camera = Camera(pose, fx or fy or 0.0, fy or fx or 0.0, cx, cy, *said)
+        return camera if said == size else camera.resized(*size)
+
+
+def _focal(pixels: float | None, angle: float | None, side: int) -> float | None:
+    if pixels is not None or angle is None:
+        return pixels
+    return side / 2 / math.tan(angle / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A photo with its camera, before a pixel is read.
+
+    Attributes:
+      file: the photo, inside of the dataset's folder.
+      name: its path in the dataset without the ending, `train/r_0`.
+      pose: [4,4] float64, as that of `Camera`.
+      optics: how the camera sees.
+      split: what the dataset uses the photo for, None where it does not say.
+    """
+
+    file: Path
+    name: str
+    pose: Float64
+    optics: Optics
+    split: Split | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What a layout's reader found.
+
+    Attributes:
+      folder: of the dataset.
+      layout: its name for people.
+      shots: at least one, in the order in which views are numbered.
+      near, far: world distances along a ray between which everything lies, None where the dataset does not say.
+      box: that holds everything, None where the dataset does not say.
+      background: rgb that the photos stand on already, 0..1; None where they do not say.
+      remarks: what was passed over, for the user to read.
+    """
+
+    folder: Path
+    layout: str
+    shots: tuple[Shot, ...]
+    near: float | None = None
+    far: float | None = None
+    box: Box | None = None
+    background: Color | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def path_inside(folder: Path, name: str, what: str = "file_path") -> Path:
+    """Where `name` lies, without looking whether it is there. Backslashes are taken as slashes.
+
+    Args:
+      what: the name is, for the message.
+
+    Raises:
+      ValueError: it is no name of a file, or not inside of `folder`.
+
+    Safe for untrusted input.
+    """
+    if not name or not name.isprintable():  # a zero byte, half a surrogate, a line break in the error message
+        raise ValueError(f"{what} {name[:WORDS_SHOWN]!a} is no name of a file")
+    inside = Path(os.path.normpath(name.replace("\\", "/")))
+    if inside.is_absolute() or os.pardir in inside.parts or inside.drive or name[1:2] == ":":
+        raise ValueError(f"{what} {name[:WORDS_SHOWN]!r} leads out of the dataset's folder")
+    return folder / inside
+
+
+def expect_inside(folder: Path, file: Path) -> Path:
+    """The file, unless it is a link that leads out of the folder. Raises SceneError then."""
+    try:
+        is_inside = file.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        is_inside = False
+    if not is_inside:
+        raise SceneError(file, "is a link that leads out of the dataset's folder: put a copy there")
+    return file
+
+
+def find_photo(file: Path) -> Path | None:
+    """The photo that a listing means by a path whose ending may be missing, or another one than the file's."""
+    if file.is_file():
+        return file
+    bare = file.with_suffix("") if file.suffix.lower() in PHOTO_ENDINGS else file
+    for ending in PHOTO_ENDINGS:
+        for spelling in (ending, ending.upper()):
+            if (other := bare.with_name(bare.name + spelling)).is_file():
+                return other
+    return None
+
+
+def name_of(folder: Path, file: Path) -> str:
+    """The view's name: its path in the dataset without the ending."""
+    inside = file.relative_to(folder)
+    return (inside.with_suffix("") if inside.suffix.lower() in PHOTO_ENDINGS else inside).as_posix()
+
+
+def expect_few(path: Path, n_shots: int) -> None:
+    """Refuse a listing of too many photos, before anything is made of them. Raises SceneError."""
+    if n_shots > MAX_SHOTS:
+        raise SceneError(path, f"lists {n_shots} photos, the limit is {MAX_SHOTS}")
+
+
+def some_names(names: Iterable[str]) -> str:
+    """A few names for a message: `a, b, c and 14 more`."""
+    listed = [name[:WORDS_SHOWN] for name in names]
+    more = len(listed) - 3
+    return ", ".join(listed[:3]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,187 @@
+"""A dataset's folder as a `Scene`: asks the layouts in turn, then reads the photos."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vqrf.data import blender, transforms
+from vqrf.data.images import Bytes, bombs_refused, read_photo, read_size
+from vqrf.data.listing import Listing, SceneError, Shot, expect_inside, some_names
+from vqrf.data.scene import BACKGROUNDS, SPLITS, Background, Scene, View
+from vqrf.data.splits import split_shots
+from vqrf.geometry import Camera
+from vqrf.memory import OverBudget, expect_room
+
+LAYOUTS = (blender, transforms)
+"""In the order in which they are asked: who writes several layouts into a folder writes the most exact one first."""
+
+READ_AS = "Blender (transforms_train.json), instant-ngp and nerfstudio (transforms.json)"
+
+USUAL_NEAR, USUAL_FAR = 2.0, 6.0
+"""World distances between which the objects of the Synthetic-NeRF scenes lie, seen from their cameras."""
+
+READ_THREADS = 4
+DECODE_BYTES = 12
+"""Bytes that a pixel of a photo takes while it is read: as the file's own, as RGBA, and a strip of it as floats."""
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How to take a dataset; what is not given is worked out.
+
+    Attributes:
+      hold_out: see `vqrf.data.splits.split_shots`.
+    """
+
+    hold_out: str = ""
+
+
+def load_scene(
+    path: str | Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    downscale: int | None = 1,
+    side: int | None = None,
+    background: Background = "white",
+    every: int = 1,
+    options: SceneOptions = SceneOptions(),
+    max_bytes: int | None = None,
+) -> Scene:
+    """Read a dataset: photos with their cameras, in any layout of `LAYOUTS`.
+
+    Args:
+      path: the dataset's folder. Nothing outside it is opened.
+      splits: which of `train` and `test` to read; the others' photos are not touched. `test` may be empty where `train` is
+        asked for too.
+      downscale: average n x n pixels to one, in premultiplied alpha, and drop what is left over; None: as `side` says.
+      side: the longer side of the images, about: each is averaged down as far as it stays no shorter.
+      background: what shows through where images are transparent; without alpha they are taken as opaque. A split
+        none of whose pixels is transparent has no opacities: its backgrounds are in its photos.
+      every: of the test split, take frames 0, n, 2n, ...
+      max_bytes: that the images may take together; None for the usual budget of memory.
+
+    Raises:
+      SceneError: a file is missing, broken, or says what cannot be. All poses and all sizes are checked before the pixels of an
+        image are read.
+      ValueError: an argument is out of its range.
+
+    Safe for untrusted input: JSON is bounded by `MAX_JSON_BYTES`, an image by Pillow's limit of pixels, all of them together by
+    `max_bytes`.
+    """
+    if (downscale is not None and downscale < 1) or every < 1:
+        raise ValueError(f"downscale and every: expected at least 1, got {downscale} and {every}")
+    if not splits or not set(splits) <= set(SPLITS):
+        raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
+    listing = list_photos(Path(path))
+    if listing.background not in (None, BACKGROUNDS[background]):
+        stands_on = next(name for name, color in BACKGROUNDS.items() if color == listing.background)
+        raise SceneError(listing.folder, f"its images stand on {stands_on!r}, not on {background!r}")
+    shots, hold_out = split_shots(_named_apart(listing.shots), options.hold_out)
+    with bombs_refused():
+        wanted = {
+            split: [shot for shot in shots if shot.split == split][:: every if split == "test" else 1] for split in splits
+        }
+        for split, what in (("train", "to train on"), ("test", "held out")):
+            if not wanted.get(split, [None]) and (split == "train" or len(wanted) == 1):
+                raise SceneError(listing.folder, f"has no photos {what}")
+        tasks = {split: [_task(listing, shot, downscale, side) for shot in wanted[split]] for split in splits}
+        _expect_room(listing, [task for of_split in tasks.values() for task in of_split], max_bytes)
+        views = {split: _read_views(tasks[split], background) for split in splits}
+    return Scene(
+        train=views.get("train", ()),
+        test=views.get("test", ()),
+        background=BACKGROUNDS[background],
+        near=USUAL_NEAR if listing.near is None else listing.near,
+        far=USUAL_FAR if listing.far is None else listing.far,
+        name=listing.folder.resolve().name,
+        downscale=next((task.downscale for of_split in tasks.values() for task in of_split), 1),
+        hold_out=hold_out,
+        remarks=listing.remarks,
+    )
+
+
+def list_photos(folder: Path) -> Listing:
+    """What the dataset says before a pixel is read.
+
+    Raises:
+      SceneError: the folder is none, has none of the layouts, or cannot be used.
+
+    Safe for untrusted input.
+    """
+    if not folder.is_dir():
+        raise SceneError(folder, "is no folder" if folder.exists() else "there is no such folder")
+    for layout in LAYOUTS:
+        listing: Listing | None = layout.list_shots(folder)
+        if listing is not None:
+            return listing
+    raise SceneError(folder, f"is no dataset: it holds {_contents(folder)}; read is {READ_AS}")
+
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, in a few words."""
+    with os.scandir(folder) as entries:
+        names = sorted(ascii(entry.name)[1:-1] + "/" * entry.is_dir() for entry, _ in zip(entries, range(1000), strict=False))
+    return some_names(names) if names else "nothing"
+
+
+def _named_apart(shots: Sequence[Shot]) -> tuple[Shot, ...]:
+    """The shots with names of their own: one that is listed twice, or twice with different endings, gets a number."""
+    seen: dict[str, int] = {}
+    apart = []
+    for shot in shots:
+        seen[shot.name] = n = seen.get(shot.name, 0) + 1
+        apart.append(shot if n == 1 else replace(shot, name=f"{shot.name}~{n}"))
+    return tuple(apart)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A photo to read: its file's size, and by how much to average it."""
+
+    shot: Shot
+    size: tuple[int, int]
+    downscale: int
+    camera: Camera
+
+    @property
+    def n_pixels(self) -> int:
+        return math.prod(self.size)
+
+
+def _task(listing: Listing, shot: Shot, downscale: int | None, side: int | None) -> _Task:
+    size = read_size(expect_inside(listing.folder, shot.file))
+    n = min(max(max(size) // side, 1), *size) if downscale is None and side is not None else downscale or 1
+    if min(size) < n:
+        raise SceneError(shot.file, f"is {size[0]}x{size[1]}, which cannot be downscaled by {n}")
+    try:
+        camera = shot.optics.camera(shot.pose, size).averaged(n)
+    except ValueError as error:
+        raise SceneError(shot.file, str(error)) from None
+    return _Task(shot, size, n, camera)
+
+
+def _expect_room(listing: Listing, tasks: Sequence[_Task], max_bytes: int | None) -> None:
+    n_bytes = sum(4 * task.camera.width * task.camera.height for task in tasks)
+    n_bytes += DECODE_BYTES * max((task.n_pixels for task in tasks), default=0)
+    try:
+        expect_room(n_bytes, max_bytes, f"to hold {len(tasks)} photos")
+    except OverBudget as error:
+        raise SceneError(listing.folder, str(error)) from None
+
+
+def _read_views(tasks: Sequence[_Task], background: Background) -> tuple[View, ...]:
+    def read(task: _Task) -> tuple[Bytes, Bytes]:
+        return read_photo(task.shot.file, task.downscale, BACKGROUNDS[background])
+
+    with ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1)) as pool:
+        images = list(pool.map(read, tasks))
+    has_opacity = any(opacity.min() < 255 for _, opacity in images)
+    return tuple(
+        View(task.camera, image, task.shot.name, opacity if has_opacity else None)
+        for task, (image, opacity) in zip(tasks, images, strict=True)
+    )
