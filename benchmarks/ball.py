@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from vqrf.codec.compressed import CODED, PRUNED, CompressedField, Constants, Quantized
+from vqrf.codec.compressed import CODED, PRUNED, CompressedField, Quantized
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Float32, Lattice
 from vqrf.kernels import Volume
+from vqrf.kernels.constants import Equation
 from vqrf.training.stages import Appearance, Sampling
 from vqrf.training.train import initial_mlp
 
@@ -37,12 +40,14 @@ def ball_field(side: int) -> RadianceField:
         density=np.maximum(SURFACE_DENSITY + DENSITY_PER_VOXEL * depth, EMPTY_DENSITY).astype(np.float32),
         features=features,
         color_mlp=tuple(zip(mlp[::2], mlp[1::2], strict=True)),
-        density_bias=float(np.log(1 / (1 - sampling.alpha_init) - 1)),
-        interval=sampling.step_voxels,
-        step_world=sampling.step_voxels * 2 / (side - 1),
-        near=0.2,
-        alpha_threshold=sampling.alpha_threshold,
-        background=(1.0, 1.0, 1.0),
+        equation=Equation(
+            density_bias=float(np.log(1 / (1 - sampling.alpha_init) - 1)),
+            interval=sampling.step_voxels,
+            step_world=sampling.step_voxels * 2 / (side - 1),
+            near=0.2,
+            alpha_threshold=sampling.alpha_threshold,
+            background=(1.0, 1.0, 1.0),
+        ),
     )
 
 
@@ -77,6 +82,7 @@ def compressed_ball(ball: RadianceField, volume: Volume) -> CompressedField:
         codebook=random.standard_normal((N_CODES, ball.n_channels)).astype(half),
         kept=Quantized(np.zeros((0, ball.n_channels), np.uint8), unit, unit),
         color_mlp=tuple((weight.astype(half), bias.astype(half)) for weight, bias in ball.color_mlp),
-        constants=Constants(EMPTY_DENSITY, ball.density_bias, ball.interval, ball.step_world, 0.2, 1e-4, (1.0, 1.0, 1.0)),
+        equation=replace(ball.equation, alpha_threshold=1e-4),
+        empty_density=EMPTY_DENSITY,
         metadata={},
     )

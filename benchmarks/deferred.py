@@ -186,10 +186,10 @@ class DeferredModel:
 
     def find_cells(self) -> None:
         field = replace(self.start, density=self.density.values[..., 0].numpy())
-        base = replace(field.volume(), shading="mlp")
-        dark = (0.0, 0.0, 0.0)
+        base, logits = field.volume(), replace(field.equation, shading="mlp")
+        dark = replace(logits, background=(0.0, 0.0, 0.0))
         self.volumes = [
-            replace(base, features=part.values.numpy(), background=dark if number else base.background)
+            replace(base, features=part.values.numpy(), equation=dark if number else logits)
             for number, part in enumerate(self.parts)
         ]
 

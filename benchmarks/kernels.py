@@ -31,7 +31,6 @@ from vqrf.data.load import load_scene
 from vqrf.data.rays import RayPool
 from vqrf.fields.storage import load_field
 from vqrf.kernels import Gradients, Volume, native, reference
-from vqrf.kernels.activation import density_of_alpha
 from vqrf.rendering.render import render
 from vqrf.training.grids import ADAM_EPSILON
 from vqrf.training.stages import FINE_LOSSES
@@ -268,7 +267,7 @@ def main(options: Options) -> None:
         pool = RayPool(load_scene(options.data, splits=("train",)).train)
         pool.keep_hits(volume)
         rays = pool.sample(options.rays, seed=(0,)).arrays
-    floor_density = density_of_alpha(what.alpha_threshold, what.density_bias, what.interval)
+    floor_density = what.equation.floor
     step = Step(volume, rays)
     terms = step.differentiate(native)
     per_ray = {name: terms[name] / options.rays for name in ("n_live", "n_shaded")}

@@ -127,7 +127,7 @@ def main() -> None:
         page = chromium.new_context(viewport={"width": SIDE, "height": SIDE}).new_page()
         page.goto(path.as_uri())
         page.evaluate(FIRST_PICTURE)
-        n = N_FRAMES if options.harmonics or decode(data).shading != "mlp" else N_FRAMES // 10
+        n = N_FRAMES if options.harmonics or decode(data).equation.shading != "mlp" else N_FRAMES // 10
         rates = [page.evaluate(TURNING, n) for _ in range(3)]
         print(f"{statistics.median(result['rate'] for result in rates):.1f} frames/s at {rates[0]['size']}")
         if not options.harmonics:

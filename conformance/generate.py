@@ -12,21 +12,23 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.codec import bitstream, entropy
-from vqrf.codec.bitstream import BitstreamError, CompressedField, Constants, Quantized, Table, encode
+from vqrf.codec.bitstream import BitstreamError, CompressedField, Quantized, Table, encode
 from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, canonical_json
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.geometry import Lattice
-from vqrf.kernels import Activation, Shading
+from vqrf.kernels.constants import Activation, Equation, Shading
 
 HERE = Path(__file__).parent
-CONSTANTS = Constants(-3.25, -8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))
+EQUATION = Equation(-8.5951, 0.5, 0.0143, 0.2, 1e-4, (1.0, 1.0, 1.0))
+EMPTY_DENSITY = -3.25
 
 
 def make_partition(rng: np.random.Generator, shape: tuple[int, int, int], kept: float) -> NDArray[np.uint8]:
@@ -100,11 +102,9 @@ def make_field(
         codebook=codebook,
         kept=Quantized(levels, one / 12, -128 * one / 12),
         color_mlp=make_layers(rng, [n_channels * (1 + 2 * feature_frequencies) + 3 + 6, 8, 3] if widths is None else widths),
-        constants=CONSTANTS,
+        equation=replace(EQUATION, shading=shading, activation=activation, feature_frequencies=feature_frequencies),
+        empty_density=EMPTY_DENSITY,
         metadata={"generator": "vqrf conformance", "seed": seed},
-        shading=shading,
-        activation=activation,
-        feature_frequencies=feature_frequencies,
     )
 
 
@@ -150,10 +150,9 @@ def make_pyramid(
         steps=np.linspace(1, 0.25, 1 + n_latents, dtype=np.float32),
         basis=basis,
         color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
-        constants=CONSTANTS,
+        equation=replace(EQUATION, shading=shading, activation=activation),
+        empty_density=EMPTY_DENSITY,
         metadata={"generator": "vqrf conformance", "seed": seed},
-        shading=shading,
-        activation=activation,
     )
 
 
@@ -168,7 +167,8 @@ def smallest_pyramid() -> PyramidField:
         steps=np.array([1, 0.5, 0.5, 0.5], np.float32),
         basis=None,
         color_mlp=(),
-        constants=Constants(-8.0, 0.0, 0.5, 0.25, 0.0, 1e-4, (1.0, 1.0, 1.0)),
+        equation=Equation(0.0, 0.5, 0.25, 0.0, 1e-4, (1.0, 1.0, 1.0)),
+        empty_density=-8.0,
         metadata={},
     )
 
@@ -190,14 +190,6 @@ METADATA: dict[str, Any] = {
     **nested(MAX_METADATA_DEPTH),
 }
 """What metadata may be."""
-
-
-AnyField = TypeVar("AnyField", CompressedField, PyramidField)
-
-
-def replace(field: AnyField, **changes: Any) -> AnyField:
-    values = {name: getattr(field, name) for name in field.__dataclass_fields__}
-    return type(field)(**{**values, **changes})
 
 
 def quantized_field() -> CompressedField:
@@ -277,14 +269,14 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
     out: dict[str, NDArray[Any]] = {
         "lo": np.array(field.lattice.lo),
         "hi": np.array(field.lattice.hi),
-        "constants": np.array(field.constants.values(), np.float32),
+        "constants": np.array([field.empty_density, *field.equation.numbers()], np.float32),
         "metadata": np.frombuffer(canonical_json(field.metadata), np.uint8),
         "partition": field.partition,
         "shading": np.array([bitstream.number_of_shading(field)], np.uint16),
-        "activation": np.array([bitstream.ACTIVATIONS.index(field.activation)], np.uint16),
+        "activation": np.array([bitstream.ACTIVATIONS.index(field.equation.activation)], np.uint16),
     }
-    if field.feature_frequencies:
-        out["feature_frequencies"] = np.array([field.feature_frequencies], np.uint16)
+    if field.equation.feature_frequencies:
+        out["feature_frequencies"] = np.array([field.equation.feature_frequencies], np.uint16)
     tables: dict[str, Table] = {}
     if isinstance(field, PyramidField):
         out |= {f"LEV{number}": level for number, level in enumerate(field.coefficients[::-1])}

@@ -11,6 +11,7 @@ from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Lattice
+from vqrf.kernels.constants import Equation
 from vqrf.training.train import fit
 
 BALL_RADIUS = 0.6
@@ -36,12 +37,14 @@ def ball_field() -> RadianceField:
         density=(40 * (BALL_RADIUS - radius) - BALL_BIAS).astype(np.float32),
         features=(4 * place).astype(np.float32),
         color_mlp=(),
-        density_bias=BALL_BIAS,
-        interval=0.5,
-        step_world=0.5 * 2 / (side - 1),
-        near=0.2,
-        alpha_threshold=1e-4,
-        background=(1.0, 1.0, 1.0),
+        equation=Equation(
+            density_bias=BALL_BIAS,
+            interval=0.5,
+            step_world=0.5 * 2 / (side - 1),
+            near=0.2,
+            alpha_threshold=1e-4,
+            background=(1.0, 1.0, 1.0),
+        ),
     )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vqrf.fields.factors import Factors
-from vqrf.kernels import PLANE_AXES, Activation, Gradients, LossWeights, Volume, reference
-from vqrf.kernels.activation import density_of_alpha
+from vqrf.kernels import PLANE_AXES, Gradients, LossWeights, Volume, reference
+from vqrf.kernels.constants import Equation
 
 WIDTHS: dict[str, tuple[int, ...]] = {
     "logits": (),
@@ -51,9 +51,18 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         for i, o in itertools.pairwise(WIDTHS[kind])
     )
     allowed = (rng.random([side - 1 for side in shape]) > 0.3).astype(np.uint8)
-    activation: Activation = "relu" if kind == "plenoxels" else "softplus"
-    bias = 0.0 if kind == "plenoxels" else -2.0
-    cells = reference.find_cells(density, density_of_alpha(1e-4, bias, 0.5, activation), allowed)
+    equation = Equation(
+        density_bias=0.0 if kind == "plenoxels" else -2.0,
+        interval=0.5,
+        step_world=0.1234,
+        near=0.3,
+        alpha_threshold=1e-4,
+        background=(1.0, 0.5, 0.2),
+        shading="sh" if kind.startswith("harmonics") else "sh_relu" if kind == "plenoxels" else "mlp",
+        activation="relu" if kind == "plenoxels" else "softplus",
+        feature_frequencies=FEATURE_FREQUENCIES.get(kind, 0),
+    )
+    cells = reference.find_cells(density, equation.floor, allowed)
     return Volume(
         lo=(-1.0, -1.2, -0.8),
         hi=(1.0, 1.1, 0.9),
@@ -63,15 +72,7 @@ def make_volume(kind: str, has_rows: bool, dtype: type = np.float64, shape: tupl
         layers=layers,
         cells=cells,
         skip=reference.measure_skip(cells),
-        density_bias=bias,
-        interval=0.5,
-        step_world=0.1234,
-        near=0.3,
-        alpha_threshold=1e-4,
-        background=(1.0, 0.5, 0.2),
-        shading="sh" if kind.startswith("harmonics") else "sh_relu" if kind == "plenoxels" else "mlp",
-        activation=activation,
-        feature_frequencies=FEATURE_FREQUENCIES.get(kind, 0),
+        equation=equation,
     )
 
 

@@ -34,7 +34,7 @@ WINGS = {
     "geometry": (),
     "memory": (),
     "files": (),
-    "kernels": ("activation", "equation", "reference", "native"),
+    "kernels": ("constants", "equation", "reference", "native"),
     "codec": ("compressed", "pyramid", "entropy", "bitstream", "lint"),
     "data": ("listing", "images", "camera_json", "transforms", "blender", "splits", "scene", "load", "builtin", "rays"),
     "fields": ("factors", "field", "cells", "storage", "preview"),

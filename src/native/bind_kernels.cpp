@@ -75,12 +75,12 @@ T *keep(Volume &volume, nb::object object, const char *name, std::vector<int64_t
     return a.data();
 }
 
-void read_layers(Volume &volume, nb::object object) {
+void read_layers(Volume &volume, nb::object object, nb::object equation) {
     VolumeView &v = volume.view;
     nb::object layers = object.attr("layers");
     v.n_layers = static_cast<int>(nb::len(layers));
     expect(v.n_layers == 0 || (v.n_layers >= 2 && v.n_layers <= MAX_LAYERS), "layers: expected none, or 2 to 10");
-    v.feature_frequencies = nb::cast<int>(object.attr("feature_frequencies"));
+    v.feature_frequencies = nb::cast<int>(equation.attr("feature_frequencies"));
     expect(v.feature_frequencies >= 0 && v.feature_frequencies <= MAX_FEATURE_FREQUENCIES &&
                (v.n_layers > 0 || v.feature_frequencies == 0),
            "feature_frequencies: expected 0 to 10, and 0 without layers");
@@ -101,7 +101,7 @@ void read_layers(Volume &volume, nb::object object) {
         v.weight[i] = keep<const float>(volume, pair[0], "weight", {expected_out, i == 0 ? in : v.width});
         v.bias[i] = keep<const float>(volume, pair[1], "bias", {expected_out});
     }
-    const auto shading = nb::cast<std::string>(object.attr("shading"));
+    const auto shading = nb::cast<std::string>(equation.attr("shading"));
     expect(shading == "mlp" || shading == "sh" || shading == "sh_relu", "shading: " + shading + " is not supported");
     v.relu_color = shading == "sh_relu";
     if (shading != "mlp")
@@ -114,12 +114,13 @@ void read_layers(Volume &volume, nb::object object) {
 Volume read_volume(nb::object object) {
     Volume volume;
     VolumeView &v = volume.view;
+    nb::object equation = object.attr("equation");
     auto density = array<const float>(object.attr("density"), "density", {-1, -1, -1});
     for (int axis = 0; axis < 3; ++axis) {
         v.shape[axis] = static_cast<int>(density.shape(axis));
         v.lo[axis] = nb::cast<float>(object.attr("lo")[axis]);
         v.hi[axis] = nb::cast<float>(object.attr("hi")[axis]);
-        v.background[axis] = nb::cast<float>(object.attr("background")[axis]);
+        v.background[axis] = nb::cast<float>(equation.attr("background")[axis]);
         expect(v.shape[axis] >= 2, "density: expected at least 2 voxels on every axis");
         expect(v.lo[axis] < v.hi[axis], "expected lo < hi");
         v.blocks[axis] = (v.shape[axis] - 1 + (1 << SKIP_BLOCK_LOG2) - 1) >> SKIP_BLOCK_LOG2;
@@ -141,21 +142,21 @@ Volume read_volume(nb::object object) {
     expect(v.channels >= 1 && v.channels <= MAX_CHANNELS, "features: expected 1 to 64 channels");
     v.cells = keep<const uint8_t>(volume, object.attr("cells"), "cells", {X - 1, Y - 1, Z - 1});
     v.skip = keep<const uint8_t>(volume, object.attr("skip"), "skip", {v.blocks[0], v.blocks[1], v.blocks[2]});
-    v.density_bias = nb::cast<float>(object.attr("density_bias"));
-    v.interval = nb::cast<float>(object.attr("interval"));
-    v.step = nb::cast<float>(object.attr("step_world"));
-    v.near = nb::cast<float>(object.attr("near"));
-    v.alpha_threshold = nb::cast<float>(object.attr("alpha_threshold"));
+    v.density_bias = nb::cast<float>(equation.attr("density_bias"));
+    v.interval = nb::cast<float>(equation.attr("interval"));
+    v.step = nb::cast<float>(equation.attr("step_world"));
+    v.near = nb::cast<float>(equation.attr("near"));
+    v.alpha_threshold = nb::cast<float>(equation.attr("alpha_threshold"));
     expect(v.step > 0 && v.interval > 0, "expected step_world > 0 and interval > 0");
     expect(v.alpha_threshold > 0 && v.alpha_threshold < 1, "alpha_threshold: expected 0 < threshold < 1");
-    const auto activation = nb::cast<std::string>(object.attr("activation"));
+    const auto activation = nb::cast<std::string>(equation.attr("activation"));
     expect(activation == "softplus" || activation == "relu", "activation: " + activation + " is not supported");
     v.relu_density = activation == "relu";
     const double depth = -std::log1p(-static_cast<double>(v.alpha_threshold)) / v.interval;
     const double x = v.relu_density ? depth : std::log(std::expm1(depth));
     // A hair low, so that rounding here never hides a sample whose alpha passes the test itself.
     v.density_floor = static_cast<float>(x - v.density_bias) - 1e-4f;
-    read_layers(volume, object);
+    read_layers(volume, object, equation);
     return volume;
 }
 

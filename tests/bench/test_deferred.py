@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from changed import changed
 
 from vqrf.data.rays import CameraTable
 from vqrf.fields.field import RadianceField
@@ -36,7 +37,7 @@ def baked(ball_field: RadianceField) -> RadianceField:
     """The ball in harmonics of degree 1: its own colours, and something that depends on the direction."""
     features = np.random.default_rng(0).normal(size=(*ball_field.lattice.shape, 12)).astype(np.float32)
     features[..., ::4] = ball_field.features / Y0
-    return replace(ball_field, features=features, shading="sh")
+    return changed(ball_field, features=features, shading="sh")
 
 
 def model_of(deferred: ModuleType, baked: RadianceField, n_features: int = 4) -> object:

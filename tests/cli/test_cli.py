@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from changed import changed
 from tiny import TINY, TINY_COMPRESS, TINY_RATE, tiny_scene
 
 from vqrf.cli import main as cli
@@ -442,7 +443,7 @@ def test_a_file_whose_constants_make_no_field_is_refused(
 ) -> None:
     small = decode(compressed.read_bytes())
     file = tmp_path / "a.vqrf"
-    file.write_bytes(encode(replace(small, constants=replace(small.constants, **change))))
+    file.write_bytes(encode(changed(small, **change)))
     refuses("eval", file, "--data", data, saying=(file, "alpha_threshold"))
 
 

@@ -180,7 +180,7 @@ def test_official_files_are_converted(tmp_path: Path) -> None:
 def npz(ball_field: RadianceField, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of svox2 of the coloured ball."""
     features = (ball_field.features @ np.random.default_rng(3).standard_normal((3, 27)) / 4).astype(np.float16)
-    density = np.maximum(ball_field.density + ball_field.density_bias, 0)
+    density = np.maximum(ball_field.density + ball_field.equation.density_bias, 0)
     path = tmp_path_factory.mktemp("svox2") / "ckpt.npz"
     arrays = {"links": np.arange(density.size, dtype=np.int32).reshape(density.shape), "basis_type": np.array(1)}
     np.savez(path, density_data=density.reshape(-1, 1), sh_data=features.reshape(-1, 27), **arrays)
@@ -197,7 +197,8 @@ def test_a_checkpoint_of_svox2_goes_through_every_verb(npz: Path, data: Path, tm
     out = tmp_path / "a.vqrf"
     succeeds("compress", npz, "--out", out, "--preset", "demo", "--own-views", 12, "--own-side", 48)
     small = decode(out.read_bytes())
-    assert (small.shading, small.activation, small.metadata["training"]["kind"]) == ("sh_relu", "relu", "svox2 checkpoint")
+    assert (small.equation.shading, small.equation.activation) == ("sh_relu", "relu")
+    assert small.metadata["training"]["kind"] == "svox2 checkpoint"
     assert small.metadata["field_test"]["psnr"] > 50  # the field against itself in 8 bits
     assert small.metadata["test"]["psnr"] > 30
     succeeds("convert", out, tmp_path / "small.npz")
@@ -247,7 +248,7 @@ def test_a_tensorf_checkpoint_is_scored_and_compressed_with_and_without_photos(t
     succeeds("compress", th, "--data", data, "--out", tmp_path / "a.vqrf", *small)
     for name in ("own.vqrf", "a.vqrf"):
         compressed = decode((tmp_path / name).read_bytes())
-        assert compressed.feature_frequencies == 2 and compressed.n_channels == 5
+        assert compressed.equation.feature_frequencies == 2 and compressed.n_channels == 5
         assert compressed.metadata["training"]["kind"] == "TensoRF checkpoint"
     assert (
         decode((tmp_path / "own.vqrf").read_bytes()).metadata["field_test"]["psnr"] > 50

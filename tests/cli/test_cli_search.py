@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from changed import changed
 from test_cli import data, refuses, run, scene, succeeds, unchanged, vqrf  # noqa: F401 (fixtures)
 from test_entropy import generate
 from tiny import TINY, TINY_COMPRESS
 
-from vqrf.codec.bitstream import CODED, CompressedField, Constants, Quantized, decode, encode, sections
+from vqrf.codec.bitstream import CODED, CompressedField, Quantized, decode, encode, sections
 from vqrf.codec.lint import inspect
 from vqrf.codec.pyramid import PyramidField
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
@@ -119,26 +120,20 @@ def with_coarsest(value: int) -> PyramidField:
     return generate.replace(pyramid(), coefficients=(np.full_like(coarsest, value), *others))
 
 
-def with_constants(**changes: object) -> CompressedField:
-    constants = shell().constants
-    values = {name: getattr(constants, name) for name in constants.__dataclass_fields__}
-    return generate.replace(shell(), constants=Constants(**{**values, **changes}))
-
-
 def with_density(scale: float, offset: float) -> CompressedField:
     levels = shell().density.levels
     return generate.replace(shell(), density=Quantized(levels, np.float32(scale) * ONE, np.float32(offset) * ONE))
 
 
 ODD = {
-    ("HEAD", "near is -1"): lambda: with_constants(near=-1.0),
-    ("HEAD", "interval is 1000"): lambda: with_constants(interval=1000.0),
-    ("HEAD", "step_world is 50"): lambda: with_constants(step_world=50.0),
-    ("HEAD", "step_world is 1e-06"): lambda: with_constants(step_world=1e-6),
-    ("HEAD", "density_bias is 200"): lambda: with_constants(density_bias=200.0, empty_density=-300.0),
-    ("HEAD", "alpha_threshold is 0"): lambda: with_constants(alpha_threshold=0.0),
-    ("HEAD", "empty_density is 9, above"): lambda: with_constants(empty_density=9.0),
-    ("HEAD", "background is (2.0, 0.0, 0.0)"): lambda: with_constants(background=(2.0, 0.0, 0.0)),
+    ("HEAD", "near is -1"): lambda: changed(shell(), near=-1.0),
+    ("HEAD", "interval is 1000"): lambda: changed(shell(), interval=1000.0),
+    ("HEAD", "step_world is 50"): lambda: changed(shell(), step_world=50.0),
+    ("HEAD", "step_world is 1e-06"): lambda: changed(shell(), step_world=1e-6),
+    ("HEAD", "density_bias is 200"): lambda: changed(shell(), density_bias=200.0, empty_density=-300.0),
+    ("HEAD", "alpha_threshold is 0"): lambda: changed(shell(), alpha_threshold=0.0),
+    ("HEAD", "empty_density is 9, above"): lambda: changed(shell(), empty_density=9.0),
+    ("HEAD", "background is (2.0, 0.0, 0.0)"): lambda: changed(shell(), background=(2.0, 0.0, 0.0)),
     ("DENS", "density: a scale is not positive"): lambda: with_density(-0.31, 60.0),
     ("DENS", "density: a level is worth more"): lambda: with_density(3e38, 0.0),
     ("BOOK", "128 codewords are named by no voxel"): lambda: generate.replace(shell(), codes=shell().codes * 0),
@@ -148,7 +143,7 @@ ODD = {
         pyramid(), basis=np.float32([[1], [1], [0]]) * np.ones(3, np.float32)
     ),
     ("LEV2", "all 32 coefficients of the coarsest level"): lambda: with_coarsest(0),
-    ("HEAD", "near is -2"): lambda: generate.replace(pyramid(), constants=Constants(-8, 0, 0.5, 0.25, -2, 1e-4, (1, 1, 1))),
+    ("HEAD", "near is -2"): lambda: changed(pyramid(), near=-2.0),
     ("PART", "30 of the 30 voxels that hold values can be seen"): lambda: with_coarsest(-100),
 }
 

@@ -128,7 +128,7 @@ def test_view_shows_a_run_folder_and_its_next_field(
     visitor = Visitor(monkeypatch, look)
     assert vqrf("view", run, "--no-open")[0] == 0
     assert visitor.scenes == [encode(preview(ball_field))]
-    assert decode(later[0]).constants.background == (0, 0, 0)
+    assert decode(later[0]).equation.background == (0, 0, 0)
 
 
 def test_render_draws_an_orbit_and_a_path_from_a_file(file: Path, tmp_path: Path) -> None:

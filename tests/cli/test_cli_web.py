@@ -83,7 +83,7 @@ def test_a_file_for_the_web_is_rendered_scored_and_described(
 def test_a_file_of_the_field_s_own_colours_says_nothing_of_fast_ones(run: Path, data: Path, tmp_path: Path) -> None:
     outcome = succeeds("compress", run, "--data", data, "--out", tmp_path / "a.vqrf", "--preset", "demo", "--steps", 1)
     small = decode((tmp_path / "a.vqrf").read_bytes())
-    assert (small.shading, small.metadata["compression"]["profile"]) == ("mlp", "exact")
+    assert (small.equation.shading, small.metadata["compression"]["profile"]) == ("mlp", "exact")
     assert "fast" not in small.metadata and "fast" not in outcome.out
 
 

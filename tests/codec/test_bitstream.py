@@ -9,12 +9,14 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from changed import changed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_entropy import generate, needs_native
@@ -26,7 +28,6 @@ from vqrf.codec.bitstream import (
     PRUNED,
     BitstreamError,
     CompressedField,
-    Constants,
     Quantized,
     decode,
     encode,
@@ -124,7 +125,8 @@ def compressed_fields(draw: st.DrawFn) -> CompressedField:
         codebook=table(n_codewords, n_channels),
         kept=Quantized(kept_levels, kept_scale, -kept_scale),
         color_mlp=() if n_channels == 3 and draw(st.booleans()) else layers,
-        constants=generate.CONSTANTS,
+        equation=generate.EQUATION,
+        empty_density=-3.25,
         metadata=draw(st.dictionaries(st.text(max_size=5), st.none() | st.floats(allow_nan=False, allow_infinity=False))),
     )
 
@@ -325,9 +327,15 @@ def test_dequantising_rounds_the_product_and_then_the_sum() -> None:
 
 
 def test_constants_are_rounded_to_what_a_file_holds() -> None:
-    constants = Constants(0.1, -1, 0.5, 0.01, 0, 1e-4, (1, 1, 1))
-    assert constants.empty_density == float(np.float32(0.1))
-    assert Constants.from_values(constants.values()) == constants
+    field = changed(small_field(), empty_density=0.1, step_world=0.01)
+    assert (field.empty_density, field.equation.step_world) == (float(np.float32(0.1)), float(np.float32(0.01)))
+    assert changed(field, near=0.25).equation == replace(field.equation, near=0.25)
+
+
+@pytest.mark.parametrize("change", [{"empty_density": 1e39}, {"near": 1e39}, {"interval": 1e-50}], ids=str)
+def test_a_constant_that_float32_has_not_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"not finite|not positive"):
+        changed(small_field(), **change)
 
 
 ONE = np.ones(1, np.float32)
@@ -350,10 +358,10 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
         "shading": "sh",
         "color_mlp": generate.make_layers(np.random.default_rng(0), [6, 3]),
     },
-    "color_mlp: shading phong": {"shading": "phong"},
+    "shading phong": {"shading": "phong"},
     "activation exp": {"activation": "exp"},
     "color_mlp: feature frequencies without": {"feature_frequencies": 2},
-    "color_mlp: 11 feature frequencies": {"feature_frequencies": 11},
+    "11 feature frequencies": {"feature_frequencies": 11},
     "color_mlp: layer 0 cannot": {"color_mlp": generate.make_layers(np.random.default_rng(0), [7, 3])},
     "color_mlp: ends in 4": {"color_mlp": generate.make_layers(np.random.default_rng(0), [6, 4])},
     "metadata: expected a dict": {"metadata": [1]},
@@ -369,7 +377,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
 def test_a_field_that_no_file_could_hold_is_refused_when_it_is_made(reason: str) -> None:
     field = small_field(partition=np.full(TINY, CODED, np.uint8))
     with pytest.raises(ValueError, match=reason):
-        generate.replace(field, **BAD_FIELDS[reason])
+        changed(field, **BAD_FIELDS[reason])
 
 
 @pytest.mark.parametrize("scale", [np.ones(2, np.float32), np.ones(1), np.float32([np.inf]), np.ones((1, 3), np.float32)])
@@ -387,7 +395,7 @@ def test_fields_differ_when_any_part_of_them_does() -> None:
         generate.replace(field, density=Quantized(levels, field.density.scale, field.density.offset)),
         generate.replace(field, metadata={}),
         generate.replace(field, color_mlp=generate.make_layers(np.random.default_rng(0), [6, 3])),
-        generate.replace(field, color_mlp=generate.make_layers(np.random.default_rng(0), [12, 3]), feature_frequencies=1),
+        changed(field, color_mlp=generate.make_layers(np.random.default_rng(0), [12, 3]), feature_frequencies=1),
         generate.replace(field, codebook=generate.quantize(np.float32(field.codebook))),
         generate.replace(field, lattice=Lattice((-2, -2, -2), (2, 2, 2), TINY)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,9 @@ def pyramids(draw: st.DrawFn) -> PyramidField:
         steps=np.exp(rng.normal(0, 5, 1 + n_latents)).astype(np.float32),
         basis=rng.standard_normal((n_latents, n_channels)).astype(np.float32) if has_basis else None,
         color_mlp=() if n_channels == 3 and draw(st.booleans()) else generate.make_layers(rng, [n_channels + 9, 4, 3]),
-        constants=generate.CONSTANTS,
+        equation=replace(generate.EQUATION, activation=draw(st.sampled_from(["softplus", "relu"]))),
+        empty_density=-3.25,
         metadata=draw(st.dictionaries(st.text(max_size=5), st.none() | st.integers())),
-        activation=draw(st.sampled_from(["softplus", "relu"])),
     )
 
 

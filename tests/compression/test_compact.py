@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changed import changed
 from tiny import Interrupted, Recorder
 
 from vqrf.codec.bitstream import decode, encode
@@ -68,18 +69,18 @@ def harmonics_field(ball: RadianceField, **changes: object) -> RadianceField:
     rng = np.random.default_rng(3)
     waves = np.sin(np.argwhere(np.ones(ball.lattice.shape)) @ rng.normal(0, 0.2, (3, 12)) + rng.uniform(0, 6, 12))
     features = waves.reshape(*ball.lattice.shape, 12).astype(np.float32)
-    return replace(ball, features=features, shading="sh", **changes)  # type: ignore[arg-type]
+    return changed(ball, features=features, shading="sh", **changes)
 
 
 def plenoxels_field(ball: RadianceField) -> RadianceField:
     """The same without softplus and sigmoid."""
     density = (10 * (ball.density - ball.density.max() / 2) / ball.density.max()).astype(np.float32)
-    return replace(harmonics_field(ball), density=density, density_bias=0.0, shading="sh_relu", activation="relu")
+    return changed(harmonics_field(ball), density=density, density_bias=0.0, shading="sh_relu", activation="relu")
 
 
 def seen_of(field: RadianceField) -> np.ndarray:
     """An importance: all that shows, more inside."""
-    return np.maximum(field.density.astype(np.float64) - field.density_of(field.alpha_threshold), 0)
+    return np.maximum(field.density.astype(np.float64) - field.equation.floor, 0)
 
 
 def tune(model: PyramidModel, scene: Scene, steps: int) -> PyramidModel:
@@ -101,9 +102,9 @@ def assert_shows_what_the_file_holds(model: PyramidModel) -> None:
     for layer, other in zip(volume.layers, field.color_mlp, strict=True):
         for a, b in zip(layer, other, strict=True):
             np.testing.assert_array_equal(a.numpy(), b)
-    assert (volume.shading, volume.activation) == (field.shading, field.activation)
-    assert (volume.density_bias, volume.interval, volume.near) == pytest.approx(
-        (field.density_bias, field.interval, field.near)
+    assert (volume.equation.shading, volume.equation.activation) == (field.equation.shading, field.equation.activation)
+    assert (volume.equation.density_bias, volume.equation.interval, volume.equation.near) == pytest.approx(
+        (field.equation.density_bias, field.equation.interval, field.equation.near)
     )
 
 
@@ -117,19 +118,22 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     make: Callable[[RadianceField], RadianceField], ball_field: RadianceField
 ) -> None:
     field = make(ball_field)
-    importance, config = seen_of(field), replace(FINE, density_step=FINE.density_step / SUITED[field.activation].density_unit)
+    importance, config = (
+        seen_of(field),
+        replace(FINE, density_step=FINE.density_step / SUITED[field.equation.activation].density_unit),
+    )
     model = PyramidModel(field, importance, config)
     assert_shows_what_the_file_holds(model)
     packed = model.pack()
     assert packed.basis is not None and packed.color_mlp == ()
     again, here = expand(packed), spread_out(importance) > 0
     np.testing.assert_array_equal(packed.partition != PRUNED, here)
-    floor = field.density_of(field.alpha_threshold)
+    floor = field.equation.floor
     expected = np.clip(field.density[here], floor - DENSITY_BELOW, floor + DENSITY_ABOVE)
     most = FINE.density_step / 2 * (FINE.n_levels + 1)  # each level is rounded for itself
     np.testing.assert_allclose(again.density[here], expected, atol=1.01 * most)
     np.testing.assert_allclose(again.features[here], field.features[here], atol=0.02)
-    assert (again.shading, again.activation) == (field.shading, field.activation)
+    assert (again.equation.shading, again.equation.activation) == (field.equation.shading, field.equation.activation)
 
 
 def test_of_all_levels_only_the_finest_loses_by_its_rounding(model: PyramidModel, trained: RadianceField) -> None:
@@ -199,7 +203,7 @@ def test_unless_told_otherwise_a_relu_keeps_more(
     given: float | None, of_softplus: float, of_relu: float, importance: np.ndarray, trained: RadianceField
 ) -> None:
     for activation, share in (("softplus", of_softplus), ("relu", of_relu)):
-        field = replace(trained, activation=activation)
+        field = changed(trained, activation=activation)
         packed = PyramidModel(field, importance, replace(TINY_RATE, prune=given)).pack()
         np.testing.assert_array_equal(packed.partition != PRUNED, carrying(spread_out(importance), share))
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from changed import changed
 
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.compact import PyramidModel, RateConfig
@@ -34,14 +35,14 @@ def with_network(field: RadianceField, of_features: int) -> RadianceField:
         for inputs, out in pairwise(sides)
     )
     mixed = (field.features / 4 @ rng.standard_normal((3, N_CHANNELS))).astype(np.float32)
-    return replace(field, features=mixed, color_mlp=layers, feature_frequencies=of_features)
+    return changed(field, features=mixed, color_mlp=layers, feature_frequencies=of_features)
 
 
 def with_harmonics(field: RadianceField) -> RadianceField:
     """The same shape as Plenoxels has it."""
     mixed = (field.features / 8 @ np.random.default_rng(2).standard_normal((3, 27))).astype(np.float32)
-    density = np.maximum(field.density + field.density_bias, 0)
-    return replace(field, density=density, density_bias=0.0, features=mixed, shading="sh_relu", activation="relu")
+    density = np.maximum(field.density + field.equation.density_bias, 0)
+    return changed(field, density=density, density_bias=0.0, features=mixed, shading="sh_relu", activation="relu")
 
 
 @pytest.fixture(params=["logits", "network", "frequencies", "plenoxels"])
@@ -63,8 +64,8 @@ def assert_shows_what_the_file_holds(model: PyramidModel, field: RadianceField, 
     packed = model.pack()
     read = decode(encode(packed))
     assert read == packed
-    assert (read.shading, read.activation) == (field.shading, field.activation)
-    assert read.feature_frequencies == field.feature_frequencies
+    assert (read.equation.shading, read.equation.activation) == (field.equation.shading, field.equation.activation)
+    assert read.equation.feature_frequencies == field.equation.feature_frequencies
     np.testing.assert_allclose(render(model.volume, camera).rgb, render(expand(read), camera).rgb, atol=1e-3)
 
 

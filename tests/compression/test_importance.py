@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from changed import changed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ from vqrf.rendering.render import render
 
 
 def test_the_importance_of_all_voxels_is_the_light_of_all_rays(ball_field: RadianceField, ball_camera: Camera) -> None:
-    bright = replace(ball_field, features=np.full_like(ball_field.features, 50), background=(0.0, 0.0, 0.0))
+    bright = changed(ball_field, features=np.full_like(ball_field.features, 50), background=(0.0, 0.0, 0.0))
     view = View(ball_camera, np.zeros((20, 24, 3), np.uint8), "train/r_0")
     importance = measure_importance(ball_field, RayPool([view, view]))
     assert importance.shape == ball_field.lattice.shape and importance.dtype == np.float64

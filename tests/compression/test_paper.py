@@ -21,7 +21,6 @@ from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand, float_table
 from vqrf.geometry import Camera
 from vqrf.kernels import has_native
-from vqrf.kernels.activation import density_of_alpha
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
 from vqrf.training.bake import bake_harmonics
@@ -123,7 +122,7 @@ def test_pruned_voxels_take_no_part(trained: RadianceField, importance: np.ndarr
     ]
     assert_same_compressed(*packed)
     field = expand(packed[0])
-    floor = density_of_alpha(trained.alpha_threshold, trained.density_bias, trained.interval)
+    floor = trained.equation.floor
     np.testing.assert_allclose(field.density[pruned], floor - EMPTY_MARGIN, rtol=1e-6)
     assert not field.features[pruned].any()
 
@@ -168,11 +167,11 @@ def for_web(trained: RadianceField, scene: Scene) -> CompressedField:
 def test_a_file_for_the_web_is_of_harmonics_on_a_finer_lattice_and_comes_back_whole(
     for_web: CompressedField, trained: RadianceField
 ) -> None:
-    assert (for_web.shading, for_web.color_mlp, for_web.n_channels) == ("sh", (), 12)
+    assert (for_web.equation.shading, for_web.color_mlp, for_web.n_channels) == ("sh", (), 12)
     assert for_web.lattice.n_voxels > 1.5 * trained.lattice.n_voxels
-    assert for_web.constants.step_world == pytest.approx(trained.step_world)
+    assert for_web.equation.step_world == pytest.approx(trained.equation.step_world)
     assert decode(encode(for_web)) == for_web
-    assert expand(for_web).shading == "sh"
+    assert expand(for_web).equation.shading == "sh"
 
 
 def test_fast_colours_cost_little_of_the_exact_ones(for_web: CompressedField, tuned: CompressedField, scene: Scene) -> None:

@@ -103,14 +103,14 @@ def marching_hits(volume: Volume, origins: np.ndarray, directions: np.ndarray) -
     hits, clear = np.zeros(len(origins), bool), np.ones(len(origins), bool)
     for i, (origin, direction) in enumerate(zip(origins.astype(np.float64), directions.astype(np.float64), strict=True)):
         bounds = (np.stack([volume.lo, volume.hi]) - origin) / direction
-        enter, leave = max(bounds.min(0).max(), volume.near), bounds.max(0).min()
-        t = np.arange(enter, leave, volume.step_world)
+        enter, leave = max(bounds.min(0).max(), volume.equation.near), bounds.max(0).min()
+        t = np.arange(enter, leave, volume.equation.step_world)
         u = (origin + t[:, None] * direction - volume.lo) / np.subtract(volume.hi, volume.lo) * (shape - 1)
         cell = np.clip(np.floor(u), 0, shape - 2).astype(int)
         occupied = volume.cells[tuple(cell.T)] != 0
         hits[i] = occupied.any()
         near_face = (np.abs(u[1:] - np.rint(u[1:])) < 1e-4).any(1)  # the first sample is on the lattice's face by definition
-        clear[i] = not near_face.any() and (len(t) == 0 or leave - t[-1] < volume.step_world - 1e-4)
+        clear[i] = not near_face.any() and (len(t) == 0 or leave - t[-1] < volume.equation.step_world - 1e-4)
     return hits, clear
 
 

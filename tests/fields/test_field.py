@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed import changed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
+from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.fields.field import RadianceField, expand, float_table
 from vqrf.geometry import Camera, Lattice
-from vqrf.kernels import Activation, reference
-from vqrf.kernels.activation import density_of_alpha
+from vqrf.kernels import reference
+from vqrf.kernels.constants import Activation, Equation
 from vqrf.rendering.render import render
 
 
@@ -44,7 +45,8 @@ def random_compressed(seed: int, codebook: Table | None = None) -> CompressedFie
         codebook=codebook,
         kept=quantized(random, 20, 4),
         color_mlp=layers,
-        constants=Constants(-20.0, -2.0, 0.5, 0.2, 0.1, 1e-3, (1.0, 0.5, 0.0)),
+        equation=Equation(-2.0, 0.5, 0.2, 0.1, 1e-3, (1.0, 0.5, 0.0)),
+        empty_density=-20.0,
         metadata={},
     )
 
@@ -63,8 +65,7 @@ def test_expanding_puts_every_number_where_the_partition_says(codebook: Table | 
     for (weight, bias), (table, other) in zip(field.color_mlp, compressed.color_mlp, strict=True):
         np.testing.assert_array_equal(weight, table)
         np.testing.assert_array_equal(bias, other)
-    for name in ("density_bias", "interval", "step_world", "near", "alpha_threshold", "background"):
-        assert getattr(field, name) == getattr(compressed.constants, name)
+    assert field.equation == compressed.equation
 
 
 @pytest.mark.filterwarnings("error")
@@ -81,20 +82,20 @@ def test_levels_that_stand_for_infinity_make_no_field() -> None:
     activation=st.sampled_from(["softplus", "relu"]),
 )
 def test_density_of_alpha_inverts_the_activation(alpha: float, bias: float, interval: float, activation: Activation) -> None:
-    density = density_of_alpha(alpha, bias, interval, activation)
+    density = Equation(bias, interval, 1.0, 0.0, 1e-4, (1.0, 1.0, 1.0), activation=activation).density_of(alpha)
     depth = interval * (np.logaddexp(0, density + bias) if activation == "softplus" else max(density + bias, 0))
     assert -math.expm1(-depth) == pytest.approx(alpha, rel=1e-6)
 
 
 def test_density_of_alpha_of_a_tiny_interval_does_not_overflow() -> None:
-    assert density_of_alpha(0.5, 0.0, 1e-30) == pytest.approx(math.log(2) * 1e30)
+    assert Equation(0.0, 1e-30, 1.0, 0.0, 1e-4, (1.0, 1.0, 1.0)).density_of(0.5) == pytest.approx(math.log(2) * 1e30)
 
 
 def test_a_volume_has_every_cell_that_holds_something_and_no_forbidden_one(ball_field: RadianceField) -> None:
     allowed = np.ones([side - 1 for side in ball_field.lattice.shape], np.uint8)
     allowed[:8] = 0
     cells = replace(ball_field, allowed=allowed).volume().cells
-    floor = density_of_alpha(ball_field.alpha_threshold, ball_field.density_bias, ball_field.interval)
+    floor = ball_field.equation.floor
     np.testing.assert_array_equal(cells, reference.find_cells(ball_field.density, floor, allowed))
     assert not cells[:8].any()
     np.testing.assert_array_equal(cells[8:], ball_field.volume().cells[8:])
@@ -141,4 +142,4 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_field_that_cannot_be_is_refused(ball_field: RadianceField, case: str) -> None:
     change, reason = WRONG[case]
     with pytest.raises(ValueError, match=reason):
-        replace(ball_field, **change)
+        changed(ball_field, **change)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed import changed
 from safetensors.numpy import save_file
 from tiny import assert_same_field
 
@@ -20,6 +21,7 @@ from vqrf.fields.cells import active_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError, load_arrays, load_field, save_arrays, save_field
 from vqrf.geometry import Camera, Lattice
+from vqrf.kernels.constants import Equation
 from vqrf.rendering.render import render
 
 NOTES = {"preset": "quick", "downscale": 2, "nested": [1, None, "é"]}
@@ -36,12 +38,7 @@ def small_field() -> RadianceField:
         density=random.normal(size=(2, 3, 4)).astype(np.float32),
         features=random.normal(size=(2, 3, 4, 3)).astype(np.float32),
         color_mlp=(),
-        density_bias=-1 / 3,
-        interval=0.1,
-        step_world=0.1,
-        near=0.1,
-        alpha_threshold=1e-4,
-        background=(0.1, 0.2, 0.3),
+        equation=Equation(-1 / 3, 0.1, 0.1, 0.1, 1e-4, (0.1, 0.2, 0.3)),
         allowed=allowed,
     )
 
@@ -73,8 +70,8 @@ def test_a_field_without_mlp_and_limits_comes_back_whole(
 def test_a_field_of_harmonics_comes_back_as_one(small_field: RadianceField, tmp_path: Path) -> None:
     features = np.random.default_rng(1).normal(size=(2, 3, 4, 27)).astype(np.float32)
     for field in (
-        replace(small_field, features=features, shading="sh"),
-        replace(small_field, features=features, shading="sh_relu", activation="relu"),
+        changed(small_field, features=features, shading="sh"),
+        changed(small_field, features=features, shading="sh_relu", activation="relu"),
     ):
         save_field(tmp_path / "field", field, notes={})
         assert_same_field(load_field(tmp_path / "field")[0], field)
@@ -207,7 +204,7 @@ def test_a_failed_save_leaves_the_old_field_and_nothing_else(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left") as caught:
-        save_field(path, replace(small_field, near=0.5), notes={})
+        save_field(path, changed(small_field, near=0.5), notes={})
     assert caught.value.filename == str(path)
     assert load_field(path)[1] == {"old": True}
     assert list(tmp_path.iterdir()) == [path]

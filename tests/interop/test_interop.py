@@ -149,7 +149,7 @@ def test_without_our_own_key_a_checkpoint_of_ours_still_looks_the_same(
     edge = (np.prod(extent) / arguments["num_voxels"]) ** (1 / 3)
     assert tuple((extent / edge).astype(int)) == trained.lattice.shape  # the official code's own rule
     path = saved(tree, tmp_path / "theirs.tar")
-    field = load_dvgo(path, sampling=Sampling(step_voxels=trained.step_world / edge, near=trained.near)).field
+    field = load_dvgo(path, sampling=Sampling(step_voxels=trained.equation.step_world / edge, near=trained.equation.near)).field
     camera = scene.test[0].camera
     rays = CameraTable([camera]).rays(np.arange(camera.width * camera.height))
     assert decibels(field, *rays, render(trained, camera).rgb.reshape(-1, 3)) > 80
@@ -184,7 +184,7 @@ def test_the_official_reading_of_a_vqrf_folder_of_ours_looks_the_same(
     for name, data in {**files, "metadata.npz": archives.bytes_of_object_npz("metadata", metadata)}.items():
         (path / name).write_bytes(data)
     edge = (np.prod(tensors["xyz_max"] - tensors["xyz_min"]) / metadata["model_kwargs"]["num_voxels"]) ** (1 / 3)
-    sampling = Sampling(step_voxels=small.constants.step_world / float(edge), near=small.constants.near)
+    sampling = Sampling(step_voxels=small.equation.step_world / float(edge), near=small.equation.near)
     ours, theirs = expand(small), load_checkpoint(path, sampling=sampling).field
     assert (load_vqrf(path).partition == KEPT).sum() == small.n_kept
     camera = scene.test[0].camera
@@ -274,7 +274,7 @@ def test_the_bias_of_a_first_era_field_follows_from_alpha_init(tmp_path: Path) -
     in_era_1(tree)
     field = load_dvgo(saved(tree, tmp_path / "old")).field
     assert field.color_mlp == () and field.allowed is None
-    assert 1 - (1 + np.exp(field.density_bias)) ** -1 == pytest.approx(tree["model_kwargs"]["alpha_init"])
+    assert 1 - (1 + np.exp(field.equation.density_bias)) ** -1 == pytest.approx(tree["model_kwargs"]["alpha_init"])
 
 
 def test_a_colour_that_is_added_to_three_features_passes_through_the_layers(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed import changed
 from foreign import FIXTURES, Malice, decibels, needs_fixtures, object_npy, official_view
 from oracles import harmonics, trilinear
 from tiny import assert_same_field
@@ -78,7 +79,7 @@ def test_density_and_colour_at_points_are_the_official_ones() -> None:
     field = load_checkpoint(SVOX2 / "ckpt.npz").field
     probe = np.load(SVOX2 / "probe_points.npz")
     at = field.lattice.index_from_world(probe["xyz_world"].astype(np.float64))
-    density = trilinear(field.density, at) * field.interval / field.step_world
+    density = trilinear(field.density, at) * field.equation.interval / field.equation.step_world
     np.testing.assert_allclose(density, probe["density"][:, 0], atol=2e-3)
     features = trilinear(field.features, at)
     np.testing.assert_allclose(features, probe["sh"], atol=1e-5)
@@ -154,7 +155,7 @@ def test_every_way_of_saving_makes_the_same_field(n_channels: int, tmp_path: Pat
 def test_a_field_of_ours_comes_back_to_the_bit_with_its_cells(ball_field: RadianceField, tmp_path: Path) -> None:
     """One that was trained here: odd units, float32 coefficients, cells that are not allowed, values up to its border."""
     rng = np.random.default_rng(4)
-    field = replace(
+    field = changed(
         ball_field,
         features=rng.normal(size=(*ball_field.lattice.shape, 27)).astype(np.float32),
         density_bias=0.0,
@@ -239,7 +240,7 @@ def test_of_a_lattice_that_is_too_large_the_empty_outside_is_left_out(tmp_path: 
     features = trilinear(whole.features, whole.lattice.index_from_world(points))
     assert 0 < inside.mean() < 1 and not features[~inside].any()
     np.testing.assert_allclose(trilinear(part.features, at[inside]), features[inside], atol=1e-5)
-    assert (part.interval, part.step_world) == (whole.interval, whole.step_world)
+    assert (part.equation.interval, part.equation.step_world) == (whole.equation.interval, whole.equation.step_world)
 
 
 def test_arrays_that_inflate_without_end_are_refused_by_what_they_say(tmp_path: Path, monkeypatch: Any) -> None:

@@ -135,7 +135,7 @@ def test_density_features_and_colours_are_the_official_ones_at_any_point(kind: s
     scale = np.abs(probes["density_feature"]).max()
     np.testing.assert_allclose(density, probes["density_feature"], atol=2e-6 * scale)
     np.testing.assert_allclose(np.stack(features, -1), probes["app_feature"], atol=2e-5)
-    sigma = np.logaddexp(0, density + field.density_bias)
+    sigma = np.logaddexp(0, density + field.equation.density_bias)
     np.testing.assert_allclose(sigma, probes["sigma"], rtol=1e-4, atol=1e-6)
     directions = torch.from_numpy(probes["viewdirs"])
     layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
@@ -233,15 +233,15 @@ def test_a_density_by_relu_has_no_bias_and_comes_back_as_it_was(tmp_path: Path) 
     field, other = made.field(), load_tensorf(saved(small_tree(), tmp_path / "b.th")).field()
     np.testing.assert_array_equal(field.density, other.density)
     raw = torch.from_numpy(field.density)
-    expected = raw.relu() * field.interval  # the official feature2density: its shift is for softplus alone
+    expected = raw.relu() * field.equation.interval  # the official feature2density: its shift is for softplus alone
     np.testing.assert_allclose(optical_depth(field.volume(), raw), expected, rtol=1e-6)
 
 
 def test_step_interval_and_threshold_are_those_of_the_file(tmp_path: Path) -> None:
     field = load_checkpoint(saved(small_tree(), tmp_path / "a.th")).field
     step = 0.5 * (2 / 6 + 2.3 / 5 + 1.7 / 4) / 3
-    assert field.step_world == pytest.approx(step) and field.interval == pytest.approx(25 * step)
-    assert (field.density_bias, field.near, field.alpha_threshold) == (-2.0, 0.5, 1e-4)
+    assert field.equation.step_world == pytest.approx(step) and field.equation.interval == pytest.approx(25 * step)
+    assert (field.equation.density_bias, field.equation.near, field.equation.alpha_threshold) == (-2.0, 0.5, 1e-4)
 
 
 def test_a_mask_on_the_same_voxels_allows_the_cells_that_have_a_marked_corner(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changed import changed
 from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_targets, zero_gradients
 
 from vqrf.codec.pyramid import children_of
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera
 from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, STOP_TRANSMITTANCE, Gradients, LossWeights, Volume, reference
-from vqrf.kernels.activation import density_of_alpha
 from vqrf.kernels.equation import view_harmonics
 
 
@@ -39,7 +39,7 @@ def softplus(x: float) -> float:
 
 def march_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tuple[float, float, dict[Any, float]]]:
     """Yield (t, alpha, shares by voxel) of the samples of one ray in occupied cells, one scalar at a time."""
-    enter, leave = volume.near, math.inf
+    enter, leave = volume.equation.near, math.inf
     for axis in range(3):
         near, far = volume.lo[axis] - o[axis], volume.hi[axis] - o[axis]
         if d[axis] == 0:
@@ -49,7 +49,7 @@ def march_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tupl
             enter = max(enter, min(near / d[axis], far / d[axis]))
             leave = min(leave, max(near / d[axis], far / d[axis]))
     for i in itertools.count():
-        t = enter + i * volume.step_world
+        t = enter + i * volume.equation.step_world
         if t > leave:
             return
         u, cell = [], []
@@ -67,15 +67,15 @@ def march_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tupl
                 share *= fraction if corner[axis] else 1 - fraction
             shares[tuple(c + b for c, b in zip(cell, corner, strict=True))] = share
         density = sum(share * volume.density[voxel] for voxel, share in shares.items())
-        activate = softplus if volume.activation == "softplus" else lambda x: max(x, 0)
-        yield t, 1 - math.exp(-volume.interval * activate(density + volume.density_bias)), shares
+        activate = softplus if volume.equation.activation == "softplus" else lambda x: max(x, 0)
+        yield t, 1 - math.exp(-volume.equation.interval * activate(density + volume.equation.density_bias)), shares
 
 
 def live_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> Iterator[tuple[float, float, dict[Any, float], float]]:
     """Yield (t, weight, shares by voxel, light left behind it) of the live samples of one ray."""
     left = 1.0
     for t, alpha, shares in march_by_hand(volume, o, d):
-        if alpha > volume.alpha_threshold:
+        if alpha > volume.equation.alpha_threshold:
             weight = left * alpha
             left *= 1 - alpha
             yield t, weight, shares, left
@@ -105,11 +105,11 @@ def color_by_hand(volume: Volume, shares: dict[Any, float], d: np.ndarray) -> np
         row = voxel if volume.rows is None else volume.rows[voxel]
         if volume.rows is None or row >= 0:
             hidden += share * volume.features[row]
-    if volume.shading != "mlp":
+    if volume.equation.shading != "mlp":
         total = hidden.reshape(3, -1) @ harmonics_by_hand(d)[: len(hidden) // 3]
-        return 1 / (1 + np.exp(-total)) if volume.shading == "sh" else np.maximum(0.5 + total, 0)
+        return 1 / (1 + np.exp(-total)) if volume.equation.shading == "sh" else np.maximum(0.5 + total, 0)
     if volume.layers:
-        waves = [value * 2**k for value in hidden for k in range(volume.feature_frequencies)]
+        waves = [value * 2**k for value in hidden for k in range(volume.equation.feature_frequencies)]
         n_frequencies = (volume.layers[0][0].shape[1] - len(hidden) - 2 * len(waves) - 3) // 6
         angles = [d[axis] * 2**k for axis in range(3) for k in range(n_frequencies)]
         hidden = np.concatenate([hidden, d, np.sin(angles), np.cos(angles), np.sin(waves), np.cos(waves)])
@@ -123,9 +123,9 @@ def render_by_hand(volume: Volume, o: np.ndarray, d: np.ndarray) -> tuple[np.nda
     rgb, depth, left = np.zeros(3), 0.0, 1.0
     for t, weight, shares, behind in live_by_hand(volume, o, d):
         depth, left = depth + weight * t, behind
-        if weight > volume.alpha_threshold:
+        if weight > volume.equation.alpha_threshold:
             rgb += weight * color_by_hand(volume, shares, d)
-    return rgb + left * np.array(volume.background), left, depth
+    return rgb + left * np.array(volume.equation.background), left, depth
 
 
 # ------------------------------------------------------------------------------------------ rays: rendering
@@ -143,12 +143,12 @@ def test_rendering_agrees_with_a_scalar_marcher(kind: str, has_rows: bool) -> No
 
 def test_importance_agrees_with_a_scalar_marcher_and_is_added() -> None:
     volume, (origins, directions) = make_volume("logits", False), make_rays(80)
-    volume = replace(volume, alpha_threshold=0.02)
+    volume = changed(volume, alpha_threshold=0.02)
     expected = np.ones(volume.density.shape)
     for o, d in zip(origins, directions, strict=True):
         for _, weight, shares, _ in live_by_hand(volume, o, d):
             for voxel, share in shares.items():
-                expected[voxel] += weight * share * (weight > volume.alpha_threshold)
+                expected[voxel] += weight * share * (weight > volume.equation.alpha_threshold)
     importance = np.ones(volume.density.shape)
     reference.accumulate_importance(volume, origins, directions, importance)
     np.testing.assert_allclose(importance, expected, rtol=1e-9)
@@ -181,7 +181,7 @@ def test_spherical_harmonics_are_orthonormal_over_the_sphere() -> None:
 def test_no_light_is_lost_on_a_ray(kind: str, has_rows: bool) -> None:
     """The weights of a ray and its background weight sum to 1, where no sample is below the threshold."""
     volume, (origins, directions) = make_volume(kind, has_rows), make_rays(60)
-    volume = replace(volume, alpha_threshold=1e-15)
+    volume = changed(volume, alpha_threshold=1e-15)
     _, background_weight, _ = reference.render_rays(volume, origins, directions)
     importance = np.zeros(volume.density.shape)
     reference.accumulate_importance(volume, origins, directions, importance)
@@ -192,9 +192,8 @@ def test_no_light_is_lost_on_a_ray(kind: str, has_rows: bool) -> None:
 def test_found_cells_hide_nothing(kind: str, alpha: float) -> None:
     """Rendering only the cells that `find_cells` finds is rendering all of them, to the last bit."""
     volume, (origins, directions) = make_volume(kind, False), make_rays(200)
-    volume = replace(volume, alpha_threshold=alpha)
-    floor = density_of_alpha(alpha, volume.density_bias, volume.interval, volume.activation)
-    found = reference.find_cells(volume.density, floor, None)
+    volume = changed(volume, alpha_threshold=alpha)
+    found = reference.find_cells(volume.density, volume.equation.floor, None)
     assert 0.1 < found.mean() < 0.9
     some = reference.render_rays(replace(volume, cells=found), origins, directions)
     every = reference.render_rays(replace(volume, cells=np.ones_like(found)), origins, directions)
@@ -334,8 +333,8 @@ def test_tensors_on_any_device_are_worked_on_in_place(device: str) -> None:
         ({"layers": ()}, "features: without layers"),
         ({"shading": "sh"}, "features: spherical harmonics have no layers"),
         ({"shading": "sh", "layers": ()}, "features: spherical harmonics have 12 or 27"),
-        ({"shading": "phong"}, "features: shading phong is not supported"),
-        ({"activation": "exp"}, "activation: exp is not supported"),
+        ({"shading": "phong"}, "shading phong is not supported"),
+        ({"activation": "exp"}, "activation exp is not supported"),
         ({"alpha_threshold": 0.0}, "alpha_threshold: expected"),
         ({"step_world": 0.0}, "step_world"),
     ],
@@ -343,7 +342,7 @@ def test_tensors_on_any_device_are_worked_on_in_place(device: str) -> None:
 def test_a_volume_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
     volume, (origins, directions) = make_volume("small", False), make_rays(3)
     with pytest.raises(ValueError, match=message):
-        reference.render_rays(replace(volume, **change), origins, directions)
+        reference.render_rays(changed(volume, **change), origins, directions)
 
 
 # ------------------------------------------------------------------------------------------ rays: gradients
@@ -405,7 +404,7 @@ def test_exactly_the_voxels_of_live_samples_are_touched_and_pruned_ones_never(ki
     for o, d in zip(*rays, strict=True):
         for _, weight, shares, _ in live_by_hand(volume, o, d):
             n_live += 1
-            n_shaded += weight > volume.alpha_threshold
+            n_shaded += weight > volume.equation.alpha_threshold
             for voxel in shares:
                 expected[voxel] = volume.rows is None or volume.rows[voxel] >= 0
     gradients = zero_gradients(volume)

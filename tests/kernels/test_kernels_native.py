@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed import changed
 from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_factors, random_targets, zero_gradients
 
 from vqrf.codec.pyramid import children_of
@@ -50,7 +51,7 @@ def sparse_volume(kind: str, has_rows: bool) -> Volume:
     rng = np.random.default_rng(11)
     keep = np.kron(rng.random((9, 7, 10)) < 0.06, np.ones((4, 4, 4), bool))
     cells = volume.cells * keep
-    return replace(volume, cells=cells, skip=reference.measure_skip(cells), step_world=0.031)
+    return changed(volume, cells=cells, skip=reference.measure_skip(cells), step_world=0.031)
 
 
 def run_hits(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
@@ -252,9 +253,9 @@ def test_compiled_kernels_of_rays_agree_at_the_extremes(native: ModuleType, run:
     elif extreme == "no cells":
         volume = replace(volume, cells=np.zeros_like(volume.cells))
     elif extreme == "no threshold":
-        volume = replace(volume, alpha_threshold=1e-9)
+        volume = changed(volume, alpha_threshold=1e-9)
     elif extreme == "far":
-        volume = replace(volume, near=100.0)
+        volume = changed(volume, near=100.0)
     elif extreme == "corner":
         origins = np.where(origins > 0, np.float32(volume.hi), np.float32(volume.lo))
     volume = replace(volume, skip=reference.measure_skip(volume.cells))

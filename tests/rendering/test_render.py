@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from changed import changed
 from tiny import emptied
 
 from vqrf.fields.field import RadianceField
@@ -25,7 +25,7 @@ def march(field: RadianceField, origin: np.ndarray, direction: np.ndarray) -> tu
     lo, hi = np.array(field.lattice.lo), np.array(field.lattice.hi)
     with np.errstate(divide="ignore"):
         ends = np.sort([(lo - origin) / direction, (hi - origin) / direction], axis=0)
-    t, end = max(ends[0].max(), field.near), ends[1].min()
+    t, end = max(ends[0].max(), field.equation.near), ends[1].min()
     rgb, left, depth = np.zeros(3), 1.0, 0.0
     while t <= end and left >= 1e-3:
         u = field.lattice.index_from_world(origin + t * direction)
@@ -35,16 +35,16 @@ def march(field: RadianceField, origin: np.ndarray, direction: np.ndarray) -> tu
         shares = [np.prod([f[a] if c[a] else 1 - f[a] for a in range(3)]) for c in corners]
         at = [tuple(cell + c) for c in corners]
         density = sum(s * field.density[v] for s, v in zip(shares, at, strict=True))
-        alpha = 1 - (1 + np.exp(density + field.density_bias)) ** -field.interval
-        if alpha > field.alpha_threshold:
+        alpha = 1 - (1 + np.exp(density + field.equation.density_bias)) ** -field.equation.interval
+        if alpha > field.equation.alpha_threshold:
             weight = left * alpha
-            if weight > field.alpha_threshold:
+            if weight > field.equation.alpha_threshold:
                 features = sum(s * field.features[v] for s, v in zip(shares, at, strict=True))
                 rgb += weight / (1 + np.exp(-features))
             depth += weight * t
             left *= 1 - alpha
-        t += field.step_world
-    return rgb + left * np.array(field.background), left, depth
+        t += field.equation.step_world
+    return rgb + left * np.array(field.equation.background), left, depth
 
 
 def test_an_image_is_the_rendering_equation_at_every_pixel(ball_field: RadianceField, ball_camera: Camera) -> None:
@@ -76,7 +76,7 @@ def test_what_is_brighter_than_an_image_holds_is_cut_off_in_it_and_not_before(
     """Harmonics of degree 0 alone: one colour everywhere, half as bright again as white where the ball is."""
     features = np.zeros((*ball_field.lattice.shape, 27), np.float32)
     features[..., ::9] = 1 / 0.28209479177387814
-    bright = replace(ball_field, features=features, shading="sh_relu", background=(0.0, 0.0, 0.0))
+    bright = changed(ball_field, features=features, shading="sh_relu", background=(0.0, 0.0, 0.0))
     image = render(bright, ball_camera)
     np.testing.assert_allclose(image.rgb, np.minimum(1.5 * image.opacity[..., None].repeat(3, -1), 1), atol=1e-3)
     assert (image.rgb == 1).any() and ((image.rgb > 0.1) & (image.rgb < 0.9)).any()
@@ -166,7 +166,7 @@ def test_a_field_is_its_own_scene(ball_field: RadianceField) -> None:
     """The ball fills its own views; they are its renders, and no test view is a training view."""
     scene = own_scene(ball_field, 6, 32)
     assert (len(scene.train), len(scene.test)) == (6, OWN_TEST_VIEWS)
-    assert scene.background == ball_field.background
+    assert scene.background == ball_field.equation.background
     for view in scene.train + scene.test:
         assert view.opacity is not None
         assert 0.2 < (view.opacity > 128).mean() < 0.6  # the ball is opaque some way inside of its last occupied cell

@@ -43,7 +43,7 @@ def test_a_network_that_is_harmonics_is_found_again(ball_field: RadianceField, s
     field = linear_field(ball_field)
     voxels = ball_field.density > 0
     baked = bake_harmonics(field, cameras_of(scene), voxels, n_channels=n_channels)
-    assert (baked.shading, baked.color_mlp, baked.n_channels) == ("sh", (), n_channels)
+    assert (baked.equation.shading, baked.color_mlp, baked.n_channels) == ("sh", (), n_channels)
     (weight, bias), places = field.color_mlp[0], field.features[voxels]
     found = baked.features[voxels].reshape(len(places), 3, -1)
     np.testing.assert_allclose(found[..., 0] * Y0, places @ weight[:, :2].T + bias, atol=1e-3)
@@ -113,7 +113,7 @@ def test_a_field_that_grew_looks_as_it_did_and_has_so_many_more_voxels(trained: 
     grown = grow(trained)
     assert grown.lattice.n_voxels == pytest.approx(bake.GROWTH * trained.lattice.n_voxels, rel=0.15)
     assert (grown.lattice.lo, grown.lattice.hi) == (trained.lattice.lo, trained.lattice.hi)
-    assert (grown.step_world, grown.interval) == (trained.step_world, trained.interval)
+    assert (grown.equation.step_world, grown.equation.interval) == (trained.equation.step_world, trained.equation.interval)
     for view in scene.test:
         assert psnr(render(grown, view.camera).rgb, render(trained, view.camera).rgb) > 27
 
@@ -164,7 +164,7 @@ def test_tuning_wins_back_what_baking_lost(trained: RadianceField, scene: Scene,
     baked = bake_harmonics(trained, cameras_of(scene), importance > 0)
     after = tuned(HarmonicsModel(baked, FINE_LOSSES, 60), scene, 60)
     assert evaluate(after, scene.test).psnr > evaluate(baked, scene.test).psnr + 1
-    assert (after.shading, after.color_mlp) == ("sh", ())
+    assert (after.equation.shading, after.color_mlp) == ("sh", ())
     unseen = ~active_voxels(baked)
     np.testing.assert_array_equal(after.density[unseen], baked.density[unseen])
 

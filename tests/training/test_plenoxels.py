@@ -43,8 +43,8 @@ def plenoxels(scene: Scene) -> RadianceField:
 
 
 def test_a_plenoxels_field_learns_without_a_network(plenoxels: RadianceField, trained: RadianceField, scene: Scene) -> None:
-    assert (plenoxels.color_mlp, plenoxels.shading, plenoxels.activation) == ((), "sh_relu", "relu")
-    assert plenoxels.n_channels == 27 and plenoxels.density_bias == 0
+    assert (plenoxels.color_mlp, plenoxels.equation.shading, plenoxels.equation.activation) == ((), "sh_relu", "relu")
+    assert plenoxels.n_channels == 27 and plenoxels.equation.density_bias == 0
     assert evaluate(plenoxels, scene.test).psnr > evaluate(trained, scene.test).psnr - 1.5
 
 
@@ -56,10 +56,10 @@ def test_what_the_direction_adds_is_learned_too(plenoxels: RadianceField, scene:
 
 def test_its_density_is_that_of_svox2_but_for_a_power_of_two(plenoxels: RadianceField) -> None:
     """So a checkpoint of it is in its own world, to the bit."""
-    power = math.log2(plenoxels.interval / plenoxels.step_world)
+    power = math.log2(plenoxels.equation.interval / plenoxels.equation.step_world)
     assert power == round(power)
     sampled = 0.5 * plenoxels.lattice.extent / (np.array(plenoxels.lattice.shape) - 1)
-    assert plenoxels.step_world == pytest.approx(np.exp(np.log(sampled).mean()), rel=0.1)
+    assert plenoxels.equation.step_world == pytest.approx(np.exp(np.log(sampled).mean()), rel=0.1)
     assert len(bytes_of_svox2(plenoxels)) > 1000
 
 
@@ -70,7 +70,7 @@ def test_voxels_that_were_never_allowed_stay_at_zero_and_the_others_start_above(
     active = np.zeros(len(density), bool)
     active[model.grid.active.numpy()] = True
     assert 0 < active.mean() < 1 and not density[~active].any()
-    alpha = 1 - np.exp(-model.interval * density[active])
+    alpha = 1 - np.exp(-model.equation.interval * density[active])
     np.testing.assert_allclose(alpha, TINY_PLENOXELS.fine.sampling.alpha_init, rtol=1e-4)
 
 
@@ -104,20 +104,20 @@ def test_it_is_compressed_into_a_file_that_draws_it(plenoxels: RadianceField, sc
     data = encode(small)
     assert verify(data) == small
     again = expand(decode(data))
-    assert (again.shading, again.activation, again.n_channels) == ("sh_relu", "relu", 27)
+    assert (again.equation.shading, again.equation.activation, again.n_channels) == ("sh_relu", "relu", 27)
     assert evaluate(again, scene.test).psnr > evaluate(plenoxels, scene.test).psnr - 0.5
     assert len(data) < plenoxels.grid_bytes / 20
 
 
 def test_it_needs_no_baking_for_the_web(plenoxels: RadianceField, scene: Scene) -> None:
     for_web = compress(plenoxels, scene, replace(TINY_COMPRESS, profile="web", steps=2))
-    assert (for_web.shading, for_web.lattice) == ("sh_relu", plenoxels.lattice)
+    assert (for_web.equation.shading, for_web.lattice) == ("sh_relu", plenoxels.lattice)
 
 
 def test_pruned_voxels_hold_just_too_little_to_be_seen(plenoxels: RadianceField, scene: Scene) -> None:
     small = compress(plenoxels, scene, replace(TINY_COMPRESS, steps=2))
-    depth = plenoxels.interval * max(small.constants.empty_density, 0)
-    assert 1 - math.exp(-depth) <= plenoxels.alpha_threshold
+    depth = plenoxels.equation.interval * max(small.empty_density, 0)
+    assert 1 - math.exp(-depth) <= plenoxels.equation.alpha_threshold
     assert active_voxels(plenoxels).mean() < 1
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changed import changed
 from tiny import TINY, Interrupted, Recorder, assert_same_field, emptied
 
 from vqrf.data.rays import RayPool
@@ -20,6 +21,7 @@ from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError
 from vqrf.geometry import Lattice
 from vqrf.kernels import Gradients, has_native, select
+from vqrf.kernels.constants import Equation
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
 from vqrf.training.box import MIN_VIEWS, cells_near, coarse_alive, count_views, scene_box
@@ -120,25 +122,25 @@ def test_resampling_keeps_the_values_at_shared_places_and_all_linear_functions()
 
 def coarse_ball(ball_field: RadianceField) -> RadianceField:
     """The ball as a coarse stage would leave it: one voxel per step."""
-    return replace(ball_field, interval=1.0)
+    return changed(ball_field, interval=1.0)
 
 
 def test_growing_keeps_the_image_but_for_its_sharpening(scene: Scene, ball_field: RadianceField) -> None:
     stage = replace(TINY.fine, grow_at=(10,), n_voxels=32**3, sampling=Sampling(alpha_init=1e-6))
-    inside = replace(scene, near=ball_field.near)
+    inside = replace(scene, near=ball_field.equation.near)
     model = FieldModel(stage, (np.full(3, -1.0), np.full(3, 1.0)), inside, coarse=coarse_ball(ball_field))
     place = model.lattice.world_from_index(np.stack(np.meshgrid(*map(np.arange, model.lattice.shape), indexing="ij"), -1))
     radius = np.linalg.norm(place, axis=-1, keepdims=True)
-    ball = torch.from_numpy((20 * (0.6 - radius) - model.density_bias).astype(np.float32))
+    ball = torch.from_numpy((20 * (0.6 - radius) - model.equation.density_bias).astype(np.float32))
     active = torch.zeros(model.lattice.n_voxels, dtype=torch.bool)
     active[model.grid.active] = True
     model.grid.density.values.copy_(ball * active.view(*model.lattice.shape, 1))
     model._refresh()
     before = render(model.volume, scene.test[0].camera)
-    bias, shape = model.density_bias, model.lattice.shape
+    bias, shape = model.equation.density_bias, model.lattice.shape
     model.prepare(10)
     assert model.lattice.n_voxels > 1.7 * np.prod(shape)
-    after = render(replace(model.volume, density_bias=bias), scene.test[0].camera)
+    after = render(changed(model.volume, density_bias=bias), scene.test[0].camera)
     assert 0.02 < before.opacity.mean() < 0.5
     assert np.abs(after.opacity - before.opacity).mean() < 0.03 * before.opacity.mean()
     assert np.abs(after.rgb - before.rgb).mean() < 0.03 * before.opacity.mean()
@@ -150,13 +152,13 @@ def test_a_lattice_grows_by_doublings_to_its_full_size_and_sharpens(scene: Scene
     for step in (0, 20, 50):
         model.prepare(step)
         sizes.append(model.lattice.n_voxels)
-        biases.append(model.density_bias)
-        depth = model.interval * np.logaddexp(0, model.density_bias)
+        biases.append(model.equation.density_bias)
+        depth = model.equation.interval * np.logaddexp(0, model.equation.density_bias)
         opacities.append(-math.expm1(-depth))
     np.testing.assert_allclose(np.divide(sizes, 24**3), [0.25, 0.5, 1], rtol=0.25)
     np.testing.assert_allclose(np.diff(biases), -1)  # DVGO's shift at each growth
     assert opacities == sorted(opacities, reverse=True)
-    assert model.step_world * 2 == pytest.approx((np.prod(model.lattice.extent) / 24**3) ** (1 / 3))
+    assert model.equation.step_world * 2 == pytest.approx((np.prod(model.lattice.extent) / 24**3) ** (1 / 3))
 
 
 def test_what_no_cell_can_hold_is_zero_after_growing(scene: Scene, ball_field: RadianceField) -> None:
@@ -219,12 +221,7 @@ def random_coarse(seed: int, share: float) -> RadianceField:
         density=np.where(alive, 20, -20).astype(np.float32),
         features=np.zeros((7, 9, 8, 3), np.float32),
         color_mlp=(),
-        density_bias=-4.0,
-        interval=0.5,
-        step_world=0.2,
-        near=0.1,
-        alpha_threshold=1e-4,
-        background=(1, 1, 1),
+        equation=Equation(-4.0, 0.5, 0.2, 0.1, 1e-4, (1, 1, 1)),
     )
 
 

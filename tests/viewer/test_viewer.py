@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from changed import changed
 from oracles import harmonics, trilinear
 
 from vqrf.codec.bitstream import PRUNED, VERSION, decode, encode
@@ -145,7 +146,7 @@ def with_network(field: RadianceField, n_channels: int, frequencies: int, of_fea
         for inputs, out in pairwise(sides)
     )
     mixed = field.features @ rng.standard_normal((3, n_channels)).astype(np.float32)
-    return replace(field, features=mixed, color_mlp=layers, feature_frequencies=of_features)
+    return changed(field, features=mixed, color_mlp=layers, feature_frequencies=of_features)
 
 
 def looking_at(field: RadianceField, side: int, distance: float) -> Camera:
@@ -210,25 +211,25 @@ def render_harmonics(field: RadianceField, camera: Camera, degree: int) -> np.nd
     lo, hi = np.array(field.lattice.lo), np.array(field.lattice.hi)
     with np.errstate(divide="ignore"):
         ends = (np.stack([lo, hi])[:, None] - origins) / directions
-    enter = np.maximum(ends.min(0).max(1), field.near)
+    enter = np.maximum(ends.min(0).max(1), field.equation.near)
     leave = ends.max(0).min(1)
     basis = harmonics(directions, degree)
     light, rgb = np.ones(len(origins)), np.zeros((len(origins), 3))
-    for k in range(int(np.linalg.norm(hi - lo) / field.step_world) + 1):
-        distance = enter + k * field.step_world
+    for k in range(int(np.linalg.norm(hi - lo) / field.equation.step_world) + 1):
+        distance = enter + k * field.equation.step_world
         live = (distance <= leave) & (light >= 1e-3)
         index = field.lattice.index_from_world((origins + distance[:, None] * directions)[live]).clip(0, None)
         density = trilinear(field.density, index)
-        raised = density + field.density_bias
-        is_relu = field.activation == "relu"
-        alpha = 1 - (np.exp(-np.maximum(raised, 0)) if is_relu else 1 / (1 + np.exp(raised))) ** field.interval
-        weight = np.where(alpha > field.alpha_threshold, light[live] * alpha, 0)
+        raised = density + field.equation.density_bias
+        is_relu = field.equation.activation == "relu"
+        alpha = 1 - (np.exp(-np.maximum(raised, 0)) if is_relu else 1 / (1 + np.exp(raised))) ** field.equation.interval
+        weight = np.where(alpha > field.equation.alpha_threshold, light[live] * alpha, 0)
         features = trilinear(field.features, index).reshape(len(index), 3, (degree + 1) ** 2)
         total = np.einsum("nk,nck->nc", basis[live], features)
-        color = np.maximum(0.5 + total, 0) if field.shading == "sh_relu" else 1 / (1 + np.exp(-total))
-        rgb[live] += np.where(weight > field.alpha_threshold, weight, 0)[:, None] * color
+        color = np.maximum(0.5 + total, 0) if field.equation.shading == "sh_relu" else 1 / (1 + np.exp(-total))
+        rgb[live] += np.where(weight > field.equation.alpha_threshold, weight, 0)[:, None] * color
         light[live] -= weight
-    return (rgb + light[:, None] * field.background).reshape(camera.height, camera.width, 3).astype(np.float32)
+    return (rgb + light[:, None] * field.equation.background).reshape(camera.height, camera.width, 3).astype(np.float32)
 
 
 @pytest.mark.parametrize("degree", [1, 2])
@@ -247,9 +248,9 @@ def test_a_plenoxels_field_is_drawn_as_the_format_says(
     tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField
 ) -> None:
     mixed = ball_field.features @ np.random.default_rng(3).standard_normal((3, 27)).astype(np.float32) / 4
-    density = (ball_field.density + ball_field.density_bias) / 2
+    density = (ball_field.density + ball_field.equation.density_bias) / 2
     plenoxels = {"density": density, "density_bias": 0.0, "shading": "sh_relu", "activation": "relu"}
-    data = encode(preview(replace(ball_field, features=mixed, **plenoxels)))
+    data = encode(preview(changed(ball_field, features=mixed, **plenoxels)))
     field, camera = expand(decode(data)), looking_at(ball_field, 96, 3.2)
     expected = render_harmonics(field, camera, 2)
     assert expected.std() > 0.05 and (expected < 0.02).mean() > 0.02  # some of it is black by the ReLU
@@ -271,7 +272,6 @@ def as_pyramid(field: RadianceField, density_shift: float) -> PyramidField:
     top, middle = (values * steps for values in coarse)
     middle = middle + top[nodes[1].parents].mean(1)
     finest = np.round((target - middle[nodes[0].parents].mean(1)) / steps).astype(np.int16)
-    constants = replace(flat.constants, density_bias=flat.constants.density_bias - density_shift)
     return PyramidField(
         lattice=flat.lattice,
         partition=is_there.astype(np.uint8),
@@ -279,10 +279,9 @@ def as_pyramid(field: RadianceField, density_shift: float) -> PyramidField:
         steps=steps,
         basis=None,
         color_mlp=flat.color_mlp,
-        constants=replace(constants, empty_density=constants.empty_density + density_shift),
+        equation=replace(flat.equation, density_bias=flat.equation.density_bias - density_shift),
+        empty_density=flat.empty_density + density_shift,
         metadata={},
-        shading=flat.shading,
-        activation=flat.activation,
     )
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import CODED, PRUNED, Constants
+from vqrf.codec.compressed import CODED, PRUNED
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.geometry import Lattice
+from vqrf.kernels.constants import Equation
 
 HERE = Path(__file__).parent / "pyramids"
 
@@ -41,7 +42,8 @@ def pyramid(seed: int, shape: tuple[int, int, int], n_levels: int, n_latents: in
         color_mlp=tuple(
             (rng.standard_normal(side).astype(np.float16), rng.standard_normal(side[0]).astype(np.float16)) for side in sides
         ),
-        constants=Constants(-5.0, 0.0, 0.5, 0.05, 0.1, 1e-3, (1.0, 1.0, 1.0)),
+        equation=Equation(0.0, 0.5, 0.05, 0.1, 1e-3, (1.0, 1.0, 1.0)),
+        empty_density=-5.0,
         metadata={"seed": seed},
     )
 

@@ -177,7 +177,7 @@ def prune_round(
 
     Source: Re:NeRF (arXiv 2210.12782). Departs: see the head of this module.
     """
-    pool, empty = RayPool(scene.train), float(np.float32(field.density_of(field.alpha_threshold) - EMPTY_MARGIN))
+    pool, empty = RayPool(scene.train), float(np.float32(field.equation.floor - EMPTY_MARGIN))
     active = active_voxels(field)
     current, present = (field, active) if before is None else (expand(before), before.partition != PRUNED)
     effects = measure_derivatives(current, pool, config, seed=seed).effects(current, empty)

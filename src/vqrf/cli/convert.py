@@ -148,7 +148,11 @@ def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
     made = open_checkpoint(path, flags, exact=False, quiet=True)
     lattice = made.field.lattice
     facts = {**made.facts, "shape": list(lattice.shape), "lo": list(lattice.lo), "hi": list(lattice.hi)}
-    facts |= {"channels": made.field.n_channels, "shading": made.field.shading, "activation": made.field.activation}
+    facts |= {
+        "channels": made.field.n_channels,
+        "shading": made.field.equation.shading,
+        "activation": made.field.equation.activation,
+    }
     facts |= {"grid_bytes": made.field.grid_bytes}
     facts |= {"layers": [list(weight.shape) for weight, _ in made.field.color_mlp], "cells_cut_by_the_mask": made.n_cut}
     if is_vqrf(path):

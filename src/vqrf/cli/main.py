@@ -186,8 +186,8 @@ def facts_of(path: Path) -> dict[str, Any]:
             "kind": "trained field",
             "shape": list(field.lattice.shape),
             "channels": field.n_channels,
-            "shading": field.shading,
-            "activation": field.activation,
+            "shading": field.equation.shading,
+            "activation": field.equation.activation,
             "grid_bytes": field.grid_bytes,
             **notes,
         }
@@ -203,8 +203,8 @@ def facts_of(path: Path) -> dict[str, Any]:
         "channels": small.n_channels,
         "voxels_pruned_coded_kept": counts,
         **({"codewords": small.n_codewords} if isinstance(small, CompressedField) else {"levels": small.n_levels + 1}),
-        "shading": small.shading,
-        "activation": small.activation,
+        "shading": small.equation.shading,
+        "activation": small.equation.activation,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
     }

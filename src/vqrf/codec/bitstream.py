@@ -16,7 +16,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -37,7 +37,6 @@ from vqrf.codec.compressed import (
     MIN_SIDE,
     PRUNED,
     CompressedField,
-    Constants,
     Quantized,
     Table,
     Uint8,
@@ -46,22 +45,8 @@ from vqrf.codec.compressed import (
 )
 from vqrf.codec.pyramid import MAX_LEVELS, Int16, Nodes, PyramidField, build_nodes, coarser_shape
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Activation, Shading, count_view_frequencies, has_native, shading_fault
-
-__all__ = [
-    "CODED",
-    "KEPT",
-    "PRUNED",
-    "BitstreamError",
-    "CompressedField",
-    "Constants",
-    "Quantized",
-    "Table",
-    "decode",
-    "encode",
-    "sections",
-    "verify",
-]
+from vqrf.kernels import has_native
+from vqrf.kernels.constants import Activation, Equation, Shading, count_view_frequencies, shading_fault
 
 SIGNATURE = b"\x89VQR\r\n\x1a\n"
 VERSION = (1, 0)
@@ -171,8 +156,9 @@ def _write_head(field: CompressedField | PyramidField) -> bytes:
     counts = (field.n_channels, 0, field.n_coded, 0)
     if isinstance(field, CompressedField):
         counts = field.n_channels, field.n_codewords, field.n_coded, field.n_kept
-    activation = ACTIVATIONS.index(field.activation)
-    return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *field.constants.values(), activation)
+    numbers = (field.empty_density, *field.equation.numbers())
+    activation = ACTIVATIONS.index(field.equation.activation)
+    return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *numbers, activation)
 
 
 def _write_quantizer(table: Table) -> bytes:
@@ -186,8 +172,8 @@ def _write_quantizer(table: Table) -> bytes:
 
 def _write_layers(layers: list[Table], field: CompressedField | PyramidField) -> bytes:
     out = struct.pack("<HH", len(layers) // 2, number_of_shading(field))
-    if field.feature_frequencies:
-        out += struct.pack("<HH", field.feature_frequencies, 0)
+    if field.equation.feature_frequencies:
+        out += struct.pack("<HH", field.equation.feature_frequencies, 0)
     for table in layers:
         if (items := items_of(table)).ndim == 2:
             out += struct.pack("<II", *items.shape)
@@ -197,9 +183,9 @@ def _write_layers(layers: list[Table], field: CompressedField | PyramidField) ->
 
 def number_of_shading(field: CompressedField | PyramidField) -> int:
     """How COLR says that the field is shaded."""
-    if field.feature_frequencies:
+    if field.equation.feature_frequencies:
         return ENCODED_FEATURES
-    return next(number for number, shading in SHADINGS.items() if shading == field.shading)
+    return next(number for number, shading in SHADINGS.items() if shading == field.equation.shading)
 
 
 def _bits_of(table: Table) -> NDArray[Any]:
@@ -427,8 +413,8 @@ class _Head:
     n_codewords: int
     n_coded: int
     n_kept: int
-    constants: Constants
-    activation: Activation
+    empty_density: float
+    equation: Equation
 
 
 def _read_head(data: bytes, section: _Section) -> _Head:
@@ -453,13 +439,22 @@ def _read_head(data: bytes, section: _Section) -> _Head:
     if not all(map(math.isfinite, lo + hi)) or any(a >= b for a, b in zip(lo, hi, strict=True)):
         raise section.refuse("bounds are not finite with lo < hi")
     try:
-        constants = Constants.from_values(scalars)
+        empty_density, equation = _equation_of(scalars)
     except ValueError as error:
         raise section.refuse(str(error)) from None
     if number >= len(ACTIVATIONS):
         raise section.refuse(f"activation {number} is not supported")
     n_channels, n_codewords, n_coded, n_kept = counts
-    return _Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, constants, ACTIVATIONS[number])
+    equation = replace(equation, activation=ACTIVATIONS[number])
+    return _Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, empty_density, equation)
+
+
+def _equation_of(numbers: Sequence[float]) -> tuple[float, Equation]:
+    """The density of PRUNED voxels and the constants of rendering that HEAD's nine numbers are; the rest as by default."""
+    empty_density, density_bias, interval, step_world, near, alpha_threshold, red, green, blue = numbers
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("a constant is not finite")
+    return empty_density, Equation(density_bias, interval, step_world, near, alpha_threshold, (red, green, blue))
 
 
 def _working_bytes(shape: tuple[int, ...], levels: list[_Section]) -> int:
@@ -652,10 +647,8 @@ def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]
     common = {
         "lattice": head.lattice,
         "color_mlp": color_mlp,
-        "shading": shading,
-        "feature_frequencies": feature_frequencies,
-        "constants": head.constants,
-        "activation": head.activation,
+        "equation": replace(head.equation, shading=shading, feature_frequencies=feature_frequencies),
+        "empty_density": head.empty_density,
         "metadata": metadata,
     }
     return common | (_read_pyramid if is_pyramid else _read_codebook)(data, known, head)
@@ -668,14 +661,18 @@ def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, An
         raise BitstreamError(*raw)
     tables = [_table_from_native(*table) for table in raw["color_mlp"]]
     layers = zip(tables[::2], tables[1::2], strict=True)
+    empty_density, equation = _equation_of(raw["constants"].tolist())
     common = {
         "lattice": Lattice(raw["lo"], raw["hi"], raw["partition"].shape),
         "partition": raw["partition"],
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
-        "shading": SHADINGS[raw["shading"]],
-        "feature_frequencies": raw["feature_frequencies"],
-        "activation": ACTIVATIONS[raw["activation"]],
-        "constants": Constants.from_values(raw["constants"].tolist()),
+        "equation": replace(
+            equation,
+            shading=SHADINGS[raw["shading"]],
+            activation=ACTIVATIONS[raw["activation"]],
+            feature_frequencies=raw["feature_frequencies"],
+        ),
+        "empty_density": empty_density,
         "metadata": raw["metadata"],
     }
     if "coefficients" in raw:

@@ -7,15 +7,15 @@ arrays become bytes is in `vqrf.codec.bitstream`, what they mean to a renderer i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Activation, Shading, count_view_frequencies, shading_fault
+from vqrf.kernels.constants import Equation, count_view_frequencies, shading_fault
 
 Uint8 = NDArray[np.uint8]
 Int32 = NDArray[np.int32]
@@ -76,49 +76,6 @@ Table: TypeAlias = Quantized | NDArray[np.float16]
 """A small array of numbers: quantised, or float16 as the VQRF paper has it."""
 
 
-@dataclass(frozen=True)
-class Constants:
-    """The scalars of rendering, each rounded to float32 here so that a file holds them exactly.
-
-    Attributes:
-      empty_density: the raw density of every PRUNED voxel.
-      density_bias, interval, step_world, near, alpha_threshold, background: as in `vqrf.fields.field.RadianceField`.
-
-    Raises:
-      ValueError: a value is not finite, or interval or step_world is not positive.
-    """
-
-    empty_density: float
-    density_bias: float
-    interval: float
-    step_world: float
-    near: float
-    alpha_threshold: float
-    background: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        values = np.array(self.values(), np.float64).astype(np.float32)
-        if values.shape != (9,) or not np.isfinite(values).all():
-            raise ValueError("a constant is not finite")
-        *scalars, red, green, blue = values.tolist()
-        for name, value in zip(self.__dataclass_fields__, [*scalars, (red, green, blue)], strict=True):
-            object.__setattr__(self, name, value)
-        if self.interval <= 0 or self.step_world <= 0:
-            raise ValueError("interval or step_world is not positive")
-
-    @classmethod
-    def from_values(cls, values: Sequence[float]) -> Constants:
-        """The constants whose `values()` are these nine."""
-        empty_density, density_bias, interval, step_world, near, alpha_threshold, *rgb = values
-        background = (rgb[0], rgb[1], rgb[2])
-        return cls(empty_density, density_bias, interval, step_world, near, alpha_threshold, background)
-
-    def values(self) -> list[float]:
-        """The nine numbers in the order of the attributes."""
-        *scalars, background = (getattr(self, name) for name in self.__dataclass_fields__)
-        return [*scalars, *background]
-
-
 @dataclass(frozen=True, eq=False)
 class CompressedField:
     """A compressed field: integers and small tables. What `encode` writes and `expand` makes a field of.
@@ -132,11 +89,9 @@ class CompressedField:
       kept: uint8 levels [N_kept, C] of the KEPT voxels in raster order.
       color_mlp: ((weight [out,in], bias [out]), ...), at most 16 layers, from C + 3 + 6n + 2CF inputs to 3 outputs;
         empty when the features are rgb logits (then C = 3) or coefficients of spherical harmonics (then C is 12 or 27).
-      constants: see `Constants`.
+      equation: the constants of rendering, of which a file holds the numbers in float32: they are rounded to it here.
+      empty_density: the raw density of every PRUNED voxel, rounded to float32 too.
       metadata: of JSON types (kept as JSON would give it back), at most 1 MiB.
-      shading: "mlp", or "sh" or "sh_relu" for spherical harmonics (see `vqrf.kernels`).
-      activation: of the density, "softplus" or "relu".
-      feature_frequencies: F, how many frequencies of each feature the colour MLP takes beside it (see `vqrf.kernels`).
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
@@ -149,11 +104,9 @@ class CompressedField:
     codebook: Table
     kept: Quantized
     color_mlp: tuple[tuple[Table, Table], ...]
-    constants: Constants
+    equation: Equation
+    empty_density: float
     metadata: dict[str, Any]
-    shading: Shading = "mlp"
-    activation: Activation = "softplus"
-    feature_frequencies: int = 0
 
     def __post_init__(self) -> None:
         check_lattice(self.lattice, self.partition)
@@ -170,11 +123,9 @@ class CompressedField:
         _expect("codes", self.codes, np.int32, (self.n_coded,))
         if self.codes.size and not 0 <= self.codes.min() <= self.codes.max() < n_codewords:
             raise ValueError("codes: a code is not below the codebook size")
-        if fault := shading_fault(self.shading, len(self.color_mlp), n_channels, self.feature_frequencies):
-            raise ValueError(f"color_mlp: {fault}")
-        check_layers(self.color_mlp, n_channels, self.feature_frequencies)
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation {self.activation} is not supported")
+        check_layers(self.color_mlp, n_channels, self.equation)
+        object.__setattr__(self, "equation", self.equation.in_float32())
+        object.__setattr__(self, "empty_density", finite_float32(self.empty_density))
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
         object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
@@ -200,9 +151,7 @@ class CompressedField:
             return False
         return (
             (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
-            and (self.constants, self.metadata) == (other.constants, other.metadata)
-            and (self.shading, self.activation) == (other.shading, other.activation)
-            and self.feature_frequencies == other.feature_frequencies
+            and (self.equation, self.empty_density, self.metadata) == (other.equation, other.empty_density, other.metadata)
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.codes, other.codes)
             and _same_table(self.codebook, other.codebook)
@@ -230,8 +179,19 @@ def _expect_table(name: str, table: Table, ndim: int) -> None:
         raise ValueError(f"{name}: a value is not finite")
 
 
-def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, feature_frequencies: int) -> None:
-    """Raise ValueError unless the layers lead from the features and the view to rgb."""
+def finite_float32(value: float) -> float:
+    """The nearest float32 value. Raise ValueError if it is not finite."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(value))
+    if not math.isfinite(rounded):
+        raise ValueError("a constant is not finite")
+    return rounded
+
+
+def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, equation: Equation) -> None:
+    """Raise ValueError unless the layers lead from the features and the view to rgb, or there need be none."""
+    if fault := shading_fault(equation.shading, len(layers), n_channels, equation.feature_frequencies):
+        raise ValueError(f"color_mlp: {fault}")
     if len(layers) > MAX_LAYERS:
         raise ValueError(f"color_mlp: {len(layers)} layers, the limit is {MAX_LAYERS}")
     width = 0
@@ -241,7 +201,7 @@ def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, featu
         n_out, n_in = items_of(weight).shape
         if not (1 <= n_in <= MAX_LAYER_SIDE and 1 <= n_out <= MAX_LAYER_SIDE) or items_of(bias).shape != (n_out,):
             raise ValueError(f"color_mlp: layer {i} has weight [{n_out},{n_in}] and bias {items_of(bias).shape}")
-        if n_in != width if i else count_view_frequencies(n_in, n_channels, feature_frequencies) is None:
+        if n_in != width if i else count_view_frequencies(n_in, n_channels, equation.feature_frequencies) is None:
             raise ValueError(f"color_mlp: layer {i} cannot take its {n_in} inputs")
         width = n_out
     if layers and width != 3:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from vqrf.codec.bitstream import KNOWN, LEVELS, BitstreamError, decode, sections, verify
 from vqrf.codec.compressed import PRUNED, CompressedField, Quantized, Table
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField
-from vqrf.kernels.activation import density_of_alpha
 
 MAX_INTERVAL = 16.0
 """Step lengths of one exponent: training uses 0.5, and more than a few make every cell of a surface opaque."""
@@ -79,7 +78,7 @@ def refusals(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
 
 def _odd_constants(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
     """(section, reason) of the constants that no training gives."""
-    constants, lattice = field.constants, field.lattice
+    equation, lattice = field.equation, field.lattice
     longest = max(hi - lo for lo, hi in zip(lattice.lo, lattice.hi, strict=True))
     ranges = {
         "density_bias": (-MAX_BIAS, MAX_BIAS),
@@ -88,21 +87,15 @@ def _odd_constants(field: CompressedField | PyramidField) -> Iterator[tuple[str,
         "near": (0.0, math.inf),
     }
     for name, (least, most) in ranges.items():
-        value = getattr(constants, name)
+        value = getattr(equation, name)
         if not least <= value <= most:
             yield "HEAD", f"{name} is {value:g}, expected {least:g}..{most:g}"
-    if not 0 < constants.alpha_threshold < 1:
-        yield "HEAD", f"alpha_threshold is {constants.alpha_threshold:g}, expected a value between 0 and 1: nothing renders it"
-    elif constants.empty_density > _faintest(field):
-        yield "HEAD", f"empty_density is {constants.empty_density:g}, above the threshold: PRUNED voxels show beside others"
-    if not all(0 <= value <= 1 for value in constants.background):
-        yield "HEAD", f"background is {constants.background}, expected 0..1"
-
-
-def _faintest(field: CompressedField | PyramidField) -> float:
-    """The raw density whose alpha is the threshold."""
-    constants = field.constants
-    return density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, field.activation)
+    if equation.fault():
+        yield "HEAD", f"alpha_threshold is {equation.alpha_threshold:g}, expected a value between 0 and 1: nothing renders it"
+    elif field.empty_density > equation.floor:
+        yield "HEAD", f"empty_density is {field.empty_density:g}, above the threshold: PRUNED voxels show beside others"
+    if not all(0 <= value <= 1 for value in equation.background):
+        yield "HEAD", f"background is {equation.background}, expected 0..1"
 
 
 def _odd_layers(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
@@ -158,12 +151,12 @@ def _hidden_voxels(field: CompressedField | PyramidField) -> Iterator[tuple[str,
     has one above the threshold has no part in any sample.
     """
     stored = field.partition != PRUNED
-    if not stored.any() or not 0 < field.constants.alpha_threshold < 1:
+    if not stored.any() or field.equation.fault():
         return
     with np.errstate(over="ignore", invalid="ignore"):
         faint = np.ones(stored.shape, bool)
         density = field.voxel_values()[0] if isinstance(field, PyramidField) else field.density.dequantize()
-        faint[stored] = density <= _faintest(field)
+        faint[stored] = density <= field.equation.floor
     hidden = int(np.count_nonzero(stored & ~_spread(~faint)))
     n_stored = int(np.count_nonzero(stored))
     if hidden > MAX_HIDDEN_SHARE * n_stored:

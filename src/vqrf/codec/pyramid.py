@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +26,18 @@ from vqrf.codec.compressed import (
     CODED,
     MAX_CHANNELS,
     PRUNED,
-    Constants,
     Int32,
     Table,
     Uint8,
     canonical_json,
     check_lattice,
     check_layers,
+    finite_float32,
     same_layers,
 )
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import MAX_STEPS, Activation, Children, Shading, shading_fault
+from vqrf.kernels import MAX_STEPS, Children
+from vqrf.kernels.constants import Equation
 
 Int16 = NDArray[np.int16]
 
@@ -131,7 +132,7 @@ class PyramidField:
         those of `build_nodes`. No magnitude is above `MAX_MAGNITUDE`.
       steps: [1 + V] float32, finite and positive.
       basis: [V,C] float32, features = latents @ basis; None where the latents are the features.
-      color_mlp, constants, metadata, shading, activation, feature_frequencies: as in `vqrf.codec.compressed.CompressedField`.
+      color_mlp, equation, empty_density, metadata: as in `vqrf.codec.compressed.CompressedField`.
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
@@ -143,11 +144,9 @@ class PyramidField:
     steps: Float32
     basis: Float32 | None
     color_mlp: tuple[tuple[Table, Table], ...]
-    constants: Constants
+    equation: Equation
+    empty_density: float
     metadata: dict[str, Any]
-    shading: Shading = "mlp"
-    activation: Activation = "softplus"
-    feature_frequencies: int = 0
 
     def __post_init__(self) -> None:
         check_lattice(self.lattice, self.partition)
@@ -167,11 +166,9 @@ class PyramidField:
                 raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
             if level.size and max(int(level.max()), -int(level.min())) > MAX_MAGNITUDE:
                 raise ValueError(f"coefficients: a magnitude is above {MAX_MAGNITUDE}")
-        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels, self.feature_frequencies):
-            raise ValueError(f"color_mlp: {fault}")
-        check_layers(self.color_mlp, self.n_channels, self.feature_frequencies)
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation {self.activation} is not supported")
+        check_layers(self.color_mlp, self.n_channels, self.equation)
+        object.__setattr__(self, "equation", self.equation.in_float32())
+        object.__setattr__(self, "empty_density", finite_float32(self.empty_density))
         object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
 
@@ -224,9 +221,8 @@ class PyramidField:
             return False
         basis, other_basis = (np.zeros(0) if field.basis is None else field.basis for field in (self, other))
         return (
-            (self.lattice, self.constants, self.metadata) == (other.lattice, other.constants, other.metadata)
-            and (self.shading, self.activation) == (other.shading, other.activation)
-            and self.feature_frequencies == other.feature_frequencies
+            (self.lattice, self.equation, self.metadata) == (other.lattice, other.equation, other.metadata)
+            and self.empty_density == other.empty_density
             and np.array_equal(self.partition, other.partition)
             and np.array_equal(self.steps, other.steps)
             and np.array_equal(basis, other_basis)

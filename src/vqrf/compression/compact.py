@@ -41,9 +41,8 @@ from vqrf.compression.web import bake
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import voxels_of_cells
-from vqrf.fields.field import RadianceField, constants_of
+from vqrf.fields.field import RadianceField
 from vqrf.kernels import BITS_UNIT, Gradients, LossWeights, select
-from vqrf.kernels.activation import density_of_alpha
 from vqrf.kernels.equation import inputs_of_layers
 from vqrf.training.grids import AVERAGED, Means, Moments
 from vqrf.training.loop import REFRESH_STEPS, Report, snapshot, torch_threads
@@ -149,7 +148,7 @@ class RateConfig:
 
     def kept_share(self, field: RadianceField) -> float:
         """`prune`, or what is usual for the field."""
-        return SUITED[field.activation].kept_share if self.prune is None else self.prune
+        return SUITED[field.equation.activation].kept_share if self.prune is None else self.prune
 
     def warmed(self) -> RateConfig:
         """The settings of the stage `warm`, which are the same for every price."""
@@ -185,7 +184,7 @@ class PyramidModel:
         self.parents = [torch.from_numpy(level.parents).to(device) for level in nodes[:-1]]
         self.children = [link_children(below, above.n_nodes, device) for below, above in pairwise(nodes)]
         self.surroundings = Surroundings(nodes, self.parents, self.children, self.kernels, device)
-        self.floor = field.density_of(field.alpha_threshold)
+        self.floor = field.equation.floor
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
             self._start(occupied, importance[occupied], seed)
@@ -232,14 +231,14 @@ class PyramidModel:
         field, config = self.field, self.config
         features = torch.from_numpy(field.features[occupied])
         weights = importance if importance.sum() > 0 else np.ones(len(importance))
-        suited = SUITED[field.activation]
+        suited = SUITED[field.equation.activation]
         share = torch.from_numpy(weights / weights.sum())
         self.looks = Looks.draw(share, seed)
         step = suited.fineness * config.feature_step
         to_latents, from_latents = latent_basis(field, features, share, self.looks, step)
         layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
         self.basis: Tensor | None = None
-        if layers and not field.feature_frequencies:  # the first layer takes the latents as they are
+        if layers and not field.equation.feature_frequencies:  # the first layer takes the latents as they are
             first = layers[0][:, : field.n_channels]
             first.copy_(first.double() @ torch.from_numpy(from_latents).T)
         else:
@@ -377,21 +376,18 @@ class PyramidModel:
             steps=torch.cat([self.density.steps, self.latents.steps]).cpu().numpy(),
             basis=None if self.basis is None else self.basis.cpu().numpy(),
             color_mlp=tuple(zip(tables[::2], tables[1::2], strict=True)),
-            constants=constants_of(field, self.empty),
+            equation=field.equation,
+            empty_density=self.empty,
             metadata={},
-            shading=field.shading,
-            activation=field.activation,
-            feature_frequencies=field.feature_frequencies,
         )
 
 
 def drop_hidden(packed: PyramidField) -> PyramidField:
     """Without the voxels that tuning made too faint for any ray to see, none of whose cells is occupied. No image changes."""
-    constants, here = packed.constants, packed.partition != PRUNED
-    density = np.full(here.shape, constants.empty_density, np.float32)
+    here = packed.partition != PRUNED
+    density = np.full(here.shape, packed.empty_density, np.float32)
     density[here] = packed.voxel_values()[0]
-    faintest = density_of_alpha(constants.alpha_threshold, constants.density_bias, constants.interval, packed.activation)
-    return packed.restrict(voxels_of_cells(select().find_cells(density, faintest, None)))
+    return packed.restrict(voxels_of_cells(select().find_cells(density, packed.equation.floor, None)))
 
 
 def compress_pyramid(
@@ -409,7 +405,7 @@ def compress_pyramid(
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
-    if config.profile == "web" and field.shading != "sh":
+    if config.profile == "web" and field.equation.shading != "sh":
         field = bake(field, scene, tuning, config.losses, config.bake_steps, checkpoints.bake)
     model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
     if config.warm_steps:

@@ -35,7 +35,7 @@ from vqrf.compression.tuning import NOWHERE, Checkpoints, Profile, Tuning
 from vqrf.compression.web import bake
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
-from vqrf.fields.field import RadianceField, constants_of
+from vqrf.fields.field import RadianceField
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.training.grids import Moments
@@ -133,7 +133,7 @@ class TiedModel:
         self.table = Moments.of(torch.from_numpy(np.concatenate([codebook, kept])).to(device))
         self.density = Moments.of(torch.from_numpy(field.density[..., None].copy()).to(device))
         self.mlp = [Moments.of(torch.from_numpy(a.copy()).to(device)) for pair in field.color_mlp for a in pair]
-        self.floor = field.density_of(field.alpha_threshold)
+        self.floor = field.equation.floor
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         self.density_quantizer = Quantizer.around(field.density[partition != PRUNED], config.density_steps)
         self.kept_quantizer = Quantizer.around(kept, config.kept_steps)
@@ -176,7 +176,9 @@ class TiedModel:
 
     def update(self, step: int) -> None:
         decay = 0.1 ** (step / self.config.steps)
-        of_density, of_features = (decay * RATE_UNITS[kind] for kind in (self.field.activation, self.field.shading))
+        of_density, of_features = (
+            decay * RATE_UNITS[kind] for kind in (self.field.equation.activation, self.field.equation.shading)
+        )
         features = self.gradients.features.view(-1, self.field.n_channels)
         self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), self.table.gradient)
         self.density.update(self.kernels, self.touched, self.config.rate_density * of_density, step + 1)
@@ -214,11 +216,9 @@ class TiedModel:
             codebook=self.table.values[: self.n_codes].half().cpu().numpy(),
             kept=self.kept_quantizer.pack(self.table.values[self.n_codes :]),
             color_mlp=tuple(zip(half[::2], half[1::2], strict=True)),
-            constants=constants_of(field, self.empty),
+            equation=field.equation,
+            empty_density=self.empty,
             metadata={},
-            shading=field.shading,
-            activation=field.activation,
-            feature_frequencies=field.feature_frequencies,
         )
 
 
@@ -258,7 +258,7 @@ def compress(
     Deterministic on the CPU with a given seed, whatever the number of threads.
     """
     tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
-    if config.profile == "web" and field.shading == "mlp":
+    if config.profile == "web" and field.equation.shading == "mlp":
         field = bake(field, scene, tuning, config.losses, config.bake_steps, checkpoints.bake)
     model = tied_model(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
     tuning.run("tune", model, config.steps, checkpoints.tune)

@@ -7,16 +7,15 @@ enter is in `vqrf.kernels`. Paper: DirectVoxGO (arXiv 2111.11215), sec. 3 and 4.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Constants, Quantized, Table
+from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.codec.pyramid import PyramidField
 from vqrf.geometry import Float32, Lattice
-from vqrf.kernels import Activation, Shading, Volume, select, shading_fault
-from vqrf.kernels.activation import density_of_alpha
+from vqrf.kernels import Volume, select
+from vqrf.kernels.constants import Equation, shading_fault
 
 Layers = tuple[tuple[Float32, Float32], ...]
 
@@ -31,37 +30,21 @@ class RadianceField:
       features: [X,Y,Z,C] float32.
       color_mlp: ((weight [out,in] float32, bias [out] float32), ...); empty when the features are rgb logits, or shaded by
         spherical harmonics.
-      density_bias: added to raw density before the activation (DVGO's shift; 0 in Plenoxels).
-      interval: what activated density is multiplied with for the optical depth of a step: the step in units of the base voxel.
-      step_world: distance between two samples of a ray, world units.
-      near: world distance before which nothing is sampled.
-      alpha_threshold: samples with alpha at or below it do not exist, those with weight at or below it have no colour.
-      background: rgb behind everything, 0..1.
+      equation: the constants of rendering.
       allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
         cells next to a voxel that is not pruned).
-      shading: "mlp", or "sh" or "sh_relu": features are coefficients of spherical harmonics, C is 12 or 27; see `vqrf.kernels`.
-      activation: of the density, "softplus" or "relu" (see there).
-      feature_frequencies: how many frequencies of each feature the colour MLP takes beside the feature (see `vqrf.kernels`).
 
     Raises:
-      ValueError: shapes disagree, `shading` does not go with the layers and channels, a value is not finite, `alpha_threshold`
-        is not between 0 and 1, `interval` or `step_world` is not positive, or `activation` is not known.
+      ValueError: shapes disagree, the shading does not go with the layers and channels, a value is not finite, or nothing can
+        be drawn with the equation.
     """
 
     lattice: Lattice
     density: Float32
     features: Float32
     color_mlp: Layers
-    density_bias: float
-    interval: float
-    step_world: float
-    near: float
-    alpha_threshold: float
-    background: tuple[float, float, float]
+    equation: Equation
     allowed: NDArray[np.uint8] | None = None
-    shading: Shading = "mlp"
-    activation: Activation = "softplus"
-    feature_frequencies: int = 0
 
     def __post_init__(self) -> None:
         shape = self.lattice.shape
@@ -71,17 +54,14 @@ class RadianceField:
             raise ValueError(f"features: expected {[*shape, 'C']}, got {list(self.features.shape)}")
         if self.allowed is not None and self.allowed.shape != tuple(side - 1 for side in shape):
             raise ValueError(f"allowed: expected {[side - 1 for side in shape]}, got {list(self.allowed.shape)}")
-        if fault := shading_fault(self.shading, len(self.color_mlp), self.n_channels, self.feature_frequencies):
+        equation = self.equation
+        if fault := shading_fault(equation.shading, len(self.color_mlp), self.n_channels, equation.feature_frequencies):
             raise ValueError(f"features: {fault}")
         arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
         if not all(np.isfinite(a).all() for a in arrays):
             raise ValueError("the field has a value that is not finite")
-        if not 0 < self.alpha_threshold < 1:
-            raise ValueError(f"alpha_threshold: expected a value between 0 and 1, got {self.alpha_threshold}")
-        if not (self.interval > 0 and self.step_world > 0):
-            raise ValueError(f"interval and step_world: expected positive values, got {self.interval}, {self.step_world}")
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation: expected softplus or relu, got {self.activation}")
+        if fault := equation.fault():
+            raise ValueError(fault)
 
     @property
     def n_channels(self) -> int:
@@ -92,14 +72,10 @@ class RadianceField:
         """Bytes of density and features as float32: what compression is measured against."""
         return 4 * self.lattice.n_voxels * (1 + self.n_channels)
 
-    def density_of(self, alpha: float) -> float:
-        """The raw density that gives `alpha` over one step."""
-        return density_of_alpha(alpha, self.density_bias, self.interval, self.activation)
-
     def volume(self) -> Volume:
         """The field as the kernels take it on the CPU, with its occupied cells found."""
         kernels = select()
-        cells = kernels.find_cells(self.density, self.density_of(self.alpha_threshold), self.allowed)
+        cells = kernels.find_cells(self.density, self.equation.floor, self.allowed)
         return Volume(
             lo=self.lattice.lo,
             hi=self.lattice.hi,
@@ -109,19 +85,11 @@ class RadianceField:
             layers=self.color_mlp,
             cells=cells,
             skip=kernels.measure_skip(cells),
-            density_bias=self.density_bias,
-            interval=self.interval,
-            step_world=self.step_world,
-            near=self.near,
-            alpha_threshold=self.alpha_threshold,
-            background=self.background,
-            shading=self.shading,
-            activation=self.activation,
-            feature_frequencies=self.feature_frequencies,
+            equation=self.equation,
         )
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
-        return replace(self, background=background)
+        return replace(self, equation=replace(self.equation, background=background))
 
 
 def expand(compressed: CompressedField | PyramidField) -> RadianceField:
@@ -132,8 +100,8 @@ def expand(compressed: CompressedField | PyramidField) -> RadianceField:
     Raises:
       ValueError: the numbers make no field (see `RadianceField`).
     """
-    shape, constants = compressed.lattice.shape, compressed.constants
-    density = np.full(shape, constants.empty_density, np.float32)
+    shape = compressed.lattice.shape
+    density = np.full(shape, compressed.empty_density, np.float32)
     features = np.zeros((*shape, compressed.n_channels), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and RadianceField says so
         here = compressed.partition != PRUNED
@@ -149,28 +117,7 @@ def expand(compressed: CompressedField | PyramidField) -> RadianceField:
         density=density,
         features=features,
         color_mlp=color_mlp,
-        density_bias=constants.density_bias,
-        interval=constants.interval,
-        step_world=constants.step_world,
-        near=constants.near,
-        alpha_threshold=constants.alpha_threshold,
-        background=constants.background,
-        shading=compressed.shading,
-        activation=compressed.activation,
-        feature_frequencies=compressed.feature_frequencies,
-    )
-
-
-def constants_of(field: RadianceField, empty_density: float) -> Constants:
-    """The scalars of rendering that a compressed field takes over, and what its PRUNED voxels are worth."""
-    return Constants(
-        empty_density=empty_density,
-        density_bias=field.density_bias,
-        interval=field.interval,
-        step_world=field.step_world,
-        near=field.near,
-        alpha_threshold=field.alpha_threshold,
-        background=field.background,
+        equation=compressed.equation,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
 from vqrf.fields.cells import voxels_of_cells
-from vqrf.fields.field import RadianceField, constants_of
+from vqrf.fields.field import RadianceField
 from vqrf.geometry import Float32
 
 LEVELS = 255
@@ -32,8 +32,8 @@ def preview(field: RadianceField) -> CompressedField:
       ValueError: the lattice or the MLP is larger than a file can hold.
     """
     is_seen = voxels_of_cells(field.volume().cells)
-    floor = field.density_of(field.alpha_threshold)
-    ceiling = field.density_of(OPAQUE)
+    floor = field.equation.floor
+    ceiling = field.equation.density_of(OPAQUE)
     density = np.clip(field.density[is_seen], floor - BELOW_FLOOR, ceiling)
     n_channels = field.n_channels
     return CompressedField(
@@ -44,11 +44,9 @@ def preview(field: RadianceField) -> CompressedField:
         codebook=np.zeros((1, n_channels), np.float16),
         kept=_in_bytes(field.features[is_seen]),
         color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in field.color_mlp),
-        constants=constants_of(field, floor - BELOW_FLOOR),
+        equation=field.equation,
+        empty_density=floor - BELOW_FLOOR,
         metadata={"generator": "vqrf preview"},
-        shading=field.shading,
-        activation=field.activation,
-        feature_frequencies=field.feature_frequencies,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
 from vqrf.geometry import Lattice
+from vqrf.kernels.constants import Equation
 
 FIELD_FORMAT = "vqrf-field-1"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
@@ -114,18 +116,14 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         arrays["allowed"] = np.packbits(field.allowed)
     for i, (weight, bias) in enumerate(field.color_mlp):
         arrays |= {f"mlp{i}.weight": weight, f"mlp{i}.bias": bias}
-    names = ("density_bias", "interval", "step_world", "near", "alpha_threshold", "background")
     header = {
         "format": FIELD_FORMAT,
         "lo": field.lattice.lo,
         "hi": field.lattice.hi,
         "shape": field.lattice.shape,
         "n_layers": len(field.color_mlp),
-        "shading": field.shading,
-        "activation": field.activation,
-        "feature_frequencies": field.feature_frequencies,
         "notes": dict(notes),
-        **{name: getattr(field, name) for name in names},
+        **asdict(field.equation),
     }
     save_arrays(path, arrays, header)
 
@@ -153,17 +151,15 @@ def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
             density=density,
             features=features,
             color_mlp=tuple((arrays[f"mlp{i}.weight"], arrays[f"mlp{i}.bias"]) for i in range(header["n_layers"])),
-            density_bias=header["density_bias"],
-            interval=header["interval"],
-            step_world=header["step_world"],
-            near=header["near"],
-            alpha_threshold=header["alpha_threshold"],
-            background=tuple(header["background"]),
+            equation=_equation_of(header),
             allowed=allowed,
-            shading=header.get("shading", "mlp"),  # older run folders know no other
-            activation=header.get("activation", "softplus"),
-            feature_frequencies=header.get("feature_frequencies", 0),
         )
         return field, header["notes"]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StorageError(path, f"holds no usable field ({type(error).__name__}: {error})") from error
+
+
+def _equation_of(header: Mapping[str, Any]) -> Equation:
+    """The constants in the header of a field; what older run folders do not say has the default of then and now."""
+    said = {field.name: header[field.name] for field in fields(Equation) if field.name in header}
+    return Equation(**said | {"background": tuple(header["background"])})

@@ -37,6 +37,7 @@ from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32, Float64, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
 from vqrf.interop.pickles import Refused, array_of
+from vqrf.kernels.constants import N_NUMBERS, Equation
 
 Corners = Literal["aligned", "centred"]
 GRIDS = (("density.grid", "k0.grid"), ("density", "k0"))
@@ -63,7 +64,7 @@ class Sampling:
 
     Attributes:
       step_voxels: distance of two samples, in voxels.
-      near: as `RadianceField.near`.
+      near: as `Equation.near`.
       scale: of the field's world against a checkpoint's of svox2.
     """
 
@@ -150,8 +151,15 @@ class Parts:
             raise Refused(f"model_kwargs num_voxels: expected at least 1, got {n_voxels}")
         return math.pow(float(np.prod(high - low)) / n_voxels, 1 / 3)
 
-    def alpha_threshold(self) -> float:
-        return max(self.number("fast_color_thres", 1e-4), SMALLEST_THRESHOLD)
+    def equation(self, sampling: Sampling) -> Equation:
+        return Equation(
+            density_bias=self.density_bias(),
+            interval=sampling.step_voxels * self.number("voxel_size_ratio", 1.0),
+            step_world=sampling.step_voxels * self.edge(),
+            near=sampling.near,
+            alpha_threshold=max(self.number("fast_color_thres", 1e-4), SMALLEST_THRESHOLD),
+            background=(1.0, 1.0, 1.0),
+        )
 
     def layers(self) -> Layers:
         """The colour MLP as ours: features first, then the view; what it adds to the first three features passes through."""
@@ -251,12 +259,7 @@ def _imported(tree: Mapping[str, Any], corners: Corners | None, sampling: Sampli
         density=grid[0],
         features=grid[1],
         color_mlp=parts.layers(),
-        density_bias=parts.density_bias(),
-        interval=sampling.step_voxels * parts.number("voxel_size_ratio", 1.0),
-        step_world=sampling.step_voxels * parts.edge(),
-        near=sampling.near,
-        alpha_threshold=parts.alpha_threshold(),
-        background=(1.0, 1.0, 1.0),
+        equation=parts.equation(sampling),
     )
     facts = {
         "kind": "DirectVoxGO checkpoint",
@@ -286,16 +289,10 @@ def own_numbers(own: Any, key: str, n: int) -> list[float]:
 
 def _with_own(field: RadianceField, own: Any) -> RadianceField:
     low, high = own_numbers(own, "lo", 3), own_numbers(own, "hi", 3)
-    density_bias, interval, step_world, near, threshold, *background = own_numbers(own, "constants", 8)
     return replace(
         field,
         lattice=Lattice((low[0], low[1], low[2]), (high[0], high[1], high[2]), field.lattice.shape),
-        density_bias=density_bias,
-        interval=interval,
-        step_world=step_world,
-        near=near,
-        alpha_threshold=threshold,
-        background=(background[0], background[1], background[2]),
+        equation=field.equation.with_numbers(own_numbers(own, "constants", N_NUMBERS)),
     )
 
 
@@ -308,7 +305,7 @@ def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceFi
     if scale.shape != (3,) or shift.shape != (3,):
         raise Refused("mask_cache: expected 3 scales and shifts")
     share = _share_of_cells(field.lattice, mask, scale, shift)
-    floor = np.float64(field.density_of(field.alpha_threshold))  # which may be beyond float32
+    floor = np.float64(field.equation.floor)  # which may be beyond float32
     n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (highest(field.density) > floor)))
     if exact and n_cut:
         field = _halved(field)
@@ -369,14 +366,14 @@ def bytes_of_dvgo(field: RadianceField, name: str) -> bytes:
     Raises:
       ValueError: DirectVoxGO has no grid or no colour MLP of this shape.
     """
-    if field.feature_frequencies:
+    if field.equation.feature_frequencies:
         raise ValueError("DirectVoxGO's colour MLP takes no frequencies of the features")
     lattice = field.lattice
     low, high = (np.array(corner, np.float32) for corner in (lattice.lo, lattice.hi))
     state: dict[str, Any] = {
         "xyz_min": low,
         "xyz_max": high,
-        "act_shift": np.array([field.density_bias], np.float32),
+        "act_shift": np.array([field.equation.density_bias], np.float32),
         **viewfreq_of(field.color_mlp, field.n_channels),
         "density.grid": field.density[None, None],
         "density.xyz_min": low,
@@ -395,8 +392,7 @@ def bytes_of_dvgo(field: RadianceField, name: str) -> bytes:
     }
     arguments = arguments_of(field, lattice.extent)
     arguments |= {"xyz_min": list(lattice.lo), "xyz_max": list(lattice.hi), "mask_cache_world_size": list(mask.shape)}
-    constants = (field.density_bias, field.interval, field.step_world, field.near, field.alpha_threshold, *field.background)
-    own = {"lo": floats(lattice.lo), "hi": floats(lattice.hi), "constants": floats(constants)}
+    own = {"lo": floats(lattice.lo), "hi": floats(lattice.hi), "constants": floats(field.equation.numbers())}
     tree = {"global_step": 0, "model_kwargs": arguments, "model_state_dict": state, OWN_KEY: own}
     return bytes_of_torch(tree, name)
 
@@ -407,18 +403,19 @@ def floats(values: Any) -> list[float]:
 
 def arguments_of(field: RadianceField, extent: Float64) -> dict[str, Any]:
     """The official arguments that make a model of the field's shape over a box of the given extent."""
-    edge = edge_for(extent, field.lattice.shape, 2 * field.step_world)
-    ratio = field.interval * edge / field.step_world
+    equation = field.equation
+    edge = edge_for(extent, field.lattice.shape, 2 * equation.step_world)
+    ratio = equation.interval * edge / equation.step_world
     n_voxels = float(np.prod(extent)) / edge**3
     depth = len(field.color_mlp)
     return {
         "num_voxels": n_voxels,
         "num_voxels_base": n_voxels * ratio**3,
-        "alpha_init": max(1 / (1 + math.exp(-field.density_bias)), 1e-9),
+        "alpha_init": max(1 / (1 + math.exp(-equation.density_bias)), 1e-9),
         "voxel_size_ratio": ratio,
         "mask_cache_path": None,
         "mask_cache_thres": 1e-3,
-        "fast_color_thres": field.alpha_threshold,
+        "fast_color_thres": equation.alpha_threshold,
         "density_type": "DenseGrid",
         "k0_type": "DenseGrid",
         "density_config": {},

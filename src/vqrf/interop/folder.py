@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Constants, Quantized, items_of
+from vqrf.codec.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Quantized, items_of
 from vqrf.fields.field import expand, float_table
 from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Lattice
@@ -39,6 +39,7 @@ from vqrf.interop.archives import (
 )
 from vqrf.interop.dvgo import OWN_KEY, USUAL, Corners, Parts, Sampling, floats, own_numbers
 from vqrf.interop.pickles import Refused, array_of
+from vqrf.kernels.constants import N_NUMBERS
 
 MEMBERS = (
     *("non_prune_mask", "keep_mask", "non_prune_density", "non_vq_grid"),
@@ -151,15 +152,8 @@ def _compressed(parts: dict[str, Any], corners: Corners, sampling: Sampling) -> 
         codebook=codebook[0],
         kept=_quantized(kept_levels[used[kept]], metadata.get("grid_dequant"), "grid"),
         color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in said.layers()),
-        constants=Constants(
-            empty_density=0.0,
-            density_bias=said.density_bias(),
-            interval=sampling.step_voxels * said.number("voxel_size_ratio", 1.0),
-            step_world=sampling.step_voxels * said.edge(),
-            near=sampling.near,
-            alpha_threshold=said.alpha_threshold(),
-            background=(1.0, 1.0, 1.0),
-        ),
+        equation=said.equation(sampling),
+        empty_density=0.0,
         metadata={},
     )
     if OWN_KEY in metadata:
@@ -221,6 +215,7 @@ def _codes(parts: dict[str, Any], n: int, n_codes: int) -> NDArray[np.int32]:
 def _with_own(small: CompressedField, own: Any) -> CompressedField:
     low, high = own_numbers(own, "lo", 3), own_numbers(own, "hi", 3)
     density_offset, kept_offset = own_numbers(own, "offsets", 2)
+    empty_density, *numbers = own_numbers(own, "constants", 1 + N_NUMBERS)
     n_codes, text = own.get("n_codes"), own.get("metadata")
     if not isinstance(n_codes, int) or not 1 <= n_codes <= small.n_codewords or not isinstance(text, str):
         raise Refused(f"{OWN_KEY}: expected the number of codes and metadata")
@@ -230,7 +225,8 @@ def _with_own(small: CompressedField, own: Any) -> CompressedField:
         density=replace(small.density, offset=np.array([density_offset], np.float32)),
         codebook=items_of(small.codebook)[:n_codes],
         kept=replace(small.kept, offset=np.array([kept_offset], np.float32)),
-        constants=Constants.from_values(own_numbers(own, "constants", 9)),
+        equation=small.equation.with_numbers(numbers),
+        empty_density=empty_density,
         metadata=json.loads(text),
     )
 
@@ -245,7 +241,7 @@ def files_of_vqrf(small: CompressedField) -> dict[str, bytes]:
       ValueError: the official code has no such file: no colour MLP, more than 4096 codewords, or a scale for every channel.
     """
     n_codes = small.n_codewords
-    if small.feature_frequencies:
+    if small.equation.feature_frequencies:
         raise ValueError("the colour MLP of VQRF's files takes no frequencies of the features")
     if not small.color_mlp or n_codes > MAX_CODES or small.kept.scale.shape != (1,):
         raise ValueError("VQRF's files have a colour MLP, at most 4096 codewords and one scale for all kept features")
@@ -283,7 +279,7 @@ def _dequantizer(values: Quantized, moved: float) -> dict[str, float]:
 
 
 def _metadata(small: CompressedField) -> dict[str, Any]:
-    lattice, empty = small.lattice, small.constants.empty_density
+    lattice, empty = small.lattice, small.empty_density
     half = lattice.extent / (np.array(lattice.shape) - 1) / 2
     low, high = lattice.lo - half, lattice.hi + half  # a centred grid's box
     corners = {"xyz_min": low.astype(np.float32), "xyz_max": high.astype(np.float32)}
@@ -298,7 +294,7 @@ def _metadata(small: CompressedField) -> dict[str, Any]:
         "grid_dequant": _dequantizer(small.kept, 0.0),
         "density_dequant": _dequantizer(small.density, empty),
         "model_state_dict": {
-            "act_shift": np.array([small.constants.density_bias + empty], np.float32),
+            "act_shift": np.array([small.equation.density_bias + empty], np.float32),
             **dvgo.viewfreq_of(field.color_mlp, field.n_channels),
             **{f"{part}{key}": corner for part in ("", "density.", "k0.") for key, corner in corners.items()},
         },
@@ -307,7 +303,7 @@ def _metadata(small: CompressedField) -> dict[str, Any]:
             "hi": floats(lattice.hi),
             "offsets": [float(small.density.offset[0]), float(small.kept.offset[0])],
             "n_codes": small.n_codewords,
-            "constants": floats(small.constants.values()),
+            "constants": floats([empty, *small.equation.numbers()]),
             "metadata": json.dumps(small.metadata),
         },
     }

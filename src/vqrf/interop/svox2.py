@@ -36,13 +36,12 @@ from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_npz, load_npz
 from vqrf.interop.dvgo import USUAL, Imported, Sampling
 from vqrf.interop.pickles import Refused
-from vqrf.kernels import HARMONICS_OF_CHANNELS
-from vqrf.kernels.activation import interval_of_step
+from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, Equation, interval_of_step
 
 LINKS, DENSITY, HARMONICS = "links", "density_data", "sh_data"
 OWN_KEY, OWN_CELLS = "vqrf", "vqrf_cells"
 OWN_NUMBERS = 14
-"""lo, hi, interval, step_world, near, alpha_threshold, background, and whether the outer voxels were cut off."""
+"""lo, hi, the equation's numbers but for the density's bias, and whether the outer voxels were cut off."""
 
 SAME_POWER = 1e-6
 """Binary orders of magnitude by which a ratio may be off a power of two for rounding."""
@@ -159,16 +158,18 @@ def _imported(arrays: Arrays, sampling: Sampling) -> Imported:
         density=np.zeros(rows.shape, np.float32),
         features=np.zeros((*rows.shape, harmonics.shape[1]), np.float32),
         color_mlp=(),
-        density_bias=0.0,
-        interval=interval_of_step(step, edge),
-        step_world=step * sampling.scale,
-        near=sampling.near,
-        alpha_threshold=THRESHOLD,
-        background=(1.0, 1.0, 1.0),
-        shading="sh_relu",
-        activation="relu",
+        equation=Equation(
+            density_bias=0.0,
+            interval=interval_of_step(step, edge),
+            step_world=step * sampling.scale,
+            near=sampling.near,
+            alpha_threshold=THRESHOLD,
+            background=(1.0, 1.0, 1.0),
+            shading="sh_relu",
+            activation="relu",
+        ),
     )
-    field.density[full] = np.ldexp(density, -_power(field.interval / step))[rows[full]]
+    field.density[full] = np.ldexp(density, -_power(field.equation.interval / step))[rows[full]]
     field.features[full] = harmonics[rows[full]]
     if not np.isfinite(field.density).all():
         raise Refused(f"{DENSITY}: has a value that is too great")
@@ -199,11 +200,7 @@ def _with_own(field: RadianceField, arrays: Arrays) -> RadianceField:
     return replace(
         field,
         lattice=Lattice(tuple(own[:3]), tuple(own[3:6]), field.lattice.shape),
-        interval=own[6],
-        step_world=own[7],
-        near=own[8],
-        alpha_threshold=own[9],
-        background=tuple(own[10:13]),
+        equation=field.equation.with_numbers([field.equation.density_bias, *own[6:13]]),
         allowed=allowed,
     )
 
@@ -220,7 +217,8 @@ def bytes_of_svox2(field: RadianceField) -> bytes:
     Raises:
       ValueError: the field is none of Plenoxels'.
     """
-    if (field.shading, field.activation, field.density_bias) != ("sh_relu", "relu", 0):
+    equation = field.equation
+    if (equation.shading, equation.activation, equation.density_bias) != ("sh_relu", "relu", 0):
         raise ValueError("svox2 has a ReLU on density without a bias, and harmonics with a ReLU")
     is_padded = _repeats_its_border(field)
     inner = (slice(1, -1),) * 3 if is_padded else (slice(None),) * 3
@@ -228,15 +226,15 @@ def bytes_of_svox2(field: RadianceField) -> bytes:
     full = active_voxels(field)[inner] & ((density != 0) | (features != 0).any(-1))
     links = np.full(density.shape, -1, np.int32)
     links[full] = np.arange(np.count_nonzero(full))
-    power = _power(field.interval / field.step_world)
-    scale = field.interval / field.step_world / 2.0**power
+    power = _power(equation.interval / equation.step_world)
+    scale = equation.interval / equation.step_world / 2.0**power
     shape = np.array(density.shape)
     edges = field.lattice.extent / (np.array(field.lattice.shape) - 1)
     center = (np.array(field.lattice.lo) + np.array(field.lattice.hi)) / 2
     coefficients, halves = features[full], features[full].astype(np.float16)
     lattice = field.lattice
-    constants = (field.interval, field.step_world, field.near, field.alpha_threshold, *field.background)
-    own = {OWN_KEY: np.array([*lattice.lo, *lattice.hi, *constants, float(is_padded)])}
+    numbers = equation.numbers()[1:]  # without the density's bias, which is 0
+    own = {OWN_KEY: np.array([*lattice.lo, *lattice.hi, *numbers, float(is_padded)])}
     if field.allowed is not None:
         own[OWN_CELLS] = np.packbits(field.allowed)
     return bytes_of_npz(

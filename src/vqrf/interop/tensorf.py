@@ -30,7 +30,7 @@ from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
 from vqrf.interop.dvgo import Imported, Parts, highest
 from vqrf.interop.pickles import Refused
-from vqrf.kernels import Activation, count_view_frequencies
+from vqrf.kernels.constants import Activation, Equation, count_view_frequencies
 
 OTHERS = {"plane_coef": "a TensorVM of the first days, whose planes are not split"}
 """Keys of what is not read, and what it is."""
@@ -110,14 +110,16 @@ class TensorfField:
             density=density,
             features=features,
             color_mlp=self.color_mlp,
-            density_bias=self.density_shift if self.activation == "softplus" else 0.0,
-            interval=self.distance_scale * self.step_world,
-            step_world=self.step_world,
-            near=self.near,
-            alpha_threshold=self.alpha_threshold,
-            background=(1.0, 1.0, 1.0),
-            activation=self.activation,
-            feature_frequencies=self.feature_frequencies,
+            equation=Equation(
+                density_bias=self.density_shift if self.activation == "softplus" else 0.0,
+                interval=self.distance_scale * self.step_world,
+                step_world=self.step_world,
+                near=self.near,
+                alpha_threshold=self.alpha_threshold,
+                background=(1.0, 1.0, 1.0),
+                activation=self.activation,
+                feature_frequencies=self.feature_frequencies,
+            ),
         )
 
 
@@ -322,7 +324,7 @@ def import_tensorf(made: TensorfField) -> Imported:
     if made.mask is None:
         return Imported(field, facts, 0)
     share = _share_of_cells(field.lattice, made.mask)
-    floor = np.float64(field.density_of(field.alpha_threshold))  # which may be beyond float32
+    floor = np.float64(field.equation.floor)  # which may be beyond float32
     n_cut = int(np.count_nonzero((share > 0) & (share < POINTS**3) & (highest(field.density) > floor)))
     allowed = (2 * share >= POINTS**3).astype(np.uint8)
     return Imported(replace(field, allowed=None if allowed.all() else allowed), facts, n_cut)
@@ -334,7 +336,7 @@ def tensorf_of(field: RadianceField, factors: Factors | LineFactors, far: float)
     The mask is twice as fine as the lattice, so that what it allows is whole cells.
     """
     edge = float(np.mean(field.lattice.extent / (np.array(field.lattice.shape) - 1)))
-    mask = None
+    equation, mask = field.equation, None
     if field.allowed is not None:
         x, y, z = (2 * side - 1 for side in field.lattice.shape)
         marks = np.zeros((x, y, z), bool)
@@ -344,15 +346,15 @@ def tensorf_of(field: RadianceField, factors: Factors | LineFactors, far: float)
         lattice=field.lattice,
         factors=factors,
         color_mlp=field.color_mlp,
-        feature_frequencies=field.feature_frequencies,
-        density_shift=field.density_bias,
-        distance_scale=field.interval / field.step_world,
-        step_voxels=field.step_world / edge,
-        near=field.near,
+        feature_frequencies=equation.feature_frequencies,
+        density_shift=equation.density_bias,
+        distance_scale=equation.interval / equation.step_world,
+        step_voxels=equation.step_world / edge,
+        near=equation.near,
         far=far,
-        alpha_threshold=field.alpha_threshold,
+        alpha_threshold=equation.alpha_threshold,
         mask=mask,
-        activation=field.activation,
+        activation=equation.activation,
     )
 
 

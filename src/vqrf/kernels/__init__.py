@@ -41,7 +41,9 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any
+
+from vqrf.kernels.constants import Equation
 
 Array = Any
 """A NumPy array, or a torch tensor on the device of the backend. The compiled core takes either, on the CPU."""
@@ -61,47 +63,6 @@ BITS_UNIT = 1 / 16
 FIRST_STEP = 1.5
 """Where, in steps, a coefficient is no longer taken for one that may leave 0."""
 
-Activation = Literal["softplus", "relu"]
-"""What makes the interpolated raw density, plus its bias, a density that is not negative."""
-
-Shading = Literal["mlp", "sh", "sh_relu"]
-"""How features and a direction become a colour: by the colour MLP (without layers, as rgb logits), or by harmonics through a
-sigmoid or through a ReLU."""
-
-HARMONICS_OF_CHANNELS = {12: 4, 27: 9}
-"""Number of harmonics by that of channels, three for each."""
-
-
-MAX_FEATURE_FREQUENCIES = 10
-"""Beyond it float32 has no digits left of the angle of a feature of 8192."""
-
-
-def shading_fault(shading: str, n_layers: int, n_channels: int, feature_frequencies: int = 0) -> str | None:
-    """Why so many layers, channels and frequencies cannot be shaded so; None if they can."""
-    if not 0 <= feature_frequencies <= MAX_FEATURE_FREQUENCIES:
-        return f"{feature_frequencies} feature frequencies are outside 0..{MAX_FEATURE_FREQUENCIES}"
-    if feature_frequencies and not n_layers:
-        return "feature frequencies without layers"
-    if shading == "mlp":
-        return None if n_layers or n_channels == 3 else "without layers there must be 3 channels"
-    if shading not in get_args(Shading):
-        return f"shading {shading} is not supported"
-    if n_layers:
-        return "spherical harmonics have no layers"
-    if n_channels not in HARMONICS_OF_CHANNELS:
-        return "spherical harmonics have 12 or 27 channels"
-    return None
-
-
-def count_view_frequencies(n_inputs: int, n_channels: int, feature_frequencies: int = 0) -> int | None:
-    """The n of a first layer's C + 3 + 6n + 2CF inputs; None if there is none.
-
-    >>> count_view_frequencies(150, 27, 2), count_view_frequencies(150, 12)
-    (2, None)
-    """
-    n, rest = divmod(n_inputs - n_channels * (1 + 2 * feature_frequencies) - 3, 6)
-    return n if n >= 0 and not rest else None
-
 
 @dataclass(frozen=True)
 class Volume:
@@ -117,14 +78,7 @@ class Volume:
         `out` is 3. Empty: features are the logits of rgb and C = 3, or coefficients of spherical harmonics.
       cells: [X-1,Y-1,Z-1] uint8, 1 where the cell is occupied.
       skip: [ceil((X-1)/SKIP_BLOCK), ...] uint8 from `measure_skip(cells)`.
-      density_bias, interval: turn raw density into alpha; `interval` is the step in units of the base voxel.
-      step_world: distance between samples, world units, > 0.
-      near: world distance before which there are no samples.
-      alpha_threshold: see the notation above.
-      background: rgb behind everything, 0..1.
-      shading: "mlp", or "sh" or "sh_relu" with no layers and C of 12 or 27.
-      activation: of the density, "softplus" or "relu".
-      feature_frequencies: F of the notation, 0..MAX_FEATURE_FREQUENCIES; 0 without layers.
+      equation: the constants of the notation above.
     """
 
     lo: tuple[float, float, float]
@@ -135,15 +89,7 @@ class Volume:
     layers: tuple[tuple[Array, Array], ...]
     cells: Array
     skip: Array
-    density_bias: float
-    interval: float
-    step_world: float
-    near: float
-    alpha_threshold: float
-    background: tuple[float, float, float]
-    shading: Shading = "mlp"
-    activation: Activation = "softplus"
-    feature_frequencies: int = 0
+    equation: Equation
 
 
 @dataclass(frozen=True)

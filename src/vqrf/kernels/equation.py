@@ -10,22 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import (
-    HARMONICS_OF_CHANNELS,
-    STOP_TRANSMITTANCE,
-    Activation,
-    Array,
-    Volume,
-    count_view_frequencies,
-    shading_fault,
-)
+from vqrf.kernels import STOP_TRANSMITTANCE, Array, Volume
+from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies, shading_fault
 
 # --------------------------------------------------------------------------------------- arrays and tensors
 
@@ -63,10 +55,8 @@ def tensors(volume: Volume) -> Volume:
         cells=tensor_of(volume.cells),
         skip=tensor_of(volume.skip),
     )
-    if volume.step_world <= 0 or volume.interval <= 0:
-        raise ValueError(f"step_world, interval: expected positive, got {volume.step_world}, {volume.interval}")
-    if not 0 < volume.alpha_threshold < 1:
-        raise ValueError(f"alpha_threshold: expected 0 < threshold < 1, got {volume.alpha_threshold}")
+    if fault := volume.equation.fault():
+        raise ValueError(fault)
     shape = tuple(tensors.density.shape)
     if tuple(tensors.cells.shape) != tuple(side - 1 for side in shape):
         raise ValueError(f"cells: expected {[side - 1 for side in shape]}, got {list(tensors.cells.shape)}")
@@ -74,15 +64,13 @@ def tensors(volume: Volume) -> Volume:
     if tuple(voxels) != shape:
         raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
     n_channels = tensors.features.shape[-1]
-    n_frequencies = volume.feature_frequencies
-    if fault := shading_fault(volume.shading, len(tensors.layers), n_channels, n_frequencies):
+    n_frequencies = volume.equation.feature_frequencies
+    if fault := shading_fault(volume.equation.shading, len(tensors.layers), n_channels, n_frequencies):
         raise ValueError(f"features: {fault}")
     if tensors.layers:
         n_inputs = tensors.layers[0][0].shape[1]
         if count_view_frequencies(n_inputs, n_channels, n_frequencies) is None:
             raise ValueError(f"layers: expected {n_channels * (1 + 2 * n_frequencies)} + 3 + 6n inputs, got {n_inputs}")
-    if volume.activation not in get_args(Activation):
-        raise ValueError(f"activation: {volume.activation} is not supported")
     return tensors
 
 
@@ -128,15 +116,15 @@ def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, T
     endless = torch.where((origins >= lo) & (origins <= hi), math.inf, -math.inf).to(origins)
     enter = torch.where(still, -endless, torch.minimum(first, second))
     leave = torch.where(still, endless, torch.maximum(first, second))
-    return enter.amax(-1).clamp(min=volume.near), leave.amin(-1)
+    return enter.amax(-1).clamp(min=volume.equation.near), leave.amin(-1)
 
 
 def march(volume: Volume, origins: Tensor, directions: Tensor) -> Samples:
     """All samples of the rays [N,3] that lie in occupied cells."""
     enter, leave = span(volume, origins, directions)
-    n_steps = ((leave - enter) / volume.step_world).clamp(min=-1).max().item() if len(origins) else -1
+    n_steps = ((leave - enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(origins) else -1
     step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: t <= leave decides
-    t = enter[:, None] + step * volume.step_world
+    t = enter[:, None] + step * volume.equation.step_world
     lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
     last = torch.tensor(volume.density.shape, device=origins.device) - 1
     u = (origins[:, None] + t[..., None] * directions[:, None] - lo) / (hi - lo) * last
@@ -165,9 +153,9 @@ def optical_depth(volume: Volume, density: Tensor) -> Tensor:
 
     `threshold` is where PyTorch takes softplus(x) = x; its default of 20 is too low for float64.
     """
-    if volume.activation == "relu":
-        return volume.interval * F.relu(density + volume.density_bias)
-    return volume.interval * F.softplus(density + volume.density_bias, threshold=40)
+    if volume.equation.activation == "relu":
+        return volume.equation.interval * F.relu(density + volume.equation.density_bias)
+    return volume.equation.interval * F.softplus(density + volume.equation.density_bias, threshold=40)
 
 
 def alpha_from_depth(depth: Tensor) -> Tensor:
@@ -194,7 +182,7 @@ def keep_live(volume: Volume, samples: Samples, n_rays: int) -> Samples:
     """The live samples: alpha above the threshold, and light left when they are reached."""
     with torch.no_grad():
         depth = optical_depth(volume, read_density(volume, samples)[0])
-        opaque = alpha_from_depth(depth) > volume.alpha_threshold
+        opaque = alpha_from_depth(depth) > volume.equation.alpha_threshold
         samples, depth = samples.where(opaque), depth[opaque]
         before, _ = transmittance(depth, samples.ray_id, n_rays)
         return samples.where(before >= STOP_TRANSMITTANCE)
@@ -230,7 +218,7 @@ def waves(values: Tensor, n_frequencies: int) -> list[Tensor]:
 
 def inputs_of_layers(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
     """What the first layer takes, in the notation's order: [M, C + 3 + 6n + 2CF]."""
-    n_inputs, n_frequencies = volume.layers[0][0].shape[1], volume.feature_frequencies
+    n_inputs, n_frequencies = volume.layers[0][0].shape[1], volume.equation.feature_frequencies
     n_view = count_view_frequencies(n_inputs, features.shape[1], n_frequencies)
     assert n_view is not None  # `tensors` has looked
     return torch.cat([features, directions, *waves(directions, n_view), *waves(features, n_frequencies)], -1)
@@ -249,11 +237,11 @@ def view_harmonics(directions: Tensor, n_harmonics: int) -> Tensor:
 
 def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
     """The colour [M,3], 0 or more, of features [M,C] seen along unit directions [M,3]; only "sh_relu" goes above 1."""
-    if volume.shading != "mlp":
+    if volume.equation.shading != "mlp":
         n_harmonics = HARMONICS_OF_CHANNELS[features.shape[1]]
         harmonics = view_harmonics(directions, n_harmonics)
         total = (features.view(-1, 3, n_harmonics) * harmonics[:, None]).sum(-1)
-        return total.sigmoid() if volume.shading == "sh" else (0.5 + total).relu()
+        return total.sigmoid() if volume.equation.shading == "sh" else (0.5 + total).relu()
     hidden = inputs_of_layers(volume, features, directions) if volume.layers else features
     for number, (weight, bias) in enumerate(volume.layers):
         hidden = F.linear(hidden.relu() if number else hidden, weight, bias)
@@ -294,11 +282,11 @@ def render(volume: Volume, origins: Tensor, directions: Tensor) -> Rendering:
     """The rendering equation; differentiable in density, features and layers."""
     samples = keep_live(volume, march(volume, origins, directions), len(origins))
     weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))
-    has_color = weight > volume.alpha_threshold
+    has_color = weight > volume.equation.alpha_threshold
     shaded, shaded_weight = samples.where(has_color), weight[has_color]
     features, features_at_voxels = read_features(volume, shaded)
     color = colorize(volume, features, directions[shaded.ray_id])
-    pixel = background_weight[:, None] * origins.new_tensor(volume.background)
+    pixel = background_weight[:, None] * origins.new_tensor(volume.equation.background)
     pixel = pixel.index_add(0, shaded.ray_id, shaded_weight[:, None] * color)
     return Rendering(
         pixel=pixel,

@@ -69,7 +69,7 @@ PRODUCTS = ("xyr,zr->xyzr", "xzr,yr->xyzr", "yzr,xr->xyzr")
 
 def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
     """The rays in slices of at most CHUNK_SAMPLES places for samples; one empty slice when there are none."""
-    per_ray = math.dist(volume.lo, volume.hi) / volume.step_world + 2
+    per_ray = math.dist(volume.lo, volume.hi) / volume.equation.step_world + 2
     n_together = max(1, int(CHUNK_SAMPLES.get(volume.density.device.type, CHUNK_SAMPLES["cpu"]) / per_ray))
     for start in range(0, max(n_rays, 1), n_together):
         yield slice(start, start + n_together)
@@ -263,7 +263,7 @@ def accumulate_importance(volume: Volume, origins: Array, directions: Array, imp
     for part in _chunks(volume, len(o)):
         samples = keep_live(volume, march(volume, o[part], d[part]), len(o[part]))
         weight, _, _ = weigh(volume, samples, len(o[part]))
-        weight = torch.where(weight > volume.alpha_threshold, weight, 0.0)
+        weight = torch.where(weight > volume.equation.alpha_threshold, weight, 0.0)
         given = weight[:, None].double() * samples.shares.double()
         into.index_add_(0, samples.voxels.reshape(-1), given.reshape(-1))
 

@@ -91,8 +91,8 @@ def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5)
     return Scene(
         train=views("train", n_train, 0.0),
         test=views("test", OWN_TEST_VIEWS, 1.0),
-        background=field.background,
-        near=field.near,
+        background=field.equation.background,
+        near=field.equation.near,
         far=radius * (VIEWING_DISTANCE + 1),
         name="own renders",
     )

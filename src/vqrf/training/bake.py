@@ -23,7 +23,8 @@ from torch import Tensor
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Lattice
-from vqrf.kernels import HARMONICS_OF_CHANNELS, Gradients, LossWeights, select
+from vqrf.kernels import Gradients, LossWeights, select
+from vqrf.kernels.constants import HARMONICS_OF_CHANNELS
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
 from vqrf.training.box import cells_on
 from vqrf.training.grids import Moments, resample
@@ -61,7 +62,7 @@ def grow(field: RadianceField, growth: float = GROWTH) -> RadianceField:
     if n_voxels <= old.n_voxels:
         return field
     lattice = Lattice.with_voxels(np.array(old.lo), np.array(old.hi), n_voxels)
-    faint = field.density_of(field.alpha_threshold) - FAINT_MARGIN
+    faint = field.equation.floor - FAINT_MARGIN
     density = np.where(active_voxels(field), field.density, np.float32(faint))  # the others' say nothing
     grids = (density[..., None], field.features)
     density, features = (resample(torch.from_numpy(grid), lattice.shape).numpy() for grid in grids)
@@ -99,7 +100,8 @@ def bake_harmonics(
         baked[start : start + len(chunk)] = torch.einsum("vdc,kd->vck", color.clamp(darkest, 1 - darkest).logit(), fit)
     table = np.zeros((*field.lattice.shape, n_channels), np.float32)
     table[voxels] = baked.reshape(len(features), n_channels).numpy()
-    return replace(field, features=table, color_mlp=(), shading="sh", feature_frequencies=0)
+    equation = replace(field.equation, shading="sh", feature_frequencies=0)
+    return replace(field, features=table, color_mlp=(), equation=equation)
 
 
 def bake_directions(cameras: Sequence[Camera]) -> NDArray[np.float32]:
@@ -128,8 +130,7 @@ class HarmonicsModel:
         self._find_cells()
 
     def _find_cells(self) -> None:
-        floor = self.start.density_of(self.start.alpha_threshold)
-        cells = self.kernels.find_cells(self.volume.density, floor, self.allowed)
+        cells = self.kernels.find_cells(self.volume.density, self.start.equation.floor, self.allowed)
         self.volume = replace(self.volume, cells=cells, skip=self.kernels.measure_skip(cells))
 
     def prepare(self, step: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.nn.functional import max_pool3d
@@ -10,7 +12,6 @@ from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice
-from vqrf.kernels.activation import density_of_alpha
 
 MIN_VIEWS = 3
 """A voxel that fewer views see is taken as empty (DVGO): one image alone can put anything anywhere."""
@@ -43,7 +44,7 @@ def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
 
 def coarse_alive(coarse: RadianceField) -> np.ndarray:
     """Coarse voxels [X,Y,Z] bool that are looked at and whose alpha over one voxel is above `COARSE_ALPHA`."""
-    return (coarse.density > density_of_alpha(COARSE_ALPHA, coarse.density_bias, 1.0)) & active_voxels(coarse)
+    return (coarse.density > replace(coarse.equation, interval=1.0).density_of(COARSE_ALPHA)) & active_voxels(coarse)
 
 
 def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:

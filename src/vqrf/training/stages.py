@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vqrf.kernels import Activation, LossWeights, Shading
+from vqrf.kernels import LossWeights
+from vqrf.kernels.constants import Activation, Shading
 from vqrf.training.grids import Decomposition
 
 STAGES = ("coarse", "fine")

@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError, load_field, save_field
 from vqrf.geometry import Lattice
 from vqrf.kernels import Gradients, Volume, select
-from vqrf.kernels.activation import density_of_alpha, interval_of_step
+from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, scene_box
 from vqrf.training.checkpoint import Checkpoint, fingerprint
 from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, FactorGrid, Grid, Means, Moments, Rates, VoxelGrid
@@ -103,12 +103,7 @@ class FieldModel:
         """
         self.lattice = Lattice.with_voxels(*self.box, n_voxels)
         shape = self.lattice.shape
-        self.step_world = self.stage.sampling.step_voxels * self._edge(n_voxels)
-        if self.stage.appearance.activation == "relu":
-            self.interval, self.density_bias = interval_of_step(self.step_world, self._edge(self.stage.n_voxels)), 0.0
-        else:
-            self.interval = self.stage.sampling.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
-            self.density_bias = math.log(1 / (1 - self.stage.sampling.alpha_init) - 1) - self._n_grown(n_voxels)
+        self.equation = self._equation_for(n_voxels)
         self.allowed, active = None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
@@ -128,15 +123,32 @@ class FieldModel:
             sizes = (of.density, of.features, stage.appearance.channels)
             return FactorGrid.at_random(of.decomposition, shape, sizes, active, self.seed)
         is_relu = stage.appearance.activation == "relu"
-        faint = self._density_of(stage.sampling.alpha_init) if is_relu else 0.0  # a relu at 0 would never learn
+        faint = self.equation.density_of(stage.sampling.alpha_init) if is_relu else 0.0  # a relu at 0 would never learn
         return VoxelGrid.at_rest(shape, stage.appearance.channels, active, faint)
 
     def _edge(self, n_voxels: int) -> float:
         """World size of a voxel of a lattice of so many."""
         return float(np.cbrt(np.prod(self.lattice.extent) / n_voxels))
 
-    def _density_of(self, alpha: float) -> float:
-        return density_of_alpha(alpha, self.density_bias, self.interval, self.stage.appearance.activation)
+    def _equation_for(self, n_voxels: int) -> Equation:
+        """The constants of the stage at a lattice of so many voxels."""
+        sampling, appearance = self.stage.sampling, self.stage.appearance
+        step_world = sampling.step_voxels * self._edge(n_voxels)
+        if appearance.activation == "relu":
+            interval, density_bias = interval_of_step(step_world, self._edge(self.stage.n_voxels)), 0.0
+        else:
+            interval = sampling.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
+            density_bias = math.log(1 / (1 - sampling.alpha_init) - 1) - self._n_grown(n_voxels)
+        return Equation(
+            density_bias=density_bias,
+            interval=interval,
+            step_world=step_world,
+            near=self.scene.near,
+            alpha_threshold=sampling.alpha_threshold,
+            background=self.scene.background,
+            shading=appearance.shading,
+            activation=appearance.activation,
+        )
 
     def _n_grown(self, n_voxels: int) -> int:
         """How often the lattice has doubled; each time the bias falls by one, which sharpens what is there (DVGO)."""
@@ -150,9 +162,10 @@ class FieldModel:
         """Find the occupied cells of the density as it is now."""
         self.grid.show_density(self.kernels)
         density, features = self.grid.shown
-        sampling = self.stage.sampling
-        threshold = sampling.alpha_init / 10 if self.step < sampling.faint_steps else sampling.alpha_threshold
-        cells = self.kernels.find_cells(density, self._density_of(threshold), self.allowed)
+        equation, sampling = self.equation, self.stage.sampling
+        if self.step < sampling.faint_steps:
+            equation = replace(equation, alpha_threshold=sampling.alpha_init / 10)
+        cells = self.kernels.find_cells(density, equation.floor, self.allowed)
         self.grid.choose(cells)
         self.volume = Volume(
             lo=self.lattice.lo,
@@ -163,14 +176,7 @@ class FieldModel:
             layers=self._layers("values"),
             cells=cells,
             skip=self.kernels.measure_skip(cells),
-            density_bias=self.density_bias,
-            interval=self.interval,
-            step_world=self.step_world,
-            near=self.scene.near,
-            alpha_threshold=threshold,
-            background=self.scene.background,
-            shading=self.stage.appearance.shading,
-            activation=self.stage.appearance.activation,
+            equation=equation,
         )
 
     def hide(self, seen: np.ndarray) -> None:
@@ -239,15 +245,8 @@ class FieldModel:
             density=density,
             features=features,
             color_mlp=tuple(zip(arrays[::2], arrays[1::2], strict=True)),
-            density_bias=self.density_bias,
-            interval=self.interval,
-            step_world=self.step_world,
-            near=self.scene.near,
-            alpha_threshold=self.stage.sampling.alpha_threshold,
-            background=self.scene.background,
+            equation=self.equation,
             allowed=self.volume.cells.cpu().numpy(),
-            shading=self.stage.appearance.shading,
-            activation=self.stage.appearance.activation,
         )
 
     def _parts(self, *names: str) -> dict[str, Tensor]:
