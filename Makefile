@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo check test slow lint native viewer sanitize fuzz clean
+.PHONY: install demo check test slow lint pages docs native viewer sanitize fuzz clean
 
 # The package and PyTorch, and nothing that only its developers need.
 install: $(INSTALLED)
@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 
 # After every change: what breaks most often, in a minute and a half.
 check: lint
-	$(PYTEST) -m "not slow" tests/test_rooms.py tests/test_geometry.py tests/kernels tests/codec
+	$(PYTEST) -m "not slow" tests/test_rooms.py tests/test_pages.py tests/test_geometry.py tests/kernels tests/codec
 
 # Before a change lands: all but what is marked slow.
 test: lint
@@ -37,6 +37,14 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is written from other files: docs/results.md and the README's table, the index of the log.
+pages: $(DEV)
+	$(BIN)/python docs/write.py
+
+# The documentation site, in build/docs/html. Needs no network; a warning is an error.
+docs: $(DEV)
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
 
 # The compiled core anew, and nothing else.
 native: $(INSTALLED)

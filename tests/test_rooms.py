@@ -202,11 +202,12 @@ def test_no_tracked_file_names_a_registry_or_a_path_of_one_machine() -> None:
 
 # --------------------------------------------------------------------------------------------------- what the documents say
 
-README = (ROOT / "README.md").read_text()
+README, COMMANDS = (ROOT / "README.md").read_text(), (ROOT / "docs" / "commands.md").read_text()
+GUIDES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guides").glob("*.md")]
 
 
-def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ def readme_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     printed."""
     folder = tmp_path_factory.mktemp("readme")
     save_scene(built_in_scene(0, n_train=4, n_test=1, side=32), folder / "data")
-    (example,) = readme_blocks("python")
+    (example,) = blocks(README, "python")
     assert '"nerf_synthetic/lego"' in example
     stage = StageConfig(steps=3, n_voxels=12**3, rays_per_step=64, appearance=Appearance(width=16))
     tiny = TrainConfig(16, replace(stage, appearance=Appearance(channels=3, depth=0)), stage)
@@ -242,8 +243,8 @@ def test_the_example_of_the_readme_runs(readme_run: tuple[Path, str]) -> None:
     assert re.fullmatch(rf"{size} bytes, \d+\.\d\d dB\n", printed)
 
 
-def test_the_decoding_command_of_the_readme_runs_without_torch(readme_run: tuple[Path, str]) -> None:
-    (command,) = re.findall(r"^python (-c .*)$", README, re.MULTILINE)
+def test_the_decoding_command_of_the_guide_runs_without_torch(readme_run: tuple[Path, str]) -> None:
+    (command,) = re.findall(r"^python (-c .*)$", COMMANDS, re.MULTILINE)
     assert "'torch' not in sys.modules" in command
     run_python(shlex.split(command), readme_run[0])
 
@@ -261,23 +262,24 @@ assert "torch" not in sys.modules
     run_python(["-c", code], readme_run[0])
 
 
-def test_the_commands_of_the_readme_and_the_makefile_are_ones_that_the_cli_takes() -> None:
+def test_the_commands_of_the_pages_and_the_makefile_are_ones_that_the_cli_takes() -> None:
     from vqrf.cli.main import Verb
 
-    lines = [line for block in readme_blocks("sh") for line in block.splitlines()]
+    pages = [README, *(path.read_text() for path in GUIDES)]
+    lines = [line for page in pages for block in blocks(page, "sh") for line in block.splitlines()]
     lines += [line.strip().removeprefix("$(BIN)/") for line in (ROOT / "Makefile").read_text().splitlines()]
     used = {type(tyro.cli(Verb, args=shlex.split(line)[1:])) for line in lines if line.startswith("vqrf ")}  # type: ignore[call-overload]
     assert used == set(get_args(Verb))
 
 
-def test_the_readme_explains_every_verb() -> None:
+def test_the_guide_explains_every_verb() -> None:
     from vqrf.cli.main import Verb
 
-    section = README[README.index("| verb | does |") :].split("\n\n")[0]
+    section = COMMANDS[COMMANDS.index("| verb | does |") :].split("\n\n")[0]
     assert sorted(re.findall(r"`(\w+)`(?=[, |])", section)) == sorted(verb.__name__.lower() for verb in get_args(Verb))
 
 
 def test_the_documents_name_targets_that_make_has() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(), *(path.read_text() for path in GUIDES)):
         assert set(re.findall(r"(?:^|`)make (\w+)", document, re.MULTILINE)) <= targets

@@ -316,7 +316,8 @@ function lightThrough({ activation, densityBias, interval }) {
  * The fragment shader that walks the rays of a field.
  *
  * The innermost loop only looks for an occupied cell, the one around it for a sample that is seen, and the colour stands outside of
- * both: on a software renderer a frame takes a quarter less time than in one loop (docs/log.md).
+ * both: on a software renderer a frame takes a quarter less time than in one loop
+ * (docs/log/viewer.md#what-does-a-frame-cost-without-a-graphics-card).
  *
  * @param {import('./bake.js').Baked} baked
  */
