@@ -46,8 +46,8 @@ from vqrf.kernels.equation import tensors, waves
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.render import render, save_image
 from vqrf.training.bake import BAKE_CHANNELS, RATE_DENSITY, RATE_FEATURES, HarmonicsModel, bake_harmonics, grow
-from vqrf.training.grids import Moments
 from vqrf.training.loop import REFRESH_STEPS, optimize, torch_threads
+from vqrf.training.parameters import Moments
 from vqrf.training.stages import FINE_LOSSES
 from vqrf.training.train import VIEW_FREQUENCIES
 

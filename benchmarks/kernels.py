@@ -32,7 +32,7 @@ from vqrf.data.rays import RayPool
 from vqrf.fields.storage import load_field
 from vqrf.kernels import Gradients, Volume, native, reference
 from vqrf.rendering.render import render
-from vqrf.training.grids import ADAM_EPSILON
+from vqrf.training.parameters import ADAM_EPSILON
 from vqrf.training.stages import FINE_LOSSES
 
 N_VECTORS = 50_000

@@ -118,8 +118,8 @@ def test_a_step_goes_against_the_derivative_of_what_is_learnt(kind: Decompositio
     def objective() -> float:
         return sum(float((w.double() * torch.from_numpy(a)).sum()) for w, a in zip(weights, shown(grid), strict=True))
 
-    start, reach, slopes = {name: m.values.clone() for name, m in grid.learnt.items()}, 1e-2, {}
-    for name, moments in grid.learnt.items():
+    start, reach, slopes = {name: moments.values.clone() for name, moments in grid.parameters.items()}, 1e-2, {}
+    for name, moments in grid.parameters.items():
         flat = moments.values.view(-1)
         for at in rng.choice(len(flat), 12, replace=False):
             sides = []
@@ -131,20 +131,20 @@ def test_a_step_goes_against_the_derivative_of_what_is_learnt(kind: Decompositio
     for gradient, weight in zip(grid.gradients, weights, strict=True):
         gradient.copy_(weight)
     grid.update(reference, torch.ones(SHAPE, dtype=torch.uint8), Rates(0.0, 0.5, mix=0.25), 1)
-    assert len(slopes) == 12 * len(grid.learnt)
+    assert len(slopes) == 12 * len(grid.parameters)
     for (name, at), slope in slopes.items():
         if abs(slope) > 1e-4:
-            moved = float(grid.learnt[name].values.view(-1)[at] - start[name].view(-1)[at])
+            moved = float(grid.parameters[name].values.view(-1)[at] - start[name].view(-1)[at])
             assert moved == pytest.approx(-np.sign(slope) * (0.25 if name == "mix" else 0.5), rel=1e-3)
     assert not any(gradient.any() for gradient in grid.gradients)
-    assert not any(moments.gradient.any() for moments in grid.learnt.values())
+    assert not any(moments.gradient.any() for moments in grid.parameters.values())
 
 
 def test_sparsity_draws_the_density_alone_to_nothing(kind: Decomposition) -> None:
     grid = grid_of(kind)
-    before = {name: moments.values.clone() for name, moments in grid.learnt.items()}
+    before = {name: moments.values.clone() for name, moments in grid.parameters.items()}
     grid.update(reference, torch.ones(SHAPE, dtype=torch.uint8), Rates(0.0, 1e-3, mix=1e-3, sparsity=1.0), 1)
-    for name, moments in grid.learnt.items():
+    for name, moments in grid.parameters.items():
         change = moments.values - before[name]
         if name != "mix":
             of_density = change[..., : SIZES[0]]

@@ -26,8 +26,9 @@ from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
 from vqrf.training.box import MIN_VIEWS, cells_near, coarse_alive, count_views, scene_box
 from vqrf.training.checkpoint import Checkpoint, fingerprint
-from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, Means, resample
+from vqrf.training.grids import UNSEEN_DENSITY, resample
 from vqrf.training.loop import REFRESH_STEPS, optimize
+from vqrf.training.parameters import AVERAGED, Parameters
 from vqrf.training.stages import FINE_LOSSES, PRESETS, Penalties, Sampling, TrainConfig
 from vqrf.training.train import AVERAGE_FROM, COARSE_FILE, FieldModel, clear_run, coarse_model, fit, fit_model
 
@@ -396,13 +397,14 @@ def test_the_kernels_are_the_compiled_ones_where_they_are_built() -> None:
 
 def test_training_ends_in_the_mean_of_its_last_parameters(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[dict[str, torch.Tensor], float]] = []
-    take = Means.take
+    average = Parameters.average
 
-    def watched(means: Means, newest: dict[str, torch.Tensor], share: float) -> None:
-        seen.append(({name: values.clone() for name, values in newest.items()}, share))
-        take(means, newest, share)
+    def watched(parameters: Parameters, share: float) -> None:
+        values = {name: rows.clone() for name, rows in parameters.state().items() if name.endswith(".values")}
+        seen.append((values, share))
+        average(parameters, share)
 
-    monkeypatch.setattr(Means, "take", watched)
+    monkeypatch.setattr(Parameters, "average", watched)
     stage = replace(TINY.fine, steps=480)
     model = fit_model(scene, replace(TINY, fine=stage))
     times = [n for n in range(0, stage.steps, REFRESH_STEPS) if n <= AVERAGE_FROM * stage.steps]

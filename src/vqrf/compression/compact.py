@@ -44,8 +44,8 @@ from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.kernels import BITS_UNIT, Gradients, LossWeights, select
 from vqrf.kernels.equation import inputs_of_layers
-from vqrf.training.grids import AVERAGED, Means, Moments
 from vqrf.training.loop import REFRESH_STEPS, Report, snapshot, torch_threads
+from vqrf.training.parameters import AVERAGED, Means, Moments
 from vqrf.training.stages import FINE_LOSSES
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqrf.codec.pyramid import MAX_MAGNITUDE, Nodes, children_of
 from vqrf.kernels import Children
-from vqrf.training.grids import Moments
+from vqrf.training.parameters import Moments
 
 
 @dataclass

@@ -38,8 +38,8 @@ from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
-from vqrf.training.grids import Moments
 from vqrf.training.loop import REFRESH_STEPS, Report
+from vqrf.training.parameters import Moments
 from vqrf.training.stages import FINE_LOSSES
 
 RATE_UNITS = {"softplus": 1.0, "relu": 0.13, "mlp": 1.0, "sh": 1.0, "sh_relu": 0.07}

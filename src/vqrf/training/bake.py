@@ -27,8 +27,9 @@ from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS
 from vqrf.kernels.equation import colorize, tensors, view_harmonics
 from vqrf.training.box import cells_on
-from vqrf.training.grids import Moments, resample
+from vqrf.training.grids import resample
 from vqrf.training.loop import REFRESH_STEPS
+from vqrf.training.parameters import Moments, Parameters, decay
 
 BAKE_CHANNELS = 12
 """Degree 1."""
@@ -51,8 +52,8 @@ on twice as many, 0.45 dB on four times."""
 MAX_GROWN_VOXELS = 1 << 24
 """A field does not grow beyond, so that its tuning takes 4 GB; one that has more voxels stays as it is."""
 
-RATE_DENSITY, RATE_FEATURES = 0.05, 0.1
-"""Adam's, at the start of the tuning; they decay tenfold."""
+RATE_DENSITY, RATE_FEATURES, RATE_END = 0.05, 0.1, 0.1
+"""Adam's, at the start of the tuning, and the share of them that is left at its end."""
 
 
 def grow(field: RadianceField, growth: float = GROWTH) -> RadianceField:
@@ -122,7 +123,8 @@ class HarmonicsModel:
         self.start, self.losses, self.steps, self.kernels = field, losses, steps, select(device)
         self.density = Moments.of(torch.from_numpy(field.density[..., None].copy()).to(device))
         self.features = Moments.of(torch.from_numpy(field.features.copy()).to(device))
-        self.active = torch.from_numpy(np.flatnonzero(active_voxels(field))).to(device)
+        active = torch.from_numpy(np.flatnonzero(active_voxels(field))).to(device)
+        self.parameters = Parameters({"density": self.density, "features": self.features}, active)
         self.allowed = None if field.allowed is None else torch.from_numpy(field.allowed).to(device)
         self.touched = torch.zeros(field.lattice.shape, dtype=torch.uint8, device=device)
         self.gradients = Gradients(self.density.gradient[..., 0], self.features.gradient, (), self.touched)
@@ -139,24 +141,16 @@ class HarmonicsModel:
         return step == 0
 
     def update(self, step: int) -> None:
-        decay = 0.1 ** (step / self.steps)
+        share = decay(step, self.steps, RATE_END)
         for moments, rate in ((self.density, RATE_DENSITY), (self.features, RATE_FEATURES)):
-            moments.update(self.kernels, self.touched, rate * decay, step + 1)
+            moments.update(self.kernels, self.touched, rate * share, step + 1)
         self.touched.zero_()
 
-    def _parts(self) -> dict[str, Tensor]:
-        """What is checkpointed, as views of one row for each voxel."""
-        grids = (("density", self.density), ("features", self.features))
-        n_voxels = self.touched.numel()
-        return {f"{name}.{part}": getattr(grid, part).view(n_voxels, -1) for name, grid in grids for part in Moments.KEPT_PARTS}
-
     def state(self) -> dict[str, Tensor]:
-        """Only voxels of allowed cells: no other is ever looked at."""
-        return {name: values[self.active] for name, values in self._parts().items()}
+        return self.parameters.state()
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
-        for name, values in self._parts().items():
-            values[self.active] = state[name]
+        self.parameters.restore(state)
         self._find_cells()
 
     def field(self) -> RadianceField:

@@ -12,7 +12,7 @@ Departs from TensoRF: a step costs what is occupied, and not what is sampled; de
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,54 +22,13 @@ from torch.nn.functional import interpolate
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.factors import Factors, LineFactors
 from vqrf.kernels import PLANE_AXES, FactorArrays
-
-ADAM_EPSILON = 1e-15
-
-AVERAGED = 0.1
-"""Of a stage's steps: how far back the mean of its last parameters reaches, which weighs them exponentially. Each batch pushes
-the parameters about, and the mean has less of that (Polyak and Juditsky 1992)."""
+from vqrf.training.parameters import Moments, Parameters
 
 UNSEEN_DENSITY = -100.0
 """Raw density that no bias lifts to a visible alpha: voxels that no camera sees, or that sit in front of a lens."""
 
 Shape = tuple[int, int, int]
 Decomposition = Literal["vm", "cp"]
-
-
-@dataclass
-class Moments:
-    """An optimised array, its Adam moments, and where its gradient is summed."""
-
-    values: Tensor
-    gradient: Tensor
-    first: Tensor
-    second: Tensor
-
-    KEPT_PARTS: ClassVar = ("values", "first", "second")
-    """What a checkpoint needs; the gradient is zero between steps."""
-
-    @classmethod
-    def of(cls, values: Tensor) -> Moments:
-        return cls(values.contiguous(), *(torch.zeros_like(values) for _ in range(3)))
-
-    def update(self, kernels: Any, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
-        """One Adam step on what has a gradient; `step` counts from 1. Clears the gradient."""
-        n = len(self.values) if touched is None else touched.numel()
-        arrays = [array.view(n, -1) for array in (self.values, self.gradient, self.first, self.second)]
-        touched = None if touched is None else touched.view(-1)
-        kernels.masked_adam(*arrays, touched, rate=rate, step=step, epsilon=ADAM_EPSILON)
-
-
-class Means(dict[str, Tensor]):
-    """Exponential means of parameters, by their names."""
-
-    def take(self, newest: dict[str, Tensor], share: float) -> None:
-        """Give the newest values their share, 0..1. The first ones are the mean, and are not copied."""
-        for name, values in newest.items():
-            if name in self:
-                self[name].lerp_(values, share)
-            else:
-                self[name] = values
 
 
 @dataclass(frozen=True)
@@ -108,6 +67,7 @@ class VoxelGrid:
 
     def __init__(self, density: Tensor, features: Tensor, active: Tensor) -> None:
         self.density, self.features, self.active = Moments.of(density), Moments.of(features), active
+        self.parameters = Parameters({"density": self.density, "features": self.features}, active)
         self.shown = self.density.values[..., 0], self.features.values
         self.gradients = self.density.gradient[..., 0], self.features.gradient
 
@@ -145,19 +105,6 @@ class VoxelGrid:
                 kernels.add_total_variation(moments.values, moments.gradient, touched, weight=weight)
             moments.update(kernels, touched, rate, step)
 
-    def parts(self, *names: str) -> dict[str, Tensor]:
-        """These parts of the moments of what is learnt, copies of active voxels: no other is ever looked at."""
-        grids = (("density", self.density), ("features", self.features))
-        n = self.density.values.numel()
-        return {f"{name}.{part}": getattr(m, part).view(n, -1)[self.active] for name, m in grids for part in names}
-
-    def restore(self, parts: dict[str, Tensor], *names: str) -> None:
-        """Put back what `parts` of these names gave."""
-        n = self.density.values.numel()
-        for name, moments in (("density", self.density), ("features", self.features)):
-            for part in names:
-                getattr(moments, part).view(n, -1)[self.active] = parts[f"{name}.{part}"]
-
     def factors(self) -> None:
         """What the voxels are products of: of nothing."""
         return
@@ -175,8 +122,8 @@ class FactorGrid:
 
     def __init__(self, decomposition: Decomposition, arrays: dict[str, Tensor], shape: Shape, active: Tensor) -> None:
         self.decomposition, self.shape, self.active = decomposition, shape, active
-        self.learnt = {name: Moments.of(array) for name, array in arrays.items()}
-        n_channels = self.learnt["mix"].values.shape[-1]
+        self.parameters = Parameters({name: Moments.of(array) for name, array in arrays.items()})
+        n_channels = self.parameters["mix"].values.shape[-1]
         self.shown = (
             torch.full(shape, UNSEEN_DENSITY, device=active.device),
             torch.zeros(*shape, n_channels, device=active.device),
@@ -210,16 +157,16 @@ class FactorGrid:
 
     def on(self, shape: Shape, active: Tensor) -> FactorGrid:
         """This grid on another lattice: planes and lines are resampled, which is what resampled voxels would be."""
-        arrays = {"mix": self.learnt["mix"].values}
+        arrays = {"mix": self.parameters["mix"].values}
         for p, (a, b, c) in enumerate(PLANE_AXES):
             for name, axes in (("planes", [a, b]), ("firsts", [a]), ("seconds", [b]), ("lines", [c])):
-                if f"{name}{p}" in self.learnt:
-                    arrays[f"{name}{p}"] = _resampled(self.learnt[f"{name}{p}"].values, [shape[axis] for axis in axes])
+                if f"{name}{p}" in self.parameters:
+                    arrays[f"{name}{p}"] = _resampled(self.parameters[f"{name}{p}"].values, [shape[axis] for axis in axes])
         return FactorGrid(self.decomposition, arrays, shape, active)
 
     def _arrays(self, part: str) -> FactorArrays:
         """Planes, lines and mix of values, or of gradients; planes that are products are made."""
-        array = {name: getattr(moments, part) for name, moments in self.learnt.items()}
+        array = {name: getattr(moments, part) for name, moments in self.parameters.items()}
         lines = [array[f"lines{p}"] for p in range(3)]
         if self.decomposition == "vm":
             planes = [array[f"planes{p}"] for p in range(3)]
@@ -251,7 +198,7 @@ class FactorGrid:
         if self.decomposition == "cp":
             self._lower(gradients)
         n_density = values.lines[0].shape[1] - values.mix.shape[1]
-        for name, moments in self.learnt.items():
+        for name, moments in self.parameters.items():
             if rates.sparsity and name != "mix":
                 of_density = moments.values[..., :n_density]
                 moments.gradient[..., :n_density] += rates.sparsity / of_density.numel() * of_density.sign()
@@ -260,23 +207,13 @@ class FactorGrid:
     def _lower(self, gradients: FactorArrays) -> None:
         """From planes that are products to their two lines."""
         for p, plane in enumerate(gradients.planes):
-            first, second = self.learnt[f"firsts{p}"], self.learnt[f"seconds{p}"]
+            first, second = self.parameters[f"firsts{p}"], self.parameters[f"seconds{p}"]
             first.gradient += (plane * second.values).sum(1)
             second.gradient += (plane * first.values[:, None]).sum(0)
 
-    def parts(self, *names: str) -> dict[str, Tensor]:
-        """These parts of the moments of what is learnt, copied."""
-        return {f"{name}.{part}": getattr(m, part).clone() for name, m in self.learnt.items() for part in names}
-
-    def restore(self, parts: dict[str, Tensor], *names: str) -> None:
-        """Put back what `parts` of these names gave."""
-        for name, moments in self.learnt.items():
-            for part in names:
-                getattr(moments, part).copy_(parts[f"{name}.{part}"])
-
     def factors(self) -> Factors | LineFactors:
         """What the voxels are products of."""
-        array = {name: moments.values.cpu().numpy().copy() for name, moments in self.learnt.items()}
+        array = {name: moments.values.cpu().numpy().copy() for name, moments in self.parameters.items()}
         lines = [array[f"lines{p}"] for p in range(3)]
         if self.decomposition == "vm":
             planes = [array[f"planes{p}"] for p in range(3)]

@@ -47,8 +47,9 @@ from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, scene_box
 from vqrf.training.checkpoint import Checkpoint, fingerprint
-from vqrf.training.grids import AVERAGED, UNSEEN_DENSITY, FactorGrid, Grid, Means, Moments, Rates, VoxelGrid
+from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
+from vqrf.training.parameters import AVERAGED, Moments, Parameters, decay
 from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig
 
 COARSE_FILE = "coarse.safetensors"
@@ -56,9 +57,6 @@ CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES
 
 AVERAGE_FROM = 0.4
 """Of a stage's steps, how many are left when the mean of its parameters begins."""
-
-MEAN = "mean."
-"""Before the names of the means in a checkpoint."""
 
 VIEW_FREQUENCIES = 4
 
@@ -89,9 +87,9 @@ class FieldModel:
         self.kernels = select(device)
         self.losses = stage.losses
         self.step = 0
-        self.mlp = [Moments.of(array) for array in initial_mlp(stage.appearance, seed, device)]
+        initial = initial_mlp(stage.appearance, seed, device)
+        self.mlp = Parameters({f"mlp{i}": Moments.of(array) for i, array in enumerate(initial)})
         self.rates: Tensor | None = None
-        self.means = Means()
         self.seed = seed
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
@@ -111,7 +109,7 @@ class FieldModel:
             self.allowed = torch.from_numpy(cells).to(self.device)
             active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         self.grid = self._grid_at_start(active) if old is None else old.on(shape, active)
-        self.means.clear()
+        self.parameters = self.grid.parameters | self.mlp
         self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.gradients = Gradients(*self.grid.gradients, self._layers("gradient"), self.touched)
         self._refresh()
@@ -155,7 +153,7 @@ class FieldModel:
         return len(self.stage.grow_at) - round(math.log2(self.stage.n_voxels / n_voxels))
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
-        arrays = [getattr(moments, attribute) for moments in self.mlp]
+        arrays = [getattr(moments, attribute) for moments in self.mlp.values()]
         return tuple(zip(arrays[::2], arrays[1::2], strict=True))
 
     def _refresh(self) -> None:
@@ -205,19 +203,19 @@ class FieldModel:
 
     def update(self, step: int) -> None:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
-        decay = self.stage.rates.end ** (step / self.stage.steps)
+        share_left = decay(step, self.stage.steps, self.stage.rates.end)
         share: float | Tensor = 1.0 if self.rates is None else self.rates
         rates = Rates(
-            density=share * (self.stage.rates.density * decay),
-            features=share * (self.stage.rates.features * decay),
-            mix=self.stage.rates.mlp * decay,
+            density=share * (self.stage.rates.density * share_left),
+            features=share * (self.stage.rates.features * share_left),
+            mix=self.stage.rates.mlp * share_left,
             density_variation=self.stage.penalties.density_variation,
             feature_variation=self.stage.penalties.feature_variation,
             sparsity=self.stage.penalties.sparsity,
         )
         self.grid.update(self.kernels, self.touched, rates, since)
-        for moments in self.mlp:
-            moments.update(self.kernels, None, self.stage.rates.mlp * decay, step + 1)
+        for moments in self.mlp.values():
+            moments.update(self.kernels, None, self.stage.rates.mlp * share_left, step + 1)
         self.touched.zero_()
         self._average(self.stage.steps - 1 - step)
 
@@ -225,13 +223,12 @@ class FieldModel:
         """Take the parameters into their means now and then, once no more than `AVERAGE_FROM` of the steps are left."""
         if n_left % REFRESH_STEPS or n_left > AVERAGE_FROM * self.stage.steps:
             return
-        self.means.take(self._parts("values"), min(REFRESH_STEPS / (AVERAGED * self.stage.steps), 1.0))
+        self.parameters.average(min(REFRESH_STEPS / (AVERAGED * self.stage.steps), 1.0))
 
     def settle(self) -> None:
         """End the stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
-        if self.means:
-            self._restore(self.means, "values")
-            self._refresh()
+        self.parameters.settle()
+        self._refresh()
 
     def field(self) -> RadianceField:
         """The field as it stands, its cells limited to those occupied now."""
@@ -249,19 +246,8 @@ class FieldModel:
             allowed=self.volume.cells.cpu().numpy(),
         )
 
-    def _parts(self, *names: str) -> dict[str, Tensor]:
-        """Copies of these parts of the moments of grid and network."""
-        of_mlp = {f"mlp{i}.{part}": getattr(moments, part).clone() for i, moments in enumerate(self.mlp) for part in names}
-        return self.grid.parts(*names) | of_mlp
-
-    def _restore(self, parts: dict[str, Tensor], *names: str) -> None:
-        self.grid.restore(parts, *names)
-        for i, moments in enumerate(self.mlp):
-            for part in names:
-                getattr(moments, part).copy_(parts[f"mlp{i}.{part}"])
-
     def state(self) -> dict[str, Tensor]:
-        state = self._parts(*Moments.KEPT_PARTS) | {MEAN + name: mean for name, mean in self.means.items()}
+        state = self.parameters.state()
         if self.stage.is_sparse and self.allowed is not None:
             state["allowed"] = self.allowed.reshape(-1)
         return state
@@ -271,8 +257,7 @@ class FieldModel:
         self.step = step
         allowed = state["allowed"].cpu().numpy() if "allowed" in state else None
         self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), allowed=allowed)
-        self._restore(state, *Moments.KEPT_PARTS)
-        self.means |= {name.removeprefix(MEAN): tensor for name, tensor in state.items() if name.startswith(MEAN)}
+        self.parameters.restore(state)
         self._refresh()
 
 
