@@ -40,7 +40,7 @@ WINGS = {
     "fields": ("factors", "field", "cells", "storage", "preview"),
     "interop": ("pickles", "archives", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
-    "training": ("parameters", "grids", "stages", "box", "checkpoint", "loop", "train", "bake"),
+    "training": ("parameters", "grids", "stages", "box", "checkpoint", "teacher", "loop", "train", "bake"),
     "compression": (
         "importance",
         "tuning",

@@ -8,6 +8,7 @@ is what lets a killed run go on exactly where it was.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -110,31 +111,32 @@ class RaySource(Protocol):
     def restore(self, state: dict[str, NDArray[Any]]) -> None: ...
 
 
-class RayPool:
-    """A `RaySource`: the pixels of some views, or those of them that are worth a ray. They stay where the views have them.
+class PixelSource(ABC):
+    """A `RaySource` of the pixels of some cameras, or of those of them that are worth a ray.
 
     Args:
-      views: non-empty, of any sizes, all with opacity or all without. Pixels of weight 0 are never sampled.
+      cameras: at least one, of any sizes.
       patch: side of the square patches to sample; None for single pixels.
 
     Raises:
-      ValueError: no views, no pixel that counts, only some views have an opacity, or one is smaller than a patch.
+      ValueError: no camera, or an image is smaller than a patch.
     """
 
-    def __init__(self, views: Sequence[View], *, patch: int | None = None) -> None:
-        if not views:
+    def __init__(self, cameras: Sequence[Camera], *, patch: int | None = None) -> None:
+        if not cameras:
             raise ValueError("expected at least one view to take rays from")
-        if len({view.opacity is None for view in views}) > 1:
-            raise ValueError("expected views that all have an opacity, or none")
-        if patch is not None and any(min(view.image.shape[:2]) < patch for view in views):
+        if patch is not None and any(min(camera.width, camera.height) < patch for camera in cameras):
             raise ValueError(f"expected views of at least {patch}x{patch} pixels, as patches are")
-        self.cameras, self.patch = CameraTable([view.camera for view in views]), patch
-        self._pixels = [_Pixels.of(view) for view in views]
-        self._has_opacity = views[0].opacity is not None
-        self._has_weights = any(view.weight is not None for view in views)
+        self.cameras, self.patch = CameraTable(cameras), patch
         self._kept: NDArray[np.uint32] | None = None
-        if self._has_weights:
-            self._restrict(np.ones(self.cameras.n_pixels, bool))
+
+    @abstractmethod
+    def look_up(self, pixels: NDArray[np.int64], origins: Float32, directions: Float32) -> tuple[Float32, Float32 | None]:
+        """Targets and weights, as a `Batch` has them, of pixels given by number [N] and by their rays."""
+
+    def counts(self) -> NDArray[np.bool_] | None:
+        """Which pixels, by number, have a weight above 0; None where all have."""
+        return None
 
     @property
     def n_kept(self) -> int:
@@ -155,30 +157,13 @@ class RayPool:
         if self.patch is not None:
             pixels = self.cameras.patches(pixels, self.patch)
         origins, directions = self.cameras.rays(pixels)
-        targets, weights = self._look_up(pixels)
-        return Batch(origins, directions, targets, weights, self.patch)
-
-    def _look_up(self, pixels: NDArray[np.int64]) -> tuple[Float32, Float32 | None]:
-        """Targets and weights of pixels given by number [N]."""
-        order = np.argsort(pixels)
-        ends = np.searchsorted(pixels[order], self.cameras.starts)
-        found = np.full((len(pixels), 5), 255, np.uint8)
-        for view, start, begin, end in zip(self._pixels, self.cameras.starts[:-1], ends[:-1], ends[1:], strict=True):
-            if begin < end:
-                view.put(found, order[begin:end], pixels[order[begin:end]] - start)
-        values = found.astype(np.float32) / np.float32(255)
-        targets = np.ascontiguousarray(values[:, : 4 if self._has_opacity else 3])
-        return targets, values[:, 4].copy() if self._has_weights else None
+        return Batch(origins, directions, *self.look_up(pixels, origins, directions), self.patch)
 
     def chunks(self) -> Iterator[tuple[Float32, Float32]]:
         """The rays of all pixels that count, in order, kept or not."""
-        counts = self._counts()
+        counts = self.counts()
         for part, (origins, directions) in self.cameras.chunks(PIXELS_PER_CHUNK):
             yield (origins, directions) if counts is None else (origins[counts[part]], directions[counts[part]])
-
-    def _counts(self) -> NDArray[np.bool_] | None:
-        """Which pixels have a weight above 0; None where all have."""
-        return np.concatenate([view.counts() for view in self._pixels]) if self._has_weights else None
 
     def keep_hits(self, volume: Volume) -> None:
         """From now on sample only pixels whose ray meets an occupied cell of `volume` (all pixels, if none does).
@@ -187,7 +172,7 @@ class RayPool:
         """
         kernels = select(str(getattr(volume.density, "device", "cpu")))
         hits = np.concatenate([kernels.hit_rays(volume, *rays) for _, rays in self.cameras.chunks(PIXELS_PER_CHUNK)])
-        self._restrict(hits.astype(bool))
+        self.restrict(hits.astype(bool))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Which pixels are kept, packed; empty when all are."""
@@ -199,16 +184,55 @@ class RayPool:
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         bits, n_pixels = state["kept_pixels"], self.cameras.n_pixels
-        self._restrict(np.unpackbits(bits, count=n_pixels).astype(bool) if len(bits) else np.ones(n_pixels, bool))
+        self.restrict(np.unpackbits(bits, count=n_pixels).astype(bool) if len(bits) else np.ones(n_pixels, bool))
 
-    def _restrict(self, kept: NDArray[np.bool_]) -> None:
-        """Keep these of the pixels that count; where there are none, all that count."""
-        counts = self._counts()
+    def restrict(self, kept: NDArray[np.bool_]) -> None:
+        """From now on sample only these of the pixels that count; where none of them does, all that count.
+
+        Raises:
+          ValueError: no pixel counts.
+        """
+        counts = self.counts()
         if counts is not None:
             if not counts.any():
                 raise ValueError("expected a pixel that counts, got weights of 0 alone")
             kept = kept & counts if (kept & counts).any() else counts
         self._kept = np.flatnonzero(kept).astype(np.uint32) if kept.any() else None
+
+
+class RayPool(PixelSource):
+    """Photos as a `RaySource`. Their pixels stay where the views have them.
+
+    Args:
+      views: non-empty, of any sizes, all with opacity or all without. Pixels of weight 0 are never sampled.
+
+    Raises:
+      ValueError: as of `PixelSource`; no pixel counts, or only some views have an opacity.
+    """
+
+    def __init__(self, views: Sequence[View], *, patch: int | None = None) -> None:
+        super().__init__([view.camera for view in views], patch=patch)
+        if len({view.opacity is None for view in views}) > 1:
+            raise ValueError("expected views that all have an opacity, or none")
+        self._pixels = [_Pixels.of(view) for view in views]
+        self._has_opacity = views[0].opacity is not None
+        self._has_weights = any(view.weight is not None for view in views)
+        if self._has_weights:
+            self.restrict(np.ones(self.cameras.n_pixels, bool))
+
+    def look_up(self, pixels: NDArray[np.int64], origins: Float32, directions: Float32) -> tuple[Float32, Float32 | None]:
+        order = np.argsort(pixels)
+        ends = np.searchsorted(pixels[order], self.cameras.starts)
+        found = np.full((len(pixels), 5), 255, np.uint8)
+        for view, start, begin, end in zip(self._pixels, self.cameras.starts[:-1], ends[:-1], ends[1:], strict=True):
+            if begin < end:
+                view.put(found, order[begin:end], pixels[order[begin:end]] - start)
+        values = found.astype(np.float32) / np.float32(255)
+        targets = np.ascontiguousarray(values[:, : 4 if self._has_opacity else 3])
+        return targets, values[:, 4].copy() if self._has_weights else None
+
+    def counts(self) -> NDArray[np.bool_] | None:
+        return np.concatenate([view.counts() for view in self._pixels]) if self._has_weights else None
 
 
 @dataclass(frozen=True, eq=False)
