@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vqrf"
 
 WINGS = {
+    "lens": (),
     "geometry": (),
     "memory": (),
     "files": (),

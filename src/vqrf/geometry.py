@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vqrf.lens import Lens
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 MAX_ROTATION_ERROR = 1e-3
 """How far `R R^T` may be from the identity before a pose is refused: text files carry 4 to 6 digits."""
@@ -30,13 +33,14 @@ GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera.
+    """A camera: a pinhole, or a lens that bends.
 
     Args:
       pose: [4,4] float64, camera to world, rigid: rotation columns orthonormal, determinant +1, last row 0 0 0 1.
       fx, fy: focal lengths in pixels, > 0.
       cx, cy: principal point in pixels.
       width, height: image size in pixels, >= 1.
+      lens: how it bends; None where it does not. Its focal lengths and principal point are the camera's.
 
     Raises:
       ValueError: a value is not finite, the pose is not rigid, a size or a focal length is not positive.
@@ -49,6 +53,7 @@ class Camera:
     cy: float
     width: int
     height: int
+    lens: Lens | None = None
 
     def __post_init__(self) -> None:
         pose = np.asarray(self.pose, np.float64)
@@ -92,12 +97,51 @@ class Camera:
         """
         if pixels is None:
             pixels = np.arange(self.width * self.height)
-        x = (pixels % self.width + 0.5 - self.cx) / self.fx
-        y = (pixels // self.width + 0.5 - self.cy) / self.fy
-        directions = np.stack([x, -y, -np.ones_like(x)], -1) @ self.pose[:3, :3].T
+        x, y = self._places(pixels)
+        if self.lens is None:
+            local = np.stack([x, -y, -np.ones_like(x)], -1)
+        else:
+            local = seen_directions(self.lens.directions(x, y), x, y)
+        directions = local @ self.pose[:3, :3].T
         directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
         origins = np.broadcast_to(self.pose[:3, 3], directions.shape)
         return np.ascontiguousarray(origins, np.float32), directions.astype(np.float32)
+
+    def blind_pixels(self) -> NDArray[np.int64]:
+        """The numbers of pixels through which the lens sees no direction, as in the corners of a fisheye's image."""
+        if self.lens is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.isnan(self.lens.directions(*self._places(np.arange(self.width * self.height)))[:, 2]))
+
+    def _places(self, pixels: NDArray[np.int64]) -> tuple[Float64, Float64]:
+        """The middles of pixels in focal lengths from the principal point."""
+        row, column = (at.astype(np.float64) for at in np.divmod(pixels, self.width))
+        return (column + 0.5 - self.cx) / self.fx, (row + 0.5 - self.cy) / self.fy
+
+    def local(self, points: Floats) -> Floats:
+        """World points [N,3] from the camera: x right, y down, z forward. In the precision of the points."""
+        pose = self.pose.astype(points.dtype)
+        local: Floats = (points - pose[:3, 3]) @ (pose[:3, :3] * np.array([1, -1, -1], points.dtype))
+        return local
+
+    def project(self, local: Floats) -> tuple[Floats, Floats]:
+        """Columns and rows [N] in pixels of points [N,3] that `local` gave, nan where the camera does not see one."""
+        if self.lens is None:
+            x, y, depth = local[:, 0], local[:, 1], np.where(local[:, 2] > 0, local[:, 2], np.nan)
+            return self.fx * x / depth + self.cx, self.fy * y / depth + self.cy
+        x, y = self.lens.places(local.astype(np.float64))
+        return self.fx * x + self.cx, self.fy * y + self.cy
+
+
+def seen_directions(found: Float64, x: Float64, y: Float64) -> Float64:
+    """Directions [N,3] of a lens, in the axes of `Camera`; where it sees none, those of a pinhole take their place.
+
+    Args:
+      found: [N,3] as `Lens.directions` gives them, for the image places x, y [N].
+    """
+    straight = np.stack([x, y, np.ones_like(x)], -1)
+    local: Float64 = np.where(np.isnan(found[:, 2:]), straight, found) * [1, -1, -1]
+    return local
 
 
 def cameras_around(

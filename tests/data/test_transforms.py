@@ -14,6 +14,7 @@ import pytest
 from vqrf.data.listing import SceneError
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.geometry import Camera
+from vqrf.lens import Lens
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 FOX = SHARED / "transforms" / "fox"
@@ -116,9 +117,10 @@ def test_the_same_keys_are_read_in_blenders_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("k1", 0.1),
-        ("camera_model", "EQUIRECTANGULAR"),
-        ("is_fisheye", True),
+        ("k4", 0.1),
+        ("camera_model", "ORTHOPHOTO"),
+        ("camera_model", ["OPENCV"]),
+        ("k1", "0.1"),
         ("rolling_shutter", [0, 0, 0, 0]),
         ("lens_shift", 0.1),
         ("fov_degrees", 50),
@@ -135,6 +137,34 @@ def test_a_key_that_could_change_the_picture_is_refused_by_name(
     (tree["frames"][3] if is_of_frames else tree)[key] = value
     with pytest.raises(SceneError, match=("frame 3: .*" if is_of_frames else "") + key):
         load_scene(write(tmp_path, tree))
+
+
+K = {"k1": 0.1, "k2": 0.2, "p1": 0.3, "p2": 0.4}
+FISHEYE = {"k1": 0.1, "k2": 0.2, "k3": 0.3, "k4": 0.4, "p1": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "lens"),
+    [
+        (K, Lens("FULL_OPENCV", (0.1, 0.2, 0.3, 0.4, 0, 0, 0, 0))),
+        (K | {"k3": 0.5, "camera_model": "OPENCV"}, Lens("FULL_OPENCV", (0.1, 0.2, 0.3, 0.4, 0.5, 0, 0, 0))),
+        ({"k1": 0.1, "camera_model": "SIMPLE_RADIAL"}, Lens("FULL_OPENCV", (0.1, 0, 0, 0, 0, 0, 0, 0))),
+        (K | {"k4": 0.6, "camera_model": "FULL_OPENCV"}, Lens("FULL_OPENCV", (0.1, 0.2, 0.3, 0.4, 0, 0.6, 0, 0))),
+        (FISHEYE | {"camera_model": "OPENCV_FISHEYE"}, Lens("OPENCV_FISHEYE", (0.1, 0.2, 0.3, 0.4))),
+        (FISHEYE | {"is_fisheye": True}, Lens("OPENCV_FISHEYE", (0.1, 0.2, 0.3, 0.4))),
+        ({"camera_model": "EQUIRECTANGULAR"}, Lens("EQUIRECTANGULAR")),
+        ({"k1": 0.0, "is_fisheye": False}, None),
+    ],
+)
+def test_lenses_that_bend_are_read(tmp_path: Path, keys: dict[str, Any], lens: Lens | None) -> None:
+    assert {camera.lens for camera in cameras(write(tmp_path, tree_of(**keys)))} == {lens}
+
+
+def test_pixels_that_a_lens_does_not_see_have_no_weight(tmp_path: Path) -> None:
+    view = load_scene(write(tmp_path, tree_of(fl_x=5, k1=-0.4))).train[0]
+    assert view.weight is not None
+    assert set(np.unique(view.weight)) == {0, 255}
+    np.testing.assert_array_equal(np.flatnonzero(view.weight == 0), view.camera.blind_pixels())
 
 
 def test_keys_that_are_harmless_are_passed_over_and_others_that_look_so_with_a_remark(tmp_path: Path) -> None:
@@ -259,6 +289,10 @@ def test_endless_lists_are_refused(tmp_path: Path) -> None:
 
 
 @needs_fox
-def test_instant_ngps_fox_loads_without_a_flag_but_for_its_lens() -> None:
-    with pytest.raises(SceneError, match=r"k1: distorted photos are not read"):
-        load_scene(FOX)
+def test_instant_ngps_fox_loads_without_a_flag() -> None:
+    scene = load_scene(FOX, downscale=10)
+    assert (len(scene.train), len(scene.test)) == (43, 7)
+    assert scene.remarks[0].startswith("17 photos that are listed are not there: ")
+    camera = scene.train[0].camera
+    assert (camera.width, camera.height, camera.cx) == (108, 192, pytest.approx(55.4558))
+    assert camera.lens == Lens("FULL_OPENCV", (0.0578421, -0.0805099, -0.000980296, 0.00015575, 0, 0, 0, 0))

@@ -20,6 +20,7 @@ import numpy as np
 from vqrf.data.listing import MAX_SIDE, WORDS_SHOWN, Optics, SceneError, some_names
 from vqrf.files import read_file
 from vqrf.geometry import MAX_ROTATION_ERROR, Camera, Float64
+from vqrf.lens import Lens
 
 Tree = dict[str, Any]
 
@@ -31,6 +32,8 @@ MAX_JSON_VALUES = 4_000_000
 
 FOCAL_KEYS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov")
 CAMERA_KEYS = (*FOCAL_KEYS, "cx", "cy", "w", "h", "camera_model", "is_fisheye")
+FLAT_MODELS = (None, "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV")
+FISHEYE_MODELS = ("OPENCV_FISHEYE", "FISHEYE", "SIMPLE_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 LENS_KEYS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 
 PLACING_KEYS = ("aabb", "aabb_scale", "render_aabb", "scale", "offset", "up", "applied_transform", "applied_scale")
@@ -163,7 +166,6 @@ def optics_of(tree: Tree, frame: Tree) -> Optics:
       ValueError: no focal length is said, or something that cannot be.
     """
     said = {key: number(frame if key in frame else tree, key) for key in (*FOCAL_KEYS, "cx", "cy")}
-    expect_pinhole({key: frame.get(key, tree.get(key)) for key in (*LENS_KEYS, "camera_model", "is_fisheye")})
     return Optics(
         fx=said["fl_x"],
         fy=said["fl_y"],
@@ -172,6 +174,7 @@ def optics_of(tree: Tree, frame: Tree) -> Optics:
         cx=said["cx"],
         cy=said["cy"],
         size=size_of(tree, frame),
+        lens=lens_of(tree, frame),
     )
 
 
@@ -180,15 +183,32 @@ def _angle(said: dict[str, float | None], axis: str) -> float | None:
     return math.radians(degrees) if angle is None and degrees is not None else angle
 
 
-def expect_pinhole(lens: Tree) -> None:
-    """Refuse a lens that bends: only a pinhole is read. Raises ValueError."""
-    if lens["is_fisheye"]:
-        raise ValueError("is_fisheye: photos of a fisheye are not read: undistort them")
-    if lens["camera_model"] not in (None, "PINHOLE", "SIMPLE_PINHOLE", "OPENCV"):
-        raise ValueError(f"camera_model: {str(lens['camera_model'])[:40]!a} is not read")
-    for key in LENS_KEYS:
-        if number(lens, key):
-            raise ValueError(f"{key}: distorted photos are not read: undistort them")
+def lens_of(tree: Tree, frame: Tree) -> Lens | None:
+    """How the lens of a frame bends, by `camera_model`, or `is_fisheye`, and the numbers `k1..k6, p1, p2`; None: not at all.
+
+    What instant-ngp and nerfstudio write beside OPENCV are its first terms: k3 is that of r^6. k4 alone means one thing to
+    nerfstudio and another to OpenCV.
+
+    Raises:
+      ValueError: the model is not known, or has no such number.
+    """
+    said = {key: frame.get(key, tree.get(key)) for key in ("camera_model", "is_fisheye")}
+    model, is_fisheye = said["camera_model"], bool(said["is_fisheye"])
+    if model is not None and not isinstance(model, str):
+        raise ValueError(f"camera_model: expected a name, got {str(model)[:WORDS_SHOWN]!a}")
+    k1, k2, k3, k4, k5, k6, p1, p2 = (number(frame if key in frame else tree, key) or 0.0 for key in LENS_KEYS)
+    if model == "EQUIRECTANGULAR":
+        return Lens(model)
+    if is_fisheye or model in FISHEYE_MODELS:
+        if k5 or k6 or p1 or p2:
+            raise ValueError("k5, k6, p1, p2: a fisheye has no such numbers")
+        return Lens("OPENCV_FISHEYE", (k1, k2, k3, k4))
+    if model not in FLAT_MODELS:
+        raise ValueError(f"camera_model {model[:WORDS_SHOWN]!a} is not read" if model else "camera_model is empty")
+    if k4 and not (k5 or k6) and model != "FULL_OPENCV":
+        raise ValueError("k4: which term it is is not clear: say camera_model FULL_OPENCV or OPENCV_FISHEYE")
+    lens = Lens("FULL_OPENCV", (k1, k2, p1, p2, k3, k4, k5, k6))
+    return None if lens.is_straight else lens
 
 
 def pose_of(rows: object) -> Float64:

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from vqrf.geometry import Camera, Float64
+from vqrf.lens import Lens
 
 Split = Literal["train", "test"]
 Color = tuple[float, float, float]
@@ -60,6 +61,7 @@ class Optics:
       angle_x, angle_y: that the width and the height of the image span, radians; None where none is said.
       cx, cy: principal point in pixels, None for the centre.
       size: width and height of the image that the pixels are of; None: of whatever size the file has.
+      lens: how it bends, None where it does not.
 
     Raises:
       ValueError: no focal length is said, or one that cannot be.
@@ -72,6 +74,7 @@ class Optics:
     cx: float | None = None
     cy: float | None = None
     size: tuple[int, int] | None = None
+    lens: Lens | None = None
 
     def __post_init__(self) -> None:
         for name, angle in (("camera_angle_x", self.angle_x), ("camera_angle_y", self.angle_y)):
@@ -79,16 +82,19 @@ class Optics:
                 raise ValueError(f"{name}: expected an angle between 0 and pi, got {angle}")
         if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
             raise ValueError(f"image size: expected 1 to {MAX_SIDE} pixels, got {self.size[0]}x{self.size[1]}")
-        if all(value is None for value in (self.fx, self.fy, self.angle_x, self.angle_y)):
+        is_all_around = self.lens is not None and self.lens.model == "EQUIRECTANGULAR"
+        if not is_all_around and all(value is None for value in (self.fx, self.fy, self.angle_x, self.angle_y)):
             raise ValueError("there is no 'camera_angle_x' and no 'fl_x'")
         self.camera(np.eye(4), self.size or (1, 1))
 
     def camera(self, pose: Float64, size: tuple[int, int]) -> Camera:
         """The camera of an image file of this width and height. Raises ValueError where the numbers make none."""
         said = self.size or size
+        if self.lens is not None and self.lens.model == "EQUIRECTANGULAR":  # all around, whatever else is said
+            return Camera(pose, size[0] / math.tau, size[1] / math.pi, size[0] / 2, size[1] / 2, *size, self.lens)
         fx, fy = _focal(self.fx, self.angle_x, said[0]), _focal(self.fy, self.angle_y, said[1])
         cx, cy = (side / 2 if at is None else at for at, side in zip((self.cx, self.cy), said, strict=True))
-        camera = Camera(pose, fx or fy or 0.0, fy or fx or 0.0, cx, cy, *said)
+        camera = Camera(pose, fx or fy or 0.0, fy or fx or 0.0, cx, cy, *said, self.lens)
         return camera if said == size else camera.resized(*size)
 
 

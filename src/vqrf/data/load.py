@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from vqrf.data import blender, transforms
 from vqrf.data.images import Bytes, bombs_refused, read_photo, read_size
 from vqrf.data.listing import Listing, SceneError, Shot, expect_inside, some_names
@@ -182,6 +184,16 @@ def _read_views(tasks: Sequence[_Task], background: Background) -> tuple[View, .
         images = list(pool.map(read, tasks))
     has_opacity = any(opacity.min() < 255 for _, opacity in images)
     return tuple(
-        View(task.camera, image, task.shot.name, opacity if has_opacity else None)
+        View(task.camera, image, task.shot.name, opacity if has_opacity else None, _weight(task.camera))
         for task, (image, opacity) in zip(tasks, images, strict=True)
     )
+
+
+def _weight(camera: Camera) -> Bytes | None:
+    """No weight for pixels that the lens sees nothing through; None where it sees through all."""
+    blind = camera.blind_pixels()
+    if not len(blind):
+        return None
+    weight = np.full(camera.width * camera.height, 255, np.uint8)
+    weight[blind] = 0
+    return weight.reshape(camera.height, camera.width)

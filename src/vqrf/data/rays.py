@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.data.scene import View
-from vqrf.geometry import Camera, Float32
+from vqrf.geometry import Camera, Float32, seen_directions
 from vqrf.kernels import Volume, select
+from vqrf.lens import directions_of
 
 PIXELS_PER_CHUNK = 1 << 19
 """Pixels whose rays exist at once when all of them are walked through: 12 MB of rays."""
@@ -40,6 +41,8 @@ class CameraTable:
         self._widths = np.array([camera.width for camera in cameras], np.int64)
         self._pinholes = np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras], np.float64)
         self._poses = np.stack([camera.pose[:3] for camera in cameras]).astype(np.float64)
+        self._lenses = list(dict.fromkeys(camera.lens for camera in cameras if camera.lens is not None))
+        self._lens_of = np.array([-1 if c.lens is None else self._lenses.index(c.lens) for c in cameras], np.int64)
 
     @property
     def n_pixels(self) -> int:
@@ -49,7 +52,21 @@ class CameraTable:
         """Origins and unit directions, [N,3] float32 each, of pixels given by number [N]. Oracle: `Camera.rays`."""
         numbers = np.ascontiguousarray(pixels, np.int64)
         origins, directions = select().pixel_rays(numbers, self.starts, self._widths, self._pinholes, self._poses)
+        if self._lenses:
+            self._bend(numbers, directions)
         return origins, directions
+
+    def _bend(self, numbers: NDArray[np.int64], directions: Float32) -> None:
+        """Change the directions [N,3] of pixels that a lens bends; exactly, for a few hundredths of a step."""
+        view = np.searchsorted(self.starts, numbers, side="right") - 1
+        bent = np.flatnonzero(self._lens_of[view] >= 0)
+        view = view[bent]
+        row, column = np.divmod(numbers[bent] - self.starts[view], self._widths[view])
+        fx, fy, cx, cy = self._pinholes[view].T
+        x, y = (column + 0.5 - cx) / fx, (row + 0.5 - cy) / fy
+        local = seen_directions(directions_of(self._lenses, self._lens_of[view], x, y), x, y)
+        world = np.einsum("nij,nj->ni", self._poses[view, :, :3], local)
+        directions[bent] = world / np.linalg.norm(world, axis=-1, keepdims=True)
 
     def patches(self, pixels: NDArray[np.int64], side: int) -> NDArray[np.int64]:
         """The numbers of the pixels of square patches around the given ones, patch by patch and row by row [N * side * side].

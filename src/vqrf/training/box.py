@@ -31,12 +31,9 @@ def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
     seen = np.zeros(len(points), np.int32)
     covered = np.zeros(len(points), bool)
     for camera in (view.camera for view in scene.train):
-        pose = camera.pose.astype(np.float32)
-        local = (points - pose[:3, 3]) @ pose[:3, :3]
-        depth = np.maximum(-local[:, 2], 1e-6)
-        x, y = camera.fx * local[:, 0] / depth + camera.cx, -camera.fy * local[:, 1] / depth + camera.cy
-        inside = (local[:, 2] < 0) & (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
-        seen += inside
+        local = camera.local(points)
+        x, y = camera.project(local)
+        seen += (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)  # nan is none of these
         covered |= (local**2).sum(-1) < scene.near**2
     seen[covered] = 0
     return seen.reshape(lattice.shape)

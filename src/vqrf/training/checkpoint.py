@@ -26,6 +26,8 @@ def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
     for view in scene.train:
         camera = view.camera
         numbers = [*camera.pose.ravel(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]
+        if camera.lens is not None:
+            crc = zlib.crc32(repr(camera.lens).encode(), crc)
         crc = zlib.crc32(np.ascontiguousarray(view.image).data, zlib.crc32(np.array(numbers, np.float64).data, crc))
         for name, array in (("opacity", view.opacity), ("weight", view.weight)):
             if array is not None:
