@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec import bitstream, entropy
-from vqrf.codec.bitstream import BitstreamError, CompressedField, Quantized, Table, encode
-from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, canonical_json
+from vqrf.codec import bitstream, container, contents, entropy
+from vqrf.codec.bitstream import encode
+from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, CompressedField, Quantized, Table, canonical_json
+from vqrf.codec.container import BitstreamError
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.geometry import Lattice
 from vqrf.kernels.constants import Activation, Equation, Shading
@@ -272,8 +273,8 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
         "constants": np.array([field.empty_density, *field.equation.numbers()], np.float32),
         "metadata": np.frombuffer(canonical_json(field.metadata), np.uint8),
         "partition": field.partition,
-        "shading": np.array([bitstream.number_of_shading(field)], np.uint16),
-        "activation": np.array([bitstream.ACTIVATIONS.index(field.equation.activation)], np.uint16),
+        "shading": np.array([contents.number_of_shading(field)], np.uint16),
+        "activation": np.array([contents.ACTIVATIONS.index(field.equation.activation)], np.uint16),
     }
     if field.equation.feature_frequencies:
         out["feature_frequencies"] = np.array([field.equation.feature_frequencies], np.uint16)
@@ -300,7 +301,7 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
 
 def split(data: bytes) -> list[tuple[bytes, bytes]]:
     """(row of the section table, bytes) of each section."""
-    parts = bitstream.sections(data)[1:]
+    parts = container.sections(data)[1:]
     rows = [data[32 + 32 * i : 64 + 32 * i] for i in range(len(parts))]
     return [(row, data[offset : offset + size]) for row, (_, offset, size) in zip(rows, parts, strict=True)]
 
@@ -312,7 +313,7 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
         raw = len(body) if row[6:8] == b"\0\0" else struct.unpack("<Q", row[16:24])[0]
         table += row[:8] + struct.pack("<QQI", len(body), raw, zlib.crc32(body)) + row[28:]
     total = 32 + len(table) + sum(len(body) for _, body in parts)
-    start = bitstream.SIGNATURE + struct.pack("<HHIQI", *bitstream.VERSION, len(parts), total, 0)
+    start = container.SIGNATURE + struct.pack("<HHIQI", *container.VERSION, len(parts), total, 0)
     return start + struct.pack("<I", zlib.crc32(start + table)) + table + b"".join(body for _, body in parts)
 
 
@@ -586,7 +587,7 @@ def ancillary(data: bytes) -> bytes:
 def cut_off(field: PyramidField) -> dict[str, tuple[bytes, PyramidField]]:
     """Beginnings of a pyramid's file, and what they show: the levels that are not there whole are zeros."""
     data = encode(field)
-    *_, finest = levels = [at for name, at, _ in bitstream.sections(data) if name in bitstream.LEVELS]
+    *_, finest = levels = [at for name, at, _ in container.sections(data) if name in container.LEVELS]
     ends = {"coarsest_level": levels[1], "within_a_level": levels[2] - 1, "but_one_byte": len(data) - 1}
     assert levels[1] < levels[2] - 1 < finest
     shown = {}

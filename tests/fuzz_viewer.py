@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from vqrf.codec.bitstream import VERSION, BitstreamError, decode
+from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import CompressedField, items_of
+from vqrf.codec.container import VERSION, BitstreamError
 from vqrf.codec.pyramid import PyramidField
 
 ROOT = Path(__file__).parents[1]

@@ -36,7 +36,7 @@ WINGS = {
     "memory": (),
     "files": (),
     "kernels": ("constants", "equation", "reference", "native"),
-    "codec": ("compressed", "pyramid", "entropy", "bitstream", "lint"),
+    "codec": ("compressed", "pyramid", "entropy", "container", "contents", "bitstream", "lint"),
     "data": ("listing", "images", "camera_json", "transforms", "blender", "splits", "scene", "load", "builtin", "rays"),
     "fields": ("factors", "field", "cells", "storage", "preview"),
     "interop": ("pickles", "archives", "dvgo", "folder", "svox2", "tensorf"),

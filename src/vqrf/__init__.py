@@ -15,7 +15,7 @@ _HOMES = {
     "Camera": "geometry",
     "CompressConfig": "compression.paper",
     "CompressedField": "codec.compressed",
-    "BitstreamError": "codec.bitstream",
+    "BitstreamError": "codec.container",
     "Image": "rendering.render",
     "Lattice": "geometry",
     "PyramidField": "codec.pyramid",

@@ -16,7 +16,9 @@ from test_cli import data, refuses, run, scene, succeeds, unchanged, vqrf  # noq
 from test_entropy import generate
 from tiny import TINY, TINY_COMPRESS
 
-from vqrf.codec.bitstream import CODED, CompressedField, Quantized, decode, encode, sections
+from vqrf.codec.bitstream import decode, encode
+from vqrf.codec.compressed import CODED, CompressedField, Quantized
+from vqrf.codec.container import sections
 from vqrf.codec.lint import inspect
 from vqrf.codec.pyramid import PyramidField
 from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS

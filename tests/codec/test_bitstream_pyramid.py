@@ -15,7 +15,9 @@ from test_bitstream import CONFORMANCE, coder, outcome, part_of
 from test_entropy import generate, needs_native
 from test_pyramid import TINY, small_pyramid
 
-from vqrf.codec.bitstream import CODED, PRUNED, BitstreamError, decode, encode, sections, verify
+from vqrf.codec.bitstream import decode, encode, verify
+from vqrf.codec.compressed import CODED, PRUNED
+from vqrf.codec.container import BitstreamError, sections
 from vqrf.codec.pyramid import MAX_LEVELS, MAX_MAGNITUDE, PyramidField, build_nodes
 from vqrf.geometry import Lattice
 

@@ -10,7 +10,8 @@ import pytest
 from test_entropy import generate
 
 from vqrf.codec import entropy
-from vqrf.codec.bitstream import KNOWN, decode, sections
+from vqrf.codec.bitstream import decode
+from vqrf.codec.container import KNOWN, sections
 from vqrf.codec.pyramid import build_nodes
 from vqrf.fields.field import expand
 

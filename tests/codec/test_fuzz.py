@@ -15,7 +15,8 @@ import pytest
 from fuzz import differential
 from test_entropy import generate, needs_native
 
-from vqrf.codec.bitstream import SIGNATURE, VERSION, BitstreamError, decode, encode
+from vqrf.codec.bitstream import decode, encode
+from vqrf.codec.container import SIGNATURE, VERSION, BitstreamError
 
 pytestmark = pytest.mark.slow
 

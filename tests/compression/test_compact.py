@@ -244,7 +244,7 @@ def test_cutting_levels_off_leaves_a_coarser_scene(tuned: PyramidField, scene: S
 
 
 def level_bytes(data: bytes) -> list[bytes]:
-    from vqrf.codec.bitstream import sections
+    from vqrf.codec.container import sections
 
     return [data[offset : offset + size] for name, offset, size in sections(data) if name.startswith("LEV")]
 

@@ -12,13 +12,13 @@ import pytest
 from tiny import TINY_COMPRESS, Interrupted, Recorder, assert_same_compressed
 
 from vqrf.codec.bitstream import decode, encode
-from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, float_table
 from vqrf.compression.importance import EMPTY_MARGIN, partition_voxels
 from vqrf.compression.paper import PRESETS, CompressConfig, TiedModel, compress, tied_model
 from vqrf.compression.tuning import Checkpoints, Profile
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
-from vqrf.fields.field import RadianceField, expand, float_table
+from vqrf.fields.field import RadianceField, expand
 from vqrf.geometry import Camera
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate

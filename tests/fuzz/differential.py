@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vqrf.codec.bitstream import BitstreamError, CompressedField, decode, verify
+from vqrf.codec.bitstream import decode, verify
+from vqrf.codec.compressed import CompressedField
+from vqrf.codec.container import BitstreamError
 from vqrf.codec.pyramid import PyramidField
 
 MAX_BYTES = 1 << 20

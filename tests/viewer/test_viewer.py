@@ -26,7 +26,9 @@ import pytest
 from changed import changed
 from oracles import harmonics, trilinear
 
-from vqrf.codec.bitstream import PRUNED, VERSION, decode, encode
+from vqrf.codec.bitstream import decode, encode
+from vqrf.codec.compressed import PRUNED
+from vqrf.codec.container import VERSION
 from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview

@@ -24,7 +24,8 @@ from vqrf.cli.terminal import (
     say,
     step_bars,
 )
-from vqrf.codec.bitstream import encode, sections
+from vqrf.codec.bitstream import encode
+from vqrf.codec.container import sections
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import checksum

@@ -24,8 +24,7 @@ from vqrf.cli.terminal import (
     tell,
 )
 from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import PRUNED, CompressedField
-from vqrf.codec.pyramid import PyramidField
+from vqrf.codec.compressed import PRUNED, Compressed, CompressedField
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
@@ -270,10 +269,10 @@ class Convert:
         except ValueError as error:
             raise StorageError(self.out, f"cannot be made of {self.field}: {error}") from error
 
-    def _compressed_files(self, small: CompressedField | PyramidField) -> dict[Path, bytes]:
+    def _compressed_files(self, small: Compressed) -> dict[Path, bytes]:
         if self.out.suffix == ".vqrf":
             return {self.out: self._named(lambda: encode(small))}
-        if isinstance(small, PyramidField):
+        if not isinstance(small, CompressedField):
             raise StorageError(self.field, f"has no codebook, and {self.out.name} would; compress with --preset paper")
         if self.out.suffix == ".zip":
             return {self.out: self._named(lambda: zip_of_vqrf(small))}
@@ -290,7 +289,7 @@ class Convert:
         data: bytes = self._named(lambda: bytes_of_tensorf(made, self.out.stem))
         return data
 
-    def _load_compressed(self) -> CompressedField | PyramidField:
+    def _load_compressed(self) -> Compressed:
         flags = self.options
         if is_checkpoint(self.field) and is_vqrf(self.field):
             return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))

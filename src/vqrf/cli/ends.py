@@ -26,7 +26,7 @@ from types import FrameType
 from typing import TextIO
 
 from vqrf.cli.terminal import Said, UsageError, print_json, printable, take_any_text, tell
-from vqrf.codec.bitstream import BitstreamError
+from vqrf.codec.container import BitstreamError
 from vqrf.data.listing import SceneError
 from vqrf.fields.storage import StorageError
 from vqrf.memory import OverBudget

@@ -43,7 +43,7 @@ from vqrf.cli.train import Train, train_into
 from vqrf.cli.view import Export, Render
 from vqrf.cli.words import PROGRAM, read_words
 from vqrf.codec.bitstream import verify
-from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField
+from vqrf.codec.compressed import CODED, KEPT, PRUNED
 from vqrf.codec.lint import inspect, refusals
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.load import load_scene
@@ -202,7 +202,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "hi": list(small.lattice.hi),
         "channels": small.n_channels,
         "voxels_pruned_coded_kept": counts,
-        **({"codewords": small.n_codewords} if isinstance(small, CompressedField) else {"levels": small.n_levels + 1}),
+        **small.sizes(),
         "shading": small.equation.shading,
         "activation": small.equation.activation,
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],

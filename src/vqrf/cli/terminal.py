@@ -23,9 +23,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from vqrf.codec.bitstream import decode, sections
-from vqrf.codec.compressed import CompressedField
-from vqrf.codec.pyramid import PyramidField
+from vqrf.codec.bitstream import decode
+from vqrf.codec.compressed import Compressed
+from vqrf.codec.container import sections
 from vqrf.data.listing import MAX_SIDE, SceneError
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.scene import Background, Scene
@@ -140,7 +140,7 @@ def named(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: {error}") from error
 
 
-def load_compressed(path: Path) -> tuple[CompressedField | PyramidField, dict[str, int]]:
+def load_compressed(path: Path) -> tuple[Compressed, dict[str, int]]:
     data = read_bytes(path)
     with named(path):
         return decode(data), {name: size for name, _, size in sections(data)}

@@ -1,13 +1,14 @@
 """The narrow waist: a compressed field as integers and small tables, between `compress` and `encode`.
 
 NumPy only. Every instance is checked when it is made, so that whatever takes one need not ask again. How its
-arrays become bytes is in `vqrf.codec.bitstream`, what they mean to a renderer in FORMAT.md section 4.
+arrays become bytes is in `vqrf.codec.contents`, what they mean to a renderer in FORMAT.md section 4.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -76,17 +77,23 @@ Table: TypeAlias = Quantized | NDArray[np.float16]
 """A small array of numbers: quantised, or float16 as the VQRF paper has it."""
 
 
+def items_of(table: Table) -> NDArray[Any]:
+    """The table's numbers as stored."""
+    return table.levels if isinstance(table, Quantized) else table
+
+
+def float_table(table: Table) -> Float32:
+    """The float32 values of a table, whichever way it is stored."""
+    return table.dequantize() if isinstance(table, Quantized) else table.astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
-class CompressedField:
-    """A compressed field: integers and small tables. What `encode` writes and `expand` makes a field of.
+class Compressed(ABC):
+    """A compressed field of either kind: integers and small tables. What `encode` writes and `expand` makes a field of.
 
     Args:
       lattice: each side 2..4096, at most 2^31 voxels.
-      partition: [X,Y,Z] uint8 of PRUNED, CODED and KEPT.
-      density: uint8 levels [N] of the voxels that are not PRUNED, in raster order (Z fastest); one scale.
-      codes: [N_coded] int32, the codebook's row of each CODED voxel in raster order.
-      codebook: [K,C], 1 <= K <= 65536, 1 <= C <= 64.
-      kept: uint8 levels [N_kept, C] of the KEPT voxels in raster order.
+      partition: [X,Y,Z] uint8 of PRUNED, CODED and, where there is a codebook, KEPT.
       color_mlp: ((weight [out,in], bias [out]), ...), at most 16 layers, from C + 3 + 6n + 2CF inputs to 3 outputs;
         empty when the features are rgb logits (then C = 3) or coefficients of spherical harmonics (then C is 12 or 27).
       equation: the constants of rendering, of which a file holds the numbers in float32: they are rounded to it here.
@@ -99,17 +106,79 @@ class CompressedField:
 
     lattice: Lattice
     partition: Uint8
-    density: Quantized
-    codes: Int32
-    codebook: Table
-    kept: Quantized
     color_mlp: tuple[tuple[Table, Table], ...]
     equation: Equation
     empty_density: float
     metadata: dict[str, Any]
 
     def __post_init__(self) -> None:
-        check_lattice(self.lattice, self.partition)
+        sides = self.lattice.shape
+        if any(not MIN_SIDE <= side <= MAX_SIDE for side in sides) or self.lattice.n_voxels > MAX_VOXELS:
+            raise ValueError(f"lattice: expected sides of 2..4096 and at most 2^31 voxels, got {sides}")
+        _expect("partition", self.partition, np.uint8, sides)
+        self._check()
+        _check_layers(self.color_mlp, self.n_channels, self.equation)
+        object.__setattr__(self, "equation", self.equation.in_float32())
+        object.__setattr__(self, "empty_density", _finite_float32(self.empty_density))
+        object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
+        object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raise ValueError unless what this kind has of its own fits the partition."""
+
+    @property
+    @abstractmethod
+    def n_channels(self) -> int: ...
+
+    @property
+    def n_codewords(self) -> int:
+        """0 where there is no codebook."""
+        return 0
+
+    @property
+    def n_coded(self) -> int:
+        return int(np.count_nonzero(self.partition == CODED))
+
+    @property
+    def n_kept(self) -> int:
+        return int(np.count_nonzero(self.partition == KEPT))
+
+    @abstractmethod
+    def voxel_values(self) -> tuple[Float32, Float32]:
+        """Density [N] and features [N,C] of the voxels that are not PRUNED, in raster order."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """How many there are of what only this kind has, by name."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_same(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedField(Compressed):
+    """A compressed field with a codebook, as VQRF has it.
+
+    Args:
+      density: uint8 levels [N] of the voxels that are not PRUNED, in raster order (Z fastest); one scale.
+      codes: [N_coded] int32, the codebook's row of each CODED voxel in raster order.
+      codebook: [K,C], 1 <= K <= 65536, 1 <= C <= 64.
+      kept: uint8 levels [N_kept, C] of the KEPT voxels in raster order.
+      lattice, partition, color_mlp, equation, empty_density, metadata: see `Compressed`.
+
+    Raises:
+      ValueError: a shape, a dtype or a value is not as said.
+    """
+
+    density: Quantized
+    codes: Int32
+    codebook: Table
+    kept: Quantized
+
+    def _check(self) -> None:
         if self.partition.max() > KEPT:
             raise ValueError("partition: a value is none of PRUNED, CODED, KEPT")
         _expect("density", self.density.levels, np.uint8, (self.n_coded + self.n_kept,))
@@ -123,12 +192,7 @@ class CompressedField:
         _expect("codes", self.codes, np.int32, (self.n_coded,))
         if self.codes.size and not 0 <= self.codes.min() <= self.codes.max() < n_codewords:
             raise ValueError("codes: a code is not below the codebook size")
-        check_layers(self.color_mlp, n_channels, self.equation)
-        object.__setattr__(self, "equation", self.equation.in_float32())
-        object.__setattr__(self, "empty_density", finite_float32(self.empty_density))
-        object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
         object.__setattr__(self, "codes", np.ascontiguousarray(self.codes))
-        object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
 
     @property
     def n_channels(self) -> int:
@@ -138,32 +202,24 @@ class CompressedField:
     def n_codewords(self) -> int:
         return int(items_of(self.codebook).shape[0])
 
-    @property
-    def n_coded(self) -> int:
-        return int(np.count_nonzero(self.partition == CODED))
+    def voxel_values(self) -> tuple[Float32, Float32]:
+        is_kept = self.partition[self.partition != PRUNED] == KEPT
+        features = np.empty((len(is_kept), self.n_channels), np.float32)
+        features[~is_kept] = float_table(self.codebook)[self.codes]
+        features[is_kept] = self.kept.dequantize()
+        return self.density.dequantize(), features
 
-    @property
-    def n_kept(self) -> int:
-        return int(np.count_nonzero(self.partition == KEPT))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, CompressedField):
-            return False
-        return (
-            (self.lattice, self.density, self.kept) == (other.lattice, other.density, other.kept)
-            and (self.equation, self.empty_density, self.metadata) == (other.equation, other.empty_density, other.metadata)
-            and np.array_equal(self.partition, other.partition)
-            and np.array_equal(self.codes, other.codes)
-            and _same_table(self.codebook, other.codebook)
-            and same_layers(self.color_mlp, other.color_mlp)
-        )
+    def sizes(self) -> dict[str, int]:
+        return {"codewords": self.n_codewords}
 
 
-def check_lattice(lattice: Lattice, partition: Uint8) -> None:
-    """Raise ValueError unless the lattice is within the limits and the partition of its shape."""
-    if any(not MIN_SIDE <= side <= MAX_SIDE for side in lattice.shape) or lattice.n_voxels > MAX_VOXELS:
-        raise ValueError(f"lattice: expected sides of 2..4096 and at most 2^31 voxels, got {lattice.shape}")
-    _expect("partition", partition, np.uint8, lattice.shape)
+def _same(a: Any, b: Any) -> bool:
+    """Whether two attributes are equal: arrays, tables, tuples of them, or values."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return type(a) is type(b) and bool(np.array_equal(a, b))
+    return bool(a == b)
 
 
 def _expect(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
@@ -179,7 +235,7 @@ def _expect_table(name: str, table: Table, ndim: int) -> None:
         raise ValueError(f"{name}: a value is not finite")
 
 
-def finite_float32(value: float) -> float:
+def _finite_float32(value: float) -> float:
     """The nearest float32 value. Raise ValueError if it is not finite."""
     with np.errstate(over="ignore"):
         rounded = float(np.float32(value))
@@ -188,7 +244,7 @@ def finite_float32(value: float) -> float:
     return rounded
 
 
-def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, equation: Equation) -> None:
+def _check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, equation: Equation) -> None:
     """Raise ValueError unless the layers lead from the features and the view to rgb, or there need be none."""
     if fault := shading_fault(equation.shading, len(layers), n_channels, equation.feature_frequencies):
         raise ValueError(f"color_mlp: {fault}")
@@ -206,23 +262,6 @@ def check_layers(layers: tuple[tuple[Table, Table], ...], n_channels: int, equat
         width = n_out
     if layers and width != 3:
         raise ValueError(f"color_mlp: ends in {width} values, expected rgb")
-
-
-def items_of(table: Table) -> NDArray[Any]:
-    """The table's numbers as stored."""
-    return table.levels if isinstance(table, Quantized) else table
-
-
-def _same_table(a: Table, b: Table) -> bool:
-    if isinstance(a, Quantized) or isinstance(b, Quantized):
-        return isinstance(a, Quantized) and a == b
-    return bool(np.array_equal(a, b))
-
-
-def same_layers(a: tuple[tuple[Table, Table], ...], b: tuple[tuple[Table, Table], ...]) -> bool:
-    """Whether two colour MLPs hold the same tables."""
-    tables = zip((t for layer in a for t in layer), (t for layer in b for t in layer), strict=False)
-    return len(a) == len(b) and all(_same_table(x, y) for x, y in tables)
 
 
 def canonical_json(metadata: dict[str, Any]) -> bytes:

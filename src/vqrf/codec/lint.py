@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.bitstream import KNOWN, LEVELS, BitstreamError, decode, sections, verify
-from vqrf.codec.compressed import PRUNED, CompressedField, Quantized, Table
+from vqrf.codec.bitstream import decode, verify
+from vqrf.codec.compressed import PRUNED, Compressed, CompressedField, Quantized, Table
+from vqrf.codec.container import KNOWN, LEVELS, BitstreamError, sections
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField
 
 MAX_INTERVAL = 16.0
@@ -62,7 +63,11 @@ def inspect(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
         if name not in KNOWN
     ]
     odd = [*_odd_constants(field), *_odd_layers(field), *_hidden_voxels(field)]
-    odd += _odd_levels(field) if isinstance(field, PyramidField) else [*_odd_tables(field), *_odd_codebook(field)]
+    match field:
+        case PyramidField():
+            odd += _odd_levels(field)
+        case CompressedField():
+            odd += [*_odd_tables(field), *_odd_codebook(field)]
     found = [Finding(name, places[name], reason) for name, reason in odd]
     return sorted([*unknown, *found], key=lambda finding: finding.offset)
 
@@ -76,7 +81,7 @@ def refusals(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
     return []
 
 
-def _odd_constants(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
+def _odd_constants(field: Compressed) -> Iterator[tuple[str, str]]:
     """(section, reason) of the constants that no training gives."""
     equation, lattice = field.equation, field.lattice
     longest = max(hi - lo for lo, hi in zip(lattice.lo, lattice.hi, strict=True))
@@ -98,7 +103,7 @@ def _odd_constants(field: CompressedField | PyramidField) -> Iterator[tuple[str,
         yield "HEAD", f"background is {equation.background}, expected 0..1"
 
 
-def _odd_layers(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
+def _odd_layers(field: Compressed) -> Iterator[tuple[str, str]]:
     for i, (weight, bias) in enumerate(field.color_mlp):
         yield from _odd_quantizer("COLR", f"weight {i}", weight)
         yield from _odd_quantizer("COLR", f"bias {i}", bias)
@@ -144,7 +149,7 @@ def _odd_codebook(field: CompressedField) -> Iterator[tuple[str, str]]:
         yield "BOOK", f"{n_idle} of {field.n_codewords} codewords are named by no voxel"
 
 
-def _hidden_voxels(field: CompressedField | PyramidField) -> Iterator[tuple[str, str]]:
+def _hidden_voxels(field: Compressed) -> Iterator[tuple[str, str]]:
     """(section, reason) of voxels that hold values and that no ray can see.
 
     Density is trilinear, so in a cell it is at most that of the densest of its eight voxels. A voxel none of whose cells
@@ -155,8 +160,7 @@ def _hidden_voxels(field: CompressedField | PyramidField) -> Iterator[tuple[str,
         return
     with np.errstate(over="ignore", invalid="ignore"):
         faint = np.ones(stored.shape, bool)
-        density = field.voxel_values()[0] if isinstance(field, PyramidField) else field.density.dequantize()
-        faint[stored] = density <= field.equation.floor
+        faint[stored] = field.voxel_values()[0] <= field.equation.floor
     hidden = int(np.count_nonzero(stored & ~_spread(~faint)))
     n_stored = int(np.count_nonzero(stored))
     if hidden > MAX_HIDDEN_SHARE * n_stored:

@@ -14,30 +14,15 @@ Source: the Laplacian pyramid (Burt and Adelson 1983) on the nodes that an octre
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import (
-    CODED,
-    MAX_CHANNELS,
-    PRUNED,
-    Int32,
-    Table,
-    Uint8,
-    canonical_json,
-    check_lattice,
-    check_layers,
-    finite_float32,
-    same_layers,
-)
-from vqrf.geometry import Float32, Lattice
+from vqrf.codec.compressed import CODED, MAX_CHANNELS, PRUNED, Compressed, Int32
+from vqrf.geometry import Float32
 from vqrf.kernels import MAX_STEPS, Children
-from vqrf.kernels.constants import Equation
 
 Int16 = NDArray[np.int16]
 
@@ -122,34 +107,25 @@ def children_of(parents: Int32, n_above: int) -> Children:
 
 
 @dataclass(frozen=True, eq=False)
-class PyramidField:
-    """A compressed field whose voxels are a pyramid of whole numbers. What `encode` writes and `expand` makes a field of.
+class PyramidField(Compressed):
+    """A compressed field whose voxels are a pyramid of whole numbers, all of them CODED or PRUNED.
 
     Args:
-      lattice: each side 2..4096, at most 2^31 voxels.
-      partition: [X,Y,Z] uint8 of PRUNED and CODED.
       coefficients: int16 [N_l, 1 + V] for each level, coarsest first; density is column 0, then come the latents; nodes are
         those of `build_nodes`. No magnitude is above `MAX_MAGNITUDE`.
       steps: [1 + V] float32, finite and positive.
       basis: [V,C] float32, features = latents @ basis; None where the latents are the features.
-      color_mlp, equation, empty_density, metadata: as in `vqrf.codec.compressed.CompressedField`.
+      lattice, partition, color_mlp, equation, empty_density, metadata: see `vqrf.codec.compressed.Compressed`.
 
     Raises:
       ValueError: a shape, a dtype or a value is not as said.
     """
 
-    lattice: Lattice
-    partition: Uint8
     coefficients: tuple[Int16, ...]
     steps: Float32
     basis: Float32 | None
-    color_mlp: tuple[tuple[Table, Table], ...]
-    equation: Equation
-    empty_density: float
-    metadata: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        check_lattice(self.lattice, self.partition)
+    def _check(self) -> None:
         if self.partition.max() > CODED:
             raise ValueError("partition: a value is none of PRUNED, CODED")
         if not 1 <= len(self.coefficients) <= MAX_LEVELS + 1:
@@ -166,11 +142,6 @@ class PyramidField:
                 raise ValueError(f"coefficients: expected int16 {list(expected)}, got {level.dtype} {list(level.shape)}")
             if level.size and max(int(level.max()), -int(level.min())) > MAX_MAGNITUDE:
                 raise ValueError(f"coefficients: a magnitude is above {MAX_MAGNITUDE}")
-        check_layers(self.color_mlp, self.n_channels, self.equation)
-        object.__setattr__(self, "equation", self.equation.in_float32())
-        object.__setattr__(self, "empty_density", finite_float32(self.empty_density))
-        object.__setattr__(self, "partition", np.ascontiguousarray(self.partition))
-        object.__setattr__(self, "metadata", json.loads(canonical_json(self.metadata)))
 
     def _check_basis(self) -> None:
         if self.basis is None:
@@ -189,10 +160,6 @@ class PyramidField:
     def n_levels(self) -> int:
         """Levels above the lattice's own."""
         return len(self.coefficients) - 1
-
-    @property
-    def n_coded(self) -> int:
-        return int(np.count_nonzero(self.partition != PRUNED))
 
     def nodes(self) -> list[Nodes]:
         """The levels, finest first."""
@@ -216,17 +183,5 @@ class PyramidField:
         coefficients = tuple(level[stays[there]] for there, stays, level in levels)
         return replace(self, partition=partition, coefficients=coefficients)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PyramidField):
-            return False
-        basis, other_basis = (np.zeros(0) if field.basis is None else field.basis for field in (self, other))
-        return (
-            (self.lattice, self.equation, self.metadata) == (other.lattice, other.equation, other.metadata)
-            and self.empty_density == other.empty_density
-            and np.array_equal(self.partition, other.partition)
-            and np.array_equal(self.steps, other.steps)
-            and np.array_equal(basis, other_basis)
-            and len(self.coefficients) == len(other.coefficients)
-            and all(np.array_equal(a, b) for a, b in zip(self.coefficients, other.coefficients, strict=True))
-            and same_layers(self.color_mlp, other.color_mlp)
-        )
+    def sizes(self) -> dict[str, int]:
+        return {"levels": self.n_levels + 1}

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
-from vqrf.codec.pyramid import PyramidField
+from vqrf.codec.compressed import PRUNED, Compressed, float_table
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume, select
 from vqrf.kernels.constants import Equation, shading_fault
@@ -92,7 +91,7 @@ class RadianceField:
         return replace(self, equation=replace(self.equation, background=background))
 
 
-def expand(compressed: CompressedField | PyramidField) -> RadianceField:
+def expand(compressed: Compressed) -> RadianceField:
     """The field that a compressed one stands for: dequantise and scatter, no choice made.
 
     PRUNED voxels get the density that the file says, and zero features.
@@ -105,12 +104,7 @@ def expand(compressed: CompressedField | PyramidField) -> RadianceField:
     features = np.zeros((*shape, compressed.n_channels), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and RadianceField says so
         here = compressed.partition != PRUNED
-        if isinstance(compressed, PyramidField):
-            density[here], features[here] = compressed.voxel_values()
-        else:
-            density[here] = compressed.density.dequantize()
-            features[compressed.partition == CODED] = float_table(compressed.codebook)[compressed.codes]
-            features[compressed.partition == KEPT] = compressed.kept.dequantize()
+        density[here], features[here] = compressed.voxel_values()
         color_mlp = tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp)
     return RadianceField(
         lattice=compressed.lattice,
@@ -119,8 +113,3 @@ def expand(compressed: CompressedField | PyramidField) -> RadianceField:
         color_mlp=color_mlp,
         equation=compressed.equation,
     )
-
-
-def float_table(table: Table) -> Float32:
-    """The float32 values of a table, whichever way it is stored."""
-    return table.dequantize() if isinstance(table, Quantized) else table.astype(np.float32)

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Quantized, items_of
-from vqrf.fields.field import expand, float_table
+from vqrf.codec.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Quantized, float_table, items_of
+from vqrf.fields.field import expand
 from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Lattice
 from vqrf.interop import dvgo

@@ -1,7 +1,7 @@
 """The constants of the rendering equation, as one object.
 
 Whatever can be drawn holds an `Equation`: a field, a volume, a compressed field, the header of a file. Its attributes are
-spelt out here, and once more where the header of a .vqrf file is written and read (`vqrf.codec.bitstream`). A new constant of
+spelt out here, and once more where the header of a .vqrf file is written and read (`vqrf.codec.contents`). A new constant of
 rendering is an attribute here. Notation: `vqrf.kernels`.
 """
 
