@@ -81,10 +81,11 @@ class Recorder:
 
     Args:
       at: (stage, step) to stop at, or None.
+      saves: whether it saves that step before.
     """
 
-    def __init__(self, at: tuple[str, int] | None = None) -> None:
-        self.at = at
+    def __init__(self, at: tuple[str, int] | None = None, *, saves: bool = False) -> None:
+        self.at, self.saves = at, saves
         self.steps: dict[str, list[int]] = {}
         self.progress: list[Progress] = []
 
@@ -92,4 +93,6 @@ class Recorder:
         self.steps.setdefault(stage, []).append(progress.step)
         self.progress.append(progress)
         if (stage, progress.step) == self.at:
+            if self.saves and progress.save is not None:
+                progress.save()
             raise Interrupted

@@ -160,6 +160,8 @@ def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
     monkeypatch.setattr(Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
     monkeypatch.setattr("test_train.TINY", tiny(kind))
     assert_same_field(interrupted(scene, tmp_path, ("fine", 10), ("fine", 70))[0], tensorf)
+    stopped = interrupted(scene, tmp_path / "saved", ("fine", 9), ("fine", 57), saves=True)[0]
+    assert_same_field(stopped, tensorf)
 
 
 def test_a_run_leaves_a_checkpoint_of_tensorf_that_draws_the_same_field(

@@ -270,9 +270,9 @@ def test_cells_near_hold_what_is_alive_and_stay_near_it(shape: tuple[int, int, i
 # Interruptions
 
 
-def interrupted(scene: Scene, run: Path, *at: tuple[str, int]) -> tuple[RadianceField, list[Recorder]]:
-    """Fit with an end at each of some steps, and then to the end."""
-    recorders = [Recorder(stop) for stop in (*at, None)]
+def interrupted(scene: Scene, run: Path, *at: tuple[str, int], saves: bool = False) -> tuple[RadianceField, list[Recorder]]:
+    """Fit with an end at each of some steps, saved or not, and then to the end."""
+    recorders = [Recorder(stop, saves=saves) for stop in (*at, None)]
     for recorder in recorders[:-1]:
         with pytest.raises(Interrupted):
             fit(scene, TINY, report=recorder, run=run)
@@ -301,6 +301,23 @@ def test_a_run_that_was_interrupted_ends_in_the_very_field_of_one_that_was_not(
     assert_same_field(field, trained)
     clear_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_native
+@pytest.mark.parametrize("at", [("coarse", 41), ("fine", 25), ("fine", 51), ("fine", 95)], ids=str)
+def test_a_run_that_saved_the_step_it_was_stopped_at_goes_on_there_to_the_very_field(
+    scene: Scene, trained: RadianceField, tmp_path: Path, at: tuple[str, int]
+) -> None:
+    field, recorders = interrupted(scene, tmp_path, at, saves=True)
+    assert_same_field(field, trained)
+    assert recorders[-1].steps[at[0]][0] == at[1] + 1
+
+
+def test_steps_of_a_run_without_a_checkpoint_cannot_be_saved(scene: Scene) -> None:
+    seen = Recorder(("coarse", 1))
+    with pytest.raises(Interrupted):
+        fit(scene, TINY, report=seen)
+    assert seen.progress[0].save is None
 
 
 @pytest.mark.usefixtures("frequent")

@@ -133,6 +133,9 @@ class HarmonicsModel:
 
     def _find_cells(self) -> None:
         cells = self.kernels.find_cells(self.volume.density, self.start.equation.floor, self.allowed)
+        self._occupy(cells)
+
+    def _occupy(self, cells: Tensor) -> None:
         self.volume = replace(self.volume, cells=cells, skip=self.kernels.measure_skip(cells))
 
     def prepare(self, step: int) -> bool:
@@ -147,11 +150,11 @@ class HarmonicsModel:
         self.touched.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        return self.parameters.state()
+        return self.parameters.state() | {"cells": self.volume.cells}
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         self.parameters.restore(state)
-        self._find_cells()
+        self._occupy(state["cells"])
 
     def field(self) -> RadianceField:
         density, features = (moments.values.cpu().numpy().copy() for moments in (self.density, self.features))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -37,19 +38,24 @@ class Model(Protocol):
         """Apply the summed gradients and clear them."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs to go on after a step."""
+        """Everything that `restore` needs to go on after a step, the cells that were found last among it."""
 
     def restore(self, state: dict[str, Tensor], step: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop reports after a step."""
+    """What the loop reports after a step.
+
+    Attributes:
+      save: keeps this very step in the run's checkpoint, for whoever means to stop; None where the run has none.
+    """
 
     step: int
     steps: int
     mse: float
     n_shaded: float
+    save: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def psnr(self) -> float:
@@ -71,7 +77,7 @@ def optimize(
 
     The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
     and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
-    step depends on the seed, its number, the model, and the cells that were found last, before a step that finds them anew.
+    step depends on the seed, its number and the model's state.
     """
     kernels = select(device)
     start = 0 if checkpoint is None else resume(model, source, checkpoint, device)
@@ -82,9 +88,17 @@ def optimize(
             rays = _rays_of(source.sample(rays_per_step, seed=(*seed, step)), device)
             terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
             model.update(step)
-        if checkpoint is not None and (step + 1) % REFRESH_STEPS == 0:
-            checkpoint.save_if_due(lambda: snapshot(model, source, step + 1))  # noqa: B023 (called at once)
-        yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"])
+        save = None
+        if checkpoint is not None:
+            collect = partial(snapshot, model, source, step + 1)
+            save = partial(_save, checkpoint, collect)
+            if (step + 1) % REFRESH_STEPS == 0:
+                checkpoint.save_if_due(collect)
+        yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"], save)
+
+
+def _save(checkpoint: Checkpoint, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+    checkpoint.save(*collect())
 
 
 def _rays_of(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:

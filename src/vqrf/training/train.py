@@ -159,12 +159,15 @@ class FieldModel:
     def _refresh(self) -> None:
         """Find the occupied cells of the density as it is now."""
         self.grid.show_density(self.kernels)
-        density, features = self.grid.shown
         equation, sampling = self.equation, self.stage.sampling
         if self.step < sampling.faint_steps:
             equation = replace(equation, alpha_threshold=sampling.alpha_init / 10)
-        cells = self.kernels.find_cells(density, equation.floor, self.allowed)
+        self._occupy(self.kernels.find_cells(self.grid.shown[0], equation.floor, self.allowed), equation)
+
+    def _occupy(self, cells: Tensor, equation: Equation) -> None:
+        """Show what is learnt in these cells."""
         self.grid.choose(cells)
+        density, features = self.grid.shown
         self.volume = Volume(
             lo=self.lattice.lo,
             hi=self.lattice.hi,
@@ -247,7 +250,8 @@ class FieldModel:
         )
 
     def state(self) -> dict[str, Tensor]:
-        state = self.parameters.state()
+        threshold = torch.tensor(self.volume.equation.alpha_threshold, dtype=torch.float64)
+        state = self.parameters.state() | {"cells": self.volume.cells, "alpha_threshold": threshold}
         if self.stage.is_sparse and self.allowed is not None:
             state["allowed"] = self.allowed.reshape(-1)
         return state
@@ -258,7 +262,7 @@ class FieldModel:
         allowed = state["allowed"].cpu().numpy() if "allowed" in state else None
         self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), allowed=allowed)
         self.parameters.restore(state)
-        self._refresh()
+        self._occupy(state["cells"], replace(self.equation, alpha_threshold=float(state["alpha_threshold"])))
 
 
 def initial_mlp(appearance: Appearance, seed: int, device: str) -> list[Tensor]:
@@ -330,6 +334,8 @@ def fit_model(
     Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
     """
     pool = RayPool(scene.train)
+    if run is not None:
+        run.mkdir(parents=True, exist_ok=True)
     print_of_run = fingerprint(scene, {"config": asdict(config), "seed": seed})
     coarse = None if run is None else _load_coarse(run, print_of_run)
     if coarse is None:
