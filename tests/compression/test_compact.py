@@ -285,23 +285,18 @@ def test_a_model_that_is_restored_goes_on_as_the_one_that_was_saved(
 
 
 @needs_native
+@pytest.mark.parametrize(("at", "saves"), [(("tune", 40), False), (("tune", 37), True)])
 def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
-    tuned: PyramidField, trained: RadianceField, scene: Scene, tmp_path: Path
+    tuned: PyramidField, trained: RadianceField, scene: Scene, tmp_path: Path, at: tuple[str, int], saves: bool
 ) -> None:
-    path = tmp_path / "checkpoint"
+    def checkpoints() -> Checkpoints:
+        return Checkpoints(**{stage: Checkpoint(tmp_path / stage, "x", seconds=0) for stage in ("warm", "tune")})
+
     with pytest.raises(Interrupted):
-        compress_pyramid(
-            trained,
-            scene,
-            TINY_RATE,
-            report=Recorder(("tune", 40)),
-            checkpoints=Checkpoints(tune=Checkpoint(path, "x", seconds=0)),
-        )
+        compress_pyramid(trained, scene, TINY_RATE, report=Recorder(at, saves=saves), checkpoints=checkpoints())
     recorder = Recorder()
-    again = compress_pyramid(
-        trained, scene, TINY_RATE, report=recorder, checkpoints=Checkpoints(tune=Checkpoint(path, "x", seconds=0))
-    )
-    assert recorder.steps["tune"][0] == 33
+    again = compress_pyramid(trained, scene, TINY_RATE, report=recorder, checkpoints=checkpoints())
+    assert recorder.steps[at[0]][0] == (at[1] if saves else at[1] // 32 * 32) + 1
     assert again == tuned
 
 

@@ -216,39 +216,43 @@ def test_a_field_of_plain_colours_compresses_too(ball_field: RadianceField, ball
 
 
 @needs_native
+@pytest.mark.parametrize("saves", [False, True])
 @pytest.mark.parametrize("at", [[40], [33, 70]], ids=str)
 def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
-    tuned: CompressedField, trained: RadianceField, scene: Scene, tmp_path: Path, at: list[int]
+    tuned: CompressedField, trained: RadianceField, scene: Scene, tmp_path: Path, at: list[int], saves: bool
 ) -> None:
     path = tmp_path / "checkpoint"
     for step in at:
         with pytest.raises(Interrupted):
             checkpoint = Checkpoint(path, "x", seconds=0)
-            compress(trained, scene, TINY_COMPRESS, report=Recorder(("tune", step)), checkpoints=Checkpoints(tune=checkpoint))
+            report = Recorder(("tune", step), saves=saves)
+            compress(trained, scene, TINY_COMPRESS, report=report, checkpoints=Checkpoints(tune=checkpoint))
     recorder = Recorder()
     checkpoint = Checkpoint(path, "x", seconds=0)
     again = compress(trained, scene, TINY_COMPRESS, report=recorder, checkpoints=Checkpoints(tune=checkpoint))
-    assert recorder.steps["tune"][0] == at[-1] // 32 * 32 + 1
+    assert recorder.steps["tune"][0] == (at[-1] if saves else at[-1] // 32 * 32) + 1
     assert_same_compressed(again, tuned)
     assert path.exists()  # until the result is safe
 
 
 @needs_native
+@pytest.mark.parametrize("saves", [False, True])
 @pytest.mark.parametrize("at", [[("bake", 40)], [("bake", 33), ("tune", 50)], [("tune", 7)]], ids=str)
 def test_a_baking_that_was_interrupted_ends_as_one_that_was_not(
-    for_web: CompressedField, trained: RadianceField, scene: Scene, tmp_path: Path, at: list[tuple[str, int]]
+    for_web: CompressedField, trained: RadianceField, scene: Scene, tmp_path: Path, at: list[tuple[str, int]], saves: bool
 ) -> None:
     def checkpoints() -> Checkpoints:
         return Checkpoints(**{stage: Checkpoint(tmp_path / stage, "x", seconds=0) for stage in ("bake", "tune")})
 
     for place in at:
         with pytest.raises(Interrupted):
-            compress(trained, scene, WEB, report=Recorder(place), checkpoints=checkpoints())
+            compress(trained, scene, WEB, report=Recorder(place, saves=saves), checkpoints=checkpoints())
     recorder, left = Recorder(), checkpoints()
     again = compress(trained, scene, WEB, report=recorder, checkpoints=left)
     assert_same_compressed(again, for_web)
     baked = recorder.steps.get("bake", [])
-    assert baked == ([] if at[-1][0] == "tune" else list(range(at[-1][1] // 32 * 32 + 1, WEB.bake_steps + 1)))
+    first = (at[-1][1] if saves else at[-1][1] // 32 * 32) + 1
+    assert baked == ([] if at[-1][0] == "tune" else list(range(first, WEB.bake_steps + 1)))
     left.remove()
     assert list(tmp_path.iterdir()) == []
 

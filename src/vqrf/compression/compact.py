@@ -354,7 +354,7 @@ class PyramidModel:
 
     def state(self) -> dict[str, Tensor]:
         moments = {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
-        return moments | self._beside()
+        return moments | self._beside() | {"cells": self._cells}
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         for name, moments in self._named():
@@ -362,7 +362,8 @@ class PyramidModel:
                 getattr(moments, part).copy_(state[f"{name}.{part}"])
         for name, tensor in self._beside().items():
             tensor.copy_(state[name])
-        self._show(find_cells=True)
+        self._cells, self._skip = state["cells"], self.kernels.measure_skip(state["cells"])
+        self._show(find_cells=False)
 
     def pack(self) -> PyramidField:
         """What the parameters decode to: `expand` of it is `volume`."""

@@ -195,14 +195,15 @@ class TiedModel:
         state = {f"density.{part}": getattr(self.density, part).view(-1)[self.stored] for part in Moments.KEPT_PARTS}
         for name, moments in self._named():
             state |= {f"{name}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
-        return state
+        return state | {"cells": self._cells}
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         for part in Moments.KEPT_PARTS:
             getattr(self.density, part).view(-1)[self.stored] = state[f"density.{part}"]
             for name, moments in self._named():
                 getattr(moments, part).copy_(state[f"{name}.{part}"])
-        self._show(find_cells=True)
+        self._cells, self._skip = state["cells"], self.kernels.measure_skip(state["cells"])
+        self._show(find_cells=False)
 
     def pack(self) -> CompressedField:
         """What the parameters decode to, as integers and small tables: `expand` of it is exactly `volume`."""
