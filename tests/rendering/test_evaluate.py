@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera
-from vqrf.rendering.evaluate import Evaluation, ViewScore, evaluate, psnr, ssim
+from vqrf.rendering.evaluate import EQUAL_PSNR, Evaluation, ViewScore, evaluate, psnr, ssim
 from vqrf.rendering.render import Image, bytes_from_colors, render
 
 
@@ -127,18 +127,43 @@ def test_the_score_of_a_dataset_is_the_mean_of_its_views() -> None:
     assert (result.psnr, result.ssim, result.seconds_per_view) == (30.0, pytest.approx(0.6), 2.0)
 
 
+@pytest.mark.parametrize("n_equal", [0, 1, 5])
+def test_a_view_that_is_equal_to_its_photo_does_not_hide_the_others(n_equal: int) -> None:
+    equal = [ViewScore(f"{i}", math.inf if i % 2 else 61.0, 1.0, 1.0, is_equal=True) for i in range(n_equal)]
+    result = Evaluation((ViewScore("a", 20.0, 0.5, 1.0), *equal, ViewScore("b", 40.0, 0.7, 3.0)))
+    assert (result.psnr, result.n_equal) == (30.0, n_equal)
+    assert (f"{n_equal} of them equal" in result.to_text((9, 9))) == (n_equal > 0)
+
+
+def test_where_every_view_is_equal_to_its_photo_the_mean_is_finite_and_over_all() -> None:
+    equal, close = ViewScore("a", math.inf, 1.0, 1.0), ViewScore("b", 60.0, 1.0, 1.0, is_equal=True)
+    assert Evaluation((equal,)).psnr == EQUAL_PSNR
+    assert Evaluation((equal, close)).psnr == (EQUAL_PSNR + 60) / 2
+
+
+def test_a_view_is_equal_to_its_photo_if_its_rendering_rounds_to_the_photo(
+    ball_field: RadianceField, ball_camera: Camera
+) -> None:
+    same, darker = views_of(ball_field, ball_camera)
+    off = same.image.copy()
+    off[3, 4, 1] ^= 1
+    views = [same, darker, View(ball_camera, off, "a byte off")]
+    assert [score.is_equal for score in evaluate(ball_field, views).views] == [True, False, False]
+
+
 def test_an_evaluation_as_json_says_everything_and_no_infinity() -> None:
     views = (ViewScore("a", math.inf, 1.0, 0.5), ViewScore("b", 30.0, 0.9, 0.5))
     tree = json.loads(json.dumps(Evaluation(views, 120, {"header": 20, "codes": 100}).facts()), parse_constant=pytest.fail)
     assert tree == {
-        "psnr": None,
+        "psnr": 30.0,
+        "n_equal": 1,
         "ssim": 0.95,
         "seconds_per_view": 0.5,
         "file_bytes": 120,
         "sections": {"header": 20, "codes": 100},
         "views": [
-            {"name": "a", "psnr": None, "ssim": 1.0, "seconds": 0.5},
-            {"name": "b", "psnr": 30.0, "ssim": 0.9, "seconds": 0.5},
+            {"name": "a", "psnr": None, "ssim": 1.0, "seconds": 0.5, "is_equal": True},
+            {"name": "b", "psnr": 30.0, "ssim": 0.9, "seconds": 0.5, "is_equal": False},
         ],
     }
 
