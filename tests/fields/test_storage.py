@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from changed import changed
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny import assert_same_field
 
@@ -139,6 +142,64 @@ def test_every_changed_byte_of_a_field_is_refused_or_changes_nothing(small_field
             refusal(path)
             n_refused += 1
     assert n_refused > 0.98 * len(data)
+
+
+def many_kinds() -> dict[str, np.ndarray]:
+    """An array of each type, one without values, one of no axes, one that is not contiguous."""
+    random = np.random.default_rng(0)
+    kinds = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
+    arrays = {f"of {kind}": (100 * random.random((3, 5))).astype(kind) for kind in kinds}
+    return arrays | {"none": np.zeros((0, 4), np.uint8), "scalar": np.array(1.5), "é": np.arange(12.0).reshape(3, 4).T}
+
+
+def test_equal_arrays_are_equal_bytes_in_any_process_and_order() -> None:
+    code = """
+import sys, zlib
+from fields.test_storage import NOTES, many_kinds
+from vqrf.fields.storage import bytes_of_arrays
+arrays = many_kinds()
+print(zlib.crc32(bytes_of_arrays(dict(sorted(arrays.items(), reverse=sys.argv[1] == "1")), NOTES)))
+"""
+    roots = os.pathsep.join([str(Path(__file__).parents[1]), *(path for path in sys.path if path)])
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(number % 2)],
+            env={**os.environ, "PYTHONPATH": roots, "PYTHONHASHSEED": str(number)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for number in range(3)
+    }
+    assert len(said) == 1
+
+
+def test_safetensors_reads_what_we_write_and_we_read_what_it_writes(tmp_path: Path) -> None:
+    arrays, header = many_kinds(), {"format": "x", **NOTES}
+    save_arrays(tmp_path / "ours", arrays, header)
+    with safe_open(tmp_path / "ours", "np") as file:
+        metadata = file.metadata()
+        assert set(file.keys()) == set(arrays)
+        for name, array in arrays.items():
+            read = file.get_tensor(name)
+            assert read.dtype == array.dtype and read.shape == array.shape
+            np.testing.assert_array_equal(read, array)
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, tmp_path / "theirs", metadata)
+    for name in ("ours", "theirs"):
+        again, found = load_arrays(tmp_path / name, "x")
+        assert found == header == storage.read_header(tmp_path / name, "x")
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(again[key], array)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x08" + bytes(7) + b"[1, 2, 3", b"\x02" + bytes(7) + b"{}"])
+def test_a_header_that_is_none_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert "no file of this program" in refusal(path, lambda path: storage.read_header(path, "x"))
+    assert "No such file" in refusal(tmp_path / "none", lambda path: storage.read_header(path, "x"))
+    save_arrays(path, {}, {"format": "y"})
+    assert "expected format x, got y" in refusal(path, lambda path: storage.read_header(path, "x"))
 
 
 def without_density(path: Path) -> None:

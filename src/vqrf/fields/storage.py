@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as tensors_from_bytes
-from safetensors.numpy import save as bytes_from_tensors
 
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
@@ -28,6 +27,15 @@ from vqrf.kernels.constants import Equation
 FIELD_FORMAT = "vqrf-field-1"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
+MAX_HEADER_BYTES = 1 << 24
+"""Ours have a few kB."""
+
+DTYPES = {
+    "bool": "BOOL",
+    **{f"{kind}int{bits}": f"{letter}{bits}" for kind, letter in (("", "I"), ("u", "U")) for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+}
+"""What safetensors calls NumPy's types."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -47,10 +55,22 @@ def save_arrays(path: Path, arrays: Arrays, header: Mapping[str, Any]) -> None:
 
 
 def bytes_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> bytes:
-    """What `save_arrays` writes."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    """What `save_arrays` writes: the same bytes for the same arrays and header.
+
+    The format is safetensors', whose own writer puts the keys of `__metadata__` in an order that differs from run to run.
+    """
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(header, sort_keys=True)
-    return bytes(bytes_from_tensors(contiguous, {HEADER_KEY: text, CRC_KEY: checksum(contiguous, text)}))
+    entries: dict[str, Any] = {"__metadata__": {CRC_KEY: checksum(contiguous, text), HEADER_KEY: text}}
+    names, end = sorted(contiguous, key=lambda name: (-contiguous[name].itemsize, name)), 0  # so each starts where it may
+    for name in names:
+        array = contiguous[name]
+        begin, end = end, end + array.nbytes
+        entries[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
+    head = json.dumps(entries, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    little = (contiguous[name].astype(contiguous[name].dtype.newbyteorder("<"), copy=False) for name in names)
+    return b"".join([len(head).to_bytes(8, "little"), head, *(array.reshape(-1).view(np.uint8).data for array in little)])
 
 
 def checksum(arrays: Arrays, header: str) -> str:
@@ -78,6 +98,31 @@ def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any
     return arrays_from_bytes(data, path, expected_format)
 
 
+def read_header(path: Path, expected_format: str) -> dict[str, Any]:
+    """The header alone of what `save_arrays` wrote. It is not held against the checksum, which would take all of the file.
+
+    Raises:
+      StorageError: the file is missing or is none of ours.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            head = file.read(min(length, MAX_HEADER_BYTES))
+        header = json.loads(json.loads(head)["__metadata__"][HEADER_KEY])
+    except OSError as error:
+        raise StorageError(path, error.strerror or str(error)) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise StorageError(path, f"is no file of this program, or is damaged ({type(error).__name__})") from error
+    return _expect_format(header, path, expected_format)
+
+
+def _expect_format(header: Any, path: str | Path, expected_format: str) -> dict[str, Any]:
+    found = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(header, dict) or found != expected_format:
+        raise StorageError(path, f"expected format {expected_format}, got {found}")
+    return header
+
+
 def arrays_from_bytes(data: bytes, path: str | Path, expected_format: str) -> tuple[Arrays, dict[str, Any]]:
     """As `load_arrays`, of bytes that are at hand.
 
@@ -94,10 +139,7 @@ def arrays_from_bytes(data: bytes, path: str | Path, expected_format: str) -> tu
         raise StorageError(path, f"is no file of this program, or is damaged ({reason})") from error
     if metadata.get(CRC_KEY) != checksum(arrays, metadata[HEADER_KEY]):
         raise StorageError(path, "is damaged: its checksum is wrong")
-    found = header.get("format") if isinstance(header, dict) else None
-    if found != expected_format:
-        raise StorageError(path, f"expected format {expected_format}, got {found}")
-    return arrays, header
+    return arrays, _expect_format(header, path, expected_format)
 
 
 def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) -> None:
