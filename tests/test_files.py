@@ -1,4 +1,4 @@
-"""A file is read no further than there is room for it, and what is no file is not waited for."""
+"""Files are read no further than there is room for them, and written whole or not at all; what is no file is not waited for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrf.files import read_file
+from vqrf.files import read_file, remove_stale, write_atomically
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
@@ -50,3 +50,83 @@ def test_a_pipe_that_was_opened_for_us_is_read_and_only_so_far() -> None:
     fits, exceeds = (subprocess.run([*words, n], input=b"12345", capture_output=True, env=paths, check=False) for n in "54")
     assert fits.stdout == b"5\n"
     assert b"is larger than the limit" in exceeds.stderr
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (b"first, and longer", b"second", b""):
+        write_atomically(path, data)
+        assert path.read_bytes() == data
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_write_through_a_link_keeps_the_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_atomically(tmp_path / "link", b"data")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(owner, call, fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(path, b"new")
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_of_writing_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    missing = tmp_path / "gone" / "file"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(missing, b"data")
+    assert caught.value.filename == str(missing)
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path, b"data")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which stands for a full disk")
+def test_a_full_disk_is_reported_with_the_name_of_the_file() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically("/dev/full", b"data")
+    assert caught.value.filename == "/dev/full"
+
+
+WRITING = """
+import os, sys
+from pathlib import Path
+from vqrf.files import write_atomically
+os.fsync = lambda _: (print("half", flush=True), sys.stdin.readline())
+write_atomically(sys.argv[1], b"new")
+"""
+
+
+def test_what_a_write_left_that_was_killed_is_removed_and_one_that_goes_on_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    (tmp_path / ".another.tmp").touch()
+    words = [sys.executable, "-c", WRITING, str(path)]
+    going, killed = (
+        subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+        for _ in range(2)
+    )
+    for process in (going, killed):
+        assert process.stdout is not None and process.stdout.readline() == "half\n"
+    killed.kill()
+    killed.communicate()
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_stale(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    going.communicate("\n")
+    assert going.returncode == 0
+    assert path.read_bytes() == b"new" and {file.name for file in tmp_path.iterdir()} == {"file", ".another.tmp"}
+    remove_stale(tmp_path / "gone")

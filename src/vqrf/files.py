@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from vqrf.memory import text_of_bytes, usual_budget
+
+try:
+    import fcntl
+except ImportError:  # where there is none, an open file cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = ".vqrf-{}.tmp"
+"""Name of a file that is being written."""
 
 PIPES_BY_NUMBER = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 """Pipes that somebody opened for us, as a shell does for `<(...)`. One that lies in a folder may wait for ever for a writer."""
@@ -59,34 +69,63 @@ def expect_file(path: str | Path) -> None:
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` so that `path` holds the old bytes or all of the new ones, whatever happens in between.
 
-    The bytes go to a file beside it, which is flushed to the disk and renamed; on failure it is removed.
-    A path that exists and is no regular file (a device, a pipe) cannot be replaced: it is written directly.
+    The bytes go to a file beside it, which is flushed to the disk and renamed; on failure it is removed, and where this process
+    is killed, `remove_stale` does so later. A path that exists and is no regular file (a device, a pipe) cannot be replaced: it
+    is written directly.
 
     Raises:
       OSError: the folder is missing, the disk is full, ...; `filename` is `path`.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        _write(path, data, named=path)
-        return
-    target = path.resolve()  # a link goes on pointing where it did
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        _write(temporary, data, named=path)
-        temporary.replace(target)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                file.write(data)
+        else:
+            _write_beside(path.resolve(), data)  # a link goes on pointing where it did
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, data: bytes, *, named: Path) -> None:
-    """Write and flush to the disk; an error carries the name that the caller was asked for."""
-    try:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if path.is_file():
+def _write_beside(target: Path, data: bytes) -> None:
+    """Write a file beside `target`, locked as long as it is there, and rename it to that."""
+    while True:
+        temporary = target.with_name(TEMPORARY.format(secrets.token_hex(8)))
+        try:
+            with temporary.open("xb") as file:
+                if not _lock(file, waits=True):
+                    continue
+                file.write(data)
+                file.flush()
                 os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(named)) from error
+                if fcntl is not None:
+                    temporary.replace(target)
+                    return
+            temporary.replace(target)  # where an open file cannot be renamed
+            return
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, *, waits: bool) -> bool:
+    """Lock an open file until it is closed, by whatever; False where another has it, or it was removed meanwhile.
+
+    Where there are no locks, a writer does without, and nothing is stale.
+    """
+    if fcntl is None:
+        return waits
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return waits
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove from a folder what writes left there that were killed half-way. Those that go on have a lock and stay."""
+    for path in folder.glob(TEMPORARY.format("*")):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if _lock(file, waits=False):
+                path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from changed import changed
 from tiny import emptied
 
 from vqrf.fields.field import RadianceField
-from vqrf.files import write_atomically
 from vqrf.geometry import Camera
 from vqrf.kernels import select
 from vqrf.rendering.render import OWN_TEST_VIEWS, own_scene, render, save_image
@@ -113,53 +111,6 @@ def test_a_saved_image_reads_back_as_the_nearest_bytes(tmp_path: Path) -> None:
         save_image(array, tmp_path / "image.png")
         with PIL.Image.open(tmp_path / "image.png") as image:
             assert np.abs(np.asarray(image) - 255 * np.clip(array, 0, 1)).max() <= 0.5 + 1e-4
-
-
-def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for data in (b"first, and longer", b"second", b""):
-        write_atomically(path, data)
-        assert path.read_bytes() == data
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_write_through_a_link_keeps_the_link(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    write_atomically(tmp_path / "link", b"data")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"data"
-
-
-@pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace")])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(owner, call, fail)
-    with pytest.raises(OSError, match="No space left") as caught:
-        write_atomically(path, b"new")
-    assert caught.value.filename == str(path)
-    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
-def test_an_error_of_writing_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
-    missing = tmp_path / "gone" / "file"
-    with pytest.raises(FileNotFoundError) as caught:
-        write_atomically(missing, b"data")
-    assert caught.value.filename == str(missing)
-    with pytest.raises(IsADirectoryError):
-        write_atomically(tmp_path, b"data")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which stands for a full disk")
-def test_a_full_disk_is_reported_with_the_name_of_the_file() -> None:
-    with pytest.raises(OSError, match="No space left") as caught:
-        write_atomically("/dev/full", b"data")
-    assert caught.value.filename == "/dev/full"
 
 
 def test_a_field_is_its_own_scene(ball_field: RadianceField) -> None:
