@@ -13,6 +13,8 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "vqrf"
 SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):$")
 ARRAY = re.compile(r"(?:\w+\.)*ndarray\[tuple\[(?:\w+\.)*Any, \.\.\.\], (?:\w+\.)*dtype\[(?:\w+\.)*(\w+)\]\]")
+NAMES = re.compile(r"(\w+, )+\w+(?=:)")
+MARKUP = re.compile(r"(?P<emphasis>(?<!\w)\*\w+\*(?!\w))|[*|\\]|_(?!\w)")
 
 project = "vqrf"
 author = "the vqrf authors"
@@ -22,6 +24,8 @@ exclude_patterns = ["results/*", "**/README.md"]
 html_theme = "furo"
 html_title = "vqrf"
 html_show_copyright = False
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 
 myst_heading_anchors = 3
 napoleon_numpy_docstring = False
@@ -74,7 +78,8 @@ def short_types(app: Any, what: str, name: str, obj: Any, options: Any, signatur
 def plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Make of a docstring, which knows nothing of Sphinx, what Sphinx shows as it is meant: formulas and tables are indented
     blocks, and a star, a bar or an underscore is only that."""
-    made: list[str] = []
+    is_value = what in ("data", "attribute", "property")
+    made = ["\\ "] if is_value else []  # or napoleon takes what stands before a colon for a type
     is_block, indent = False, 0
     for number, line in enumerate(lines):
         depth = len(line) - len(line.lstrip())
@@ -82,6 +87,9 @@ def plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
             indent = depth + 2
         elif line and depth == 0:
             indent = 0
+        elif indent and depth == indent:
+            line = NAMES.sub(lambda found: found[0].replace(" ", ""), line.lstrip())  # or Sphinx takes the first for a type
+            line = " " * depth + line
         before = lines[number - 1] if number else ""
         if is_block and line and depth < indent + 4:
             is_block = False
@@ -99,7 +107,7 @@ def escape(line: str) -> str:
     'w \\\\* x of `a_b*c`, k\\\\_'
     """
     pieces = line.split("`")
-    pieces[::2] = [re.sub(r"([*|\\])|_(?!\w)", lambda found: "\\" + found[0], piece) for piece in pieces[::2]]
+    pieces[::2] = [MARKUP.sub(lambda found: found["emphasis"] or "\\" + found[0], piece) for piece in pieces[::2]]
     return "`".join(pieces)
 
 
