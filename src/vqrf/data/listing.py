@@ -36,8 +36,14 @@ MAX_SIDE = 1 << 20
 MAX_DISTANCE = 1e12
 """World units between near and far, or from the origin, at most: beyond it float32 overflows on the way."""
 
+SAME_ASPECT = 1.02
+"""How far the aspect of a file may be from that of its camera: small copies of photos are rounded to whole pixels."""
+
 MIN_ANGLE = 1e-6
 """Radians that the narrowest lens sees: a telescope's."""
+
+OTHER_FOLDERS = ("rgb", "input", "image", "imgs", "img", "photos", "frames")
+"""Names of a folder of photos besides `images`."""
 
 WORDS_SHOWN = 80
 """Characters of a name that an error message shows."""
@@ -90,6 +96,8 @@ class Optics:
     def camera(self, pose: Float64, size: tuple[int, int]) -> Camera:
         """The camera of an image file of this width and height. Raises ValueError where the numbers make none."""
         said = self.size or size
+        if not 1 / SAME_ASPECT < (said[0] * size[1]) / (said[1] * size[0]) < SAME_ASPECT:
+            raise ValueError(f"is {size[0]}x{size[1]}, and its camera is for {said[0]}x{said[1]}")
         if self.lens is not None and self.lens.model == "EQUIRECTANGULAR":  # all around, whatever else is said
             return Camera(pose, size[0] / math.tau, size[1] / math.pi, size[0] / 2, size[1] / 2, *size, self.lens)
         fx, fy = _focal(self.fx, self.angle_x, said[0]), _focal(self.fy, self.angle_y, said[1])
@@ -114,6 +122,7 @@ class Shot:
       pose: [4,4] float64, as that of `Camera`.
       optics: how the camera sees.
       split: what the dataset uses the photo for, None where it does not say.
+      smaller: the same photo again, averaged down by others; the largest first.
     """
 
     file: Path
@@ -121,6 +130,7 @@ class Shot:
     pose: Float64
     optics: Optics
     split: Split | None = None
+    smaller: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +143,7 @@ class Listing:
       shots: at least one, in the order in which views are numbered.
       near, far: world distances along a ray between which everything lies, None where the dataset does not say.
       box: that holds everything, None where the dataset does not say.
+      points: [N,3] float64 places on surfaces, world units; None where the dataset has none.
       background: rgb that the photos stand on already, 0..1; None where they do not say.
       remarks: what was passed over, for the user to read.
     """
@@ -143,6 +154,7 @@ class Listing:
     near: float | None = None
     far: float | None = None
     box: Box | None = None
+    points: Float64 | None = None
     background: Color | None = None
     remarks: tuple[str, ...] = ()
 
@@ -187,6 +199,18 @@ def find_photo(file: Path) -> Path | None:
             if (other := bare.with_name(bare.name + spelling)).is_file():
                 return other
     return None
+
+
+def photo_folders(*bases: Path) -> list[Path]:
+    """The folders of a model's photos, in the first of some places that has such: `images` and `images_2`, `images_4`, ... with
+    the same averaged down, or one of another name. The first of `bases` itself where none has."""
+    for base in bases:
+        scaled = [place for place in base.glob("images_*") if place.name[7:].isdecimal() and len(place.name) < 12]
+        found = [base / "images", *sorted(scaled, key=lambda place: int(place.name[7:]))]
+        for places in (found, *([base / name] for name in OTHER_FOLDERS)):
+            if there := [place for place in places if place.is_dir()]:
+                return there
+    return [bases[0]]
 
 
 def name_of(folder: Path, file: Path) -> str:

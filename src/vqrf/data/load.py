@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqrf.data import blender, transforms
+from vqrf.data import blender, colmap, llff, nsvf, transforms
 from vqrf.data.images import Bytes, bombs_refused, read_photo, read_size
 from vqrf.data.listing import Listing, SceneError, Shot, expect_inside, some_names
 from vqrf.data.scene import BACKGROUNDS, SPLITS, Background, Scene, View
@@ -19,10 +19,13 @@ from vqrf.data.splits import split_shots
 from vqrf.geometry import Camera
 from vqrf.memory import OverBudget, expect_room
 
-LAYOUTS = (blender, transforms)
-"""In the order in which they are asked: who writes several layouts into a folder writes the most exact one first."""
+LAYOUTS = (blender, transforms, colmap, llff, nsvf)
+"""In the order in which they are asked: a folder with several has that first which says most."""
 
-READ_AS = "Blender (transforms_train.json), instant-ngp and nerfstudio (transforms.json)"
+READ_AS = (
+    "Blender (transforms_train.json), instant-ngp and nerfstudio (transforms.json), COLMAP (sparse/0), LLFF (poses_bounds.npy)"
+    " and NSVF (intrinsics.txt, pose, rgb)"
+)
 
 USUAL_NEAR, USUAL_FAR = 2.0, 6.0
 """World distances between which the objects of the Synthetic-NeRF scenes lie, seen from their cameras."""
@@ -91,7 +94,7 @@ def load_scene(
         for split, what in (("train", "to train on"), ("test", "held out")):
             if not wanted.get(split, [None]) and (split == "train" or len(wanted) == 1):
                 raise SceneError(listing.folder, f"has no photos {what}")
-        tasks = {split: [_task(listing, shot, downscale, side) for shot in wanted[split]] for split in splits}
+        tasks = {split: _tasks(listing, wanted[split], downscale, side) for split in splits}
         _expect_room(listing, [task for of_split in tasks.values() for task in of_split], max_bytes)
         views = {split: _read_views(tasks[split], background) for split in splits}
     return Scene(
@@ -143,10 +146,12 @@ def _named_apart(shots: Sequence[Shot]) -> tuple[Shot, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """A photo to read: its file's size, and by how much to average it."""
+    """A photo to read: its file's size, by how much to average it, and by how much it is smaller then than the largest copy."""
 
-    shot: Shot
+    file: Path
+    name: str
     size: tuple[int, int]
+    n: int
     downscale: int
     camera: Camera
 
@@ -155,16 +160,34 @@ class _Task:
         return math.prod(self.size)
 
 
-def _task(listing: Listing, shot: Shot, downscale: int | None, side: int | None) -> _Task:
-    size = read_size(expect_inside(listing.folder, shot.file))
-    n = min(max(max(size) // side, 1), *size) if downscale is None and side is not None else downscale or 1
+def _tasks(listing: Listing, shots: Sequence[Shot], downscale: int | None, side: int | None) -> list[_Task]:
+    """What to read of each shot. All of them take the copy that suits the first."""
+    if not shots:
+        return []
+    sizes = [read_size(expect_inside(listing.folder, file)) for file in (shots[0].file, *shots[0].smaller)]
+    shrunk = [max(round(max(sizes[0]) / max(size)), 1) for size in sizes]
+    if downscale is not None or side is None:
+        copy = max((i for i, n in enumerate(shrunk) if (downscale or 1) % n == 0), key=lambda i: shrunk[i])
+    else:
+        copy = max((i for i, size in enumerate(sizes) if i == 0 or max(size) >= side), key=lambda i: shrunk[i])
+    return [_task(listing, shot, copy, shrunk[copy], downscale, side) for shot in shots]
+
+
+def _task(listing: Listing, shot: Shot, copy: int, shrunk: int, downscale: int | None, side: int | None) -> _Task:
+    """
+    Args:
+      copy: which of the shot's files to read; `shrunk` is by how much it was averaged down already.
+    """
+    file = (shot.file, *shot.smaller)[copy]
+    size = read_size(expect_inside(listing.folder, file))
+    n = min(max(max(size) // side, 1), *size) if downscale is None and side is not None else (downscale or 1) // shrunk
     if min(size) < n:
-        raise SceneError(shot.file, f"is {size[0]}x{size[1]}, which cannot be downscaled by {n}")
+        raise SceneError(file, f"is {size[0]}x{size[1]}, which cannot be downscaled by {n}")
     try:
         camera = shot.optics.camera(shot.pose, size).averaged(n)
     except ValueError as error:
-        raise SceneError(shot.file, str(error)) from None
-    return _Task(shot, size, n, camera)
+        raise SceneError(file, str(error)) from None
+    return _Task(file, shot.name, size, n, n * shrunk, camera)
 
 
 def _expect_room(listing: Listing, tasks: Sequence[_Task], max_bytes: int | None) -> None:
@@ -178,13 +201,13 @@ def _expect_room(listing: Listing, tasks: Sequence[_Task], max_bytes: int | None
 
 def _read_views(tasks: Sequence[_Task], background: Background) -> tuple[View, ...]:
     def read(task: _Task) -> tuple[Bytes, Bytes]:
-        return read_photo(task.shot.file, task.downscale, BACKGROUNDS[background])
+        return read_photo(task.file, task.n, BACKGROUNDS[background])
 
     with ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1)) as pool:
         images = list(pool.map(read, tasks))
     has_opacity = any(opacity.min() < 255 for _, opacity in images)
     return tuple(
-        View(task.camera, image, task.shot.name, opacity if has_opacity else None, _weight(task.camera))
+        View(task.camera, image, task.name, opacity if has_opacity else None, _weight(task.camera))
         for task, (image, opacity) in zip(tasks, images, strict=True)
     )
 
