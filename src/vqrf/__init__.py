@@ -7,15 +7,44 @@ are first used, so that decoding, rendering and scoring never import torch.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
+    from vqrf.codec.bitstream import decode as decode
+    from vqrf.codec.bitstream import encode as encode
+    from vqrf.codec.compressed import Compressed as Compressed
+    from vqrf.codec.compressed import CompressedField as CompressedField
+    from vqrf.codec.container import BitstreamError as BitstreamError
+    from vqrf.codec.pyramid import PyramidField as PyramidField
+    from vqrf.compression.compact import RateConfig as RateConfig
+    from vqrf.compression.compact import compress_pyramid as compress_pyramid
+    from vqrf.compression.paper import CompressConfig as CompressConfig
+    from vqrf.compression.paper import compress as compress
+    from vqrf.data.builtin import built_in_scene as built_in_scene
+    from vqrf.data.listing import SceneError as SceneError
+    from vqrf.data.load import load_scene as load_scene
+    from vqrf.data.scene import Scene as Scene
+    from vqrf.data.scene import View as View
+    from vqrf.fields.field import RadianceField as RadianceField
+    from vqrf.fields.field import expand as expand
+    from vqrf.geometry import Camera as Camera
+    from vqrf.geometry import Lattice as Lattice
+    from vqrf.rendering.evaluate import Evaluation as Evaluation
+    from vqrf.rendering.evaluate import evaluate as evaluate
+    from vqrf.rendering.render import Image as Image
+    from vqrf.rendering.render import render as render
+    from vqrf.training.stages import TrainConfig as TrainConfig
+    from vqrf.training.train import fit as fit
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Camera": "geometry",
     "CompressConfig": "compression.paper",
+    "Compressed": "codec.compressed",
     "CompressedField": "codec.compressed",
     "BitstreamError": "codec.container",
+    "Evaluation": "rendering.evaluate",
     "Image": "rendering.render",
     "Lattice": "geometry",
     "PyramidField": "codec.pyramid",
@@ -46,3 +75,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *__all__]

@@ -31,7 +31,7 @@ VIEWING_DISTANCE = 3.0
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Camera:
     """A camera: a pinhole, or a lens that bends.
 
@@ -78,6 +78,11 @@ class Camera:
             raise ValueError(f"intrinsics: expected finite values, got a principal point of {self.cx}, {self.cy}")
         if min(self.width, self.height) < 1:
             raise ValueError(f"image size: expected at least 1x1, got {self.width}x{self.height}")
+
+    def __repr__(self) -> str:
+        at = ", ".join(f"{coordinate:.3g}" for coordinate in self.pose[:3, 3])
+        lens = "" if self.lens is None else f", {self.lens.model}"
+        return f"Camera({self.width}x{self.height}, focal length {self.fx:.1f}, at ({at}){lens})"
 
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for its image at another size."""

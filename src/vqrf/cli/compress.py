@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from vqrf import __version__
+from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
 from vqrf.cli.terminal import (
     Common,
@@ -20,7 +21,6 @@ from vqrf.cli.terminal import (
     expect_writable,
     is_device,
     print_json,
-    progress_bar,
     say,
     step_bars,
 )

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
+from vqrf.bars import is_shown, stage_bars
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import sections
@@ -217,42 +216,10 @@ def take_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-class RateColumn(ProgressColumn):
-    """Steps per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.1f}/s", style="cyan")
-
-
 def print_whole(table: Table) -> None:
     """Print a table as wide as the terminal, or, into a file or a pipe, with each row on a line."""
     console = Console()
     (console if console.is_terminal else Console(width=WIDEST_TABLE)).print(table)
-
-
-Advance = Callable[[int, str], None]
-
-
-def bars_on_terminal(quiet: bool) -> Progress:
-    """Bars with a rate and an ETA on a terminal; nothing where the error stream is none, or when quiet."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:>7}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        RateColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )
-
-
-@contextmanager
-def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
-    with bars_on_terminal(quiet) as bars:
-        task = bars.add_task(name, total=total, note="")
-        yield lambda completed, note: bars.update(task, advance=completed, note=note)
 
 
 @contextmanager
@@ -260,15 +227,13 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
     """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
     start = time.perf_counter()
     printed: dict[str, tuple[int, float]] = {}  # step and time of each stage's last line of text
-    with bars_on_terminal(quiet) as bars:
-        tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
+    is_in_words = not quiet and not is_shown(quiet)
+    with stage_bars(stages, quiet) as show:
 
         def report(stage: str, progress: TrainProgress) -> None:
-            if not bars.tasks[tasks[stage]].started:
-                bars.start_task(tasks[stage])
+            show(stage, progress)
             now = time.perf_counter()
             last_step, last_time = printed.setdefault(stage, (progress.step, now))
-            bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")
             if progress.step % METRICS_STEPS and progress.step != progress.steps:
                 return
             line = {
@@ -280,7 +245,7 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iter
             if metrics is not None:
                 with metrics.open("a") as file:
                     file.write(json.dumps(line) + "\n")
-            if bars.disable and not quiet and progress.step % (10 * METRICS_STEPS) == 0:
+            if is_in_words and progress.step % (10 * METRICS_STEPS) == 0:
                 rate = (progress.step - last_step) / max(now - last_time, 1e-9)
                 left = (progress.steps - progress.step) / max(rate, 1e-9)
                 done = f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB"

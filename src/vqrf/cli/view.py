@@ -13,6 +13,7 @@ from typing import Literal
 
 import tyro
 
+from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, load_field_of
 from vqrf.cli.terminal import (
     FIELD_FILE,
@@ -23,7 +24,6 @@ from vqrf.cli.terminal import (
     load_like,
     load_run,
     named,
-    progress_bar,
     read_bytes,
     say,
     tell,

@@ -87,7 +87,7 @@ def float_table(table: Table) -> Float32:
     return table.dequantize() if isinstance(table, Quantized) else table.astype(np.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Compressed(ABC):
     """A compressed field of either kind: integers and small tables. What `encode` writes and `expand` makes a field of.
 
@@ -152,13 +152,18 @@ class Compressed(ABC):
     def sizes(self) -> dict[str, int]:
         """How many there are of what only this kind has, by name."""
 
+    def __repr__(self) -> str:
+        counts = {"channels": self.n_channels, "voxels coded": self.n_coded, "kept": self.n_kept, **self.sizes()}
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"{type(self).__name__}({'x'.join(map(str, self.lattice.shape))}, {said})"
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
         return all(_same(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CompressedField(Compressed):
     """A compressed field with a codebook, as VQRF has it.
 

@@ -106,7 +106,7 @@ def children_of(parents: Int32, n_above: int) -> Children:
     return Children(first.astype(np.int32), child.astype(np.int32), np.float32(counts / 8))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PyramidField(Compressed):
     """A compressed field whose voxels are a pyramid of whole numbers, all of them CODED or PRUNED.
 

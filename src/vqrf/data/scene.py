@@ -24,7 +24,7 @@ BOUND_RAYS = 65
 """Rays per image side in `camera_bounds`: between them a frustum bulges by less than 1e-4 of `far`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class View:
     """One image and the camera that took it.
 
@@ -51,12 +51,16 @@ class View:
                 got = f"{array.dtype} {list(array.shape)}"
                 raise ValueError(f"{name} of view {self.name}: expected uint8 {list(expected[:2])}, got {got}")
 
+    def __repr__(self) -> str:
+        given = [name for name in ("opacity", "weight") if getattr(self, name) is not None]
+        return f"View({', '.join([repr(self.name), f'{self.camera.width}x{self.camera.height}', *given])})"
+
     def colors(self) -> Float32:
         """The image as [H,W,3] float32 in 0..1."""
         return self.image.astype(np.float32) / np.float32(255)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scene:
     """What the laboratory starts from.
 
@@ -79,6 +83,11 @@ class Scene:
     downscale: int = 1
     hold_out: str = "own"
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = sorted({(view.camera.width, view.camera.height) for view in self.train + self.test})
+        size = "" if not sizes else ", {}x{}".format(*sizes[0]) if len(sizes) == 1 else f", {len(sizes)} sizes of photos"
+        return f"Scene({self.name!r}, {len(self.train)} training views, {len(self.test)} held out{size})"
 
 
 def save_scene(scene: Scene, path: str | Path) -> None:

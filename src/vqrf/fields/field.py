@@ -19,7 +19,7 @@ from vqrf.kernels.constants import Equation, shading_fault
 Layers = tuple[tuple[Float32, Float32], ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RadianceField:
     """A radiance field: raw density and features on one lattice, coloured by a small MLP or by harmonics.
 
@@ -61,6 +61,11 @@ class RadianceField:
             raise ValueError("the field has a value that is not finite")
         if fault := equation.fault():
             raise ValueError(fault)
+
+    def __repr__(self) -> str:
+        shading = f"{self.equation.shading} of {len(self.color_mlp)} layers" if self.color_mlp else self.equation.shading
+        shape = "x".join(map(str, self.lattice.shape))
+        return f"RadianceField({shape}, {self.n_channels} channels, {shading}, {self.equation.activation})"
 
     @property
     def n_channels(self) -> int:

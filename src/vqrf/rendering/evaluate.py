@@ -60,7 +60,7 @@ class ViewScore:
         object.__setattr__(self, "is_equal", self.is_equal or self.psnr == math.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores of a field on some views and, if it was read from a file, where the file's bytes go.
 
@@ -77,6 +77,9 @@ class Evaluation:
     def __post_init__(self) -> None:
         if not self.views:
             raise ValueError("evaluation: there are no views")
+
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.views)} views, PSNR {self.psnr:.3f} dB, SSIM {self.ssim:.4f})"
 
     @property
     def psnr(self) -> float:

@@ -21,7 +21,7 @@ from vqrf.kernels import Volume, select
 OWN_TEST_VIEWS = 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Image:
     """What a camera sees.
 
@@ -35,6 +35,9 @@ class Image:
     rgb: Float32
     depth: Float32
     opacity: Float32
+
+    def __repr__(self) -> str:
+        return f"Image({self.rgb.shape[1]}x{self.rgb.shape[0]}, rgb, depth, opacity)"
 
 
 def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int = 1 << 17) -> Image:

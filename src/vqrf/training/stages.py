@@ -184,3 +184,28 @@ PRESETS = {
         )
     },
 }
+
+BY_SIZE = ("demo", "quick", "standard")
+"""Of the presets, those for photos of growing size."""
+
+
+def preset_for(side: int) -> str:
+    """The preset for photos of so many pixels on their longest side: the first that is meant for as many.
+
+    >>> preset_for(100), preset_for(400), preset_for(4000)
+    ('demo', 'quick', 'standard')
+    """
+    return next((name for name in BY_SIZE if side <= PRESETS[name].image_side), BY_SIZE[-1])
+
+
+def config_of(preset: str | TrainConfig) -> TrainConfig:
+    """The settings of a preset; settings are what they are.
+
+    Raises:
+      ValueError: there is no preset of that name.
+    """
+    if isinstance(preset, TrainConfig):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset}")
+    return PRESETS[preset]

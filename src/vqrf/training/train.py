@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from vqrf.bars import stage_bars
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds
 from vqrf.fields.cells import voxels_of_cells
@@ -50,7 +51,7 @@ from vqrf.training.checkpoint import Checkpoint, fingerprint
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
 from vqrf.training.parameters import AVERAGED, Moments, Parameters, decay
-from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig
+from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig, config_of, preset_for
 
 COARSE_FILE = "coarse.safetensors"
 CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
@@ -296,16 +297,39 @@ Watch = Callable[[Callable[[], RadianceField]], None]
 
 def fit(
     scene: Scene,
-    config: TrainConfig,
+    preset: str | TrainConfig | None = None,
     *,
     seed: int = 0,
     device: str = "cpu",
+    quiet: bool = False,
     report: Report | None = None,
     run: Path | None = None,
-    watch: Watch | None = None,
 ) -> RadianceField:
-    """Train a field on the scene's training views: `field` of the model that `fit_model` makes of the same arguments."""
-    return fit_model(scene, config, seed=seed, device=device, report=report, run=run, watch=watch).field()
+    """Train a radiance field on the scene's training views.
+
+    Args:
+      preset: a name of `vqrf.training.stages.PRESETS`, such as "demo", "quick", "standard", "large", "plenoxels-quick" or
+        "tensorf-quick"; or settings. None: by the size of the photos, "demo" up to 200 pixels, "quick" up to 400, "standard"
+        beyond: minutes on two cores, up to a quarter of an hour.
+      device: "cpu", or a torch device such as "cuda".
+      quiet: draw no bars on the terminal; where there is no terminal there are none in any case.
+      report: called after every step with the stage's name and its progress, instead of the bars.
+      run: a folder for checkpoints; see `fit_model`.
+
+    Deterministic on the CPU with a given seed, whatever the number of threads.
+
+    Raises:
+      ValueError: the scene has no training views, or there is no preset of that name.
+      StorageError: `run` holds the checkpoint of other images or settings.
+
+    Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
+    """
+    if not scene.train:
+        raise ValueError("the scene has no training views")
+    side = max(max(view.camera.width, view.camera.height) for view in scene.train)
+    config = config_of(preset_for(side) if preset is None else preset)
+    with stage_bars({"coarse": config.coarse.steps, "fine": config.fine.steps}, quiet or report is not None) as show:
+        return fit_model(scene, config, seed=seed, device=device, report=report or show, run=run).field()
 
 
 def fit_model(
