@@ -23,10 +23,10 @@ MAX_ROTATION_ERROR = 1e-3
 """How far `R R^T` may be from the identity before a pose is refused: text files carry 4 to 6 digits."""
 
 MAX_COORDINATE = 1e12
-"""Of a camera, in world units and in pixels: beyond it, squares of float32 overflow on the way to a picture."""
+"""Largest coordinate of a camera, in world units or in pixels: beyond it, squares overflow float32 on the way to a picture."""
 
 VIEWING_DISTANCE = 3.0
-"""Of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
+"""Distance of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
 
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 

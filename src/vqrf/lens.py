@@ -50,13 +50,13 @@ N_STRETCH = 9
 
 NEWTON_STEPS = 20
 NEWTON_END = 1e-8
-"""Of a step, in focal lengths; the error is its square by then."""
+"""Length of the last Newton step, in focal lengths; the error is its square by then."""
 
 SOLVED = 1e-9
 """How far the solution may be from the place that was asked for, focal lengths; what is farther has no solution."""
 
 MAX_RADIUS = 30.0
-"""Of the flat plane, in focal lengths: 88 degrees from the axis. Nothing beyond it is seen by a flat lens."""
+"""Radius on the flat plane, in focal lengths: 88 degrees from the axis. A flat lens sees nothing beyond it."""
 
 LIMIT_STEPS = 4000
 """Radii at which it is looked whether a lens still stretches."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 USUAL_SHARE = 0.5
-"""Of the memory that is free: the rest is for what the reckoning leaves out, and for other programs."""
+"""Share of the free memory that may be taken: the rest is for what the reckoning leaves out, and for other programs."""
 
 LEAST_BUDGET = 1 << 28
 """Bytes. Below this nothing could be shown; where there is less, the system says so."""

@@ -49,7 +49,7 @@ from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import has_native
 
 FREE_WORKING_BYTES = 1 << 20
-"""Of a decoder's working memory, what does not count against the caller's budget."""
+"""Bytes of a decoder's working memory that do not count against the caller's budget."""
 
 
 def encode(field: Compressed) -> bytes:

@@ -49,7 +49,7 @@ ENCODED_FEATURES = 3
 ACTIVATIONS: tuple[Activation, ...] = ("softplus", "relu")
 """The density's activation, by the number that HEAD gives."""
 Content = tuple[str, int, bytes]
-"""Of a section: its name, its bytes when decoded, and its bytes in the file."""
+"""A section: its name, its size when decoded, and its bytes in the file."""
 Layers = tuple[tuple[Table, Table], ...]
 
 # ---------------------------------------------------------------------------------------------------- writing

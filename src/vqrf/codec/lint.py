@@ -21,11 +21,11 @@ from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField
 MAX_INTERVAL = 16.0
 """Step lengths of one exponent: training uses 0.5, and more than a few make every cell of a surface opaque."""
 MAX_BIAS = 100.0
-"""Of the density: alpha is 0 or 1 to the last bit well before that."""
+"""Largest density bias that makes sense: alpha is 0 or 1 to the last bit well before that."""
 MIN_STEPS_PER_SIDE = 1e-4
-"""Of the lattice's longest side, the shortest step: a ray has at most some ten thousand samples."""
+"""Shortest spacing of samples, as a share of the lattice's longest side: a ray has at most some ten thousand samples."""
 MAX_HIDDEN_SHARE = 0.01
-"""Of the voxels that hold values. Tuning may make a few fainter than the threshold; so many were never meant to be seen."""
+"""Share of the voxels with values that may be fainter than the threshold. Tuning leaves a few, and more are a mistake."""
 
 
 @dataclass(frozen=True)

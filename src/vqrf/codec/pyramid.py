@@ -27,7 +27,7 @@ from vqrf.kernels import MAX_STEPS, Children
 Int16 = NDArray[np.int16]
 
 MAX_MAGNITUDE = MAX_STEPS
-"""Of a coefficient."""
+"""Largest magnitude of a coefficient."""
 MAX_LEVELS = 8
 """Levels above the lattice's own: 2^8 is a side of 4096 brought to 16."""
 

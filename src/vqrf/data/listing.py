@@ -25,7 +25,7 @@ Box = tuple[Float64, Float64]
 """The lowest and the highest corner, [3] float64 each, world units."""
 
 MAX_SHOTS = 20_000
-"""Of a dataset: a hundred times what a thing is photographed with; each photo takes a thread some milliseconds at least."""
+"""Most photos of a dataset: a hundred times what a thing is photographed with. Each takes some milliseconds at least."""
 
 PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif")
 """What `vqrf.data.images` reads, in the order in which an ending is tried that a listing leaves out."""

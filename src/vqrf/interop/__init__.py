@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 FOREIGN_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
-"""Of a zip, and of what torch wrote before its files were zips."""
+"""First bytes of a zip, and of what torch wrote before its files were zips."""
 
 Choice = TypeVar("Choice")
 

@@ -26,7 +26,7 @@ from vqrf.interop.pickles import NumpyArray, Refused, Storage
 
 MAX_MEMBERS = 4096
 MAX_INFLATED_BYTES = 1 << 28
-"""Of all deflated members of an archive together: the arrays of the largest VQRF folder are a tenth of it."""
+"""Most bytes that the deflated members of an archive have together: the arrays of the largest VQRF folder are a tenth of it."""
 
 MAX_PICKLE_BYTES = 1 << 24
 """A checkpoint's pickle has some kilobytes; one with the MLP inside has a hundred."""

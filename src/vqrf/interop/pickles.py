@@ -32,7 +32,7 @@ MAX_OPCODES = 1 << 20
 """A checkpoint of one field takes about a thousand."""
 
 MAX_COPIED_BYTES = 1 << 25
-"""Of the MLP in a pickle, a hundred kilobytes are copied."""
+"""Most bytes that are copied out of a pickle; the MLP in one needs a hundred kilobytes."""
 
 MAX_INT_BITS = 128
 """`LEGACY_MAGIC` is the longest that torch writes. With long ones, arithmetic takes long too."""

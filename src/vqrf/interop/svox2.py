@@ -47,7 +47,7 @@ SAME_POWER = 1e-6
 """Binary orders of magnitude by which a ratio may be off a power of two for rounding."""
 
 MAX_INFLATED_BYTES = 1 << 31
-"""Of a file's arrays together: 512^3 links have a quarter of it."""
+"""Most bytes that a file's arrays have together: 512^3 links have a quarter of it."""
 
 SPHERICAL_HARMONICS = 1
 """The `basis_type` that is read; the others are learned."""
@@ -56,7 +56,8 @@ THRESHOLD = 1e-4
 """The alpha below which samples do not exist. The official renderer takes all; 1e-6 comes no nearer to its images than this."""
 
 SCALE_OF_BLENDER = 1.5
-"""Of the photos' world against svox2's, which by default moves the cameras of Blender's scenes to 2/3 of their distance."""
+"""Size of the photos' world in units of svox2's, which by default moves the cameras of Blender's scenes to 2/3 of their
+distance."""
 
 Arrays: TypeAlias = dict[str, Any]
 
@@ -127,7 +128,7 @@ def _part_in_use(links: NDArray[Any], n_channels: int) -> tuple[slice, ...]:
 
 
 def _grid_bytes(shape: tuple[int, ...], n_channels: int) -> int:
-    """Of the padded grids."""
+    """Bytes of the padded grids."""
     return 4 * math.prod(side + 2 for side in shape) * (1 + n_channels)
 
 

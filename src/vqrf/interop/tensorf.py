@@ -39,14 +39,14 @@ FREQUENCIES = {"MLP_Fea": True, "MLP": False}
 """Shadings that are read, and whether their network takes frequencies of the features."""
 
 MAX_COMPONENTS = 1024
-"""Of a plane; the official settings have 64, of CP 384."""
+"""Most components of a plane. The official settings have 64, those of CP 384."""
 
 MAX_MASK_SIDE = 4096
-"""Of the alpha mask; the official code makes it no larger than 256."""
+"""Longest side of an alpha mask. The official code makes it no larger than 256."""
 
 LAYER_KEY = re.compile(r"renderModule\.mlp\.(\d+)\.weight")
 POINTS = 4
-"""Of a cell on each axis, at which the share of it that the mask allows is measured."""
+"""Points of a cell on each axis at which the alpha mask is asked: their mean is the share of the cell that it allows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,8 +277,8 @@ def _factors(said: _Parts) -> Factors | LineFactors:
 
 
 def _joined(said: _Parts, kind: str) -> tuple[list[Float32], tuple[list[int], list[int]]]:
-    """Of each plane [A,B,R], stored as [1,R,B,A], or line [N,R], stored as [1,R,N,1]: its components of density, then of
-    features; and how many of them there are."""
+    """Each plane [A,B,R], stored as [1,R,B,A], or line [N,R], stored as [1,R,N,1], with its components of density before those
+    of features; and how many of each there are."""
     joined: list[Float32] = []
     counts: tuple[list[int], list[int]] = ([], [])
     for p in range(3):

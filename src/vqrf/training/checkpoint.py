@@ -17,7 +17,7 @@ from vqrf.fields.storage import Arrays, StorageError, load_arrays, save_arrays
 CHECKPOINT_FORMAT = "vqrf-checkpoint-2"
 
 SHARE_OF_SAVES = 0.05
-"""Of a long run's time, at most, go to its checkpoints: those of the largest fields are a gigabyte."""
+"""Share of a long run's time that goes to its checkpoints, at most: those of the largest fields are a gigabyte."""
 
 
 def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:

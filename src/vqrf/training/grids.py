@@ -33,7 +33,7 @@ Decomposition = Literal["vm", "cp"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one step: Adam's rates, and the weights of what is added to the gradients.
+    """What one step uses: Adam's learning rates, and the weights of what is added to the gradients.
 
     Attributes:
       density, features: for a `VoxelGrid` of each voxel, if they are tensors. A `FactorGrid` has the second alone.
@@ -87,13 +87,13 @@ class VoxelGrid:
         return grown
 
     def show_density(self, kernels: Any) -> None:
-        """Bring the density of all active voxels to what was learnt: it is."""
+        """Do nothing: the voxels of a VoxelGrid are what it learns."""
 
     def choose(self, cells: Tensor) -> None:
         """From now on `show` the voxels at the corners of these cells [X-1,Y-1,Z-1] uint8."""
 
     def show(self, kernels: Any) -> None:
-        """Bring the voxels chosen to what was learnt: they are."""
+        """Do nothing: the voxels of a VoxelGrid are what it learns."""
 
     def update(self, kernels: Any, touched: Tensor, rates: Rates, step: int) -> None:
         """Apply the gradients of touched voxels, and clear them."""
@@ -106,7 +106,7 @@ class VoxelGrid:
             moments.update(kernels, touched, rate, step)
 
     def factors(self) -> None:
-        """What the voxels are products of: of nothing."""
+        """None: the voxels are not products."""
         return
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 ADAM_EPSILON = 1e-15
 
 AVERAGED = 0.1
-"""Of a stage's steps: how far back the mean of its last parameters reaches, which weighs them exponentially. Each batch pushes
+"""Share of a stage's steps that the mean of its last parameters reaches back; it weighs them exponentially. Each batch pushes
 the parameters about, and the mean has less of that (Polyak and Juditsky 1992)."""
 
 MEAN = "mean"

@@ -81,7 +81,7 @@ class Penalties:
 
 @dataclass(frozen=True)
 class Components:
-    """Of voxels that are products of planes and lines: how many, on each plane, are density's and features'.
+    """How many components a plane has for density and for features, where voxels are products of planes and lines.
 
     Attributes:
       decomposition: see `vqrf.training.grids.FactorGrid`.

@@ -57,7 +57,7 @@ COARSE_FILE = "coarse.safetensors"
 CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
 
 AVERAGE_FROM = 0.4
-"""Of a stage's steps, how many are left when the mean of its parameters begins."""
+"""Share of a stage's steps that remain when the mean of its parameters begins."""
 
 VIEW_FREQUENCIES = 4
 
