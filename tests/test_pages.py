@@ -76,6 +76,13 @@ def test_no_link_leads_nowhere(write: ModuleType) -> None:
     assert broken == []
 
 
+def test_places_that_the_recipes_name_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    recipes = text[text.index("## Recipes") : text.index("## Docstrings")]
+    places = set(re.findall(r"`((?:src|tests|viewer|docs|conformance|benchmarks)/[\w./]+)", recipes))
+    assert {place for place in places if "NAME" not in place and not (ROOT / place).exists()} == set()
+
+
 def sentences(text: str) -> list[str]:
     """Of running text: no code, no tables, no pictures."""
     text = re.sub(r"^```.*?^```|^\|.*?$|^#.*?$|<!--.*?-->|!\[.*?\]\(.*?\)", "", text, flags=re.MULTILINE | re.DOTALL)
