@@ -32,7 +32,6 @@ from vqrf.data.rays import RayPool
 from vqrf.fields.storage import load_field
 from vqrf.kernels import Gradients, Volume, native, reference
 from vqrf.rendering.render import render
-from vqrf.training.parameters import ADAM_EPSILON
 from vqrf.training.stages import FINE_LOSSES
 
 N_VECTORS = 50_000
@@ -162,7 +161,7 @@ class Step:
 
     def update(self, kernels: ModuleType) -> None:
         for arrays in self.moments:
-            kernels.masked_adam(*arrays, self.gradients.touched.ravel(), rate=1e-3, step=1, epsilon=ADAM_EPSILON)
+            kernels.masked_adam(*arrays, self.gradients.touched.ravel(), rate=1e-3, step=1)
 
     def run(self, kernels: ModuleType) -> None:
         self.differentiate(kernels)

@@ -36,7 +36,7 @@ WINGS = {
     "memory": (),
     "files": (),
     "bars": (),
-    "kernels": ("constants", "equation", "reference", "native"),
+    "kernels": ("constants", "contract", "equation", "reference", "native"),
     "codec": ("compressed", "pyramid", "entropy", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",
@@ -83,6 +83,7 @@ ROOMS = [f"{wing}.{room}" if room else wing for wing, rooms in WINGS.items() for
 """In import order. A wing's own name is its `__init__`, which comes first."""
 
 PACKAGES = {
+    "typing_extensions": {"kernels"},  # for type checkers alone
     "torch": {"kernels", "training", "compression", "bench.alternatives", "cli"},
     "PIL": {"data.images", "rendering.report"},
     "safetensors": {"fields.storage"},

@@ -130,7 +130,8 @@ static bool is(const FactorView &f, int n_density, int n_features, int channels)
 
 template <int RD, int RF, int C>
 static void expand_all(const FactorView &f, const uint8_t *marks, float *density, float *features) {
-    ThreadPool::instance().parallel_for(f.shape[0], [&](int64_t x) {
+    const ThreadPool::Turn turn;
+    turn.parallel_for(f.shape[0], [&](int64_t x) {
         expand_slab<RD, RF, C>(f, marks, static_cast<int>(x), static_cast<int>(x) + 1, density, features);
     });
 }
@@ -142,7 +143,8 @@ static void expand_factors(const FactorView &f, const uint8_t *marks, float *den
 
 template <int RD, int RF, int C>
 static void gather_all(const FactorView &f, const uint8_t *marks, float *density, float *features, const FactorGradientView &to) {
-    ThreadPool::instance().parallel_for(N_SLABS, [&](int64_t slab) {
+    const ThreadPool::Turn turn;
+    turn.parallel_for(N_SLABS, [&](int64_t slab) {
         SharedGradients &shared = shared_gradients()[slab];
         shared.clear(f);
         const int s = static_cast<int>(slab);
@@ -151,7 +153,7 @@ static void gather_all(const FactorView &f, const uint8_t *marks, float *density
     const auto add = [](float *sum, const std::vector<float> &part) {
         for (size_t i = 0; i < part.size(); ++i) sum[i] += part[i];
     };
-    ThreadPool::instance().parallel_for(4, [&](int64_t which) {
+    turn.parallel_for(4, [&](int64_t which) {
         for (const SharedGradients &shared : shared_gradients()) {
             if (which == 0) add(to.plane[2], shared.plane);
             if (which == 1) add(to.line[0], shared.line_z);

@@ -59,7 +59,7 @@ struct Slot {
     BatchStats stats;
 };
 
-// Kept between calls so that no step pays for fresh pages; the bindings let one kernel run at a time.
+// Kept between calls so that no step pays for fresh pages; whoever uses them holds a turn of the thread pool.
 static std::vector<Slot> &slots() {
     static std::vector<Slot> all(N_SLOTS);
     return all;
@@ -189,9 +189,10 @@ static void composite(const VolumeView &v, const Group &g, int r, float *pixel, 
 }
 
 static void render(const VolumeView &v, const RayView &rays, float *rgb, float *background_weight, float *depth) {
+    const ThreadPool::Turn turn;
     Mlp mlp;
     if (v.n_layers) mlp.prepare(v);
-    ThreadPool::instance().parallel_for(N_SLOTS, [&](int64_t slot) {
+    turn.parallel_for(N_SLOTS, [&](int64_t slot) {
         Group &g = slots()[slot].group;
         const RayRange range = slot_range(rays.n, static_cast<int>(slot));
         for (int64_t ray = range.begin; ray < range.end;) {
@@ -287,13 +288,12 @@ struct SortedRecord {
 };
 
 // All slots' records by x plane of their cell, within a plane in ray order; `first[x]` is where plane x starts.
-static void sort_records(const VolumeView &v, std::vector<SortedRecord> &sorted, std::vector<int64_t> &first) {
+static void sort_records(const ThreadPool::Turn &turn, const VolumeView &v, std::vector<SortedRecord> &sorted, std::vector<int64_t> &first) {
     const int planes = v.shape[0] - 1;
     const int64_t plane = static_cast<int64_t>(v.shape[1]) * v.shape[2];
     static std::vector<int64_t> offset;
     offset.assign(static_cast<size_t>(N_SLOTS) * planes, 0);
-    auto &pool = ThreadPool::instance();
-    pool.parallel_for(N_SLOTS, [&](int64_t s) {
+    turn.parallel_for(N_SLOTS, [&](int64_t s) {
         for (const Record &r : slots()[s].records) ++offset[s * planes + r.voxel / plane];
     });
     first.assign(planes + 1, 0);
@@ -308,7 +308,7 @@ static void sort_records(const VolumeView &v, std::vector<SortedRecord> &sorted,
     }
     first[planes] = total;
     if (static_cast<int64_t>(sorted.size()) < total) sorted.resize(total + total / 4);
-    pool.parallel_for(N_SLOTS, [&](int64_t s) {
+    turn.parallel_for(N_SLOTS, [&](int64_t s) {
         const Slot &slot = slots()[s];
         for (const Record &r : slot.records)
             sorted[offset[s * planes + r.voxel / plane]++] = {r, r.feature < 0 ? nullptr : &slot.feature_gradients[r.feature]};
@@ -319,17 +319,17 @@ static void sort_records(const VolumeView &v, std::vector<SortedRecord> &sorted,
 // one task only, in an order that does not depend on the tasks: plane x gets the far corners of plane x - 1, then the near ones
 // of x.
 template <class Add>
-static void scatter_by_plane(const VolumeView &v, const Add &add) {
+static void scatter_by_plane(const ThreadPool::Turn &turn, const VolumeView &v, const Add &add) {
     static std::vector<SortedRecord> sorted;
     static std::vector<int64_t> first;
-    sort_records(v, sorted, first);
+    sort_records(turn, v, sorted, first);
     const int planes = v.shape[0] - 1;
     const int64_t total = first[planes];
     std::vector<int> cuts{0};  // tasks own voxel planes [cuts[i], cuts[i + 1]); balanced by records
     for (int x = 1; x < planes; ++x)
         if (first[x] * N_SLOTS >= total * static_cast<int64_t>(cuts.size())) cuts.push_back(x);
     cuts.push_back(v.shape[0]);
-    ThreadPool::instance().parallel_for(static_cast<int64_t>(cuts.size()) - 1, [&](int64_t task) {
+    turn.parallel_for(static_cast<int64_t>(cuts.size()) - 1, [&](int64_t task) {
         const int begin = cuts[task], end = cuts[task + 1];
         for (int x = std::max(begin - 1, 0); x < std::min(end, planes); ++x) {
             const int first_corner = x >= begin ? 0 : 4, last_corner = x + 1 < end ? 8 : 4;
@@ -345,9 +345,10 @@ static void scatter_by_plane(const VolumeView &v, const Add &add) {
 }
 
 static BatchStats gradients(const VolumeView &v, const RayView &rays, const LossView &loss, const GradientView &to) {
+    const ThreadPool::Turn turn;
     Mlp mlp;
     if (v.n_layers) mlp.prepare(v);
-    ThreadPool::instance().parallel_for(N_SLOTS, [&](int64_t number) {
+    turn.parallel_for(N_SLOTS, [&](int64_t number) {
         Slot &slot = slots()[number];
         Group &g = slot.group;
         slot.records.clear(), slot.feature_gradients.clear();
@@ -363,7 +364,7 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
     });
     const int C = v.channels;
     const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
-    scatter_by_plane(v, [&](const SortedRecord &s, const SortedRecord *ahead, const float *w, const int32_t *corners, int begin, int end) {
+    scatter_by_plane(turn, v, [&](const SortedRecord &s, const SortedRecord *ahead, const float *w, const int32_t *corners, int begin, int end) {
         if (ahead && ahead->feature)
             for (int64_t base : {int64_t{0}, sy, sx, sx + sy}) {
                 const float *p = to.features + (ahead->record.voxel + base) * C;
@@ -394,13 +395,14 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
         stats.opacity += slot.stats.opacity;
         stats.live += slot.stats.live;
         stats.shaded += slot.stats.shaded;
-        if (v.n_layers) slot.mlp.add_to(mlp, to);
+        if (v.n_layers) slot.mlp.add_to(mlp, v.sides, to);
     }
     return stats;
 }
 
 static void importance(const VolumeView &v, const RayView &rays, double *to) {
-    ThreadPool::instance().parallel_for(N_SLOTS, [&](int64_t number) {
+    const ThreadPool::Turn turn;
+    turn.parallel_for(N_SLOTS, [&](int64_t number) {
         Slot &slot = slots()[number];
         slot.records.clear();
         const RayRange range = slot_range(rays.n, static_cast<int>(number));
@@ -410,7 +412,7 @@ static void importance(const VolumeView &v, const RayView &rays, double *to) {
                 if (w > v.alpha_threshold) slot.records.push_back({s.voxel, {s.share[0], s.share[1], s.share[2]}, w, -1});
             });
     });
-    scatter_by_plane(v, [&](const SortedRecord &s, const SortedRecord *, const float *w, const int32_t *corners, int begin, int end) {
+    scatter_by_plane(turn, v, [&](const SortedRecord &s, const SortedRecord *, const float *w, const int32_t *corners, int begin, int end) {
         for (int corner = begin; corner < end; ++corner)
             to[corners[corner]] += static_cast<double>(w[corner]) * s.record.amount;
     });
@@ -418,7 +420,8 @@ static void importance(const VolumeView &v, const RayView &rays, double *to) {
 
 static void hits(const VolumeView &v, const RayView &rays, uint8_t *hit) {
     constexpr int64_t CHUNK = 4096;
-    ThreadPool::instance().parallel_for((rays.n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
+    const ThreadPool::Turn turn;
+    turn.parallel_for((rays.n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
         for (int64_t ray = chunk * CHUNK; ray < std::min(rays.n, (chunk + 1) * CHUNK); ++ray) {
             Path path;
             bool met = false;
@@ -432,15 +435,13 @@ static void hits(const VolumeView &v, const RayView &rays, uint8_t *hit) {
     });
 }
 
-constexpr float BETA1 = 0.9f, BETA2 = 0.99f;
-
 constexpr int ADAM_CHUNK = 4096, ADAM_AHEAD = 6;
 
 // CHANNELS is known where it is common, so that a voxel's row is a few vectors; 0 for any other.
 template <int CHANNELS>
 static void adam_rows(const AdamView &a, const int32_t *rows, int n_rows, int64_t begin) {
     const int channels = CHANNELS ? CHANNELS : a.channels;
-    const float root2 = std::sqrt(a.correction2);
+    const float beta1 = a.beta1, beta2 = a.beta2, root2 = std::sqrt(a.correction2);
     for (int i = 0; i < n_rows; ++i) {
         if (i + ADAM_AHEAD < n_rows) {  // touched voxels are too far apart for the hardware to guess the next one
             const int64_t ahead = (begin + rows[i + ADAM_AHEAD]) * channels;
@@ -456,8 +457,8 @@ static void adam_rows(const AdamView &a, const int32_t *rows, int n_rows, int64_
         for (int c = 0; c < channels; ++c) {
             const float g = gradient[c];
             const bool moves = g != 0;
-            const float m = BETA1 * first[c] + (1 - BETA1) * g;
-            const float s = BETA2 * second[c] + (1 - BETA2) * g * g;
+            const float m = beta1 * first[c] + (1 - beta1) * g;
+            const float s = beta2 * second[c] + (1 - beta2) * g * g;
             const float value = values[c] - step * m / (std::sqrt(s) / root2 + a.epsilon);
             first[c] = moves ? m : first[c];
             second[c] = moves ? s : second[c];
@@ -481,7 +482,8 @@ static int list_touched(const AdamView &a, int64_t begin, int64_t end, int32_t *
 }
 
 static void adam(const AdamView &a) {
-    ThreadPool::instance().parallel_for((a.n_voxels + ADAM_CHUNK - 1) / ADAM_CHUNK, [&](int64_t chunk) {
+    const ThreadPool::Turn turn;
+    turn.parallel_for((a.n_voxels + ADAM_CHUNK - 1) / ADAM_CHUNK, [&](int64_t chunk) {
         const int64_t begin = chunk * ADAM_CHUNK;
         int32_t rows[ADAM_CHUNK];
         const int n = list_touched(a, begin, lesser<int64_t>(a.n_voxels, begin + ADAM_CHUNK), rows);
@@ -508,7 +510,8 @@ static void assign(const float *vectors, int64_t n, int channels, const float *c
         }
         half[k] = sum / 2;
     }
-    ThreadPool::instance().parallel_for((n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
+    const ThreadPool::Turn turn;
+    turn.parallel_for((n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
         for (int64_t begin = chunk * CHUNK; begin < std::min(n, (chunk + 1) * CHUNK); begin += ROWS) {
             const int rows = static_cast<int>(std::min<int64_t>(ROWS, std::min(n, (chunk + 1) * CHUNK) - begin));
             vf best[ROWS];

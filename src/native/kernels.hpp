@@ -1,19 +1,45 @@
-// What the bindings and the kernels of each instruction set share: plain views of arrays, and a table of functions.
+// What the bindings and the kernels share: limits, plain views of arrays, and the kernels themselves. Nothing here, and none of the
+// kernels, knows Python. They trust the shapes, which the bindings have checked, and check the numbers of rows that arrays hold;
+// what is out of range is a std::invalid_argument.
 // Semantics and notation: src/vqrf/kernels/__init__.py. Twin: src/vqrf/kernels/reference.py.
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace vqrf {
 
+// What the compiled core can do; src/vqrf/kernels/native.py reads these from here.
 constexpr int MAX_LAYERS = 10;
 constexpr int MAX_CHANNELS = 64;
 constexpr int MAX_RANK = 128;  // components of the features on a plane
 constexpr int MAX_WIDTH = 256;
+constexpr int MAX_VIEW_FREQUENCIES = 10;
+constexpr int64_t MAX_VOXELS = INT32_MAX - 1;
+
+// Of the contract: src/vqrf/kernels/__init__.py has the same, and a test holds them together.
 constexpr int MAX_FEATURE_FREQUENCIES = 10;
-constexpr int MAX_VIEW = 64;  // view encoding, 3 + 6 n entries
 constexpr int SKIP_BLOCK_LOG2 = 2;
 constexpr float STOP_TRANSMITTANCE = 1e-3f;
+constexpr int MAX_SAMPLES = 1 << 16;  // of a ray
+constexpr float MAX_STEPS = 14 + (1 << 14) - 1, BITS_UNIT = 1.0f / 16, FIRST_STEP = 1.5f;
+
+constexpr int MAX_VIEW = 3 + 6 * MAX_VIEW_FREQUENCIES + 1;  // entries of the view encoding, and one to make it even
+constexpr int WIDTH_UNIT = 16;                              // hidden layers are padded to a multiple of it
+constexpr int N_PARENTS = 8;
+
+// Blocks along an axis of so many cells.
+constexpr int64_t count_blocks(int64_t cells) { return (cells + (1 << SKIP_BLOCK_LOG2) - 1) >> SKIP_BLOCK_LOG2; }
+
+// A contiguous matrix, row by row.
+template <class T>
+struct Rows {
+    T *data;
+    int64_t n, columns;
+
+    T *row(int64_t i) const { return data + i * columns; }
+};
 
 struct VolumeView {
     float lo[3], hi[3];
@@ -34,8 +60,9 @@ struct VolumeView {
     int n_layers;  // 0, or 2 and more; without any 3 channels are rgb logits, 12 or 27 coefficients of spherical harmonics
     const float *weight[MAX_LAYERS];
     const float *bias[MAX_LAYERS];
-    int width;    // of every hidden layer, a multiple of 16
-    int n_view;   // entries of the view encoding
+    int sides[MAX_LAYERS];    // what each layer puts out
+    int width;                // of the widest hidden layer, padded to a multiple of WIDTH_UNIT; all are padded to it with zeros
+    int n_view;               // entries of the view encoding
     int feature_frequencies;  // 0 without layers
 
     // What a layer takes of a sample's features: themselves and their sines and cosines.
@@ -74,7 +101,26 @@ struct AdamView {
     int64_t n_voxels;
     int channels;
     float rate, epsilon;
+    float beta1, beta2;
     float correction1, correction2;  // 1 - beta^step
+};
+
+// Pixels by number, and the cameras of the views that they count through.
+struct PixelView {
+    const int64_t *pixels;
+    int64_t n, n_views;
+    const int64_t *starts;   // [n_views + 1]
+    const int64_t *widths;   // [n_views]
+    const double *pinholes;  // [n_views][4]
+    const double *poses;     // [n_views][3][4]
+};
+
+// The links between two levels of a pyramid, from above.
+struct ChildView {
+    const int32_t *first;  // [parents + 1]
+    const int32_t *child;  // [n]
+    const float *share;    // [n]
+    int64_t n;
 };
 
 // Planes XY, XZ, YZ against lines Z, Y, X: the axes of a plane, and that of its line.
@@ -91,7 +137,7 @@ struct FactorGradientView {
     float *plane[3], *line[3], *mix;
 };
 
-// One instruction set's kernels. Tasks are deterministic whatever thread runs them.
+// The kernels that are compiled for each instruction set. Tasks are deterministic whatever thread runs them.
 struct Kernels {
     const char *name;
     float color_tolerance;  // absolute error of a colour against float32 arithmetic
@@ -113,5 +159,31 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
 #endif
+
+// dispatch.cpp: those of this CPU, slowest first, and the one in use, which is the best unless another was chosen.
+std::vector<const Kernels *> instruction_sets();
+const Kernels &kernels();
+void use_instruction_set(const std::string &name);
+
+// views.cpp
+void pixel_rays(const PixelView &, float *origins, float *directions);
+
+// lattice.cpp; `shape` is [3], of voxels, and of cells in `measure_skip`. `allowed` and `touched` may be null.
+void find_cells(const float *density, const int64_t *shape, float floor, const uint8_t *allowed, uint8_t *cells);
+void measure_skip(const uint8_t *cells, const int64_t *shape, uint8_t *skip);
+void add_total_variation(const float *values, const int64_t *shape, int64_t channels, const uint8_t *touched, float weight,
+                         float *gradient);
+
+// rows.cpp
+void sum_by_code(Rows<const float> values, const double *weights, const int32_t *codes, Rows<double> sums, double *totals);
+void tie_gradients(Rows<float> gradient, const int32_t *rows, const uint8_t *touched, Rows<float> table_gradient);
+void move_gradients(Rows<float> gradient, const int64_t *voxels, const uint8_t *touched, const float *matrix,
+                    Rows<float> row_gradient);
+
+// levels.cpp
+void raise_level(Rows<float> fine, Rows<const float> coarse, const int32_t *parents);
+void lower_gradient(Rows<const float> fine, Rows<float> coarse, const ChildView &);
+void round_to_steps(Rows<const float> values, const float *steps, double dead_zone, float *rounded);
+void add_rate_gradient(Rows<const float> values, const float *steps, const uint8_t *first_bits, float weight, float *gradient);
 
 }  // namespace vqrf

@@ -16,7 +16,7 @@ struct Sample {
 };
 
 struct Path {
-    int n;              // samples inside the lattice
+    int n;              // samples inside the lattice, at most MAX_SAMPLES
     float t0;
     float u[3], du[3];  // voxel coordinates of the first sample, and the step
 };
@@ -35,7 +35,7 @@ static inline bool enter(const VolumeView &v, const float *origin, const float *
     }
     if (!(t0 <= t1)) return false;
     path.t0 = static_cast<float>(t0);
-    path.n = static_cast<int>((t1 - t0) / v.step) + 1;
+    path.n = static_cast<int>(lesser((t1 - t0) / v.step, MAX_SAMPLES - 1.0)) + 1;
     for (int axis = 0; axis < 3; ++axis) {
         const double scale = (v.shape[axis] - 1) / (static_cast<double>(v.hi[axis]) - v.lo[axis]);
         path.u[axis] = static_cast<float>((origin[axis] + t0 * direction[axis] - v.lo[axis]) * scale);

@@ -5,10 +5,12 @@
 //   middle    z = b + W relu(z)
 //   last      rgb = sigmoid(b + W relu(z))
 //
+// Hidden layers are as wide as the widest of them, padded with zeros: such a unit puts out 0 and has no gradient.
 // Layer 0 and the output's gradient run in float; the wide products run in units (bfloat16 pairs where the CPU has them).
 // Weight gradients always accumulate in float.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "isa.hpp"
@@ -27,15 +29,16 @@ struct Mlp {
     std::vector<float> bias0;           // [W]
     std::vector<unit> feature_back;     // [W / PAIR][padded n_inputs]
     std::vector<unit> forward[MAX_LAYERS], back[MAX_LAYERS];  // middle layers, [W / PAIR][W]
-    const float *middle_bias[MAX_LAYERS] = {};
+    std::vector<float> middle_bias[MAX_LAYERS];                 // [W]
     std::vector<unit> last;       // [W / PAIR][FEATURE_PAD]
     std::vector<float> last_rows; // [3][W]
     float last_bias[FEATURE_PAD] = {};
 
-    // A [rows=out][columns=in] matrix as units for a product over `in`: unit (k, out) holds inputs PAIR*k and on.
-    static void pack(std::vector<unit> &to, int depth, int columns, int ldb, const float *from, int64_t k_stride,
-                     int64_t column_stride) {
-        to.assign(static_cast<size_t>(depth / PAIR) * ldb, unit{});
+    // A [rows=out][columns=in] matrix as units for a product over `in`: unit (k, out) holds inputs PAIR*k and on. What lies
+    // beyond the matrix, up to `width` inputs and `ldb` outputs, is zero.
+    void pack(std::vector<unit> &to, int depth, int columns, int ldb, const float *from, int64_t k_stride,
+              int64_t column_stride) const {
+        to.assign(static_cast<size_t>(units()) * ldb, unit{});
         for (int k = 0; k < depth; ++k)
             for (int c = 0; c < columns; ++c) {
                 const act value = to_act(from[k * k_stride + c * column_stride]);
@@ -48,24 +51,32 @@ struct Mlp {
         channels = v.channels, n_inputs = v.n_inputs(), width = v.width, n_view = v.n_view;
         padded_inputs = round_up(n_inputs, FEATURE_PAD);
         n_middle = v.n_layers - 2;
-        const int in = n_inputs + n_view;
-        feature_weight.resize(static_cast<size_t>(n_inputs) * width);
-        view_weight.resize(static_cast<size_t>(n_view) * width);
-        for (int w = 0; w < width; ++w) {
+        const int in = n_inputs + n_view, top = v.n_layers - 1, last_side = v.sides[top - 1];
+        feature_weight.assign(static_cast<size_t>(n_inputs) * width, 0);
+        view_weight.assign(static_cast<size_t>(n_view) * width, 0);
+        for (int w = 0; w < v.sides[0]; ++w) {
             for (int c = 0; c < n_inputs; ++c) feature_weight[c * width + w] = v.weight[0][w * in + column(c)];
             for (int c = 0; c < n_view; ++c) view_weight[c * width + w] = v.weight[0][w * in + channels + c];
         }
-        bias0.assign(v.bias[0], v.bias[0] + width);
+        pad(bias0, v.bias[0], v.sides[0]);
         pack(feature_back, width, n_inputs, padded_inputs, feature_weight.data(), 1, width);
         for (int m = 0; m < n_middle; ++m) {
-            pack(forward[m], width, width, width, v.weight[m + 1], 1, width);
-            pack(back[m], width, width, width, v.weight[m + 1], width, 1);
-            middle_bias[m] = v.bias[m + 1];
+            const int from = v.sides[m], to = v.sides[m + 1];
+            pack(forward[m], from, to, width, v.weight[m + 1], 1, from);
+            pack(back[m], to, from, width, v.weight[m + 1], from, 1);
+            pad(middle_bias[m], v.bias[m + 1], to);
         }
-        const int top = v.n_layers - 1;
-        pack(last, width, 3, FEATURE_PAD, v.weight[top], 1, width);
-        last_rows.assign(v.weight[top], v.weight[top] + 3 * width);
-        for (int c = 0; c < 3; ++c) last_bias[c] = v.bias[top][c];
+        pack(last, last_side, 3, FEATURE_PAD, v.weight[top], 1, last_side);
+        last_rows.assign(3 * static_cast<size_t>(width), 0);
+        for (int c = 0; c < 3; ++c) {
+            std::copy_n(v.weight[top] + c * last_side, last_side, &last_rows[static_cast<size_t>(c) * width]);
+            last_bias[c] = v.bias[top][c];
+        }
+    }
+
+    void pad(std::vector<float> &to, const float *from, int n) const {
+        to.assign(width, 0);
+        std::copy_n(from, n, to.begin());
     }
 
     int units() const { return width / PAIR; }
@@ -130,7 +141,7 @@ static void mlp_forward(const Mlp &mlp, const float *features, const int32_t *vi
             }
         }
         for (int m = 0; m < mlp.n_middle; ++m) {
-            const float *bias = mlp.middle_bias[m];
+            const float *bias = mlp.middle_bias[m].data();
             act *out = &a.hidden[m + 1][static_cast<size_t>(begin) * W];
             product<TILE_ROWS>(
                 as_units(&a.hidden[m][static_cast<size_t>(begin) * W]), mlp.units(), 1, mlp.forward[m].data(), W, mlp.units(),
@@ -170,20 +181,26 @@ struct MlpGradients {
         for (float &b : last_bias) b = 0;
     }
 
-    // Add to the caller's gradients, in the layout of the weights.
-    void add_to(const Mlp &mlp, const GradientView &to) const {
+    // Add to the caller's gradients, in the layout of the weights, which have no padding.
+    void add_to(const Mlp &mlp, const int *sides, const GradientView &to) const {
         const int W = mlp.width, in = mlp.n_inputs + mlp.n_view, top = mlp.n_middle + 1;
-        for (int w = 0; w < W; ++w) {
+        for (int w = 0; w < sides[0]; ++w) {
             for (int c = 0; c < mlp.n_inputs; ++c) to.weight[0][w * in + mlp.column(c)] += feature[w * mlp.padded_inputs + c];
             for (int c = 0; c < mlp.n_view; ++c) to.weight[0][w * in + mlp.channels + c] += view[w * MAX_VIEW + c];
             to.bias[0][w] += bias0[w];
         }
         for (int m = 0; m < mlp.n_middle; ++m) {
-            for (int i = 0; i < W * W; ++i) to.weight[m + 1][i] += middle[m][i];
-            for (int i = 0; i < W; ++i) to.bias[m + 1][i] += middle_bias[m][i];
+            const int n_in = sides[m], n_out = sides[m + 1];
+            for (int w = 0; w < n_out; ++w) {
+                for (int c = 0; c < n_in; ++c) to.weight[m + 1][w * n_in + c] += middle[m][static_cast<size_t>(w) * W + c];
+                to.bias[m + 1][w] += middle_bias[m][w];
+            }
         }
-        for (int i = 0; i < 3 * W; ++i) to.weight[top][i] += last[i];
-        for (int c = 0; c < 3; ++c) to.bias[top][c] += last_bias[c];
+        const int n_in = sides[top - 1];
+        for (int c = 0; c < 3; ++c) {
+            for (int w = 0; w < n_in; ++w) to.weight[top][c * n_in + w] += last[static_cast<size_t>(c) * W + w];
+            to.bias[top][c] += last_bias[c];
+        }
     }
 };
 

@@ -1,34 +1,62 @@
 // A small pool of threads. Every kernel cuts its work into tasks whose results do not depend on who runs them, so the
 // number of threads never changes a result; it only changes how long the caller waits.
+//
+// Whoever wants the threads takes a turn: one kernel at a time, from its first loop to its last. The turn also guards the
+// scratch memory that kernels keep between calls, so two Python threads may call any two kernels at once.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace vqrf {
 
 class ThreadPool {
 public:
+    // The only way to the threads. Held while a kernel runs; a second one waits. Never taken twice by one thread.
+    class Turn {
+    public:
+        Turn() : lock_(instance().turns_) {}
+
+        int n_threads() const { return instance().n_threads_; }
+        void set_threads(int n) const { instance().set_threads(n); }
+
+        // Run body(task) for every task in [0, n_tasks), each exactly once, and wait for all of them. What a task throws is
+        // thrown here once the others are done.
+        void parallel_for(int64_t n_tasks, const std::function<void(int64_t)> &body) const {
+            instance().parallel_for(n_tasks, body);
+        }
+
+    private:
+        std::unique_lock<std::mutex> lock_;
+    };
+
+    ~ThreadPool() { stop(); }
+
+private:
+    ThreadPool() {
+        n_threads_ = static_cast<int>(std::thread::hardware_concurrency());
+        if (n_threads_ < 1) n_threads_ = 1;
+        start();
+    }
+
     static ThreadPool &instance() {
         static ThreadPool pool;
         return pool;
     }
 
-    int n_threads() const { return n_threads_; }
-
-    // Not to be called while a kernel runs (the bindings hold the kernel lock).
     void set_threads(int n) {
         stop();
         n_threads_ = n < 1 ? 1 : n;
         start();
     }
 
-    // Run body(task) for every task in [0, n_tasks), each exactly once, and wait for all of them.
     void parallel_for(int64_t n_tasks, const std::function<void(int64_t)> &body) {
         if (n_threads_ == 1 || n_tasks <= 1) {
             for (int64_t task = 0; task < n_tasks; ++task) body(task);
@@ -47,15 +75,7 @@ public:
         std::unique_lock lock(mutex_);
         done_.wait(lock, [this] { return active_ == 0; });
         body_ = nullptr;
-    }
-
-    ~ThreadPool() { stop(); }
-
-private:
-    ThreadPool() {
-        n_threads_ = static_cast<int>(std::thread::hardware_concurrency());
-        if (n_threads_ < 1) n_threads_ = 1;
-        start();
+        if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
     }
 
     void start() {
@@ -88,16 +108,21 @@ private:
     }
 
     void work() {
-        for (;;) {
-            const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-            if (task >= n_tasks_) return;
-            (*body_)(task);
+        try {
+            for (;;) {
+                const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+                if (task >= n_tasks_) return;
+                (*body_)(task);
+            }
+        } catch (...) {
+            std::lock_guard lock(mutex_);
+            if (!thrown_) thrown_ = std::current_exception();
         }
     }
 
     int n_threads_ = 1;
     std::vector<std::thread> workers_;
-    std::mutex mutex_;
+    std::mutex turns_, mutex_;
     std::condition_variable wake_, done_;
     const std::function<void(int64_t)> *body_ = nullptr;
     std::atomic<int64_t> next_{0};
@@ -105,6 +130,7 @@ private:
     int active_ = 0;
     uint64_t generation_ = 0;
     bool quit_ = false;
+    std::exception_ptr thrown_;
 };
 
 }  // namespace vqrf

@@ -17,7 +17,17 @@ from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, ran
 from vqrf.codec.pyramid import children_of
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera
-from vqrf.kernels import MAX_STEPS, SKIP_BLOCK, STOP_TRANSMITTANCE, Gradients, LossWeights, Volume, reference
+from vqrf.kernels import (
+    ADAM_BETAS,
+    ADAM_EPSILON,
+    MAX_STEPS,
+    SKIP_BLOCK,
+    STOP_TRANSMITTANCE,
+    Gradients,
+    LossWeights,
+    Volume,
+    reference,
+)
 from vqrf.kernels.equation import view_harmonics
 
 
@@ -496,14 +506,14 @@ def test_masked_adam_is_adam_where_everything_has_a_gradient(channels: tuple[int
     rng = np.random.default_rng(2)
     values = rng.normal(size=(30, *channels))
     theirs = torch.tensor(values, requires_grad=True)
-    adam = torch.optim.Adam([theirs], lr=0.1, betas=reference.ADAM_BETAS, eps=1e-8)
+    adam = torch.optim.Adam([theirs], lr=0.1, betas=ADAM_BETAS, eps=ADAM_EPSILON)
     first, second = np.zeros_like(values), np.zeros_like(values)
     for step in range(1, 6):
         gradient = rng.normal(size=values.shape)
         theirs.grad = torch.tensor(gradient)
         adam.step()
         touched = None if step % 2 else np.ones(30, np.uint8)
-        reference.masked_adam(values, gradient, first, second, touched, rate=0.1, step=step, epsilon=1e-8)
+        reference.masked_adam(values, gradient, first, second, touched, rate=0.1, step=step)
         assert not gradient.any()
     np.testing.assert_allclose(values, theirs.detach(), rtol=1e-9)
 
@@ -515,13 +525,13 @@ def test_masked_adam_leaves_alone_what_is_untouched_or_without_gradient() -> Non
     before[1][rng.random((50, 3)) < 0.3] = 0
     values, gradient, first, second = before.copy()
     rate = rng.random(50)
-    reference.masked_adam(values, gradient, first, second, touched, rate=rate, step=3, epsilon=1e-8)
+    reference.masked_adam(values, gradient, first, second, touched, rate=rate, step=3)
     moves = (touched[:, None] != 0) & (before[1] != 0)
     for ours, theirs in ((values, before[0]), (first, before[2]), (second, before[3])):
         np.testing.assert_array_equal(ours != theirs, moves)
     np.testing.assert_array_equal(gradient, np.where(touched[:, None] != 0, 0, before[1]))
     m, v = 0.9 * before[2] + 0.1 * before[1], 0.99 * before[3] + 0.01 * before[1] ** 2
-    speed = m / (1 - 0.9**3) / (np.sqrt(v / (1 - 0.99**3)) + 1e-8)
+    speed = m / (1 - 0.9**3) / (np.sqrt(v / (1 - 0.99**3)) + ADAM_EPSILON)
     np.testing.assert_allclose(values, np.where(moves, before[0] - rate[:, None] * speed, before[0]), rtol=1e-9)
 
 

@@ -101,7 +101,7 @@ def run_adam(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
         gradient[gradient < 0.3] = 0
         touched = rng.integers(0, 2, n_voxels).astype(np.uint8) if channels else None
         rate = rng.random(n_voxels, np.float32) if channels else 0.05
-        kernels.masked_adam(values, gradient, first, second, touched, rate=rate, step=4, epsilon=1e-8)
+        kernels.masked_adam(values, gradient, first, second, touched, rate=rate, step=4)
         results |= {
             f"{name}_values": values,
             f"{name}_first": first,

@@ -1,5 +1,5 @@
-// Works the kernels hard while a sanitizer watches (see sanitize.sh): the baseline's and those of VQRF_BEST, on random volumes,
-// with 1 and with 3 threads, which must give the same bits.
+// Works every kernel hard while a sanitizer watches (see sanitize.sh): the baseline's, those of VQRF_BEST and those that are
+// compiled once, on random volumes, with 1 and with 3 threads, which must give the same bits; then two threads at once.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels.hpp"
@@ -27,6 +28,8 @@ constexpr int X = 23, Y = 18, Z = 29, VOXELS = X * Y * Z, VIEW = 27, N_ROWS = 50
 
 std::mt19937 generator(1);
 
+void set_threads(int n) { ThreadPool::Turn().set_threads(n); }
+
 std::vector<float> normals(size_t n, float scale) {
     std::normal_distribution<float> normal(0, scale);
     std::vector<float> values(n);
@@ -35,7 +38,7 @@ std::vector<float> normals(size_t n, float scale) {
 }
 
 // How far, in blocks, every block is from the nearest one with an occupied cell: the reference's `measure_skip`.
-std::vector<uint8_t> measure_skip(const std::vector<uint8_t> &cells, const int *blocks) {
+std::vector<uint8_t> skip_by_hand(const std::vector<uint8_t> &cells, const int *blocks) {
     std::vector<std::array<int, 3>> occupied;
     for (int x = 0; x < X - 1; ++x)
         for (int y = 0; y < Y - 1; ++y)
@@ -75,9 +78,9 @@ struct Scene {
         int shape[3] = {X, Y, Z};
         for (int axis = 0; axis < 3; ++axis) {
             view.lo[axis] = -1, view.hi[axis] = 1, view.shape[axis] = shape[axis], view.background[axis] = 0.5f;
-            view.blocks[axis] = (shape[axis] - 1 + (1 << SKIP_BLOCK_LOG2) - 1) >> SKIP_BLOCK_LOG2;
+            view.blocks[axis] = static_cast<int>(count_blocks(shape[axis] - 1));
         }
-        skip = measure_skip(cells, view.blocks);
+        skip = skip_by_hand(cells, view.blocks);
         view.density_bias = -1, view.interval = 0.5f, view.step = 0.04f, view.near = 0.2f, view.alpha_threshold = 1e-4f;
         view.relu_density = view.relu_color = channels == 27 && has_rows;  // Plenoxels under compression
         view.density_floor = -8, view.channels = channels, view.n_rows = has_rows ? N_ROWS : 0;
@@ -88,17 +91,18 @@ struct Scene {
         view.cells = cells.data(), view.skip = skip.data();
     }
 
-    int n_in(int layer) const { return layer == 0 ? view.n_inputs() + VIEW : view.width; }
-    int n_out(int layer) const { return layer + 1 == view.n_layers ? 3 : view.width; }
+    int n_in(int layer) const { return layer == 0 ? view.n_inputs() + VIEW : view.sides[layer - 1]; }
 
     RayView rays() const { return {origins.data(), directions.data(), N_RAYS}; }
 
   private:
     void set_layers(int n_middle, int width) {
-        view.n_layers = n_middle < 0 ? 0 : n_middle + 2, view.width = width, view.n_view = n_middle < 0 ? 0 : VIEW;
+        view.n_layers = n_middle < 0 ? 0 : n_middle + 2, view.n_view = n_middle < 0 ? 0 : VIEW;
+        view.width = (width + WIDTH_UNIT - 1) / WIDTH_UNIT * WIDTH_UNIT;
         for (int layer = 0; layer < view.n_layers; ++layer) {
-            layers.push_back(normals(static_cast<size_t>(n_out(layer)) * n_in(layer), 0.3f));
-            layers.push_back(normals(n_out(layer), 0.3f));
+            view.sides[layer] = layer + 1 == view.n_layers ? 3 : layer % 2 ? (width + 1) / 2 : width;
+            layers.push_back(normals(static_cast<size_t>(view.sides[layer]) * n_in(layer), 0.3f));
+            layers.push_back(normals(view.sides[layer], 0.3f));
         }
         for (int layer = 0; layer < view.n_layers; ++layer)
             view.weight[layer] = layers[2 * layer].data(), view.bias[layer] = layers[2 * layer + 1].data();
@@ -158,7 +162,7 @@ void run_step(const Kernels &kernels, const Scene &scene, Answers &answers) {
 
     std::vector<float> values(features.size(), 1), first(features.size()), second(features.size()), rates(VOXELS, 0.1f);
     AdamView adam{values.data(), features.data(), first.data(), second.data(), touched.data(), rates.data(), VOXELS,
-                  v.channels,    1,               1e-15f,       0.1f,          0.01f};
+                  v.channels,    1,               1e-15f,       0.9f,          0.99f,          0.1f,         0.01f};
     kernels.adam(adam);
     adam.touched = nullptr, adam.rates = nullptr;
     kernels.adam(adam);
@@ -203,14 +207,124 @@ void run_factors(const Kernels &kernels, int n_density, int n_features, int chan
     for (const auto &array : gathered) answers.add(array);
 }
 
+// Pixels of two views, and what lattices, rows and levels are put through.
+void run_views(Answers &answers) {
+    constexpr int N = 9000;
+    const std::vector<int64_t> starts{0, 300, 900}, widths{20, 30};
+    std::vector<int64_t> pixels(N);
+    for (int64_t &pixel : pixels) pixel = static_cast<int64_t>(generator() % 900);
+    const std::vector<double> pinholes{30, 31, 10, 7.5, 40, 41, 15, 10};
+    std::vector<double> poses(24);
+    for (double &entry : poses) entry = std::sin(static_cast<double>(&entry - poses.data()) + 1);
+    std::vector<float> origins(3 * N), directions(3 * N);
+    pixel_rays({pixels.data(), N, 2, starts.data(), widths.data(), pinholes.data(), poses.data()}, origins.data(), directions.data());
+    answers.add(origins), answers.add(directions);
+}
+
+void run_lattice(const Scene &scene, Answers &answers) {
+    const int64_t shape[3] = {X, Y, Z}, cell_shape[3] = {X - 1, Y - 1, Z - 1};
+    std::vector<uint8_t> cells(scene.cells.size()), skip(scene.skip.size()), touched(VOXELS);
+    for (uint8_t &mark : touched) mark = generator() % 3 == 0;
+    for (const uint8_t *allowed : {static_cast<const uint8_t *>(nullptr), scene.cells.data()}) {
+        find_cells(scene.density.data(), shape, 1, allowed, cells.data());
+        answers.doubles.insert(answers.doubles.end(), cells.begin(), cells.end());
+    }
+    measure_skip(scene.cells.data(), cell_shape, skip.data());
+    expect(skip == scene.skip, "measure_skip differs from its definition");
+    const std::vector<float> values = normals(static_cast<size_t>(VOXELS) * 5, 1);
+    for (const uint8_t *mask : {static_cast<const uint8_t *>(nullptr), static_cast<const uint8_t *>(touched.data())}) {
+        std::vector<float> gradient(values.size());
+        add_total_variation(values.data(), shape, 5, mask, 0.1f, gradient.data());
+        answers.add(gradient);
+    }
+}
+
+void run_rows(int columns, Answers &answers) {
+    constexpr int64_t N = 9001, M = 800;
+    const size_t n_fine = static_cast<size_t>(N) * columns, n_coarse = static_cast<size_t>(M) * columns;
+    std::vector<float> fine = normals(n_fine, 1), coarse = normals(n_coarse, 1), sum = coarse, raised = fine, rounded(n_fine);
+    std::vector<double> weights(N, 0.5), sums(n_coarse), totals(M);
+    std::vector<int32_t> codes(N), parents(N_PARENTS * N), first(M + 1), child(N);
+    std::vector<uint8_t> touched(N), bits(n_fine);
+    std::vector<int64_t> voxels(N - 1);
+    for (int64_t i = 0; i < N; ++i) codes[i] = static_cast<int32_t>(generator() % M), touched[i] = i % 3 == 0, child[i] = i % N;
+    for (int32_t &parent : parents) parent = static_cast<int32_t>(generator() % M);
+    for (uint8_t &b : bits) b = static_cast<uint8_t>(generator());
+    for (int64_t i = 0; i <= M; ++i) first[i] = static_cast<int32_t>(N * i / M);
+    for (int64_t i = 0; i + 1 < N; ++i) voxels[i] = N - 1 - i;
+    const std::vector<float> shares(N, 0.125f), steps(columns, 0.1f), matrix = normals(static_cast<size_t>(columns) * columns, 1);
+    sum_by_code({fine.data(), N, columns}, weights.data(), codes.data(), {sums.data(), M, columns}, totals.data());
+    raise_level({raised.data(), N, columns}, {coarse.data(), M, columns}, parents.data());
+    lower_gradient({fine.data(), N, columns}, {sum.data(), M, columns}, {first.data(), child.data(), shares.data(), N});
+    round_to_steps({fine.data(), N, columns}, steps.data(), 0.1, rounded.data());
+    add_rate_gradient({fine.data(), N, columns}, steps.data(), bits.data(), 0.3f, raised.data());
+    answers.add(raised), answers.add(sum), answers.add(rounded);
+    for (const float *turn : {static_cast<const float *>(nullptr), matrix.data()}) {
+        std::vector<float> gradient = fine, moved(n_fine - columns);
+        move_gradients({gradient.data(), N, columns}, voxels.data(), touched.data(), turn, {moved.data(), N - 1, columns});
+        tie_gradients({gradient.data(), N, columns}, codes.data(), touched.data(), {sum.data(), M, columns});
+        answers.add(moved), answers.add(gradient), answers.add(sum);
+    }
+    answers.doubles.insert(answers.doubles.end(), sums.begin(), sums.end());
+}
+
+// What is compiled once and not for each instruction set.
+Answers run_others(const Scene &scene) {
+    Answers answers;
+    run_views(answers);
+    run_lattice(scene, answers);
+    for (int columns : {1, 5, 12, 27}) run_rows(columns, answers);
+    return answers;
+}
+
+void check_others() {
+    const Scene scene(3, -1, 0, false);
+    Answers answers[2];
+    const std::mt19937 before = generator;
+    for (int i = 0; i < 2; ++i) {
+        generator = before;
+        set_threads(i ? 3 : 1);
+        answers[i] = run_others(scene);
+    }
+    expect(answers[0] == answers[1], "results depend on the number of threads");
+}
+
+// Two callers, as two Python threads are, and a third that changes the number of threads: whoever comes second waits.
+void check_two_callers(const Kernels &kernels) {
+    const Scene scene(12, 1, 64, false);
+    const auto run = [&] {
+        Answers answers;
+        run_rays(kernels, scene, answers);
+        run_step(kernels, scene, answers);
+        run_codes(kernels, scene, answers);
+        return answers;
+    };
+    const Answers expected = run();
+    std::vector<uint8_t> cells(scene.cells.size()), found(cells.size());
+    const int64_t shape[3] = {X, Y, Z};
+    find_cells(scene.density.data(), shape, 1, nullptr, cells.data());
+    bool is_same = true;
+    std::thread other([&] {
+        for (int i = 0; i < 300; ++i) {
+            find_cells(scene.density.data(), shape, 1, nullptr, found.data());
+            is_same = is_same && found == cells;
+            if (i % 100 == 99) set_threads(2 + i % 2);
+        }
+    });
+    for (int i = 0; i < 3; ++i) expect(run() == expected, "two callers at once disturb each other");
+    other.join();
+    expect(is_same, "two callers at once disturb each other");
+    std::printf("kernels %s: two callers at once are right\n", kernels.name);
+}
+
 void check_kernels(const Kernels &kernels) {
     const Scene scenes[] = {{3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {27, -1, 0, true},
                             {4, 0, 16, true},  {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false},
-                            {27, 1, 32, false, 2}, {3, 0, 16, true, 10}};
+                            {27, 1, 32, false, 2}, {3, 0, 16, true, 10},   {12, 2, 134, false}, {4, 3, 1, true}};
     for (const Scene &scene : scenes) {
         Answers answers[2];
         for (int i = 0; i < 2; ++i) {
-            ThreadPool::instance().set_threads(i ? 3 : 1);
+            set_threads(i ? 3 : 1);
             run_rays(kernels, scene, answers[i]);
             run_step(kernels, scene, answers[i]);
             run_codes(kernels, scene, answers[i]);
@@ -223,7 +337,7 @@ void check_kernels(const Kernels &kernels) {
         const std::mt19937 before = generator;
         for (int i = 0; i < 2; ++i) {
             generator = before;
-            ThreadPool::instance().set_threads(i ? 3 : 1);
+            set_threads(i ? 3 : 1);
             run_factors(kernels, size[0], size[1], size[2], answers[i]);
         }
         expect(answers[0] == answers[1], std::string(kernels.name) + ": factors depend on the number of threads");
@@ -234,8 +348,11 @@ void check_kernels(const Kernels &kernels) {
 }  // namespace
 
 int main() {
+    check_others();
     check_kernels(kernels_baseline);
+    check_two_callers(kernels_baseline);
 #if defined(VQRF_BEST)
     check_kernels(VQRF_BEST);
+    check_two_callers(VQRF_BEST);
 #endif
 }

@@ -105,7 +105,8 @@ def measure_derivatives(field: RadianceField, pool: RayPool, config: PruneConfig
     with torch_threads(1):
         for batch in range(config.n_batches):
             rays = pool.sample(config.tuning.rays_per_step, seed=(seed, len(STAGES) + len(TUNINGS), batch))
-            kernels.render_gradients(volume, *(torch.from_numpy(a) for a in rays.arrays), config.tuning.losses, gradients)
+            origins, directions, targets = (torch.from_numpy(array) for array in rays.arrays)
+            kernels.render_gradients(volume, origins, directions, targets, config.tuning.losses, gradients)
             here = touched.view(-1).nonzero()[:, 0]
             for total, gradient in zip(sums, arrays, strict=True):
                 total[here] += gradient[here].abs() / config.n_batches

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, Int32, Uint8
 from vqrf.codec.pyramid import Int16, Nodes, build_nodes
-from vqrf.kernels import Array
 
 MATURE = 80
 """Bits after which a context adapts at its final speed."""
@@ -386,11 +385,11 @@ def code_codes(coder: Coder, partition: Uint8, codebook_size: int, codes: Int32)
     codes[:] = values
 
 
-def _trees_of(items: Array, by_column: bool) -> int:
+def _trees_of(items: NDArray[Any], by_column: bool) -> int:
     return int(items.shape[1]) if by_column and items.shape[0] >= COLUMN_TREE_ROWS else 1
 
 
-def code_tables(coder: Coder, tables: Sequence[Array], by_column: bool) -> None:
+def code_tables(coder: Coder, tables: Sequence[NDArray[Any]], by_column: bool) -> None:
     """Code tables [rows, columns] of uint8 or uint16, one after the other, in place.
 
     The high byte goes into a tree of the table (or of the column), the low byte of a uint16 has no model.
@@ -407,7 +406,7 @@ def code_tables(coder: Coder, tables: Sequence[Array], by_column: bool) -> None:
         base += 256 * n_trees
 
 
-def table_contexts(tables: Sequence[Array], by_column: bool) -> int:
+def table_contexts(tables: Sequence[NDArray[Any]], by_column: bool) -> int:
     return 256 * sum(_trees_of(items, by_column) for items in tables)
 
 
@@ -546,7 +545,7 @@ def encode_kept(partition: Uint8, levels: Uint8) -> bytes:
     return encoder.finish()
 
 
-def encode_tables(tables: Sequence[Array], by_column: bool) -> bytes:
+def encode_tables(tables: Sequence[NDArray[Any]], by_column: bool) -> bytes:
     """The coded bytes of tables [rows, columns] of uint8 or uint16."""
     encoder = Encoder(table_contexts(tables, by_column))
     code_tables(encoder, [items.copy() for items in tables], by_column)

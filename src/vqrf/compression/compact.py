@@ -43,7 +43,7 @@ from vqrf.data.scene import Scene
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.kernels import BITS_UNIT, Gradients, LossWeights, select
-from vqrf.kernels.equation import inputs_of_layers
+from vqrf.kernels.equation import inputs_of_layers, tensors
 from vqrf.training.loop import REFRESH_STEPS, Report, snapshot, torch_threads
 from vqrf.training.parameters import AVERAGED, Means, Moments
 from vqrf.training.stages import FINE_LOSSES
@@ -201,7 +201,7 @@ class PyramidModel:
             self._layers("gradient"),
             self.touched,
         )
-        self.base = field.volume()
+        self.base = tensors(field.volume())
         self.begin(config, 1.0, config.rate_end)
 
     def begin(self, config: RateConfig, first: float, last: float) -> None:

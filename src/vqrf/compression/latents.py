@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.fields.field import RadianceField
-from vqrf.kernels.equation import colorize
+from vqrf.kernels.equation import colorize, tensors
 
 SENSITIVITY_DRAWS = 20000
 
@@ -49,7 +49,7 @@ def latent_basis(
     """
     x = features[looks.rows].clone().requires_grad_(True)
     layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
-    color = colorize(replace(field.volume(), layers=layers), x, looks.directions)
+    color = colorize(replace(tensors(field.volume()), layers=layers), x, looks.directions)
     slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
     effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(x)))
     strongest = float(effect.max())

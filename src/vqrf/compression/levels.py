@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from vqrf.codec.pyramid import MAX_MAGNITUDE, Nodes, children_of
 from vqrf.kernels import Children
+from vqrf.kernels.contract import Backend
 from vqrf.training.parameters import Moments
 
 
@@ -30,7 +30,7 @@ class Channels:
     first_bits: list[Tensor]
     shown: list[Tensor]
 
-    def show(self, kernels: Any, parents: list[Tensor], dead_zone: float) -> Tensor:
+    def show(self, kernels: Backend, parents: list[Tensor], dead_zone: float) -> Tensor:
         """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""
         for number in reversed(range(len(self.levels))):
             kernels.round_to_steps(self.levels[number].values, self.steps, dead_zone, self.shown[number])
@@ -38,7 +38,7 @@ class Channels:
                 kernels.raise_level(self.shown[number], self.shown[number + 1], parents[number])
         return self.shown[0]
 
-    def lower(self, kernels: Any, children: list[Children]) -> None:
+    def lower(self, kernels: Backend, children: list[Children[Tensor]]) -> None:
         """Carry the gradient of the finest level up to all others."""
         for number in range(len(self.levels) - 1):
             kernels.lower_gradient(self.levels[number].gradient, self.levels[number + 1].gradient, children[number])
@@ -55,7 +55,7 @@ class Channels:
 
 
 def analyse(
-    values: Tensor, parents: list[Tensor], children: list[Children], steps: Tensor, dead_zone: float, kernels: Any
+    values: Tensor, parents: list[Tensor], children: list[Children[Tensor]], steps: Tensor, dead_zone: float, kernels: Backend
 ) -> list[Tensor]:
     """Coefficients of values [N,C], finest first: a coarse node is the mean of what hangs on it, as its own parents show it.
 
@@ -79,6 +79,7 @@ def analyse(
     return levels
 
 
-def link_children(below: Nodes, n_above: int, device: str) -> Children:
+def link_children(below: Nodes, n_above: int, device: str) -> Children[Tensor]:
     links = children_of(below.parents, n_above)
-    return Children(*(torch.from_numpy(array).to(device) for array in (links.first, links.child, links.share)))
+    first, child, share = (torch.from_numpy(array).to(device) for array in (links.first, links.child, links.share))
+    return Children(first, child, share)

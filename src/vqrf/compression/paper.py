@@ -38,6 +38,7 @@ from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, select
+from vqrf.kernels.equation import tensors
 from vqrf.training.loop import REFRESH_STEPS, Report
 from vqrf.training.parameters import Moments
 from vqrf.training.stages import FINE_LOSSES
@@ -141,7 +142,7 @@ class TiedModel:
         self.touched = torch.zeros(partition.shape, dtype=torch.uint8, device=device)
         gradient = torch.zeros(*partition.shape, field.n_channels, device=device)
         self.gradients = Gradients(self.density.gradient[..., 0], gradient, self._layers("gradient"), self.touched)
-        self.volume = field.volume()
+        self.volume = tensors(field.volume())
         self._show(find_cells=True)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from vqrf.codec.compressed import Int32
 from vqrf.codec.pyramid import Nodes
 from vqrf.kernels import BITS_UNIT, Children
+from vqrf.kernels.contract import Backend
 
 FIRST_BITS = 1.4
 """Of the sign, and of saying that the magnitude ends at 1."""
@@ -53,7 +53,12 @@ class Surroundings:
     """
 
     def __init__(
-        self, nodes: Sequence[Nodes], parents: Sequence[Tensor], children: Sequence[Children], kernels: ModuleType, device: str
+        self,
+        nodes: Sequence[Nodes],
+        parents: Sequence[Tensor],
+        children: Sequence[Children[Tensor]],
+        kernels: Backend,
+        device: str,
     ) -> None:
         self.parents, self.children, self.kernels = parents, children, kernels
         self.near = [[torch.from_numpy(rows).to(device) for rows in neighbours_of(level.selected)] for level in nodes]

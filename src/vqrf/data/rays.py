@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vqrf.data.scene import View
 from vqrf.geometry import Camera, Float32, seen_directions
 from vqrf.kernels import Volume, select
+from vqrf.kernels.contract import B
 from vqrf.lens import directions_of
 
 PIXELS_PER_CHUNK = 1 << 19
@@ -119,7 +120,7 @@ class RaySource(Protocol):
     def sample(self, n: int, *, seed: tuple[int, ...]) -> Batch:
         """A batch of `n` rays that depends on nothing but `seed` and what is kept."""
 
-    def keep_hits(self, volume: Volume) -> None:
+    def keep_hits(self, volume: Volume[B]) -> None:
         """From now on leave out rays that meet no occupied cell of `volume`: they teach nothing."""
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -182,7 +183,7 @@ class PixelSource(ABC):
         for part, (origins, directions) in self.cameras.chunks(PIXELS_PER_CHUNK):
             yield (origins, directions) if counts is None else (origins[counts[part]], directions[counts[part]])
 
-    def keep_hits(self, volume: Volume) -> None:
+    def keep_hits(self, volume: Volume[B]) -> None:
         """From now on sample only pixels whose ray meets an occupied cell of `volume` (all pixels, if none does).
 
         A ray that meets nothing teaches nothing: its pixel is the background whatever the field.

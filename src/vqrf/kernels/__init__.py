@@ -1,8 +1,8 @@
 """The kernel contract: small functions, arrays in, arrays out, each with a readable twin.
 
 `reference` (PyTorch, any device, differentiable) *defines* every result. The compiled core computes the same on the CPU,
-faster, and is held against the reference by the tests. `select(device)` answers with the one to use; a machine without
-the compiled core gets the reference, which is slower and otherwise the same.
+faster, and is held against the reference by the tests. `select(device)` answers with the back end to use (`contract`): the
+reference, which is slower and otherwise the same, stands in for a core that is missing and for what the core cannot do.
 
 Notation, used by every kernel:
 
@@ -38,15 +38,31 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
+
+from numpy.typing import NDArray
 
 from vqrf.kernels.constants import Equation
 
-Array = Any
-"""A NumPy array, or a torch tensor on the device of the backend. The compiled core takes either, on the CPU."""
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeVar
+
+    from vqrf.kernels.contract import Backend
+
+    A = TypeVar("A", NDArray[Any], Tensor, default=NDArray[Any])
+else:
+    from typing import TypeVar
+
+    A = TypeVar("A")
+"""One kind of `Array`: what a kernel answers is of the kind of its first array. `Volume` alone is one of NumPy arrays,
+`Volume[Tensor]` one of tensors."""
+
+Array: TypeAlias = "NDArray[Any] | Tensor"
+"""A NumPy array, or a torch tensor on the device of the back end. The compiled core takes either, on the CPU."""
 
 STOP_TRANSMITTANCE = 1e-3
 """A ray ends once less light than this is left: what lies behind adds at most 0.1 % of a colour (DVGO's constant)."""
@@ -57,15 +73,24 @@ SKIP_BLOCK = 4
 MAX_STEPS = 14 + (1 << 14) - 1
 """Of a rounded value: what the code of a coefficient (FORMAT.md section 6) reaches."""
 
+MAX_SAMPLES = 1 << 16
+"""Of a ray, wherever it runs: so many steps are on the lattice's diagonal at most. Fields have about a thousand."""
+
 BITS_UNIT = 1 / 16
 """What `add_rate_gradient` takes bits in units of."""
 
 FIRST_STEP = 1.5
 """Where, in steps, a coefficient is no longer taken for one that may leave 0."""
 
+ADAM_BETAS = (0.9, 0.99)
+"""Decay of the first and second moment (DVGO's)."""
+
+ADAM_EPSILON = 1e-15
+"""What keeps Adam from dividing by 0."""
+
 
 @dataclass(frozen=True)
-class Volume:
+class Volume(Generic[A]):
     """A radiance field as the kernels see it. All arrays contiguous, float32 unless said (reference: any float).
 
     Attributes:
@@ -79,21 +104,30 @@ class Volume:
       cells: [X-1,Y-1,Z-1] uint8, 1 where the cell is occupied.
       skip: [ceil((X-1)/SKIP_BLOCK), ...] uint8 from `measure_skip(cells)`.
       equation: the constants of the notation above.
+
+    Raises:
+      ValueError: rays would have more samples than `MAX_SAMPLES`.
     """
 
     lo: tuple[float, float, float]
     hi: tuple[float, float, float]
-    density: Array
-    features: Array
-    rows: Array | None
-    layers: tuple[tuple[Array, Array], ...]
-    cells: Array
-    skip: Array
+    density: A
+    features: A
+    rows: A | None
+    layers: tuple[tuple[A, A], ...]
+    cells: A
+    skip: A
     equation: Equation
+
+    def __post_init__(self) -> None:
+        step_world = self.equation.step_world
+        n_samples = math.dist(self.lo, self.hi) / step_world + 1
+        if not n_samples <= MAX_SAMPLES:
+            raise ValueError(f"step_world: of {step_world:g} a ray has {n_samples:.3g} samples, expected 1..{MAX_SAMPLES}")
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Generic[A]):
     """Where `render_gradients` adds: same shapes as the values, except that features are always per voxel.
 
     Attributes:
@@ -103,21 +137,18 @@ class Gradients:
       touched: [X,Y,Z] uint8, set to 1 at every voxel that got a gradient (density or features); never cleared here.
     """
 
-    density: Array
-    features: Array
-    layers: tuple[tuple[Array, Array], ...]
-    touched: Array
+    density: A
+    features: A
+    layers: tuple[tuple[A, A], ...]
+    touched: A
 
 
 PLANE_AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 """Of a factored lattice: the two axes of each plane, and that of its line."""
 
-MAX_RANK = 128
-"""Components of the features on one plane, for the compiled core."""
-
 
 @dataclass(frozen=True, eq=False)
-class FactorArrays:
+class FactorArrays(Generic[A]):
     """Density and features of a lattice as sums of products, or the gradients of these. Contiguous, float32.
 
         density(x,y,z)     = sum_p sum_r plane_p[a,b,r] * line_p[c,r],                          r = 0..R_d-1
@@ -134,13 +165,13 @@ class FactorArrays:
     Source: TensoRF (arXiv 2203.09517), sec. 4, the VM decomposition.
     """
 
-    planes: tuple[Array, Array, Array]
-    lines: tuple[Array, Array, Array]
-    mix: Array
+    planes: tuple[A, A, A]
+    lines: tuple[A, A, A]
+    mix: A
 
 
 @dataclass(frozen=True)
-class Children:
+class Children(Generic[A]):
     """What hangs on each node of a pyramid's level, and how much: the links of `pyramid.Nodes.parents`, seen from above.
 
     Attributes:
@@ -149,9 +180,9 @@ class Children:
       share: [K] float32, what the parent has in the child's mean: 1/8 to 1.
     """
 
-    first: Array
-    child: Array
-    share: Array
+    first: A
+    child: A
+    share: A
 
 
 @dataclass(frozen=True)
@@ -179,12 +210,19 @@ def has_native() -> bool:
     return importlib.util.find_spec("vqrf._native") is not None
 
 
-def select(device: str = "cpu") -> ModuleType:
-    """The module of kernels to use on `device`: the compiled core on a CPU that has it, else the reference.
+def select(device: str = "cpu") -> Backend:
+    """The kernels to use on `device`: those of the compiled core on a CPU that has it, else the reference's.
+
+    What the compiled core cannot do, the reference does in its place, with a line on the error stream the first time.
 
     Raises:
       ModuleNotFoundError: neither the compiled core nor PyTorch is installed.
     """
+    from vqrf.kernels.contract import Assembled
+
     if device == "cpu" and has_native():
-        return importlib.import_module("vqrf.kernels.native")
-    return importlib.import_module("vqrf.kernels.reference")
+        own = importlib.import_module("vqrf.kernels.native")
+        made = Assembled("the compiled core", device, 1, own)
+    else:
+        made = Assembled("the reference", device, None, importlib.import_module("vqrf.kernels.reference"))
+    return cast("Backend", made)

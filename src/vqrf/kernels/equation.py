@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import STOP_TRANSMITTANCE, Array, Volume
+from vqrf.kernels import STOP_TRANSMITTANCE, A, Array, Volume
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies, shading_fault
 
 # --------------------------------------------------------------------------------------- arrays and tensors
@@ -39,12 +40,12 @@ def writable(array: Array, name: str) -> Tensor:
     return tensor.detach()
 
 
-def result_like(result: Tensor, array: Array) -> Array:
+def result_like(result: Tensor, array: A) -> A:
     """The result as the same kind of array as the argument."""
     return result if isinstance(array, Tensor) else result.detach().cpu().numpy()
 
 
-def tensors(volume: Volume) -> Volume:
+def tensors(volume: Volume[Any]) -> Volume[Tensor]:
     """The volume with tensors for arrays, its shapes checked: of a wrong one other voxels would be read."""
     tensors = replace(
         volume,
@@ -74,7 +75,7 @@ def tensors(volume: Volume) -> Volume:
     return tensors
 
 
-def rays_of(volume: Volume, *arrays: Array) -> tuple[Tensor, ...]:
+def rays_of(volume: Volume[Tensor], *arrays: Array) -> tuple[Tensor, ...]:
     """Arrays [N,3] as tensors of the volume's dtype and device."""
     return tuple(tensor_of(array).to(volume.density) for array in arrays)
 
@@ -103,7 +104,7 @@ class Samples:
         return Samples(self.ray_id[kept], self.t[kept], self.voxels[kept], self.shares[kept])
 
 
-def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def span(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Distances ([N], [N]) where each ray enters (`near` at least) and leaves the lattice; a miss enters
     later.
 
@@ -119,7 +120,7 @@ def span(volume: Volume, origins: Tensor, directions: Tensor) -> tuple[Tensor, T
     return enter.amax(-1).clamp(min=volume.equation.near), leave.amin(-1)
 
 
-def march(volume: Volume, origins: Tensor, directions: Tensor) -> Samples:
+def march(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Samples:
     """All samples of the rays [N,3] that lie in occupied cells."""
     enter, leave = span(volume, origins, directions)
     n_steps = ((leave - enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(origins) else -1
@@ -148,7 +149,7 @@ def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, T
     return voxels.reshape(-1, 8), shares.reshape(-1, 8)
 
 
-def optical_depth(volume: Volume, density: Tensor) -> Tensor:
+def optical_depth(volume: Volume[Tensor], density: Tensor) -> Tensor:
     """-log(1 - alpha) of one step from interpolated raw density: interval * activation(density + density_bias).
 
     `threshold` is where PyTorch takes softplus(x) = x; its default of 20 is too low for float64.
@@ -178,7 +179,7 @@ def transmittance(depth: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, T
     return left[ray_id, rank], left[:, -1]
 
 
-def keep_live(volume: Volume, samples: Samples, n_rays: int) -> Samples:
+def keep_live(volume: Volume[Tensor], samples: Samples, n_rays: int) -> Samples:
     """The live samples: alpha above the threshold, and light left when they are reached."""
     with torch.no_grad():
         depth = optical_depth(volume, read_density(volume, samples)[0])
@@ -191,13 +192,13 @@ def keep_live(volume: Volume, samples: Samples, n_rays: int) -> Samples:
 # ------------------------------------------------------------------------------------ values at the samples
 
 
-def read_density(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
+def read_density(volume: Volume[Tensor], samples: Samples) -> tuple[Tensor, Tensor]:
     """Raw density at the samples [M] and at their voxels [M,8]."""
     at_voxels = volume.density.reshape(-1)[samples.voxels]
     return (samples.shares * at_voxels).sum(-1), at_voxels
 
 
-def read_features(volume: Volume, samples: Samples) -> tuple[Tensor, Tensor]:
+def read_features(volume: Volume[Tensor], samples: Samples) -> tuple[Tensor, Tensor]:
     """Features at the samples [M,C] and at their voxels [M,8,C]; those of a pruned voxel are 0."""
     n_channels = volume.features.shape[-1]
     table = volume.features.reshape(-1, n_channels)
@@ -216,7 +217,7 @@ def waves(values: Tensor, n_frequencies: int) -> list[Tensor]:
     return [angles.sin(), angles.cos()]
 
 
-def inputs_of_layers(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
+def inputs_of_layers(volume: Volume[Tensor], features: Tensor, directions: Tensor) -> Tensor:
     """What the first layer takes, in the notation's order: [M, C + 3 + 6n + 2CF]."""
     n_inputs, n_frequencies = volume.layers[0][0].shape[1], volume.equation.feature_frequencies
     n_view = count_view_frequencies(n_inputs, features.shape[1], n_frequencies)
@@ -235,7 +236,7 @@ def view_harmonics(directions: Tensor, n_harmonics: int) -> Tensor:
     return torch.stack([*flat, *curved][:n_harmonics], -1)
 
 
-def colorize(volume: Volume, features: Tensor, directions: Tensor) -> Tensor:
+def colorize(volume: Volume[Tensor], features: Tensor, directions: Tensor) -> Tensor:
     """The colour [M,3], 0 or more, of features [M,C] seen along unit directions [M,3]; only "sh_relu" goes above 1."""
     if volume.equation.shading != "mlp":
         n_harmonics = HARMONICS_OF_CHANNELS[features.shape[1]]
@@ -270,7 +271,7 @@ class Rendering:
     features_at_voxels: Tensor
 
 
-def weigh(volume: Volume, samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
+def weigh(volume: Volume[Tensor], samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of live samples [M], background weights of rays [N], and the densities [M,8] they come from."""
     density, at_voxels = read_density(volume, samples)
     depth = optical_depth(volume, density)
@@ -278,7 +279,7 @@ def weigh(volume: Volume, samples: Samples, n_rays: int) -> tuple[Tensor, Tensor
     return before * alpha_from_depth(depth), background_weight, at_voxels
 
 
-def render(volume: Volume, origins: Tensor, directions: Tensor) -> Rendering:
+def render(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Rendering:
     """The rendering equation; differentiable in density, features and layers."""
     samples = keep_live(volume, march(volume, origins, directions), len(origins))
     weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))

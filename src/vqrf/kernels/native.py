@@ -1,7 +1,7 @@
 """The compiled core behind the kernel contract. Twin: `vqrf.kernels.reference`, which holds the documentation.
 
 Takes NumPy arrays or CPU tensors, without copying. Results never depend on the number of threads: the core works in fixed
-pieces and adds them in a fixed order.
+pieces and adds them in a fixed order. Any two functions may be called from two Python threads: the second waits.
 """
 
 from __future__ import annotations
@@ -9,11 +9,27 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+from numpy.typing import NDArray
 
 import vqrf._native as _native
-from vqrf.kernels import SKIP_BLOCK, Array, Children, FactorArrays, Gradients, LossWeights, Volume
+from vqrf.kernels import (
+    ADAM_BETAS,
+    ADAM_EPSILON,
+    SKIP_BLOCK,
+    A,
+    Array,
+    Children,
+    FactorArrays,
+    Gradients,
+    LossWeights,
+    Volume,
+)
+from vqrf.kernels.constants import count_view_frequencies
+from vqrf.kernels.contract import B
 
-DEVICE = "cpu"
+LIMITS: dict[str, int] = _native.constants()
+"""What the core was compiled for, and what it takes the contract's constants to be, by their names."""
+
 COLOR_TOLERANCE: float = _native.color_tolerance()
 """Absolute error of a colour against float32 arithmetic: the core multiplies in bfloat16 where the CPU can."""
 
@@ -39,36 +55,80 @@ def instruction_sets() -> list[str]:
     return list(_native.instruction_sets())
 
 
-def _like(array: Array, result: Array) -> Array:
+def fault(subject: Volume[B] | FactorArrays[B]) -> str | None:
+    """What of a volume or of factors is beyond the core's limits; None if nothing is.
+
+    Hidden layers of any width up to the limit, and of several, are no fault: they are padded with units that do nothing.
+    """
+    if isinstance(subject, FactorArrays):
+        _, n_features, n_channels = subject.mix.shape
+        counts = {"MAX_RANK": n_features, "MAX_CHANNELS": n_channels}
+    else:
+        widths = [len(bias) for _, bias in subject.layers[:-1]]
+        if len(subject.layers) == 1:
+            return "a single colour layer"
+        counts = {
+            "MAX_VOXELS": int(np.prod(subject.density.shape, dtype=np.int64)),
+            "MAX_CHANNELS": subject.features.shape[-1],
+            "MAX_LAYERS": len(subject.layers),
+            "MAX_WIDTH": max(widths, default=0),
+            "MAX_VIEW_FREQUENCIES": _count_view_frequencies(subject),
+        }
+    beyond = ((count, name) for name, count in counts.items() if count > LIMITS[name])
+    return next((f"{count} {NOUNS[name]} (at most {LIMITS[name]})" for count, name in beyond), None)
+
+
+NOUNS = {
+    "MAX_RANK": "components of a feature",
+    "MAX_CHANNELS": "channels",
+    "MAX_VOXELS": "voxels",
+    "MAX_LAYERS": "colour layers",
+    "MAX_WIDTH": "units in a colour layer",
+    "MAX_VIEW_FREQUENCIES": "frequencies of the view",
+}
+"""What is counted."""
+
+
+def _count_view_frequencies(volume: Volume[B]) -> int:
+    if not volume.layers:
+        return 0
+    n_inputs, n_channels = volume.layers[0][0].shape[1], volume.features.shape[-1]
+    return count_view_frequencies(n_inputs, n_channels, volume.equation.feature_frequencies) or 0
+
+
+def _like(array: A, result: NDArray[np.generic]) -> A:
     """`result` as the kind of array that came in."""
-    return result if isinstance(array, np.ndarray) else sys.modules["torch"].from_numpy(result)
+    if isinstance(array, np.ndarray):
+        return result
+    tensor: A = sys.modules["torch"].from_numpy(result)
+    return tensor
 
 
-def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[Array, Array]:
+def pixel_rays(pixels: A, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[A, A]:
     origins, directions = np.empty((len(pixels), 3), np.float32), np.empty((len(pixels), 3), np.float32)
     _native.pixel_rays(pixels, starts, widths, pinholes, poses, origins, directions)
     return _like(pixels, origins), _like(pixels, directions)
 
 
-def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
+def find_cells(density: A, floor: float, allowed: Array | None) -> A:
     cells = np.empty(tuple(side - 1 for side in density.shape), np.uint8)
     _native.find_cells(density, floor, allowed, cells)
     return _like(density, cells)
 
 
-def measure_skip(cells: Array) -> Array:
+def measure_skip(cells: A) -> A:
     skip = np.empty(tuple(-(-side // SKIP_BLOCK) for side in cells.shape), np.uint8)
     _native.measure_skip(cells, skip)
     return _like(cells, skip)
 
 
-def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
+def hit_rays(volume: Volume[B], origins: A, directions: Array) -> A:
     hit = np.empty(len(origins), np.uint8)
     _native.hit_rays(volume, origins, directions, hit)
     return _like(origins, hit)
 
 
-def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Array, Array, Array]:
+def render_rays(volume: Volume[B], origins: A, directions: Array) -> tuple[A, A, A]:
     n = len(origins)
     out = np.empty((n, 3), np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     _native.render_rays(volume, origins, directions, *out)
@@ -77,17 +137,17 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
 
 
 def render_gradients(
-    volume: Volume,
+    volume: Volume[B],
     origins: Array,
     directions: Array,
     targets: Array,
     losses: LossWeights,
-    gradients: Gradients,
+    gradients: Gradients[B],
 ) -> dict[str, float]:
     return dict(_native.render_gradients(volume, origins, directions, targets, losses, gradients))
 
 
-def accumulate_importance(volume: Volume, origins: Array, directions: Array, importance: Array) -> None:
+def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
     _native.accumulate_importance(volume, origins, directions, importance)
 
 
@@ -100,25 +160,24 @@ def masked_adam(
     *,
     rate: float | Array,
     step: int,
-    epsilon: float,
 ) -> None:
     if isinstance(rate, int | float):
-        _native.masked_adam(values, gradient, first, second, touched, None, rate, step, epsilon)
+        _native.masked_adam(values, gradient, first, second, touched, None, rate, step, ADAM_EPSILON, ADAM_BETAS)
     else:
-        _native.masked_adam(values, gradient, first, second, touched, rate, 1.0, step, epsilon)
+        _native.masked_adam(values, gradient, first, second, touched, rate, 1.0, step, ADAM_EPSILON, ADAM_BETAS)
 
 
 def add_total_variation(values: Array, gradient: Array, touched: Array | None, *, weight: float) -> None:
     _native.add_total_variation(values, gradient, touched, weight)
 
 
-def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
+def assign_codes(vectors: A, codebook: Array) -> tuple[A, A]:
     codes, distances = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
     _native.assign_codes(vectors, codebook, codes, distances)
     return _like(vectors, codes), _like(vectors, distances)
 
 
-def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tuple[Array, Array]:
+def sum_by_code(values: A, weights: Array, codes: Array, n_codes: int) -> tuple[A, A]:
     sums, totals = np.zeros((n_codes, values.shape[1])), np.zeros(n_codes)
     _native.sum_by_code(values, np.asarray(weights, np.float64), codes, sums, totals)
     return _like(values, sums), _like(values, totals)
@@ -132,7 +191,7 @@ def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
     _native.raise_level(fine, coarse, parents)
 
 
-def lower_gradient(fine: Array, coarse: Array, children: Children) -> None:
+def lower_gradient(fine: Array, coarse: Array, children: Children[B]) -> None:
     _native.lower_gradient(fine, coarse, children.first, children.child, children.share)
 
 
@@ -148,11 +207,11 @@ def add_rate_gradient(values: Array, steps: Array, first_bits: Array, weight: fl
     _native.add_rate_gradient(values, steps, first_bits, weight, gradient)
 
 
-def expand_factors(factors: FactorArrays, marks: Array, density: Array, features: Array | None) -> None:
+def expand_factors(factors: FactorArrays[B], marks: Array, density: Array, features: Array | None) -> None:
     _native.expand_factors(factors, marks, density, features)
 
 
 def gather_factors(
-    factors: FactorArrays, marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays
+    factors: FactorArrays[B], marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays[B]
 ) -> None:
     _native.gather_factors(factors, marks, density_gradient, feature_gradient, gradients)

@@ -21,10 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqrf.kernels import (
+    ADAM_BETAS,
+    ADAM_EPSILON,
     BITS_UNIT,
     FIRST_STEP,
     MAX_STEPS,
     SKIP_BLOCK,
+    A,
     Array,
     Children,
     FactorArrays,
@@ -32,6 +35,7 @@ from vqrf.kernels import (
     LossWeights,
     Volume,
 )
+from vqrf.kernels.contract import B
 from vqrf.kernels.equation import (
     Rendering,
     keep_live,
@@ -52,9 +56,6 @@ shaded. Few are; and a GPU waits for its orders rather than for memory."""
 CHUNK_DISTANCES = 2**24
 """Vector-to-codeword distances held at once: 64 MiB in float32."""
 
-ADAM_BETAS = (0.9, 0.99)
-"""Decay of the first and second moment (DVGO's)."""
-
 ENTROPY_MARGIN = 1e-6
 """The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
 
@@ -67,7 +68,7 @@ PRODUCTS = ("xyr,zr->xyzr", "xzr,yr->xyzr", "yzr,xr->xyzr")
 """Each plane times its line, per component."""
 
 
-def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
+def _chunks(volume: Volume[Tensor], n_rays: int) -> Iterator[slice]:
     """The rays in slices of at most CHUNK_SAMPLES places for samples; one empty slice when there are none."""
     per_ray = math.dist(volume.lo, volume.hi) / volume.equation.step_world + 2
     n_together = max(1, int(CHUNK_SAMPLES.get(volume.density.device.type, CHUNK_SAMPLES["cpu"]) / per_ray))
@@ -75,10 +76,15 @@ def _chunks(volume: Volume, n_rays: int) -> Iterator[slice]:
         yield slice(start, start + n_together)
 
 
+def fault(subject: Volume[B] | FactorArrays[B]) -> str | None:
+    """Nothing: it does whatever can be done."""
+    return None
+
+
 # -------------------------------------------------------------------------------------- the kernels of rays
 
 
-def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[Array, Array]:
+def pixel_rays(pixels: A, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[A, A]:
     """Rays of pixels given by number, which counts through the views in order, row by row.
 
     Args:
@@ -107,7 +113,7 @@ def pixel_rays(pixels: Array, starts: Array, widths: Array, pinholes: Array, pos
     return result_like(pose[view, :, 3].float(), pixels), result_like(directions.float(), pixels)
 
 
-def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
+def hit_rays(volume: Volume[B], origins: A, directions: Array) -> A:
     """Say which rays have a sample in an occupied cell; density is not looked at.
 
     Args:
@@ -116,15 +122,15 @@ def hit_rays(volume: Volume, origins: Array, directions: Array) -> Array:
     Returns:
       [N] uint8, 1 for a hit.
     """
-    volume = tensors(volume)
-    o, d = rays_of(volume, origins, directions)
+    v = tensors(volume)
+    o, d = rays_of(v, origins, directions)
     hit = torch.zeros(len(o), dtype=torch.uint8, device=o.device)
-    for part in _chunks(volume, len(o)):
-        hit[part][march(volume, o[part], d[part]).ray_id] = 1
+    for part in _chunks(v, len(o)):
+        hit[part][march(v, o[part], d[part]).ray_id] = 1
     return result_like(hit, origins)
 
 
-def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Array, Array, Array]:
+def render_rays(volume: Volume[B], origins: A, directions: Array) -> tuple[A, A, A]:
     """Render rays.
 
     Args:
@@ -138,11 +144,11 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
     Differentiable in density, features and layers where these are tensors that require a gradient. Which
     samples are live or shaded is held constant.
     """
-    volume = tensors(volume)
-    o, d = rays_of(volume, origins, directions)
+    v = tensors(volume)
+    o, d = rays_of(v, origins, directions)
     parts = []
-    for part in _chunks(volume, len(o)):
-        seen = render(volume, o[part], d[part])
+    for part in _chunks(v, len(o)):
+        seen = render(v, o[part], d[part])
         depth = torch.zeros_like(seen.background_weight)
         depth = depth.index_add(0, seen.samples.ray_id, seen.weight * seen.samples.t)
         parts.append((seen.pixel, seen.background_weight, depth))
@@ -152,12 +158,12 @@ def render_rays(volume: Volume, origins: Array, directions: Array) -> tuple[Arra
 
 @torch.enable_grad()
 def render_gradients(
-    volume: Volume,
+    volume: Volume[B],
     origins: Array,
     directions: Array,
     targets: Array,
     losses: LossWeights,
-    gradients: Gradients,
+    gradients: Gradients[B],
 ) -> dict[str, float]:
     """Add the gradient of the loss over N rays to `gradients`, in place, and mark the voxels that it reaches.
 
@@ -180,15 +186,9 @@ def render_gradients(
     Density acts through every weight and the background weight; in `point_color` the weights are constant.
     The entropy passes no gradient where the background weight is within ENTROPY_MARGIN of 0 or 1.
     """
-    volume = tensors(volume)
-    o, d, target = rays_of(volume, origins, directions, targets)
+    v = leaves_of(tensors(volume))
+    o, d, target = rays_of(v, origins, directions, targets)
     weights = {name: getattr(losses, name) for name in LOSS_TERMS} | {"mse": 1.0}
-    volume = replace(
-        volume,
-        density=volume.density.detach().requires_grad_(),
-        features=volume.features.detach().requires_grad_(),
-        layers=tuple((w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in volume.layers),
-    )
     into = Gradients(
         density=writable(gradients.density, "gradients.density"),
         features=writable(gradients.features, "gradients.features"),
@@ -196,16 +196,26 @@ def render_gradients(
         touched=writable(gradients.touched, "gradients.touched"),
     )
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
-    for part in _chunks(volume, len(o)):
-        seen = render(volume, o[part], d[part])
+    for part in _chunks(v, len(o)):
+        seen = render(v, o[part], d[part])
         terms = _loss_terms(seen, target[part], max(len(o), 1))
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        _add_gradients(volume, seen, loss, into)
+        _add_gradients(v, seen, loss, into)
         for name, term in terms.items():
             totals[name] += term.item()
         totals["n_live"] += len(seen.weight)
         totals["n_shaded"] += len(seen.color)
     return totals
+
+
+def leaves_of(volume: Volume[Tensor]) -> Volume[Tensor]:
+    """The volume with what it can learn cut off from where that came from, so that gradients end there."""
+    return replace(
+        volume,
+        density=volume.density.detach().requires_grad_(),
+        features=volume.features.detach().requires_grad_(),
+        layers=tuple((w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in volume.layers),
+    )
 
 
 def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
@@ -222,7 +232,7 @@ def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tenso
     }
 
 
-def _add_gradients(volume: Volume, seen: Rendering, loss: Tensor, into: Gradients) -> None:
+def _add_gradients(volume: Volume[Tensor], seen: Rendering, loss: Tensor, into: Gradients[Tensor]) -> None:
     """Differentiate the loss up to the values at the voxels, then add those where they came from.
 
     Cutting there keeps the work in proportion to the samples: autograd alone makes a dense lattice per chunk.
@@ -245,7 +255,7 @@ def _add_gradients(volume: Volume, seen: Rendering, loss: Tensor, into: Gradient
 
 
 @torch.no_grad()
-def accumulate_importance(volume: Volume, origins: Array, directions: Array, importance: Array) -> None:
+def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
     """Add to each voxel the weight that it gave to the rays, in place.
 
         I(v) += sum_rays sum_shaded  w_s * share(v, x_s)
@@ -257,13 +267,13 @@ def accumulate_importance(volume: Volume, origins: Array, directions: Array, imp
     Source: VQRF (arXiv 2211.16386), importance score. The paper sums over all samples; here, as in the
     authors' code, only samples with a colour count, that is those with weight above `alpha_threshold`.
     """
-    volume = tensors(volume)
-    o, d = rays_of(volume, origins, directions)
+    v = tensors(volume)
+    o, d = rays_of(v, origins, directions)
     into = writable(importance, "importance").view(-1)
-    for part in _chunks(volume, len(o)):
-        samples = keep_live(volume, march(volume, o[part], d[part]), len(o[part]))
-        weight, _, _ = weigh(volume, samples, len(o[part]))
-        weight = torch.where(weight > volume.equation.alpha_threshold, weight, 0.0)
+    for part in _chunks(v, len(o)):
+        samples = keep_live(v, march(v, o[part], d[part]), len(o[part]))
+        weight, _, _ = weigh(v, samples, len(o[part]))
+        weight = torch.where(weight > v.equation.alpha_threshold, weight, 0.0)
         given = weight[:, None].double() * samples.shares.double()
         into.index_add_(0, samples.voxels.reshape(-1), given.reshape(-1))
 
@@ -271,7 +281,7 @@ def accumulate_importance(volume: Volume, origins: Array, directions: Array, imp
 # -------------------------------------------------------------------------------------- what may be skipped
 
 
-def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
+def find_cells(density: A, floor: float, allowed: Array | None) -> A:
     """Find the cells that may hold a live sample: allowed, with a corner of density above `floor`.
 
     Args:
@@ -295,7 +305,7 @@ def find_cells(density: Array, floor: float, allowed: Array | None) -> Array:
     return result_like(occupied.to(torch.uint8), density)
 
 
-def measure_skip(cells: Array) -> Array:
+def measure_skip(cells: A) -> A:
     """Measure how many blocks of SKIP_BLOCK^3 cells lie between each block and the nearest occupied one.
 
     Args:
@@ -330,12 +340,11 @@ def masked_adam(
     *,
     rate: float | Array,
     step: int,
-    epsilon: float,
 ) -> None:
     """Take one step of Adam where there is a gradient, in place, and clear the gradient.
 
         m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,   (b1, b2) = ADAM_BETAS
-        x <- x - rate * (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + epsilon)
+        x <- x - rate * (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + ADAM_EPSILON)
 
     Args:
       values, gradient, first, second: x, g, m, v; all [V] or all [V,C].
@@ -343,7 +352,6 @@ def masked_adam(
         moments included; then all gradients of these voxels are 0.
       rate: >= 0, one for all or [V].
       step: 1 for the first call. It counts calls, not the updates of an element.
-      epsilon: > 0.
 
     Source: Adam (arXiv 1412.6980), algorithm 1; skipping elements without gradient as in DirectVoxGO.
     """
@@ -361,7 +369,7 @@ def masked_adam(
     flat_m = b1 * m.view(-1)[element] + (1 - b1) * flat_g
     flat_v = b2 * v.view(-1)[element] + (1 - b2) * flat_g.square()
     m.view(-1)[element], v.view(-1)[element] = flat_m, flat_v
-    speed = (flat_m / (1 - b1**step)) / ((flat_v / (1 - b2**step)).sqrt() + epsilon)
+    speed = (flat_m / (1 - b1**step)) / ((flat_v / (1 - b2**step)).sqrt() + ADAM_EPSILON)
     rates = rate if isinstance(rate, float | int) else tensor_of(rate).to(x)[voxel]
     x.view(-1)[element] -= rates * speed
     if touched is None:
@@ -403,7 +411,7 @@ def add_total_variation(values: Array, gradient: Array, touched: Array | None, *
 
 
 @torch.no_grad()
-def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
+def assign_codes(vectors: A, codebook: Array) -> tuple[A, A]:
     """Find the nearest codeword of each vector.
 
     Args:
@@ -431,7 +439,7 @@ def assign_codes(vectors: Array, codebook: Array) -> tuple[Array, Array]:
 
 
 @torch.no_grad()
-def sum_by_code(values: Array, weights: Array, codes: Array, n_codes: int) -> tuple[Array, Array]:
+def sum_by_code(values: A, weights: Array, codes: Array, n_codes: int) -> tuple[A, A]:
     """Sum vectors and weights by code: `sums / totals` are the weighted means.
 
     Args:
@@ -482,7 +490,7 @@ def raise_level(fine: Array, coarse: Array, parents: Array) -> None:
 
 
 @torch.no_grad()
-def lower_gradient(fine: Array, coarse: Array, children: Children) -> None:
+def lower_gradient(fine: Array, coarse: Array, children: Children[B]) -> None:
     """The derivative of `raise_level`: add to each parent its share of each child's gradient, in place.
 
     Args:
@@ -560,7 +568,7 @@ def add_rate_gradient(values: Array, steps: Array, first_bits: Array, weight: fl
 # ---------------------------------------------------------------------------------------------------- factors
 
 
-def products_of_factors(factors: FactorArrays) -> tuple[Tensor, Tensor]:
+def products_of_factors(factors: FactorArrays[B]) -> tuple[Tensor, Tensor]:
     """The density [X,Y,Z] and features [X,Y,Z,C] that factors stand for, see `FactorArrays`. Differentiable in all of them."""
     mix = tensor_of(factors.mix)
     n_features, n_channels = mix.shape[1:]
@@ -574,7 +582,7 @@ def products_of_factors(factors: FactorArrays) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def expand_factors(factors: FactorArrays, marks: Array, density: Array, features: Array | None) -> None:
+def expand_factors(factors: FactorArrays[B], marks: Array, density: Array, features: Array | None) -> None:
     """Write what factors stand for at marked voxels, in place; nothing is written to the others.
 
     Args:
@@ -594,7 +602,7 @@ def expand_factors(factors: FactorArrays, marks: Array, density: Array, features
 
 @torch.enable_grad()
 def gather_factors(
-    factors: FactorArrays, marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays
+    factors: FactorArrays[B], marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays[B]
 ) -> None:
     """Move the gradients of marked voxels to the factors that these come from, in place: the derivative of `expand_factors`.
 
@@ -608,7 +616,7 @@ def gather_factors(
     leaves = [tensor_of(a).detach().requires_grad_() for a in (*factors.planes, *factors.lines, factors.mix)]
     made = products_of_factors(FactorArrays((leaves[0], leaves[1], leaves[2]), (leaves[3], leaves[4], leaves[5]), leaves[6]))
     given = writable(density_gradient, "density_gradient"), writable(feature_gradient, "feature_gradient")
-    into = (*gradients.planes, *gradients.lines, gradients.mix)
+    into: tuple[Array, ...] = (*gradients.planes, *gradients.lines, gradients.mix)
     weighted = [(value[is_marked] * gradient[is_marked]).sum() for value, gradient in zip(made, given, strict=True)]
     for target, gradient in zip(into, torch.autograd.grad(torch.stack(weighted).sum(), leaves), strict=True):
         writable(target, "gradients").add_(gradient)

@@ -128,7 +128,7 @@ class HarmonicsModel:
         self.allowed = None if field.allowed is None else torch.from_numpy(field.allowed).to(device)
         self.touched = torch.zeros(field.lattice.shape, dtype=torch.uint8, device=device)
         self.gradients = Gradients(self.density.gradient[..., 0], self.features.gradient, (), self.touched)
-        self.volume = replace(field.volume(), density=self.density.values[..., 0], features=self.features.values)
+        self.volume = replace(tensors(field.volume()), density=self.density.values[..., 0], features=self.features.values)
         self._find_cells()
 
     def _find_cells(self) -> None:

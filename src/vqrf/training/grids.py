@@ -12,7 +12,7 @@ Departs from TensoRF: a step costs what is occupied, and not what is sampled; de
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.factors import Factors, LineFactors
 from vqrf.kernels import PLANE_AXES, FactorArrays
+from vqrf.kernels.contract import Backend
 from vqrf.training.parameters import Moments, Parameters
 
 UNSEEN_DENSITY = -100.0
@@ -86,16 +87,16 @@ class VoxelGrid:
             new.values.view(flat)[active] = resample(old.values, shape).view(flat)[active]
         return grown
 
-    def show_density(self, kernels: Any) -> None:
+    def show_density(self, kernels: Backend) -> None:
         """Do nothing: the voxels of a VoxelGrid are what it learns."""
 
     def choose(self, cells: Tensor) -> None:
         """From now on `show` the voxels at the corners of these cells [X-1,Y-1,Z-1] uint8."""
 
-    def show(self, kernels: Any) -> None:
+    def show(self, kernels: Backend) -> None:
         """Do nothing: the voxels of a VoxelGrid are what it learns."""
 
-    def update(self, kernels: Any, touched: Tensor, rates: Rates, step: int) -> None:
+    def update(self, kernels: Backend, touched: Tensor, rates: Rates, step: int) -> None:
         """Apply the gradients of touched voxels, and clear them."""
         for moments, rate, weight in (
             (self.density, rates.density, rates.density_variation),
@@ -177,7 +178,7 @@ class FactorGrid:
             planes = [torch.zeros(sides[a], sides[b], rank, device=lines[0].device) for a, b, _ in PLANE_AXES]
         return FactorArrays((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), array["mix"])
 
-    def show_density(self, kernels: Any) -> None:
+    def show_density(self, kernels: Backend) -> None:
         """Bring the density of all active voxels to what was learnt."""
         kernels.expand_factors(self._arrays("values"), self.active_marks, self.shown[0], None)
 
@@ -187,11 +188,11 @@ class FactorGrid:
         self.shown[1][(self.marks != 0) & (marks == 0)] = 0
         self.marks = marks
 
-    def show(self, kernels: Any) -> None:
+    def show(self, kernels: Backend) -> None:
         """Bring the voxels chosen to what was learnt."""
         kernels.expand_factors(self._arrays("values"), self.marks, *self.shown)
 
-    def update(self, kernels: Any, touched: Tensor, rates: Rates, step: int) -> None:
+    def update(self, kernels: Backend, touched: Tensor, rates: Rates, step: int) -> None:
         """Carry the gradients of touched voxels to the factors, apply them there, and clear all."""
         values, gradients = self._arrays("values"), self._arrays("gradient")
         kernels.gather_factors(values, touched, *self.gradients, gradients)

@@ -27,8 +27,8 @@ SOURCE = "source."
 class Model(Protocol):
     """What the loop optimises: it shows itself as a volume and takes gradients."""
 
-    volume: Volume
-    gradients: Gradients
+    volume: Volume[Tensor]
+    gradients: Gradients[Tensor]
     losses: LossWeights
 
     def prepare(self, step: int) -> bool:
@@ -82,7 +82,7 @@ def optimize(
     kernels = select(device)
     start = 0 if checkpoint is None else resume(model, source, checkpoint, device)
     for step in range(start, steps):
-        with torch_threads(1 if kernels.__name__.endswith("native") else None):
+        with torch_threads(kernels.torch_threads):
             if model.prepare(step):
                 source.keep_hits(model.volume)
             rays = _rays_of(source.sample(rays_per_step, seed=(*seed, step)), device)

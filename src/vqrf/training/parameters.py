@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-ADAM_EPSILON = 1e-15
+from vqrf.kernels.contract import Backend
 
 AVERAGED = 0.1
 """Share of a stage's steps that the mean of its last parameters reaches back; it weighs them exponentially. Each batch pushes
@@ -40,12 +40,12 @@ class Moments:
     def of(cls, values: Tensor) -> Moments:
         return cls(values.contiguous(), *(torch.zeros_like(values) for _ in range(3)))
 
-    def update(self, kernels: Any, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
+    def update(self, kernels: Backend, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
         """One Adam step on what has a gradient; `step` counts from 1. Clears the gradient."""
         n = len(self.values) if touched is None else touched.numel()
-        arrays = [array.view(n, -1) for array in (self.values, self.gradient, self.first, self.second)]
+        x, g, m, v = (array.view(n, -1) for array in (self.values, self.gradient, self.first, self.second))
         touched = None if touched is None else touched.view(-1)
-        kernels.masked_adam(*arrays, touched, rate=rate, step=step, epsilon=ADAM_EPSILON)
+        kernels.masked_adam(x, g, m, v, touched, rate=rate, step=step)
 
 
 class Means(dict[str, Tensor]):

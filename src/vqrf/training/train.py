@@ -5,7 +5,7 @@ the scene is; a fine field with a small MLP starts in that box, skips what the c
 several times on the way. Learning rates decay exponentially over a stage.
 
 Departs from DVGO:
-  - Adam's epsilon (`training.grids`) is small enough for the coarse start: at alpha 1e-6 the gradients are below 1e-8, where
+  - Adam's epsilon (`vqrf.kernels`) is small enough for the coarse start: at alpha 1e-6 the gradients are below 1e-8, where
     the usual epsilon swallows them;
   - once what is there has risen above it, the coarse stage samples with the fine stage's alpha threshold, which drops the white
     fog on white that no loss removes and makes a step five times cheaper;
