@@ -54,7 +54,7 @@ WINGS = {
         "rays",
     ),
     "fields": ("factors", "field", "cells", "storage", "preview"),
-    "interop": ("pickles", "archives", "dvgo", "folder", "svox2", "tensorf"),
+    "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
     "training": ("parameters", "grids", "stages", "box", "checkpoint", "teacher", "loop", "train", "bake"),
     "compression": (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -129,6 +131,32 @@ def test_view_shows_a_run_folder_and_its_next_field(
     assert vqrf("view", run, "--no-open")[0] == 0
     assert visitor.scenes == [encode(preview(ball_field))]
     assert decode(later[0]).equation.background == (0, 0, 0)
+
+
+def test_a_port_that_is_taken_is_named(file: Path) -> None:
+    with SceneServer(lambda: b"", "x") as other:
+        refuses("view", file, "--no-open", "--port", other.server_address[1], saying="something else listens there")
+
+
+def test_a_scene_that_becomes_no_file_while_it_is_shown_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = file.read_bytes()
+
+    def look(url: str) -> None:
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}scene.vqrf", timeout=20)
+        file.unlink()
+        file.write_bytes(whole + whole)
+        with urllib.request.urlopen(f"{url}scene.vqrf", timeout=20) as response:
+            assert response.read() == whole + whole
+
+    try:
+        Visitor(monkeypatch, look)
+        assert vqrf("view", file, "--no-open")[0] == 0
+    finally:
+        file.unlink()
+        file.write_bytes(whole)
 
 
 def test_render_draws_an_orbit_and_a_path_from_a_file(file: Path, tmp_path: Path) -> None:

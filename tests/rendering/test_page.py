@@ -63,6 +63,11 @@ def test_the_page_holds_the_file_and_allows_only_its_own_script(name: str) -> No
     assert all(not (a.get("src") or "").startswith(("http", "//")) for _, a, _ in reader.found)
 
 
+def test_a_file_whose_name_is_no_text_has_a_page() -> None:
+    assert Reader(page_with_scene(SCENE, "b\udcffd.vqrf")).one("script", id="scene")[0]["data-name"] == r"b\udcffd.vqrf"
+    assert b"b\\udcffd" in page_with_source("scene.vqrf", "b\udcffd")
+
+
 def test_the_page_of_a_server_asks_that_server_only() -> None:
     reader = Reader(page_with_source("scene.vqrf", "x", refresh_seconds=2.5))
     attributes, _ = reader.one("vqrf-viewer")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from vqrf.cli.terminal import (
@@ -24,7 +23,7 @@ from vqrf.cli.terminal import (
     tell,
 )
 from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import PRUNED, Compressed, CompressedField
+from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
@@ -48,6 +47,7 @@ from vqrf.interop import (
     load_checkpoint,
     load_tensorf,
     load_vqrf,
+    outline_checkpoint,
     zip_of_vqrf,
 )
 from vqrf.rendering.evaluate import SSIM_WINDOW
@@ -143,21 +143,8 @@ def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[C
 
 
 def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
-    """What `info` prints of a checkpoint."""
-    made = open_checkpoint(path, flags, exact=False, quiet=True)
-    lattice = made.field.lattice
-    facts = {**made.facts, "shape": list(lattice.shape), "lo": list(lattice.lo), "hi": list(lattice.hi)}
-    facts |= {
-        "channels": made.field.n_channels,
-        "shading": made.field.equation.shading,
-        "activation": made.field.equation.activation,
-    }
-    facts |= {"grid_bytes": made.field.grid_bytes}
-    facts |= {"layers": [list(weight.shape) for weight, _ in made.field.color_mlp], "cells_cut_by_the_mask": made.n_cut}
-    if is_vqrf(path):
-        small = load_vqrf(path, corners=flags.corners)
-        facts |= {"codewords": small.n_codewords, "voxels_pruned": int(np.count_nonzero(small.partition == PRUNED))}
-    return facts
+    """What `info` prints of a checkpoint, of which no grid is made for it."""
+    return outline_checkpoint(path, corners=flags.corners, sampling=sampling_of(path, flags)).describe()
 
 
 @dataclass(frozen=True)

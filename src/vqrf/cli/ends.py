@@ -43,7 +43,7 @@ EXTRAS = {
 """What to say where an optional package is missing."""
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
-"""How PyTorch says in a RuntimeError that there is no memory left."""
+"""Words of a RuntimeError with which PyTorch says that there is no memory left."""
 
 
 class Terminated(BaseException):

@@ -42,7 +42,7 @@ METRICS_STEPS = 100
 WIDEST_TABLE = 1000
 """Characters, more than any table has."""
 JSON_VERSION = 1
-"""Of what `--json` prints: a key that goes, or means something else, makes a new one."""
+"""Version of what `--json` prints: a key that goes, or means something else, makes a new one."""
 MAX_LINE = 600
 """Characters of a line about what is wrong, whatever a file has in it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 import webbrowser
@@ -31,7 +32,7 @@ from vqrf.cli.terminal import (
 from vqrf.codec.bitstream import decode, encode
 from vqrf.fields.field import RadianceField
 from vqrf.fields.preview import preview
-from vqrf.files import write_atomically
+from vqrf.files import read_file, write_atomically
 from vqrf.geometry import Camera, Lattice
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.page import page_with_scene
@@ -145,8 +146,8 @@ class View:
             data = read_bytes(self.scene)
             with named(self.scene):
                 decode(data)
-            source = self.scene.read_bytes
-        with SceneServer(source, self.scene.resolve().name, self.port, REFRESH_SECONDS) as server:
+            source = source_of_file(self.scene)
+        with open_server(source, self.scene.resolve().name, self.port) as server:
             say(False, f"{self.scene}: at {server.url} until Ctrl+C")
             if self.open:
                 webbrowser.open(server.url)
@@ -177,18 +178,44 @@ class Export:
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
 
 
+def open_server(source: Source, name: str, port: int) -> SceneServer:
+    """A server at the port, or a reason in words why there is none."""
+    try:
+        return SceneServer(source, name, port, REFRESH_SECONDS)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"--port {port}: something else listens there; give another, or none for one that is free"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise UsageError(f"--port {port}: is not for everybody here; give one from 1024 on") from None
+        raise
+
+
+def source_of_file(path: Path) -> Source:
+    """The bytes of a file, read again when it changes."""
+    return _renewed(path, lambda: read_file(path))
+
+
 def source_of_run(run: Path) -> Source:
     """The field of a run folder as the bytes of a .vqrf; made anew when the field is."""
-    made: tuple[int, bytes] | None = None
+    load_run(run)
+    return _renewed(run / FIELD_FILE, lambda: encode(preview(load_run(run)[0])))
+
+
+def _renewed(path: Path, make: Callable[[], bytes]) -> Source:
+    """What `make` gives, asked again where the file is another: requests share the bytes, and one that waits holds no copy."""
+    made: tuple[tuple[int, int, int], bytes] | None = None
 
     def source() -> bytes | None:
         nonlocal made
-        changed = (run / FIELD_FILE).stat().st_mtime_ns
-        if made is None or made[0] != changed:
-            made = changed, encode(preview(load_run(run)[0]))
+        state = path.stat()
+        mark = state.st_mtime_ns, state.st_size, state.st_ino
+        if made is None or made[0] != mark:
+            made = None
+            made = mark, make()
         return made[1]
 
-    load_run(run)
     return source
 
 

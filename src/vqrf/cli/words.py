@@ -44,7 +44,7 @@ MEANT = {
 """What other programs call what a verb does."""
 
 NEAR = 0.6
-"""Of `difflib`: words at least as much alike are taken for slips."""
+"""Likeness, 0..1, from which on a word is taken for a slip of another (`difflib`)."""
 
 _BOX = re.compile(r"[\u2500-\u257f]+|-{3,}|^\||\|$")
 """Lines that the parser draws around what it says."""

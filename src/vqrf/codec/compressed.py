@@ -138,11 +138,15 @@ class Compressed(ABC):
 
     @property
     def n_coded(self) -> int:
-        return int(np.count_nonzero(self.partition == CODED))
+        return _count_kind(self.partition, CODED)
 
     @property
     def n_kept(self) -> int:
-        return int(np.count_nonzero(self.partition == KEPT))
+        return _count_kind(self.partition, KEPT)
+
+    @abstractmethod
+    def values_bytes(self) -> int:
+        """What `voxel_values` takes at most, its result included."""
 
     @abstractmethod
     def voxel_values(self) -> tuple[Float32, Float32]:
@@ -207,6 +211,13 @@ class CompressedField(Compressed):
     def n_codewords(self) -> int:
         return int(items_of(self.codebook).shape[0])
 
+    def values_bytes(self) -> int:
+        return (
+            len(self.density.levels) * (12 + 4 * self.n_channels)
+            + 4 * self.codes.size * self.n_channels
+            + 12 * self.kept.levels.size
+        )
+
     def voxel_values(self) -> tuple[Float32, Float32]:
         is_kept = self.partition[self.partition != PRUNED] == KEPT
         features = np.empty((len(is_kept), self.n_channels), np.float32)
@@ -216,6 +227,11 @@ class CompressedField(Compressed):
 
     def sizes(self) -> dict[str, int]:
         return {"codewords": self.n_codewords}
+
+
+def _count_kind(partition: Uint8, kind: int) -> int:
+    """How many voxels are of a kind; slab by slab, as a mask of all would be as large as the partition."""
+    return sum(int(np.count_nonzero(slab == kind)) for slab in partition)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -28,6 +28,8 @@ Int16 = NDArray[np.int16]
 
 MAX_MAGNITUDE = MAX_STEPS
 """Largest magnitude of a coefficient."""
+BYTES_OF_LINKS = 64
+"""Bytes of a node, while its parents are found; and of the eight of them."""
 MAX_LEVELS = 8
 """Levels above the lattice's own: 2^8 is a side of 4096 brought to 16."""
 
@@ -135,7 +137,7 @@ class PyramidField(Compressed):
         if not (np.isfinite(self.steps).all() and (self.steps > 0).all()):
             raise ValueError("steps: expected finite positive values")
         self._check_basis()
-        levels = select_levels(self.partition != PRUNED, self.n_levels)[::-1]
+        levels = select_levels(self.partition.view(np.bool_), self.n_levels)[::-1]  # no copy: it is 0 and 1
         for selected, level in zip(levels, self.coefficients, strict=True):
             expected = (int(np.count_nonzero(selected)), len(self.steps))
             if level.dtype != np.int16 or level.shape != expected:
@@ -164,6 +166,11 @@ class PyramidField(Compressed):
     def nodes(self) -> list[Nodes]:
         """The levels, finest first."""
         return build_nodes(self.partition != PRUNED, self.n_levels)
+
+    def values_bytes(self) -> int:
+        n_nodes = sum(map(len, self.coefficients))
+        per_voxel = BYTES_OF_LINKS + 16 * len(self.steps) + 4 * self.n_channels
+        return 2 * self.partition.size + n_nodes * BYTES_OF_LINKS + len(self.coefficients[-1]) * per_voxel
 
     def voxel_values(self) -> tuple[Float32, Float32]:
         """Density [N] and features [N,C] of the voxels that are not PRUNED, in raster order."""

@@ -6,6 +6,7 @@ enter is in `vqrf.kernels`. Paper: DirectVoxGO (arXiv 2111.11215), sec. 3 and 4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,11 @@ from numpy.typing import NDArray
 from vqrf.codec.compressed import PRUNED, Compressed, float_table
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume, select
-from vqrf.kernels.constants import Equation, shading_fault
+from vqrf.kernels.constants import Equation, count_view_frequencies, drawing_fault, shading_fault
+from vqrf.memory import expect_room
+
+BYTES_BESIDE = 12
+"""Bytes of a voxel beside its values: what is allowed, occupied, skipped, masked, and room to find it in."""
 
 Layers = tuple[tuple[Float32, Float32], ...]
 
@@ -57,9 +62,12 @@ class RadianceField:
         if fault := shading_fault(equation.shading, len(self.color_mlp), self.n_channels, equation.feature_frequencies):
             raise ValueError(f"features: {fault}")
         arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
-        if not all(np.isfinite(a).all() for a in arrays):
+        if not all(np.isfinite(part).all() for a in arrays for part in a):  # part by part: a mask of all takes room
             raise ValueError("the field has a value that is not finite")
-        if fault := equation.fault():
+        if fault := layers_fault(self.color_mlp, self.n_channels, equation.feature_frequencies):
+            raise ValueError(f"color_mlp: {fault}")
+        n_weights = sum(weight.size for weight, _ in self.color_mlp)
+        if fault := drawing_fault(self.lattice.lo, self.lattice.hi, equation, n_weights):
             raise ValueError(fault)
 
     def __repr__(self) -> str:
@@ -96,15 +104,39 @@ class RadianceField:
         return replace(self, equation=replace(self.equation, background=background))
 
 
-def expand(compressed: Compressed) -> RadianceField:
+def layers_fault(layers: Layers, n_channels: int, feature_frequencies: int) -> str | None:
+    """Why layers do not lead from the features and the view to rgb; None if they do, or there are none."""
+    width = None
+    for weight, bias in layers:
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            return f"a layer has weight {list(weight.shape)} and bias {list(bias.shape)}"
+        n_out, n_in = weight.shape
+        fits = n_in == width if width else count_view_frequencies(n_in, n_channels, feature_frequencies) is not None
+        if not fits or not n_out:
+            return f"a layer cannot take its {n_in} inputs"
+        width = n_out
+    return None if width in (None, 3) else f"ends in {width} values, expected rgb"
+
+
+def dense_bytes(shape: tuple[int, ...], n_channels: int) -> int:
+    """Bytes that a field takes at most while it is made, checked, and made a volume of, beside what it is made from."""
+    return math.prod(shape) * (4 * (1 + n_channels) + BYTES_BESIDE)
+
+
+def expand(compressed: Compressed, *, max_bytes: int | None = None) -> RadianceField:
     """The field that a compressed one stands for: dequantise and scatter, no choice made.
 
     PRUNED voxels get the density that the file says, and zero features.
 
+    Args:
+      max_bytes: the budget of memory; None for the usual one (see `vqrf.memory`).
+
     Raises:
-      ValueError: the numbers make no field (see `RadianceField`).
+      ValueError: the numbers make no field (see `RadianceField`), or one that takes more memory.
     """
     shape = compressed.lattice.shape
+    n_bytes = dense_bytes(shape, compressed.n_channels) + compressed.values_bytes()
+    expect_room(n_bytes, max_bytes, f"a lattice of {list(shape)} voxels with {compressed.n_channels} channels")
     density = np.full(shape, compressed.empty_density, np.float32)
     features = np.zeros((*shape, compressed.n_channels), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and RadianceField says so

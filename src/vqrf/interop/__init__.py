@@ -12,6 +12,7 @@ Words that the papers' codes use and this one does not are said in here only.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +23,21 @@ import numpy as np
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField, expand
-from vqrf.interop.archives import CheckpointError, load_torch
-from vqrf.interop.dvgo import USUAL, Corners, Imported, Sampling, bytes_of_dvgo, load_dvgo
-from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, zip_of_vqrf
-from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2
-from vqrf.interop.tensorf import AlphaMask, TensorfField, bytes_of_tensorf, import_tensorf, is_tree, load_tensorf, tensorf_of
+from vqrf.interop.archives import CheckpointError, load_torch, open_zip
+from vqrf.interop.dvgo import bytes_of_dvgo, load_dvgo, outline_dvgo
+from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, outline_vqrf, zip_of_vqrf
+from vqrf.interop.parts import USUAL, Corners, Imported, Outline, Sampling, reading
+from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2, outline_svox2
+from vqrf.interop.tensorf import (
+    AlphaMask,
+    TensorfField,
+    bytes_of_tensorf,
+    import_tensorf,
+    is_tree,
+    load_tensorf,
+    outline_tensorf,
+    tensorf_of,
+)
 from vqrf.kernels import select
 
 __all__ = [
@@ -35,6 +46,7 @@ __all__ = [
     "CheckpointError",
     "Corners",
     "Imported",
+    "Outline",
     "Sampling",
     "TensorfField",
     "bytes_of_dvgo",
@@ -53,6 +65,7 @@ __all__ = [
     "load_svox2",
     "load_tensorf",
     "load_vqrf",
+    "outline_checkpoint",
     "tensorf_of",
     "zip_of_vqrf",
 ]
@@ -81,19 +94,19 @@ def is_svox2(path: Path) -> bool:
 def _members(path: Path) -> list[str]:
     """The names in a zip; none where it is no zip."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return archive.namelist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, struct.error):
         return []
 
 
-def is_tensorf(path: Path) -> bool:
+def is_tensorf(path: Path, max_bytes: int | None = None) -> bool:
     """Whether this is a checkpoint of TensoRF.
 
     Raises:
       CheckpointError: the file is damaged, or holds anything but numbers.
     """
-    return not is_vqrf(path) and not is_svox2(path) and is_tree(load_torch(path))
+    return not is_vqrf(path) and not is_svox2(path) and is_tree(load_torch(path, max_bytes))
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -106,31 +119,54 @@ def is_checkpoint(path: Path) -> bool:
         return file.read(4) in FOREIGN_STARTS
 
 
-def load_checkpoint(path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, exact: bool = True) -> Imported:
+def load_checkpoint(
+    path: Path,
+    *,
+    corners: Corners | None = None,
+    sampling: Sampling = USUAL,
+    exact: bool = True,
+    max_bytes: int | None = None,
+) -> Imported:
     """The field of a checkpoint of any program that is read here; arguments as for `load_dvgo`.
 
     Raises:
-      CheckpointError: the file cannot be used, or says itself what an argument says.
+      CheckpointError: the file cannot be used, says itself what an argument says, or takes more memory.
 
     Safe for untrusted input.
     """
     if is_svox2(path):
-        return load_svox2(path, sampling=sampling)
-    try:
-        if is_vqrf(path):
-            field = expand(load_vqrf(path, corners=corners, sampling=sampling))
-            return Imported(field, {"kind": "official VQRF output", "corners": corners or "centred"}, 0)
-        if not is_tensorf(path):
-            return load_dvgo(path, corners=corners, sampling=sampling, exact=exact)
-        if corners is not None or sampling != USUAL:
-            raise CheckpointError(
-                path, "says itself how it is sampled: corners, step, near and scale are for other checkpoints"
-            )
-        return import_tensorf(load_tensorf(path))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(path, str(error)) from error
+        return load_svox2(path, sampling=sampling, max_bytes=max_bytes)
+    if is_vqrf(path):
+        small = load_vqrf(path, corners=corners, sampling=sampling, max_bytes=max_bytes)
+        with reading(path):
+            field = expand(small, max_bytes=max_bytes)
+        return Imported(field, {"kind": "official VQRF output", "corners": corners or "centred"}, 0)
+    if not _expect_tensorf_alone(path, corners, sampling, max_bytes):
+        return load_dvgo(path, corners=corners, sampling=sampling, exact=exact, max_bytes=max_bytes)
+    with reading(path):
+        return import_tensorf(load_tensorf(path, max_bytes), max_bytes)
+
+
+def outline_checkpoint(
+    path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, max_bytes: int | None = None
+) -> Outline:
+    """What a checkpoint says of its field, of which no grid is made; arguments and errors as for `load_checkpoint`."""
+    if is_svox2(path):
+        return outline_svox2(path, sampling=sampling, max_bytes=max_bytes)
+    if is_vqrf(path):
+        return outline_vqrf(path, corners=corners, sampling=sampling, max_bytes=max_bytes)
+    if _expect_tensorf_alone(path, corners, sampling, max_bytes):
+        return outline_tensorf(path, max_bytes)
+    return outline_dvgo(path, corners=corners, sampling=sampling, max_bytes=max_bytes)
+
+
+def _expect_tensorf_alone(path: Path, corners: Corners | None, sampling: Sampling, max_bytes: int | None) -> bool:
+    """Whether it is a checkpoint of TensoRF, of which nothing is said beside it."""
+    if not is_tensorf(path, max_bytes):
+        return False
+    if corners is not None or sampling != USUAL:
+        raise CheckpointError(path, "says itself how it is sampled: corners, step, near and scale are for other checkpoints")
+    return True
 
 
 def guess_corners(load: Callable[[Corners], RadianceField], views: Sequence[View]) -> dict[Corners, float]:

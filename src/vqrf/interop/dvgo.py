@@ -24,22 +24,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.fields.field import Layers, RadianceField
-from vqrf.fields.storage import MAX_FIELD_BYTES
+from vqrf.fields.field import Layers, RadianceField, dense_bytes
 from vqrf.geometry import Float32, Float64, Lattice
-from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
-from vqrf.interop.pickles import Refused, array_of
+from vqrf.interop.archives import bytes_of_torch, load_torch
+from vqrf.interop.parts import (
+    OWN_KEY,
+    USUAL,
+    Corners,
+    Imported,
+    Outline,
+    Parts,
+    Sampling,
+    floats,
+    highest,
+    lattice_of,
+    listed,
+    own_numbers,
+    reading,
+)
+from vqrf.interop.values import Refused
 from vqrf.kernels.constants import N_NUMBERS, Equation
+from vqrf.memory import expect_room
 
-Corners = Literal["aligned", "centred"]
 GRIDS = (("density.grid", "k0.grid"), ("density", "k0"))
 OTHERS = {
     "act_shift.grid": "a forward-facing scene (DirectMPIGO)",
@@ -49,83 +62,29 @@ OTHERS = {
 }
 """Keys of what is not read, and what it is."""
 
-LAYER_KEY = re.compile(r"rgbnet\.(\d+)(?:\.0)?\.weight")
-SMALLEST_THRESHOLD = 1e-7
-"""In place of 0, which some files have: ours is above 0."""
+OTHER_PROGRAMS = {
+    "pipeline": "nerfstudio",
+    "network_fn_state_dict": "nerf-pytorch",
+    "gaussians": "Gaussian splatting",
+    "splats": "gsplat",
+}
+"""Keys of checkpoints of programs that are not read, and the programs."""
 
-OWN_KEY = "vqrf"
+LAYER_KEY = re.compile(r"rgbnet\.(\d{1,3})(?:\.0)?\.weight")
+SMALLEST_THRESHOLD = 1e-7
+"""Threshold in place of 0, which some files have: ours is above 0."""
+
+SMALLEST_ALPHA = 1e-9
+LOWEST_EXPONENT = -700.0
+"""Least exponent whose exponential is above 0 in float64, nearly."""
+
+MASK, MAX_MASK_SIDE = "mask_cache.mask", 8192
 QUARTERS = np.stack(np.meshgrid(*[(0.25, 0.75)] * 3, indexing="ij"), -1).reshape(-1, 3)
 """Points of a cell, one in each of the 8 parts that belong to its voxels."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What a checkpoint does not say.
-
-    Attributes:
-      step_voxels: distance of two samples, in voxels.
-      near: as `Equation.near`.
-      scale: of the field's world against a checkpoint's of svox2.
-    """
-
-    step_voxels: float = 0.5
-    near: float = 0.0
-    scale: float = 1.0
-
-
-USUAL = Sampling()
-
-
-@dataclass(frozen=True, eq=False)
-class Imported:
-    """A field from a checkpoint.
-
-    Attributes:
-      facts: JSON-able, what the file said.
-      n_cut: cells with something in them that the official mask cuts and ours does not.
-    """
-
-    field: RadianceField
-    facts: dict[str, Any]
-    n_cut: int
-
-
-class Parts:
-    """The arguments and the state of a checkpoint, asked for by name.
-
-    Raises:
-      Refused: a part is missing or is not what it has to be.
-    """
-
-    arguments_name = "model_kwargs"
-
-    def __init__(self, arguments: Any, state: Any) -> None:
-        if not isinstance(arguments, dict) or not isinstance(state, dict):
-            raise Refused("holds no model_kwargs and model_state_dict: it is no checkpoint of DirectVoxGO")
-        self.arguments, self.state = arguments, state
-
-    def array(self, key: str, ndim: int) -> NDArray[Any]:
-        if key not in self.state:
-            raise Refused(f"{key}: is missing")
-        array = _within(key, lambda: array_of(self.state[key], key))
-        if array.ndim != ndim:
-            raise Refused(f"{key}: expected {ndim} axes, got shape {list(array.shape)}")
-        if not np.isfinite(array).all():
-            raise Refused(f"{key}: has a value that is not finite")
-        return array
-
-    def floats(self, key: str, ndim: int) -> Float32:
-        with np.errstate(over="ignore"):  # what overflows is not finite, and RadianceField says so
-            return np.ascontiguousarray(self.array(key, ndim), np.float32)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.arguments.get(key, default)
-        if value is None:
-            raise Refused(f"{self.arguments_name} {key}: is missing")
-        array = _within(key, lambda: array_of(value, key))
-        if array.size != 1 or not np.isfinite(array).all():
-            raise Refused(f"{self.arguments_name} {key}: expected a finite number")
-        return float(array.reshape(()))
+class DvgoParts(Parts):
+    """The arguments and the state of a model of DirectVoxGO."""
 
     def box(self) -> tuple[Float64, Float64]:
         low, high = (self.array(key, 1).astype(np.float64) for key in ("xyz_min", "xyz_max"))
@@ -135,11 +94,13 @@ class Parts:
 
     def density_bias(self) -> float:
         if "act_shift" in self.state:
+            if self.shape("act_shift", 1) != (1,):
+                raise Refused("act_shift: expected one value")
             return float(self.array("act_shift", 1)[0])
         if "act_shift" in self.arguments:
             return self.number("act_shift")
         alpha = self.number("alpha_init")
-        if not 0 < alpha < 1:
+        if not 0 < alpha < 1 or 1 / (1 - alpha) <= 1:
             raise Refused(f"model_kwargs alpha_init: expected a value between 0 and 1, got {alpha}")
         return math.log(1 / (1 - alpha) - 1)
 
@@ -163,24 +124,17 @@ class Parts:
 
     def layers(self) -> Layers:
         """The colour MLP as ours: features first, then the view; what it adds to the first three features passes through."""
-        found = sorted((int(match[1]), key) for key in self.state if (match := LAYER_KEY.fullmatch(str(key))))
-        layers = tuple((self.floats(key, 2), self.floats(key.removesuffix("weight") + "bias", 1)) for _, key in found)
+        found = sorted((int(match[1]), key) for key in self.state if (match := LAYER_KEY.fullmatch(key)))
+        layers = self.layers_of([key for _, key in found])
         if not layers:
             return ()
-        if self.arguments.get("rgbnet_full_implicit") or self.number("posbase_pe", 0) or "posfreq" in self.state:
+        if self.flag("rgbnet_full_implicit") or self.number("posbase_pe", 0) or "posfreq" in self.state:
             raise Refused("rgbnet: its colours depend on the position, not on features and direction alone")
         if "viewfreq" in self.state:
             powers = self.array("viewfreq", 1)
             if not np.array_equal(powers, 2.0 ** np.arange(len(powers))):
-                raise Refused(f"viewfreq: expected powers of two, got {powers.tolist()}")
-        return layers if self.arguments.get("rgbnet_direct", True) else _with_residual(layers)
-
-
-def _within(key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    try:
-        return make()
-    except Refused as error:
-        raise Refused(f"{key}: {error}") from error
+                raise Refused(f"viewfreq: expected powers of two, got {powers[:10].tolist()}")
+        return layers if self.flag("rgbnet_direct", default=True) else _with_residual(layers)
 
 
 def _with_residual(layers: Layers) -> Layers:
@@ -211,104 +165,134 @@ def _with_residual(layers: Layers) -> Layers:
 # ------------------------------------------------------------------------------------------------------------- in
 
 
-def load_dvgo(path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, exact: bool = True) -> Imported:
+def load_dvgo(
+    path: Path,
+    *,
+    corners: Corners | None = None,
+    sampling: Sampling = USUAL,
+    exact: bool = True,
+    max_bytes: int | None = None,
+) -> Imported:
     """Read a DirectVoxGO checkpoint.
 
     Args:
       corners: how its grids lie; None: centred if VQRF's copy wrote it (`use_vq`), else aligned.
       exact: halve the edge of the voxels where the mask cuts cells with something in them.
+      max_bytes: the budget of memory.
 
     Raises:
-      CheckpointError: the file is damaged, holds anything but numbers, or is a field that cannot be ours.
+      CheckpointError: the file is damaged, holds anything but numbers, is a field that cannot be ours, or takes more memory.
 
     Safe for untrusted input.
     """
-    tree = load_torch(path)
-    try:
-        if not isinstance(tree, dict):
-            raise Refused("is no checkpoint of DirectVoxGO")
-        return _imported(tree, corners, sampling, exact)
-    except CheckpointError:
-        raise
-    except ValueError as error:  # Refused, and what Lattice and RadianceField say
-        raise CheckpointError(path, str(error)) from error
+    tree = load_torch(path, max_bytes)
+    with reading(path):
+        opened = _open(tree, corners, sampling)
+        return opened.imported(exact, max_bytes)
 
 
-def _imported(tree: Mapping[str, Any], corners: Corners | None, sampling: Sampling, exact: bool) -> Imported:
-    parts = Parts(tree.get("model_kwargs"), tree.get("model_state_dict"))
+def outline_dvgo(
+    path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, max_bytes: int | None = None
+) -> Outline:
+    """What a DirectVoxGO checkpoint says of its field; arguments and errors as of `load_dvgo`."""
+    tree = load_torch(path, max_bytes)
+    with reading(path):
+        return _open(tree, corners, sampling).outline
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A checkpoint whose grids are not read yet.
+
+    Attributes:
+      keys: of the grids of density and of features.
+      is_centred: whether a voxel of zeros goes around them.
+    """
+
+    parts: DvgoParts
+    keys: tuple[str, str]
+    is_centred: bool
+    outline: Outline
+
+    def imported(self, exact: bool, max_bytes: int | None) -> Imported:
+        outline = self.outline
+        n_bytes = dense_bytes(outline.lattice.shape, outline.n_channels) + 8 * outline.lattice.n_voxels * outline.n_channels
+        expect_room(n_bytes, max_bytes, f"{self.keys[1]}: a lattice of {list(outline.lattice.shape)} voxels")
+        density = self.parts.floats(self.keys[0], 5)[0, 0]
+        features = np.ascontiguousarray(self.parts.floats(self.keys[1], 5)[0].transpose(1, 2, 3, 0))
+        if self.is_centred:
+            density, features = np.pad(density, 1), np.pad(features, [(1, 1)] * 3 + [(0, 0)])
+        field = RadianceField(outline.lattice, density, features, outline.color_mlp, outline.equation)
+        field, n_cut = _masked(field, self.parts, exact, max_bytes)
+        return Imported(field, outline.facts, n_cut)
+
+
+def _open(tree: Any, corners: Corners | None, sampling: Sampling) -> _Opened:
+    parts = _parts_of(tree)
     for key, meaning in OTHERS.items():
         if key in parts.state:
             raise Refused(f"{key}: is of {meaning}, which is not read")
     for flag in ("nearest", "pre_act_density", "in_act_density"):
-        if parts.arguments.get(flag):
+        if parts.flag(flag):
             raise Refused(f"model_kwargs {flag}: a way of sampling that is not read")
-    era, (density_key, features_key) = next(
-        ((i, keys) for i, keys in enumerate(GRIDS) if keys[0] in parts.state), (0, GRIDS[0])
-    )
-    density, features = parts.floats(density_key, 5), parts.floats(features_key, 5)
-    if density.shape[:2] != (1, 1) or features.shape[0] != 1 or features.shape[2:] != density.shape[2:]:
-        raise Refused(f"{density_key}, {features_key}: shapes {list(density.shape)} and {list(features.shape)} do not fit")
-    corners = corners or ("centred" if parts.arguments.get("use_vq") else "aligned")
+    era, keys = next(((i, keys) for i, keys in enumerate(GRIDS) if keys[0] in parts.state), (0, GRIDS[0]))
+    density, features = (parts.shape(key, 5) for key in keys)
+    if density[:2] != (1, 1) or features[0] != 1 or features[2:] != density[2:]:
+        raise Refused(f"{keys[0]}, {keys[1]}: shapes {list(density)} and {list(features)} do not fit")
+    if MASK in parts.state and not all(1 <= side <= MAX_MASK_SIDE for side in parts.shape(MASK, 3)):
+        raise Refused(f"{MASK}: expected sides of 1..{MAX_MASK_SIDE}")
+    corners = corners or ("centred" if parts.flag("use_vq") else "aligned")
     low, high = parts.box()
-    grid = density[0, 0], np.ascontiguousarray(features[0].transpose(1, 2, 3, 0))
-    lattice = Lattice(tuple(low.tolist()), tuple(high.tolist()), grid[0].shape)
-    if corners == "centred":
-        lattice, grid = padded_lattice(low, high, grid[0].shape), (np.pad(grid[0], 1), np.pad(grid[1], [(1, 1)] * 3 + [(0, 0)]))
-    field = RadianceField(
-        lattice=lattice,
-        density=grid[0],
-        features=grid[1],
-        color_mlp=parts.layers(),
-        equation=parts.equation(sampling),
-    )
+    is_centred = corners == "centred"
+    lattice = padded_lattice(low, high, density[2:]) if is_centred else lattice_of(low, high, density[2:])
+    equation = parts.equation(sampling)
+    if OWN_KEY in tree:
+        own = tree[OWN_KEY]
+        lattice = lattice_of(own_numbers(own, "lo", 3), own_numbers(own, "hi", 3), lattice.shape)
+        equation = equation.with_numbers(own_numbers(own, "constants", N_NUMBERS))
     facts = {
         "kind": "DirectVoxGO checkpoint",
         "corners": corners,
         "keys": "2022-03-30 and on" if era == 0 else "before 2022-03-30",
     }
-    if OWN_KEY in tree:
-        field = _with_own(field, tree[OWN_KEY])
-    field, n_cut = _masked(field, parts, exact)
-    return Imported(field, facts, n_cut)
+    return _Opened(parts, keys, is_centred, Outline(lattice, features[1], parts.layers(), equation, facts))
+
+
+def _parts_of(tree: Any) -> DvgoParts:
+    """The arguments and the state; where there are none, whose checkpoint it may be."""
+    if not isinstance(tree, dict):
+        raise Refused(f"holds a {type(tree).__name__} and no dict: it is no checkpoint of DirectVoxGO or TensoRF")
+    if isinstance(tree.get("model_kwargs"), dict) and isinstance(tree.get("model_state_dict"), dict):
+        return DvgoParts(tree["model_kwargs"], tree["model_state_dict"])
+    there = f"it has {listed(tree)}"
+    if whose := next((program for key, program in OTHER_PROGRAMS.items() if key in tree), None):
+        raise Refused(f"is a checkpoint of {whose}, which is not read ({there})")
+    if any("density" in key or "k0" in key for key in tree if isinstance(key, str)):
+        raise Refused(
+            f"is the state of a model alone; DirectVoxGO's checkpoints have model_kwargs and model_state_dict ({there})"
+        )
+    raise Refused(f"holds no model_kwargs and model_state_dict: it is no checkpoint of DirectVoxGO or TensoRF ({there})")
 
 
 def padded_lattice(low: Float64, high: Float64, shape: tuple[int, ...]) -> Lattice:
     """The lattice of a centred grid over a box with one more voxel on every side."""
     half = (high - low) / shape / 2
-    sides = tuple(side + 2 for side in shape)
-    return Lattice(tuple((low - half).tolist()), tuple((high + half).tolist()), sides)  # type: ignore[arg-type]
+    return lattice_of(low - half, high + half, tuple(side + 2 for side in shape))
 
 
-def own_numbers(own: Any, key: str, n: int) -> list[float]:
-    """`n` finite floats that we wrote, or somebody else says that we did."""
-    values = own.get(key) if isinstance(own, dict) else None
-    if not isinstance(values, list) or len(values) != n or not all(isinstance(v, float) and math.isfinite(v) for v in values):
-        raise Refused(f"{OWN_KEY} {key}: expected {n} finite numbers")
-    return values
-
-
-def _with_own(field: RadianceField, own: Any) -> RadianceField:
-    low, high = own_numbers(own, "lo", 3), own_numbers(own, "hi", 3)
-    return replace(
-        field,
-        lattice=Lattice((low[0], low[1], low[2]), (high[0], high[1], high[2]), field.lattice.shape),
-        equation=field.equation.with_numbers(own_numbers(own, "constants", N_NUMBERS)),
-    )
-
-
-def _masked(field: RadianceField, parts: Parts, exact: bool) -> tuple[RadianceField, int]:
+def _masked(field: RadianceField, parts: DvgoParts, exact: bool, max_bytes: int | None) -> tuple[RadianceField, int]:
     """The field with the cells that the mask allows; and how many cells with something in them the mask cuts."""
-    if "mask_cache.mask" not in parts.state:
+    if MASK not in parts.state:
         return field, 0
-    mask = parts.array("mask_cache.mask", 3) != 0
-    scale, shift = (parts.array(f"mask_cache.xyz2ijk_{name}", 1) for name in ("scale", "shift"))
-    if scale.shape != (3,) or shift.shape != (3,):
+    mask = parts.array(MASK, 3) != 0
+    scale, shift = (parts.floats(f"mask_cache.xyz2ijk_{name}", 1) for name in ("scale", "shift"))
+    if scale.shape != (3,) or shift.shape != (3,) or not np.isfinite([scale, shift]).all():
         raise Refused("mask_cache: expected 3 scales and shifts")
     share = _share_of_cells(field.lattice, mask, scale, shift)
     floor = np.float64(field.equation.floor)  # which may be beyond float32
     n_cut = int(np.count_nonzero((share > 0) & (share < 8) & (highest(field.density) > floor)))
     if exact and n_cut:
-        field = _halved(field)
+        field = _halved(field, max_bytes)
         share, n_cut = _share_of_cells(field.lattice, mask, scale, shift), 0
     allowed = (share > 4).astype(np.uint8)
     return replace(field, allowed=None if allowed.all() else allowed), n_cut
@@ -329,19 +313,11 @@ def _share_of_cells(lattice: Lattice, mask: NDArray[np.bool_], scale: NDArray[An
     return share
 
 
-def highest(density: Float32) -> Float32:
-    """The highest of the 8 densities of every cell."""
-    for axis in range(3):
-        n = density.shape[axis]
-        density = np.maximum(np.take(density, range(n - 1), axis), np.take(density, range(1, n), axis))
-    return density
-
-
-def _halved(field: RadianceField) -> RadianceField:
+def _halved(field: RadianceField, max_bytes: int | None) -> RadianceField:
     """The same function of space on a lattice of half the edge: each value between two voxels is their mean."""
     shape = tuple(2 * side - 1 for side in field.lattice.shape)
-    if 4 * math.prod(shape) * (1 + field.n_channels) > MAX_FIELD_BYTES:
-        raise Refused(f"a lattice of {list(shape)} voxels, at half the edge, is too large; import it without --exact")
+    what = f"a lattice of {list(shape)} voxels, at half the edge (without --exact there is none),"
+    expect_room(2 * dense_bytes(shape, field.n_channels), max_bytes, what)
     density, features = _between(field.density), _between(field.features)
     lattice = Lattice(field.lattice.lo, field.lattice.hi, (shape[0], shape[1], shape[2]))
     return replace(field, lattice=lattice, density=density, features=features, allowed=None)
@@ -397,10 +373,6 @@ def bytes_of_dvgo(field: RadianceField, name: str) -> bytes:
     return bytes_of_torch(tree, name)
 
 
-def floats(values: Any) -> list[float]:
-    return [float(value) for value in values]
-
-
 def arguments_of(field: RadianceField, extent: Float64) -> dict[str, Any]:
     """The official arguments that make a model of the field's shape over a box of the given extent."""
     equation = field.equation
@@ -411,7 +383,7 @@ def arguments_of(field: RadianceField, extent: Float64) -> dict[str, Any]:
     return {
         "num_voxels": n_voxels,
         "num_voxels_base": n_voxels * ratio**3,
-        "alpha_init": max(1 / (1 + math.exp(-equation.density_bias)), 1e-9),
+        "alpha_init": max(_share_of_bias(equation.density_bias), SMALLEST_ALPHA),
         "voxel_size_ratio": ratio,
         "mask_cache_path": None,
         "mask_cache_thres": 1e-3,
@@ -427,6 +399,11 @@ def arguments_of(field: RadianceField, extent: Float64) -> dict[str, Any]:
         "rgbnet_width": len(field.color_mlp[0][1]) if depth else 128,
         "viewbase_pe": n_frequencies(field.color_mlp, field.n_channels),
     }
+
+
+def _share_of_bias(bias: float) -> float:
+    """The alpha of a step of one voxel in which the raw density is 0."""
+    return 1 / (1 + math.exp(-bias)) if bias > LOWEST_EXPONENT else 0.0
 
 
 def edge_for(extent: Float64, shape: tuple[int, ...], wanted: float) -> float:

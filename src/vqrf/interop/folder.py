@@ -15,7 +15,9 @@ metadata under `vqrf`, and comes back to the bit.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,9 +25,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import CODED, KEPT, MAX_SIDE, PRUNED, CompressedField, Quantized, float_table, items_of
+from vqrf.codec.compressed import (
+    CODED,
+    KEPT,
+    MAX_METADATA_BYTES,
+    MAX_SIDE,
+    MAX_VOXELS,
+    PRUNED,
+    CompressedField,
+    Quantized,
+    float_table,
+    items_of,
+)
 from vqrf.fields.field import expand
-from vqrf.fields.storage import MAX_FIELD_BYTES
+from vqrf.files import read_file
 from vqrf.geometry import Lattice
 from vqrf.interop import dvgo
 from vqrf.interop.archives import (
@@ -37,9 +50,11 @@ from vqrf.interop.archives import (
     bytes_of_zip,
     load_npz,
 )
-from vqrf.interop.dvgo import OWN_KEY, USUAL, Corners, Parts, Sampling, floats, own_numbers
-from vqrf.interop.pickles import Refused, array_of
+from vqrf.interop.dvgo import DvgoParts
+from vqrf.interop.parts import OWN_KEY, USUAL, Corners, Outline, Sampling, floats, lattice_of, own_numbers, reading
+from vqrf.interop.values import Refused, array_of, shape_of
 from vqrf.kernels.constants import N_NUMBERS
+from vqrf.memory import expect_room
 
 MEMBERS = (
     *("non_prune_mask", "keep_mask", "non_prune_density", "non_vq_grid"),
@@ -52,6 +67,9 @@ MAX_CODES = 4096
 SAME_ZERO = 1e-4
 """A zero point this near to a whole number is one: the official code writes whole numbers, our offsets are rounded."""
 
+BYTES_OF_CODE = 32
+"""While it is read: its bits are bytes for a moment."""
+
 LOWEST = 128
 """Official levels are int8, ours uint8."""
 
@@ -60,32 +78,41 @@ def is_vqrf_folder(path: Path) -> bool:
     return path.is_dir() and (path / "metadata.npz").exists()
 
 
-def load_vqrf(path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL) -> CompressedField:
+def load_vqrf(
+    path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, max_bytes: int | None = None
+) -> CompressedField:
     """Read the official code's folder, or the zip of it.
 
     Args:
       corners: how its grids lie; None: centred, as the official code has them.
+      max_bytes: the budget of memory.
 
     Raises:
-      CheckpointError: a part is missing or damaged, holds anything but numbers, or says what the others deny.
+      CheckpointError: a part is missing or damaged, holds anything but numbers, or says what the others deny; or the field
+        takes more memory.
 
     Safe for untrusted input.
     """
-    parts = _parts(path)
-    try:
-        return _compressed(parts, corners or "centred", sampling)
-    except CheckpointError:
-        raise
-    except (ValueError, KeyError, RecursionError) as error:  # Refused, and what CompressedField says
-        raise CheckpointError(path, str(error)) from error
+    parts = _parts(path, max_bytes)
+    with reading(path):
+        return _Opened(parts, corners or "centred", sampling).compressed(max_bytes)
 
 
-def _parts(path: Path) -> dict[str, Any]:
+def outline_vqrf(
+    path: Path, *, corners: Corners | None = None, sampling: Sampling = USUAL, max_bytes: int | None = None
+) -> Outline:
+    """What the official code's output says of its field; arguments and errors as of `load_vqrf`."""
+    parts = _parts(path, max_bytes)
+    with reading(path):
+        return _Opened(parts, corners or "centred", sampling).outline()
+
+
+def _parts(path: Path, max_bytes: int | None) -> dict[str, Any]:
     """The eight members by name: arrays, and what the pickles in two of them hold."""
     if path.is_dir():
         data = {name: _file_bytes(path / f"{name}.npz") for name in MEMBERS}
     else:
-        archive = Archive(path, path)
+        archive = Archive(path, path, max_bytes=max_bytes)
         found: dict[str, list[str]] = {name: [] for name in MEMBERS}
         for member in archive.members:
             found.get(PurePosixPath(member).name.removesuffix(".npz"), []).append(member)
@@ -95,7 +122,7 @@ def _parts(path: Path) -> dict[str, Any]:
         data = {name: archive.read(members[0]) for name, members in found.items()}
     parts = {}
     for name, content in data.items():
-        arrays = load_npz(content, f"{path}: {name}.npz")
+        arrays = load_npz(content, f"{path}: {name}.npz", max_bytes=max_bytes)
         if len(arrays) != 1:
             raise CheckpointError(path, f"{name}.npz: expected one array, found {len(arrays)}")
         parts[name] = next(iter(arrays.values()))
@@ -104,9 +131,7 @@ def _parts(path: Path) -> dict[str, Any]:
 
 def _file_bytes(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_INFLATED_BYTES:
-            raise CheckpointError(path, f"is larger than {MAX_INFLATED_BYTES} bytes")
-        return path.read_bytes()
+        return read_file(path, MAX_INFLATED_BYTES)
     except OSError as error:
         raise CheckpointError(path, error.strerror or str(error)) from error
 
@@ -119,63 +144,107 @@ def _array(parts: dict[str, Any], name: str, dtype: type, ndim: int) -> NDArray[
     return array
 
 
-def _bits(parts: dict[str, Any], name: str, n: int) -> NDArray[np.uint8]:
-    packed = _array(parts, name, np.uint8, 1)
-    if len(packed) != -(-n // 8):
-        raise Refused(f"{name}.npz: expected {n} bits, got {len(packed)} bytes")
-    return np.unpackbits(packed, count=n)
+class _Opened:
+    """The official parts, of which the masks are bits yet."""
 
+    def __init__(self, parts: dict[str, Any], corners: Corners, sampling: Sampling) -> None:
+        metadata, layers = parts["metadata"], parts["rgbnet"]
+        if not isinstance(metadata, dict) or not isinstance(layers, dict):
+            raise Refused("metadata.npz, rgbnet.npz: expected pickled dicts")
+        state = metadata.get("model_state_dict")
+        if not isinstance(state, dict):
+            raise Refused("metadata.npz: holds no model_state_dict")
+        state = {**state, **{f"rgbnet.{key}": layer for key, layer in layers.items() if isinstance(key, str)}}
+        self.parts, self.metadata = parts, metadata
+        self.said, self.corners = DvgoParts(metadata.get("model_kwargs"), state), corners
+        self.shape = _shape(metadata)
+        self.equation = self.said.equation(sampling)
+        self.codebook = _array(parts, "codebook", np.float16, 3)
+        if self.codebook.shape[0] != 1:
+            raise Refused(f"codebook.npz: expected one table, got shape {list(self.codebook.shape)}")
+        for name in ("non_prune_mask", "keep_mask"):
+            packed = _array(parts, name, np.uint8, 1)
+            if len(packed) != -(-math.prod(self.shape) // 8):
+                raise Refused(f"{name}.npz: expected {math.prod(self.shape)} bits, got {len(packed)} bytes")
 
-def _compressed(parts: dict[str, Any], corners: Corners, sampling: Sampling) -> CompressedField:
-    metadata, layers = parts["metadata"], parts["rgbnet"]
-    if not isinstance(metadata, dict) or not isinstance(layers, dict):
-        raise Refused("metadata.npz, rgbnet.npz: expected pickled dicts")
-    state = dict(metadata.get("model_state_dict") or {})
-    said = Parts(metadata.get("model_kwargs"), {**state, **{f"rgbnet.{key}": layer for key, layer in layers.items()}})
-    shape = _shape(metadata)
-    lattice = _lattice(said, shape, corners)
-    n_voxels = int(np.prod(shape))
-    used, kept = (_bits(parts, name, n_voxels).astype(bool) for name in ("non_prune_mask", "keep_mask"))
-    partition = np.where(used, np.where(kept, KEPT, CODED), PRUNED).astype(np.uint8).reshape(shape)
-    codebook = _array(parts, "codebook", np.float16, 3)
-    if codebook.shape[0] != 1 or 4 * n_voxels * (1 + codebook.shape[2]) > MAX_FIELD_BYTES:
-        raise Refused(f"codebook.npz: shape {list(codebook.shape)}, or a field too large for it")
-    kept_levels = _array(parts, "non_vq_grid", np.int8, 2)
-    if len(kept_levels) != np.count_nonzero(kept):
-        raise Refused(f"non_vq_grid.npz: expected {np.count_nonzero(kept)} rows, got {len(kept_levels)}")
-    coded = used != kept  # a voxel that is kept and pruned has a code and features that nobody sees
-    small = CompressedField(
-        lattice=lattice,
-        partition=partition,
-        density=_quantized(_array(parts, "non_prune_density", np.int8, 2)[:, 0], metadata.get("density_dequant"), "density"),
-        codes=_codes(parts, int(np.count_nonzero(coded)), codebook.shape[1])[used[coded]],
-        codebook=codebook[0],
-        kept=_quantized(kept_levels[used[kept]], metadata.get("grid_dequant"), "grid"),
-        color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in said.layers()),
-        equation=said.equation(sampling),
-        empty_density=0.0,
-        metadata={},
-    )
-    if OWN_KEY in metadata:
-        return _with_own(small, metadata[OWN_KEY])
-    return _ringed(small, said) if corners == "centred" else small
+    def slabs(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        """Of each x: which voxels [Y,Z] are not pruned, and which are kept."""
+        n = self.shape[1] * self.shape[2]
+        masks = [self.parts[name] for name in ("non_prune_mask", "keep_mask")]
+        for first in range(0, math.prod(self.shape), n):
+            start = first // 8
+            bits = [np.unpackbits(mask[start : -(-(first + n) // 8)])[first - 8 * start :][:n] != 0 for mask in masks]
+            yield bits[0].reshape(self.shape[1:]), bits[1].reshape(self.shape[1:])
+
+    def outline(self) -> Outline:
+        n_used, is_ringed = 0, False
+        for x, (used, _) in enumerate(self.slabs()):
+            n_used += int(np.count_nonzero(used))
+            is_end = x in (0, self.shape[0] - 1)
+            is_ringed |= bool(used.any() if is_end else used[[0, -1]].any() or used[:, [0, -1]].any())
+        lattice, equation, n_codes = _lattice(self.said, self.shape, self.corners), self.equation, self.codebook.shape[1]
+        n_pruned = lattice.n_voxels - n_used
+        if OWN_KEY in self.metadata:
+            own = _Own(self.metadata[OWN_KEY], n_codes)
+            lattice, n_codes = lattice_of(own.low, own.high, self.shape), own.n_codes
+            equation = equation.with_numbers(own.numbers)
+        elif is_ringed and self.corners == "centred":
+            lattice = dvgo.padded_lattice(*self.said.box(), self.shape)
+            n_pruned = lattice.n_voxels - n_used
+        facts = {"kind": "official VQRF output", "corners": self.corners, "codewords": n_codes, "voxels_pruned": n_pruned}
+        return Outline(lattice, self.codebook.shape[2], self.said.layers(), equation, facts)
+
+    def compressed(self, max_bytes: int | None) -> CompressedField:
+        n_voxels = math.prod(self.shape)
+        expect_room(2 * n_voxels, max_bytes, f"world_size: a partition of {list(self.shape)} voxels")
+        partition = np.empty(self.shape, np.uint8)
+        has_code, has_row = [], []  # of each voxel with a code, and of each that is kept: whether it is not pruned
+        for slab, (used, kept) in zip(partition, self.slabs(), strict=True):
+            slab[:] = used * (CODED + (KEPT - CODED) * kept.view(np.uint8))
+            has_code.append(used[used != kept])  # one that is kept and pruned has a code and features that nobody sees
+            has_row.append(used[kept])
+        codes_used, rows_used = np.concatenate(has_code), np.concatenate(has_row)
+        kept_levels = _array(self.parts, "non_vq_grid", np.int8, 2)
+        if len(kept_levels) != len(rows_used):
+            raise Refused(f"non_vq_grid.npz: expected {len(rows_used)} rows, got {len(kept_levels)}")
+        density = _array(self.parts, "non_prune_density", np.int8, 2)
+        if density.shape[1] != 1:
+            raise Refused(f"non_prune_density.npz: expected one column, got shape {list(density.shape)}")
+        expect_room(n_voxels + BYTES_OF_CODE * len(codes_used), max_bytes, f"vq_indexs: {len(codes_used)} codes")
+        small = CompressedField(
+            lattice=_lattice(self.said, self.shape, self.corners),
+            partition=partition,
+            density=_quantized(density[:, 0], self.metadata.get("density_dequant"), "density"),
+            codes=_codes(self.parts, len(codes_used), self.codebook.shape[1])[codes_used],
+            codebook=self.codebook[0],
+            kept=_quantized(kept_levels[rows_used], self.metadata.get("grid_dequant"), "grid"),
+            color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in self.said.layers()),
+            equation=self.equation,
+            empty_density=0.0,
+            metadata={},
+        )
+        if OWN_KEY in self.metadata:
+            return _with_own(small, _Own(self.metadata[OWN_KEY], small.n_codewords))
+        return _ringed(small, self.said) if self.corners == "centred" else small
 
 
 def _shape(metadata: dict[str, Any]) -> tuple[int, int, int]:
+    if shape_of(metadata.get("world_size"), "world_size") != (3,):
+        raise Refused("world_size: expected 3 sides")
     sides = array_of(metadata.get("world_size"), "world_size")
-    if sides.shape != (3,) or not ((sides >= 2) & (sides <= MAX_SIDE - 2)).all():
+    if not ((sides >= 2) & (sides <= MAX_SIDE - 2) & (sides % 1 == 0)).all() or sides.astype(float).prod() > MAX_VOXELS:
         raise Refused(f"world_size: expected 3 sides of 2..{MAX_SIDE - 2}, got {sides.tolist()}")
     x, y, z = (int(side) for side in sides)
     return x, y, z
 
 
-def _lattice(said: Parts, shape: tuple[int, int, int], corners: Corners) -> Lattice:
+def _lattice(said: DvgoParts, shape: tuple[int, int, int], corners: Corners) -> Lattice:
     low, high = said.box()
     inset = (high - low) / shape / 2 if corners == "centred" else np.zeros(3)
-    return Lattice(tuple((low + inset).tolist()), tuple((high - inset).tolist()), shape)
+    return lattice_of(low + inset, high - inset, shape)
 
 
-def _ringed(small: CompressedField, said: Parts) -> CompressedField:
+def _ringed(small: CompressedField, said: DvgoParts) -> CompressedField:
     """With a ring of PRUNED voxels around it, where the official zeros are, if there is anything that they could touch."""
     partition = small.partition
     if not any(np.take(partition, side, axis).any() for axis in range(3) for side in (0, -1)):
@@ -188,10 +257,13 @@ def _quantizer(numbers: Any, name: str) -> tuple[float, float]:
     """Scale and zero point."""
     if not isinstance(numbers, dict):
         raise Refused(f"metadata {name}_dequant: is missing")
-    scale, zero = (array_of(numbers.get(key), f"{name}_dequant {key}") for key in ("scale", "zero_point"))
-    if scale.size != 1 or zero.size != 1 or not np.isfinite(scale + zero).all():
+    said = [(numbers.get(key), f"{name}_dequant {key}") for key in ("scale", "zero_point")]
+    if any(math.prod(shape_of(*one)) != 1 for one in said):
         raise Refused(f"metadata {name}_dequant: expected one finite scale and zero point")
-    return float(scale.reshape(())), float(zero.reshape(()))
+    scale, zero = (float(array_of(*one).reshape(())) for one in said)
+    if not math.isfinite(scale + zero):
+        raise Refused(f"metadata {name}_dequant: expected one finite scale and zero point")
+    return scale, zero
 
 
 def _quantized(levels: NDArray[np.int8], numbers: Any, name: str) -> Quantized:
@@ -212,22 +284,34 @@ def _codes(parts: dict[str, Any], n: int, n_codes: int) -> NDArray[np.int32]:
     return codes
 
 
-def _with_own(small: CompressedField, own: Any) -> CompressedField:
-    low, high = own_numbers(own, "lo", 3), own_numbers(own, "hi", 3)
-    density_offset, kept_offset = own_numbers(own, "offsets", 2)
-    empty_density, *numbers = own_numbers(own, "constants", 1 + N_NUMBERS)
-    n_codes, text = own.get("n_codes"), own.get("metadata")
-    if not isinstance(n_codes, int) or not 1 <= n_codes <= small.n_codewords or not isinstance(text, str):
-        raise Refused(f"{OWN_KEY}: expected the number of codes and metadata")
+class _Own:
+    """What a folder of ours was made from."""
+
+    def __init__(self, own: Any, most_codes: int) -> None:
+        self.low, self.high = own_numbers(own, "lo", 3), own_numbers(own, "hi", 3)
+        self.density_offset, self.kept_offset = own_numbers(own, "offsets", 2)
+        self.empty_density, *self.numbers = own_numbers(own, "constants", 1 + N_NUMBERS)
+        n_codes, text = own.get("n_codes"), own.get("metadata")
+        if type(n_codes) is not int or not 1 <= n_codes <= most_codes or not isinstance(text, str):
+            raise Refused(f"{OWN_KEY}: expected the number of codes and metadata")
+        if len(text) > MAX_METADATA_BYTES:
+            raise Refused(f"{OWN_KEY} metadata: has {len(text)} characters, the limit is {MAX_METADATA_BYTES}")
+        self.n_codes: int = n_codes
+        self.metadata = json.loads(text)
+        if not isinstance(self.metadata, dict):
+            raise Refused(f"{OWN_KEY} metadata: expected an object")
+
+
+def _with_own(small: CompressedField, own: _Own) -> CompressedField:
     return replace(
         small,
-        lattice=Lattice((low[0], low[1], low[2]), (high[0], high[1], high[2]), small.lattice.shape),
-        density=replace(small.density, offset=np.array([density_offset], np.float32)),
-        codebook=items_of(small.codebook)[:n_codes],
-        kept=replace(small.kept, offset=np.array([kept_offset], np.float32)),
-        equation=small.equation.with_numbers(numbers),
-        empty_density=empty_density,
-        metadata=json.loads(text),
+        lattice=lattice_of(own.low, own.high, small.lattice.shape),
+        density=replace(small.density, offset=np.array([own.density_offset], np.float32)),
+        codebook=items_of(small.codebook)[: own.n_codes],
+        kept=replace(small.kept, offset=np.array([own.kept_offset], np.float32)),
+        equation=small.equation.with_numbers(own.numbers),
+        empty_density=own.empty_density,
+        metadata=own.metadata,
     )
 
 

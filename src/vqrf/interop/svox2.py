@@ -22,21 +22,23 @@ Paper: Plenoxels (arXiv 2112.05131).
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.codec.compressed import MAX_VOXELS
 from vqrf.fields.cells import active_voxels
-from vqrf.fields.field import RadianceField
+from vqrf.fields.field import RadianceField, dense_bytes
 from vqrf.fields.storage import MAX_FIELD_BYTES
-from vqrf.geometry import Float32, Lattice
-from vqrf.interop.archives import CheckpointError, bytes_of_npz, load_npz
-from vqrf.interop.dvgo import USUAL, Imported, Sampling
-from vqrf.interop.pickles import Refused
-from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, Equation, interval_of_step
+from vqrf.geometry import Float32
+from vqrf.interop.archives import Npz, bytes_of_npz
+from vqrf.interop.parts import USUAL, Imported, Outline, Sampling, lattice_of, listed, reading
+from vqrf.interop.values import Refused
+from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, LEAST_EXTENT, MAX_COORDINATE, Equation, interval_of_step
+from vqrf.memory import expect_room
 
 LINKS, DENSITY, HARMONICS = "links", "density_data", "sh_data"
 OWN_KEY, OWN_CELLS = "vqrf", "vqrf_cells"
@@ -49,6 +51,9 @@ SAME_POWER = 1e-6
 MAX_INFLATED_BYTES = 1 << 31
 """Most bytes that a file's arrays have together: 512^3 links have a quarter of it."""
 
+BYTES_OF_NUMBER = 12
+"""Bytes of a row's number, while it is read: as it is in the file, and as float32."""
+
 SPHERICAL_HARMONICS = 1
 """The `basis_type` that is read; the others are learned."""
 
@@ -59,72 +64,194 @@ SCALE_OF_BLENDER = 1.5
 """Size of the photos' world in units of svox2's, which by default moves the cameras of Blender's scenes to 2/3 of their
 distance."""
 
-Arrays: TypeAlias = dict[str, Any]
 
-
-def load_svox2(path: Path, *, sampling: Sampling = USUAL) -> Imported:
+def load_svox2(path: Path, *, sampling: Sampling = USUAL, max_bytes: int | None = None) -> Imported:
     """Read a checkpoint of svox2.
 
+    Args:
+      max_bytes: the budget of memory.
+
     Raises:
-      CheckpointError: the file is damaged, holds anything but numbers, or is a field that cannot be ours.
+      CheckpointError: the file is damaged, holds anything but numbers, is a field that cannot be ours, or takes more memory.
 
     Safe for untrusted input.
     """
-    arrays = load_npz(path, path, max_inflated=MAX_INFLATED_BYTES)
-    try:
-        return _imported(arrays, sampling)
-    except CheckpointError:
-        raise
-    except ValueError as error:  # Refused, and what Lattice and RadianceField say
-        raise CheckpointError(path, str(error)) from error
+    npz = Npz(path, path, MAX_INFLATED_BYTES, max_bytes)
+    with reading(path):
+        opened = _Opened(npz, sampling)
+        return Imported(opened.field(max_bytes), opened.outline.facts, 0)
 
 
-def _array(arrays: Arrays, key: str, shape: tuple[int, ...], kinds: str = "f") -> NDArray[Any]:
-    """An array of that shape, where -1 is any side, whose values are finite."""
-    array = arrays.get(key)
-    if not isinstance(array, np.ndarray):
-        raise Refused(f"{key}: is missing, or is no array")
-    fits = array.ndim == len(shape) and all(want in (-1, side) for want, side in zip(shape, array.shape, strict=True))
-    if not fits or array.dtype.kind not in kinds:
-        raise Refused(f"{key}: expected shape {list(shape)}, got {array.dtype} {list(array.shape)}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Refused(f"{key}: has a value that is not finite")
-    return array
+def outline_svox2(path: Path, *, sampling: Sampling = USUAL, max_bytes: int | None = None) -> Outline:
+    """What a checkpoint of svox2 says of its field; arguments and errors as of `load_svox2`."""
+    npz = Npz(path, path, MAX_INFLATED_BYTES, max_bytes)
+    with reading(path):
+        return _Opened(npz, sampling).outline
 
 
-def _table(arrays: Arrays) -> tuple[Float32, Float32]:
-    """Density [N] and coefficients [N,C] of the rows."""
-    if DENSITY not in arrays and "data" in arrays:  # an older layout
-        both = _array(arrays, "data", (-1, -1))
-        density, harmonics = both[:, 0], both[:, 1:]
-    else:
-        density, harmonics = _array(arrays, DENSITY, (-1, 1))[:, 0], _array(arrays, HARMONICS, (-1, -1))
-    if len(density) != len(harmonics) or harmonics.shape[1] not in HARMONICS_OF_CHANNELS:
-        shapes = f"{list(density.shape)} and {list(harmonics.shape)}"
-        raise Refused(f"{DENSITY}, {HARMONICS}: expected as many rows, of 12 or 27 coefficients, got {shapes}")
-    return density.astype(np.float32), harmonics.astype(np.float32)
+class _Opened:
+    """A checkpoint of which the small arrays are read.
+
+    Attributes:
+      part: of the lattice, what is taken.
+      own: the numbers that we wrote, or None.
+    """
+
+    def __init__(self, npz: Npz, sampling: Sampling) -> None:
+        self.npz = npz
+        _expect_known(npz)
+        shape = self._shape(LINKS, (-1, -1, -1), "i")
+        n_rows, n_channels = self._table_shape()
+        radius, center = (
+            self._array(key, (3,)).astype(np.float64) if key in npz else np.full(3, missing)
+            for key, missing in (("radius", 1.0), ("center", 0.0))
+        )
+        if min(shape) < 2 or not ((radius >= LEAST_EXTENT) & (radius <= MAX_COORDINATE)).all():
+            raise Refused(f"radius, links: expected a box and 2 voxels on each side, got {radius.tolist()}, {list(shape)}")
+        edges = 2 * radius / shape
+        edge = math.cbrt(float(np.prod(edges)))
+        self.step = sampling.step_voxels * edge
+        self.part = self._part_in_use(shape, n_channels)
+        low = (center - radius + edges * np.array([axis.start - 0.5 for axis in self.part])) * sampling.scale
+        high = (center - radius + edges * np.array([axis.stop + 0.5 for axis in self.part])) * sampling.scale
+        self.padded = tuple(axis.stop - axis.start + 2 for axis in self.part)
+        self.equation = Equation(
+            density_bias=0.0,
+            interval=interval_of_step(self.step, edge),
+            step_world=self.step * sampling.scale,
+            near=sampling.near,
+            alpha_threshold=THRESHOLD,
+            background=(1.0, 1.0, 1.0),
+            shading="sh_relu",
+            activation="relu",
+        )
+        self.own: list[float] | None = self._array(OWN_KEY, (OWN_NUMBERS,)).tolist() if OWN_KEY in npz else None
+        lattice, equation = lattice_of(low, high, self.padded), self.equation
+        if self.own is not None:
+            sides = self.padded if self.own[-1] else tuple(side - 2 for side in self.padded)
+            lattice = lattice_of(self.own[:3], self.own[3:6], sides)
+            equation = equation.with_numbers([equation.density_bias, *self.own[6:13]])
+        facts = {"kind": "svox2 checkpoint", "reso": list(shape), "rows": n_rows}
+        self.outline = Outline(lattice, n_channels, (), equation, facts)
+
+    def field(self, max_bytes: int | None) -> RadianceField:
+        n_rows, n_channels = self.outline.facts["rows"], self.outline.n_channels
+        n_bytes = (
+            dense_bytes(self.padded, n_channels) + 4 * math.prod(self.padded) + BYTES_OF_NUMBER * n_rows * (1 + n_channels)
+        )
+        what = f"{LINKS}: a lattice of {list(self.outline.facts['reso'])} voxels is too large: it"
+        expect_room(n_bytes, max_bytes, what)
+        stored, harmonics = self._table()
+        stored = np.ldexp(stored, -_power(self.equation.interval / self.step))
+        rows = np.pad(self._rows(n_rows), 1, mode="edge")
+        density, features = np.zeros(self.padded, np.float32), np.zeros((*self.padded, n_channels), np.float32)
+        for x, slab in enumerate(rows):
+            full = slab >= 0
+            density[x][full], features[x][full] = stored[slab[full]], harmonics[slab[full]]
+        if not np.isfinite(density).all():
+            raise Refused(f"{DENSITY}: has a value that is too great")
+        if self.own is not None and not self.own[-1]:
+            inner = (slice(1, -1),) * 3
+            density, features = np.ascontiguousarray(density[inner]), np.ascontiguousarray(features[inner])
+        allowed = None
+        if self.own is not None and OWN_CELLS in self.npz:
+            cells = [side - 1 for side in self.outline.lattice.shape]
+            packed = self._array(OWN_CELLS, (-(-math.prod(cells) // 8),), "u")
+            allowed = np.unpackbits(packed, count=math.prod(cells)).reshape(cells)
+        return RadianceField(self.outline.lattice, density, features, (), self.outline.equation, allowed)
+
+    def _shape(self, key: str, shape: tuple[int, ...], kinds: str = "f") -> tuple[int, ...]:
+        """The sides of an array of that shape, where -1 is any side."""
+        if key not in self.npz:
+            raise Refused(f"{key}: is missing; there are {listed(self.npz.keys)}")
+        found = self.npz.header(key)
+        fits = len(found.shape) == len(shape) and all(w in (-1, side) for w, side in zip(shape, found.shape, strict=True))
+        if not fits or found.dtype.kind not in kinds:
+            if found.dtype == np.dtype(object):
+                self.npz.array(key)  # which says what is in it, if that is worse
+            raise Refused(f"{key}: expected shape {list(shape)}, got {found.dtype} {list(found.shape)}")
+        return found.shape
+
+    def _array(self, key: str, shape: tuple[int, ...], kinds: str = "f") -> NDArray[Any]:
+        """An array of that shape, whose values are finite."""
+        self._shape(key, shape, kinds)
+        array: NDArray[Any] = self.npz.array(key)
+        if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
+            raise Refused(f"{key}: has a value that is not finite")
+        return array
+
+    def _table_shape(self) -> tuple[int, int]:
+        """Rows and coefficients of each."""
+        if self._is_old():
+            n_rows, n_columns = self._shape("data", (-1, -1))
+            n_densities, n_channels = n_rows, n_columns - 1
+        else:
+            n_densities, (n_rows, n_channels) = self._shape(DENSITY, (-1, 1))[0], self._shape(HARMONICS, (-1, -1))
+        if n_densities != n_rows or n_channels not in HARMONICS_OF_CHANNELS:
+            found = f"{n_densities} densities and {n_rows} rows of {n_channels}"
+            raise Refused(f"{DENSITY}, {HARMONICS}: expected as many rows, of 12 or 27 coefficients, got {found}")
+        return n_rows, n_channels
+
+    def _is_old(self) -> bool:
+        """Whether density and coefficients are one array."""
+        return DENSITY not in self.npz and "data" in self.npz
+
+    def _table(self) -> tuple[Float32, Float32]:
+        """Density [N] and coefficients [N,C] of the rows."""
+        if self._is_old():
+            both = self._array("data", (-1, -1)).astype(np.float32)
+            return both[:, 0], np.ascontiguousarray(both[:, 1:])
+        density, harmonics = self._array(DENSITY, (-1, 1))[:, 0], self._array(HARMONICS, (-1, -1))
+        return density.astype(np.float32), harmonics.astype(np.float32, copy=False)
+
+    def _slabs(self) -> Iterator[NDArray[Any]]:
+        """The links [Y,Z] of each x."""
+        return iter(self.npz.array(LINKS)) if self.npz.header(LINKS).is_fortran else self.npz.slabs(LINKS)
+
+    def _rows(self, n_rows: int) -> NDArray[np.int32]:
+        """The row of each voxel of the part, or -1."""
+        rows = np.empty([axis.stop - axis.start for axis in self.part], np.int32)
+        for x, slab in enumerate(self._slabs()):
+            if slab.size and int(slab.max()) >= n_rows:
+                place = np.unravel_index(int(slab.argmax()), slab.shape)
+                raise Refused(f"{LINKS}: at {[x, *(int(i) for i in place)]}, row {int(slab.max())} of {n_rows}")
+            if self.part[0].start <= x < self.part[0].stop:
+                rows[x - self.part[0].start] = np.maximum(slab[self.part[1:]], -1)
+        return rows
+
+    def _part_in_use(self, shape: tuple[int, ...], n_channels: int) -> tuple[slice, ...]:
+        """All of the lattice, or where it is too large, as much as has something in it or next to it."""
+        if _grid_bytes(shape, n_channels) <= MAX_FIELD_BYTES:
+            return tuple(slice(0, side) for side in shape)
+        if math.prod(shape) > MAX_VOXELS:
+            raise Refused(f"{LINKS}: a lattice of {list(shape)} voxels is too large")
+        used = [np.zeros(side, bool) for side in shape]
+        for x, slab in enumerate(self._slabs()):
+            full = slab >= 0
+            used[0][x] = full.any()
+            used[1] |= full.any(1)
+            used[2] |= full.any(0)
+        part = tuple(_around(axis) for axis in used)
+        if _grid_bytes(tuple(axis.stop - axis.start for axis in part), n_channels) > MAX_FIELD_BYTES:
+            raise Refused(f"{LINKS}: a lattice of {[axis.stop - axis.start for axis in part]} voxels is too large")
+        return part
 
 
-def _links(arrays: Arrays, n_rows: int) -> NDArray[Any]:
-    links = _array(arrays, LINKS, (-1, -1, -1), "i")
-    if links.size and int(links.max()) >= n_rows:
-        place = np.unravel_index(int(links.argmax()), links.shape)
-        raise Refused(f"{LINKS}: at {[int(i) for i in place]}, row {int(links.max())} of {n_rows}")
-    return links
+def _around(used: NDArray[np.bool_]) -> slice:
+    """From the place before the first that is used to the one after the last; all of them where none is."""
+    places = np.flatnonzero(used)
+    return slice(max(int(places[0]) - 1, 0), min(int(places[-1]) + 2, len(used))) if len(places) else slice(0, len(used))
 
 
-def _part_in_use(links: NDArray[Any], n_channels: int) -> tuple[slice, ...]:
-    """All of the lattice, or where it is too large, as much as has something in it or next to it."""
-    part = tuple(slice(0, side) for side in links.shape)
-    if _grid_bytes(links.shape, n_channels) > MAX_FIELD_BYTES:
-        for axis in range(3):
-            used = np.flatnonzero((links >= 0).any(tuple({0, 1, 2} - {axis})))
-            if len(used):
-                near = slice(max(int(used[0]) - 1, 0), min(int(used[-1]) + 2, links.shape[axis]))
-                part = (*part[:axis], near, *part[axis + 1 :])
-    if _grid_bytes(links[part].shape, n_channels) > MAX_FIELD_BYTES:
-        raise Refused(f"{LINKS}: a lattice of {list(links[part].shape)} voxels is too large")
-    return part
+def _expect_known(npz: Npz) -> None:
+    for key, meaning in (("background_links", "layers of background"), ("basis_data", "a learned basis")):
+        if key in npz:
+            raise Refused(f"{key}: has {meaning}, which is not read")
+    if "basis_type" not in npz:
+        return
+    header = npz.header("basis_type")
+    if header.shape or header.dtype.kind not in "iu" or (kind := int(npz.array("basis_type"))) != SPHERICAL_HARMONICS:
+        raise Refused(f"basis_type: expected spherical harmonics, got {kind if not header.shape else list(header.shape)}")
 
 
 def _grid_bytes(shape: tuple[int, ...], n_channels: int) -> int:
@@ -132,78 +259,9 @@ def _grid_bytes(shape: tuple[int, ...], n_channels: int) -> int:
     return 4 * math.prod(side + 2 for side in shape) * (1 + n_channels)
 
 
-def _imported(arrays: Arrays, sampling: Sampling) -> Imported:
-    for key, meaning in (("background_links", "layers of background"), ("basis_data", "a learned basis")):
-        if key in arrays:
-            raise Refused(f"{key}: has {meaning}, which is not read")
-    if "basis_type" in arrays and int(_array(arrays, "basis_type", (), "iu")) != SPHERICAL_HARMONICS:
-        raise Refused(f"basis_type: expected spherical harmonics, got {int(arrays['basis_type'])}")
-    density, harmonics = _table(arrays)
-    links = _links(arrays, len(density))
-    radius, center = (
-        _array(arrays, key, (3,)).astype(np.float64) if key in arrays else np.full(3, missing)
-        for key, missing in (("radius", 1.0), ("center", 0.0))
-    )
-    if min(links.shape) < 2 or not (radius > 0).all():
-        raise Refused(f"radius, links: expected a box and 2 voxels on each side, got {radius.tolist()}, {list(links.shape)}")
-    edges = 2 * radius / links.shape
-    edge = math.cbrt(float(np.prod(edges)))
-    step = sampling.step_voxels * edge
-    part = _part_in_use(links, harmonics.shape[1])
-    rows = np.pad(links[part], 1, mode="edge")
-    low = (center - radius + edges * np.array([axis.start - 0.5 for axis in part])) * sampling.scale
-    high = (center - radius + edges * np.array([axis.stop + 0.5 for axis in part])) * sampling.scale
-    full = rows >= 0
-    field = RadianceField(
-        lattice=Lattice(tuple(low.tolist()), tuple(high.tolist()), rows.shape),
-        density=np.zeros(rows.shape, np.float32),
-        features=np.zeros((*rows.shape, harmonics.shape[1]), np.float32),
-        color_mlp=(),
-        equation=Equation(
-            density_bias=0.0,
-            interval=interval_of_step(step, edge),
-            step_world=step * sampling.scale,
-            near=sampling.near,
-            alpha_threshold=THRESHOLD,
-            background=(1.0, 1.0, 1.0),
-            shading="sh_relu",
-            activation="relu",
-        ),
-    )
-    field.density[full] = np.ldexp(density, -_power(field.equation.interval / step))[rows[full]]
-    field.features[full] = harmonics[rows[full]]
-    if not np.isfinite(field.density).all():
-        raise Refused(f"{DENSITY}: has a value that is too great")
-    facts = {"kind": "svox2 checkpoint", "reso": list(links.shape), "rows": len(density)}
-    return Imported(_with_own(field, arrays) if OWN_KEY in arrays else field, facts, 0)
-
-
 def _power(ratio: float) -> int:
     """The exponent of the least power of two that is not below the ratio, rounding aside."""
     return math.ceil(math.log2(ratio) - SAME_POWER)
-
-
-def _with_own(field: RadianceField, arrays: Arrays) -> RadianceField:
-    own = _array(arrays, OWN_KEY, (OWN_NUMBERS,)).tolist()
-    if own[-1] == 0:
-        inner = (slice(1, -1),) * 3
-        field = replace(
-            field,
-            lattice=Lattice(field.lattice.lo, field.lattice.hi, field.density[inner].shape),
-            density=np.ascontiguousarray(field.density[inner]),
-            features=np.ascontiguousarray(field.features[inner]),
-        )
-    allowed = None
-    if OWN_CELLS in arrays:
-        cells = [side - 1 for side in field.lattice.shape]
-        packed = _array(arrays, OWN_CELLS, (-(-math.prod(cells) // 8),), "u")
-        allowed = np.unpackbits(packed, count=math.prod(cells)).reshape(cells)
-    return replace(
-        field,
-        lattice=Lattice(tuple(own[:3]), tuple(own[3:6]), field.lattice.shape),
-        equation=field.equation.with_numbers([field.equation.density_bias, *own[6:13]]),
-        allowed=allowed,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ out

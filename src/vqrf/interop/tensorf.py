@@ -15,22 +15,23 @@ Paper: TensoRF (arXiv 2203.09517).
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.fields.factors import Factors, LineFactors, expand
-from vqrf.fields.field import Layers, RadianceField
-from vqrf.fields.storage import MAX_FIELD_BYTES
+from vqrf.fields.field import Layers, RadianceField, dense_bytes
 from vqrf.geometry import Float32, Lattice
-from vqrf.interop.archives import CheckpointError, bytes_of_torch, load_torch
-from vqrf.interop.dvgo import Imported, Parts, highest
-from vqrf.interop.pickles import Refused
+from vqrf.interop.archives import bytes_of_torch, load_torch
+from vqrf.interop.parts import Imported, Outline, Parts, highest, lattice_of, reading
+from vqrf.interop.values import Refused
 from vqrf.kernels.constants import Activation, Equation, count_view_frequencies
+from vqrf.memory import expect_room
 
 OTHERS = {"plane_coef": "a TensorVM of the first days, whose planes are not split"}
 """Keys of what is not read, and what it is."""
@@ -40,6 +41,12 @@ FREQUENCIES = {"MLP_Fea": True, "MLP": False}
 
 MAX_COMPONENTS = 1024
 """Most components of a plane. The official settings have 64, those of CP 384."""
+
+PRODUCTS = 3
+"""Products of planes and lines that there are at a time of one slab of the lattice."""
+
+BYTES_OF_MARK = 4
+"""Bytes of a mask's voxel, while it is turned and what it allows is found."""
 
 MAX_MASK_SIDE = 4096
 """Longest side of an alpha mask. The official code makes it no larger than 256."""
@@ -92,35 +99,43 @@ class TensorfField:
         edges = self.lattice.extent / (np.array(self.lattice.shape) - 1)
         return float(np.mean(edges)) * self.step_voxels
 
-    def field(self) -> RadianceField:
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of it, JSON-able."""
+        return {
+            "kind": "TensoRF checkpoint",
+            "decomposition": "VM" if isinstance(self.factors, Factors) else "CP",
+            "density_components": self.factors.n_density,
+            "feature_components": self.factors.n_features,
+            "factor_bytes": 4 * self.factors.n_values,
+        }
+
+    def equation(self) -> Equation:
+        return Equation(
+            density_bias=self.density_shift if self.activation == "softplus" else 0.0,
+            interval=self.distance_scale * self.step_world,
+            step_world=self.step_world,
+            near=self.near,
+            alpha_threshold=self.alpha_threshold,
+            background=(1.0, 1.0, 1.0),
+            activation=self.activation,
+            feature_frequencies=self.feature_frequencies,
+        )
+
+    def field(self, max_bytes: int | None = None) -> RadianceField:
         """The dense field that the factors make, the mask aside.
 
         Raises:
-          ValueError: it is too large, or is none (see `RadianceField`).
+          ValueError: it takes more memory, or is none (see `RadianceField`).
         """
-        n_bytes = 4 * self.lattice.n_voxels * (1 + self.factors.n_channels)
-        if n_bytes > MAX_FIELD_BYTES:
-            raise ValueError(
-                f"a lattice of {list(self.lattice.shape)} voxels takes {n_bytes} bytes, the limit is {MAX_FIELD_BYTES}"
-            )
+        shape, factors = self.lattice.shape, self.factors
+        rank = factors.n_density + factors.n_features
+        x, y, z = shape
+        n_planes = 0 if isinstance(factors, Factors) else 2 * (x * y + x * z + y * z) * (rank // 3 + 2)
+        n_bytes = dense_bytes(shape, factors.n_channels) + 4 * (n_planes + PRODUCTS * y * z * rank)
+        expect_room(n_bytes, max_bytes, f"a lattice of {list(shape)} voxels")
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and RadianceField says so
             density, features = expand(self.factors if isinstance(self.factors, Factors) else self.factors.with_planes())
-        return RadianceField(
-            lattice=self.lattice,
-            density=density,
-            features=features,
-            color_mlp=self.color_mlp,
-            equation=Equation(
-                density_bias=self.density_shift if self.activation == "softplus" else 0.0,
-                interval=self.distance_scale * self.step_world,
-                step_world=self.step_world,
-                near=self.near,
-                alpha_threshold=self.alpha_threshold,
-                background=(1.0, 1.0, 1.0),
-                activation=self.activation,
-                feature_frequencies=self.feature_frequencies,
-            ),
-        )
+        return RadianceField(self.lattice, density, features, self.color_mlp, self.equation())
 
 
 class _Parts(Parts):
@@ -135,7 +150,7 @@ class _Parts(Parts):
     def __init__(self, tree: Any) -> None:
         if not is_tree(tree):
             raise Refused("holds no kwargs and state_dict: it is no checkpoint of TensoRF")
-        self.arguments, self.state = tree["kwargs"], tree["state_dict"]
+        super().__init__(tree["kwargs"], tree["state_dict"])
         self.tree = tree
 
     def positive(self, key: str, default: float | None = None) -> float:
@@ -152,26 +167,27 @@ class _Parts(Parts):
 
     def numbers(self, holder: dict[str, Any], key: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """Finite numbers among the arguments, or beside them."""
-        found = Parts(self.arguments, holder).array(key, len(shape))
-        if found.shape != shape:
-            raise Refused(f"{key}: expected {list(shape)} numbers, got {list(found.shape)}")
-        return found
+        parts = Parts(self.arguments, holder)
+        if (found := parts.shape(key, len(shape))) != shape:
+            raise Refused(f"{key}: expected {list(shape)} numbers, got {list(found)}")
+        return parts.array(key, len(shape))
 
     def lattice(self, holder: dict[str, Any], key: str, shape: tuple[int, int, int]) -> Lattice:
         low, high = self.numbers(holder, key, (2, 3)).astype(np.float64)
-        return Lattice(tuple(low.tolist()), tuple(high.tolist()), shape)
+        return lattice_of(low, high, shape)
 
     def layers(self) -> Layers:
-        found = sorted((int(match[1]), key) for key in self.state if (match := LAYER_KEY.fullmatch(str(key))))
-        return tuple((self.floats(key, 2), self.floats(key.removesuffix("weight") + "bias", 1)) for _, key in found)
+        found = sorted((int(match[1]), key) for key in self.state if (match := LAYER_KEY.fullmatch(key)))
+        return self.layers_of([key for _, key in found])
 
-    def mask(self) -> AlphaMask | None:
+    def mask(self, max_bytes: int | None) -> AlphaMask | None:
         if "alphaMask.aabb" not in self.tree:
             return None
         shape = self.numbers(self.tree, "alphaMask.shape", (5,))
         if (shape[:2] != 1).any() or (shape < 1).any() or (shape > MAX_MASK_SIDE).any() or (shape % 1 != 0).any():
             raise Refused(f"alphaMask.shape: expected 1, 1 and the sides of a grid, got {shape.tolist()}")
         z, y, x = (int(side) for side in shape[2:])
+        expect_room(BYTES_OF_MARK * x * y * z, max_bytes, f"alphaMask.shape: a mask of {[x, y, z]}")
         bits = Parts({}, self.tree).array("alphaMask.mask", 1)
         if bits.dtype != np.uint8 or 8 * len(bits) < x * y * z:
             raise Refused(f"alphaMask.mask: expected {x * y * z} bits, got {len(bits)} of {bits.dtype}")
@@ -187,33 +203,39 @@ def is_tree(tree: Any) -> bool:
 # ------------------------------------------------------------------------------------------------------------- in
 
 
-def load_tensorf(path: Path) -> TensorfField:
+def load_tensorf(path: Path, max_bytes: int | None = None) -> TensorfField:
     """Read a checkpoint of TensoRF.
 
+    Args:
+      max_bytes: the budget of memory.
+
     Raises:
-      CheckpointError: the file is damaged, holds anything but numbers, or is a field that cannot be ours.
+      CheckpointError: the file is damaged, holds anything but numbers, is a field that cannot be ours, or takes more memory.
 
     Safe for untrusted input.
     """
-    tree = load_torch(path)
-    try:
-        return _read(_Parts(tree))
-    except CheckpointError:
-        raise
-    except ValueError as error:  # Refused, and what Lattice and Factors say
-        raise CheckpointError(path, str(error)) from error
+    tree = load_torch(path, max_bytes)
+    with reading(path):
+        return _read(_Parts(tree), max_bytes)
 
 
-def _read(said: _Parts) -> TensorfField:
+def outline_tensorf(path: Path, max_bytes: int | None = None) -> Outline:
+    """What a checkpoint of TensoRF says of its field; arguments and errors as of `load_tensorf`."""
+    made = load_tensorf(path, max_bytes)
+    with reading(path):
+        return Outline(made.lattice, made.factors.n_channels, made.color_mlp, made.equation(), made.facts())
+
+
+def _read(said: _Parts, max_bytes: int | None) -> TensorfField:
     for key, meaning in OTHERS.items():
         if key in said.state:
             raise Refused(f"{key}: is of {meaning}, which is not read")
-    shading, activation = said.arguments.get("shadingMode", "MLP_PE"), said.arguments.get("fea2denseAct", "softplus")
+    shading, activation = said.text("shadingMode", "MLP_PE"), said.text("fea2denseAct", "softplus")
     if shading not in FREQUENCIES:
-        raise Refused(f"kwargs shadingMode: colours by {str(shading)[:20]!r} are not read, only {' and '.join(FREQUENCIES)}")
+        raise Refused(f"kwargs shadingMode: colours by {shading[:20]!r} are not read, only {' and '.join(FREQUENCIES)}")
     if activation not in get_args(Activation):
-        raise Refused(f"kwargs fea2denseAct: a density by {str(activation)[:20]!r} is not read, only softplus and relu")
-    factors = _factors(said)
+        raise Refused(f"kwargs fea2denseAct: a density by {activation[:20]!r} is not read, only softplus and relu")
+    factors = _factors(said, max_bytes)
     of_features = said.frequencies("fea_pe") if FREQUENCIES[shading] else 0
     sides = said.numbers(said.arguments, "gridSize", (3,)).tolist()
     if sides != list(factors.shape):
@@ -239,8 +261,8 @@ def _read(said: _Parts) -> TensorfField:
         near=max(near, 0.0),
         far=far,
         alpha_threshold=said.positive("rayMarch_weight_thres", 1e-4),
-        mask=said.mask(),
-        activation=activation,
+        mask=said.mask(max_bytes),
+        activation=cast(Activation, activation),
     )
 
 
@@ -252,7 +274,7 @@ def _order(n_channels: int, of_features: int, of_view: int) -> NDArray[np.int64]
     return np.concatenate([np.arange(start), view, np.arange(start, start + n_waves)])
 
 
-def _factors(said: _Parts) -> Factors | LineFactors:
+def _factors(said: _Parts, max_bytes: int | None) -> Factors | LineFactors:
     lines, (n_density, n_features) = _joined(said, "line")
     basis = said.floats("basis_mat.weight", 2).T
     has_planes = any(str(key).startswith(("density_plane.", "app_plane.")) for key in said.state)
@@ -266,6 +288,8 @@ def _factors(said: _Parts) -> Factors | LineFactors:
     planes, of_planes = _joined(said, "plane")
     if of_planes != (n_density, n_features):
         raise Refused("planes and lines differ in their components")
+    n_padded = sum(math.prod(plane.shape[:2]) for plane in planes) * (max(n_density) + max(n_features))
+    expect_room(4 * n_padded, max_bytes, "planes, with as many components as the one that has most,")
     padded = [
         [_padded(array, n_density[p], max(n_density), max(n_features)) for p, array in enumerate(arrays)]
         for arrays in (planes, lines)
@@ -306,21 +330,14 @@ def _padded(array: Float32, n_density: int, all_density: int, all_features: int)
 # ---------------------------------------------------------------------------------------------------- to a field
 
 
-def import_tensorf(made: TensorfField) -> Imported:
+def import_tensorf(made: TensorfField, max_bytes: int | None = None) -> Imported:
     """The dense field of a checkpoint, with the cells that its mask allows.
 
     Raises:
-      ValueError: it is too large, or is none (see `RadianceField`).
+      ValueError: it takes more memory, or is none (see `RadianceField`).
     """
-    kind = "VM" if isinstance(made.factors, Factors) else "CP"
-    facts = {
-        "kind": "TensoRF checkpoint",
-        "decomposition": kind,
-        "density_components": made.factors.n_density,
-        "feature_components": made.factors.n_features,
-        "factor_bytes": 4 * made.factors.n_values,
-    }
-    field = made.field()
+    facts = made.facts()
+    field = made.field(max_bytes)
     if made.mask is None:
         return Imported(field, facts, 0)
     share = _share_of_cells(field.lattice, made.mask)

@@ -27,6 +27,7 @@ HARMONICS_OF_CHANNELS = {12: 4, 27: 9}
 MAX_FEATURE_FREQUENCIES = 10
 """Beyond it float32 has no digits left of the angle of a feature of 8192."""
 
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 N_NUMBERS = 8
 """Of an equation's real numbers, with three for the background."""
 
@@ -129,11 +130,58 @@ class Equation:
         """Why nothing can be drawn with these constants, which a file may well hold; None if it can."""
         if not 0 < self.alpha_threshold < 1:
             return f"alpha_threshold: expected a value between 0 and 1, got {self.alpha_threshold}"
+        least, most = INTERVALS
+        if not least <= self.interval <= most or self.alpha_threshold < LEAST_ALPHA:
+            return (
+                f"interval, alpha_threshold: {self.interval} and {self.alpha_threshold} make no density that can be told apart"
+            )
+        if not all(abs(number) <= MAX_FLOAT32 for number in self.numbers()):
+            return "a constant is beyond float32"
         return None
 
 
 NUMBERS = tuple(field.name for field in fields(Equation))[: N_NUMBERS - 2]
 """The attributes that are real numbers."""
+
+
+MAX_SAMPLES = 1 << 16
+"""Most samples of a ray, wherever it runs: those on the lattice's diagonal. Fields have about a thousand."""
+
+MAX_RAY_WORK = 1 << 31
+"""Samples of a ray times weights of the colour MLP: about a second of one core. TensoRF's fields have a fiftieth of it."""
+
+MAX_COORDINATE = float(1 << 40)
+LEAST_EXTENT = 1 / MAX_COORDINATE
+"""World units: between these float32 has room for squares and quotients. The Earth is 2^24 metres wide."""
+
+INTERVALS = 2.0**-64, 2.0**64
+LEAST_ALPHA = 2.0**-149
+"""The least that float32 has."""
+
+
+def drawing_fault(lo: Sequence[float], hi: Sequence[float], equation: Equation, n_weights: int = 0) -> str | None:
+    """Why nothing can be drawn of a field over the box lo..hi; None if it can. FORMAT.md section 2 has these limits.
+
+    Args:
+      n_weights: of the colour MLP, which each sample may need.
+    """
+    if fault := equation.fault():
+        return fault
+    with np.errstate(over="ignore"):
+        low, high = np.array(lo, np.float64).astype(np.float32), np.array(hi, np.float64).astype(np.float32)
+    if not (low < high).all():
+        return f"bounds: {tuple(lo)} and {tuple(hi)} are one place in float32, or out of order"
+    extents = [b - a for a, b in zip(lo, hi, strict=True)]
+    if not all(abs(x) <= MAX_COORDINATE for x in (*lo, *hi)) or not all(x >= LEAST_EXTENT for x in extents):
+        return (
+            f"bounds: expected coordinates within {MAX_COORDINATE:g} and sides of {LEAST_EXTENT:g} at least, got {lo} and {hi}"
+        )
+    n_samples = math.hypot(*extents) / equation.step_world + 1
+    if not n_samples <= MAX_SAMPLES:
+        return f"step_world: of {equation.step_world:g} a ray has {n_samples:.3g} samples, expected 1..{MAX_SAMPLES}"
+    if n_samples * n_weights > MAX_RAY_WORK:
+        return f"color_mlp: {n_weights} weights for up to {n_samples:.0f} samples of a ray are more than can be drawn in time"
+    return None
 
 
 def interval_of_step(step_world: float, edge: float) -> float:

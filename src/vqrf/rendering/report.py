@@ -91,7 +91,7 @@ def write_report(
         f"<section><h2>Settings</h2>{_settings_table(settings)}</section>",
     ]
     page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts))
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def error_colors(errors: Float32) -> Float64:

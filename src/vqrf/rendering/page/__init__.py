@@ -47,7 +47,7 @@ def page_with_scene(data: bytes, name: str) -> bytes:
     """
     encoded = base64.b64encode(data).decode()
     kind = "application/octet-stream;base64"
-    scene = f'<script type="{kind}" id="scene" data-name="{html.escape(name)}">{encoded}</script>\n'
+    scene = f'<script type="{kind}" id="scene" data-name="{html.escape(_as_text(name))}">{encoded}</script>\n'
     return _page(name, connect="'none'", attributes="", scene=scene)
 
 
@@ -60,6 +60,11 @@ def page_with_source(source: str, name: str, refresh_seconds: float = 0) -> byte
     """
     refresh = f' refresh="{refresh_seconds:g}"' if refresh_seconds else ""
     return _page(name, connect="'self'", attributes=f' src="{html.escape(source)}"{refresh}', scene="")
+
+
+def _as_text(name: str) -> str:
+    """A name that may be no text, as names of files may, with escapes for what is none."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _page(name: str, *, connect: str, attributes: str, scene: str) -> bytes:
@@ -76,7 +81,9 @@ def _page(name: str, *, connect: str, attributes: str, scene: str) -> bytes:
             "form-action 'none'",
         ]
     )
-    page = _PAGE.format(policy=policy, title=html.escape(name), style=_STYLE, attributes=attributes, scene=scene, script=script)
+    page = _PAGE.format(
+        policy=policy, title=html.escape(_as_text(name)), style=_STYLE, attributes=attributes, scene=scene, script=script
+    )
     return page.encode()
 
 
