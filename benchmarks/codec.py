@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 import tyro
 
-from vqrf.codec import bitstream, entropy
+from vqrf.codec import bitstream, entropy, walks
 from vqrf.codec.pyramid import PyramidField
 from vqrf.kernels import has_native
 
@@ -98,8 +98,8 @@ def listen(field: PyramidField) -> list[Stream]:
     """The streams of a pyramid's levels, coarsest first, as the twin writes them."""
     streams, above = [], None
     for nodes, values in zip(field.nodes()[::-1], field.coefficients, strict=True):
-        encoder = Listening(entropy.level_contexts(values.shape[1]))
-        above = entropy.code_level(encoder, nodes, above, values.copy())
+        encoder = Listening(walks.level_contexts(values.shape[1]))
+        above = walks.code_level(encoder, nodes, above, values.copy())
         streams.append(Stream(values.size, encoder.finish(), encoder.heard))
     return streams
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec import bitstream, container, contents, entropy
+from vqrf.codec import bitstream, container, contents, entropy, walks
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, CompressedField, Quantized, Table, canonical_json
 from vqrf.codec.container import BitstreamError
@@ -353,16 +353,16 @@ def with_header(data: bytes, at: int, layout: str, *values: float) -> bytes:
 
 def empty_block() -> bytes:
     """The partition of a 2x3x5 lattice whose two blocks are marked as occupied, the second in vain."""
-    coder = entropy.Encoder(entropy.PARTITION_CONTEXTS)
-    flags, voxels = entropy.Border((1, 1, 2)), entropy.Border((2, 3, 5))
+    coder = entropy.Encoder(walks.PARTITION_CONTEXTS)
+    flags, voxels = walks.Border((1, 1, 2)), walks.Border((2, 3, 5))
     for z in range(2):
         coder.bit(flags.occupancy_context(flags.row(0, 0) + z), 1)
         flags.values[flags.row(0, 0) + z] = 1
     for x, y, z in np.ndindex(2, 3, 5):
         at, occupied = voxels.row(x, y) + z, z < 4
-        coder.bit(entropy.BLOCK_CONTEXTS + voxels.occupancy_context(at), int(occupied))
+        coder.bit(walks.BLOCK_CONTEXTS + voxels.occupancy_context(at), int(occupied))
         if occupied:
-            coder.bit(2 * entropy.BLOCK_CONTEXTS + voxels.split_context(at), 0)
+            coder.bit(2 * walks.BLOCK_CONTEXTS + voxels.split_context(at), 0)
             voxels.values[at] = CODED
     return coder.finish()
 
@@ -415,9 +415,9 @@ def bad_sections(good: bytes, logits: bytes, encoded: bytes, narrow: bytes) -> d
     """
     nan = float("nan")
     partition = np.full((2, 3, 5), CODED, np.uint8)
-    too_high = entropy.encode_codes(partition, 4, np.full(30, 3, np.int32))
+    too_high = walks.encode_codes(partition, 4, np.full(30, 3, np.int32))
     too_deep = json.dumps(nested(MAX_METADATA_DEPTH + 1), separators=(",", ":")).encode()
-    infinite = entropy.encode_tables([np.full((3, 12), 0x7C00, np.uint16)], True)
+    infinite = walks.encode_tables([np.full((3, 12), 0x7C00, np.uint16)], True)
     no_layers = struct.pack("<HH", 0, 0) + bytes(4)
     return {
         "bomb": ("HEAD", "voxels, the limit", edit(good, "HEAD", put(48, "3I", 4096, 4096, 4096))),
@@ -493,9 +493,9 @@ class Insisting(entropy.Encoder):
 def latents_in_vain() -> bytes:
     """LEV0 of a pyramid like the smallest, whose node has latents, all of them 0."""
     field = smallest_pyramid()
-    coder = Insisting(entropy.level_contexts(4))
+    coder = Insisting(walks.level_contexts(4))
     with contextlib.suppress(entropy.Damaged):
-        entropy.code_level(coder, field.nodes()[0], None, np.array([[17, 0, 0, 0]], np.int16))
+        walks.code_level(coder, field.nodes()[0], None, np.array([[17, 0, 0, 0]], np.int16))
     return coder.finish()
 
 

@@ -37,7 +37,7 @@ WINGS = {
     "files": (),
     "bars": (),
     "kernels": ("constants", "contract", "equation", "reference", "native"),
-    "codec": ("compressed", "pyramid", "entropy", "container", "contents", "bitstream", "lint"),
+    "codec": ("compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",
         "images",

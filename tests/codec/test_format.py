@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_entropy import generate
 
-from vqrf.codec import entropy
+from vqrf.codec import entropy, walks
 from vqrf.codec.bitstream import decode
 from vqrf.codec.container import KNOWN, sections
 from vqrf.codec.pyramid import build_nodes
@@ -60,12 +60,12 @@ def test_the_bits_of_a_stream_are_those_that_the_text_lists(name: str, block: in
     assert f"code` = {stream[:4].hex().upper()}" in (ROOT / "FORMAT.md").read_text()
     field = generate.smallest_pyramid()
     if name == "PART":
-        coder, partition = Spelling(entropy.PARTITION_CONTEXTS, stream), np.zeros((2, 2, 2), np.uint8)
-        entropy.code_partition(coder, partition)
+        coder, partition = Spelling(walks.PARTITION_CONTEXTS, stream), np.zeros((2, 2, 2), np.uint8)
+        walks.code_partition(coder, partition)
         np.testing.assert_array_equal(partition, field.partition)
     else:
-        coder, level = Spelling(entropy.level_contexts(4), stream), np.zeros((1, 4), np.int16)
-        entropy.code_level(coder, build_nodes(field.partition > 0, 0)[0], None, level)
+        coder, level = Spelling(walks.level_contexts(4), stream), np.zeros((1, 4), np.int16)
+        walks.code_level(coder, build_nodes(field.partition > 0, 0)[0], None, level)
         np.testing.assert_array_equal(level, field.coefficients[0])
     assert coder.is_complete()
     assert coder.read == [(context, int(p), int(bit)) for context, p, bit, _ in expected]

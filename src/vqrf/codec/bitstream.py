@@ -5,7 +5,7 @@ settings, no network. It is safe for untrusted input: every number of the file i
 allocated for it, every section has a checksum, and the one exception it raises says in which section and at
 which byte the file is wrong.
 
-The compiled core decodes and encodes when it is here; otherwise this module and `vqrf.codec.entropy` do, to the
+The compiled core decodes and encodes when it is here; otherwise this module and `vqrf.codec.walks` do, to the
 same bytes.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec import entropy
+from vqrf.codec import walks
 from vqrf.codec.compressed import MAX_METADATA_BYTES, Compressed, CompressedField, Quantized, Table
 from vqrf.codec.container import (
     KNOWN,
@@ -54,7 +54,7 @@ FREE_WORKING_BYTES = 1 << 20
 
 def encode(field: Compressed) -> bytes:
     """The bytes of a .vqrf file, the same on every machine and with or without the compiled core."""
-    coder = importlib.import_module("vqrf._native") if has_native() else entropy
+    coder = importlib.import_module("vqrf._native") if has_native() else walks
     match field:
         case PyramidField():
             own = write_pyramid(field, coder)
@@ -114,7 +114,7 @@ def verify(data: bytes, *, max_bytes: int = 1 << 30) -> Compressed:
 
 def _working_bytes(shape: tuple[int, ...], levels: list[Section]) -> int:
     """What working memory that grows with the lattice counts against the budget: FORMAT.md section 2."""
-    n_blocks = math.prod(-(-side // entropy.BLOCK_SIDE) for side in shape)
+    n_blocks = math.prod(-(-side // walks.BLOCK_SIDE) for side in shape)
     total = 24 * (shape[1] + 2) * (shape[2] + 2) + 2 * n_blocks + sum(s.raw for s in levels) // 2
     for number in range(len(levels) - 1):
         shape = coarser_shape(shape)
@@ -123,7 +123,7 @@ def _working_bytes(shape: tuple[int, ...], levels: list[Section]) -> int:
 
 
 def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:
-    """The arguments of the field, metadata as text; by this module and `vqrf.codec.entropy` alone."""
+    """The arguments of the field, metadata as text; by this module and `vqrf.codec.walks` alone."""
     known = select_known(read_table(data, truncated), max_bytes)
     head = read_head(data, known["HEAD"])
     is_pyramid = head.n_codewords == 0

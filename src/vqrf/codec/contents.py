@@ -1,7 +1,7 @@
 """What the sections of a .vqrf file say, one function each way for each of them. FORMAT.md sections 4 to 7.
 
 `write_*` give the bytes of a section, `read_*` what these mean, or a `BitstreamError` that says where they are wrong: every
-number is bounded before anything is allocated for it. `vqrf.codec.entropy` codes what is coded.
+number is bounded before anything is allocated for it. `vqrf.codec.walks` code what is coded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec import entropy
+from vqrf.codec import walks
 from vqrf.codec.compressed import (
     CODED,
     KEPT,
@@ -220,7 +220,7 @@ def _read_items(reader: Reader, tables: list[Table], by_column: bool) -> None:
     """Fill tables whose shapes and quantisers are known."""
     bits = [bits_of(table) for table in tables]
     reader.section.expect_raw(sum(b.nbytes for b in bits))
-    reader.decode(entropy.table_contexts(bits, by_column), lambda d: entropy.code_tables(d, bits, by_column))
+    reader.decode(walks.table_contexts(bits, by_column), lambda d: walks.code_tables(d, bits, by_column))
     if any(not np.isfinite(table).all() for table in tables if not isinstance(table, Quantized)):
         raise reader.section.refuse("a value is not finite")
 
@@ -258,8 +258,8 @@ def read_color_mlp(data: bytes, section: Section, n_channels: int) -> tuple[Shad
 def _read_partition(data: bytes, section: Section, head: Head) -> Uint8:
     partition = np.zeros(head.lattice.shape, np.uint8)
     flags: list[Uint8] = []
-    Reader(data, section).decode(entropy.PARTITION_CONTEXTS, lambda d: flags.append(entropy.code_partition(d, partition)))
-    if not np.array_equal(flags[0], entropy.find_blocks(partition)):
+    Reader(data, section).decode(walks.PARTITION_CONTEXTS, lambda d: flags.append(walks.code_partition(d, partition)))
+    if not np.array_equal(flags[0], walks.find_blocks(partition)):
         raise section.refuse("a block that is marked as occupied is empty")
     n_coded, n_kept = (int(np.count_nonzero(partition == kind)) for kind in (CODED, KEPT))
     if (n_coded, n_kept) != (head.n_coded, head.n_kept):
@@ -293,11 +293,11 @@ def _read_steps(data: bytes, section: Section, n_channels: int) -> tuple[Float32
     return steps, values[1 + n_latents :].reshape(n_latents, n_channels) if has_basis else None
 
 
-def _read_level(data: bytes, section: Section, nodes: Nodes, above: entropy.Rows | None, values: Int16) -> entropy.Rows:
+def _read_level(data: bytes, section: Section, nodes: Nodes, above: walks.Rows | None, values: Int16) -> walks.Rows:
     """Fill a level's coefficients; what the next is to know of them."""
-    found: list[entropy.Rows] = []
-    contexts = entropy.level_contexts(values.shape[1])
-    Reader(data, section).decode(contexts, lambda d: found.append(entropy.code_level(d, nodes, above, values)))
+    found: list[walks.Rows] = []
+    contexts = walks.level_contexts(values.shape[1])
+    Reader(data, section).decode(contexts, lambda d: found.append(walks.code_level(d, nodes, above, values)))
     return found[0]
 
 
@@ -311,7 +311,7 @@ def read_pyramid(data: bytes, known: dict[str, Section], head: Head) -> dict[str
     for section, nodes in zip(sections, levels, strict=True):
         section.expect_raw(2 * nodes.n_nodes * len(steps))
     coefficients = tuple(np.zeros((nodes.n_nodes, len(steps)), np.int16) for nodes in levels)
-    above: entropy.Rows | None = None
+    above: walks.Rows | None = None
     for section, nodes, values in zip(sections, levels, coefficients, strict=True):
         if not section.is_here:
             break
@@ -328,16 +328,16 @@ def read_codebook(data: bytes, known: dict[str, Section], head: Head) -> dict[st
     reader = Reader(data, known["DENS"])
     density = _read_levels(reader, (head.n_coded + head.n_kept,), 1)
     levels = cast(Uint8, density.levels)
-    reader.decode(entropy.DENSITY_CONTEXTS, lambda d: entropy.code_density(d, partition, levels))
+    reader.decode(walks.DENSITY_CONTEXTS, lambda d: walks.code_density(d, partition, levels))
     codes = np.zeros(head.n_coded, np.int32)
     Reader(data, known["CODE"]).decode(
-        entropy.code_contexts(head.n_codewords),
-        lambda d: entropy.code_codes(d, partition, head.n_codewords, codes),
+        walks.code_contexts(head.n_codewords),
+        lambda d: walks.code_codes(d, partition, head.n_codewords, codes),
     )
     if (codes >= head.n_codewords).any():
         raise known["CODE"].refuse("a code is not below the codebook size")
     reader = Reader(data, known["KEPT"])
     kept = _read_levels(reader, (head.n_kept, head.n_channels), head.n_channels)
     kept_levels = cast(Uint8, kept.levels)
-    reader.decode(entropy.KEPT_CONTEXTS, lambda d: entropy.code_kept(d, partition, kept_levels))
+    reader.decode(walks.KEPT_CONTEXTS, lambda d: walks.code_kept(d, partition, kept_levels))
     return {"partition": partition, "density": density, "codes": codes, "codebook": codebook, "kept": kept}
