@@ -41,7 +41,7 @@ N_VIEWS = 3
 FIRST_PICTURE = """async () => {
   const viewer = document.querySelector('vqrf-viewer')
   while (!(viewer.stage?.frames && !viewer.stage.isBusy)) await new Promise((resolve) => setTimeout(resolve, 1))
-  return { picture: performance.now(), decode: viewer.facts.decodeMs, bake: viewer.facts.bakeMs }
+  return { picture: performance.now(), decode: viewer.facts.decodeMs, textures: viewer.facts.texturesMs }
 }"""
 
 TURNING = """async (n) => {

@@ -345,7 +345,7 @@ def test_the_shader_is_compiled_before_the_field_is_there_and_only_once(
 ) -> None:
     tab.page.add_init_script(WATCH_COMPILING)
     tab.open(export(ball_file)).await_rest()
-    assert tab.ask("window.seen") == ["link", "early", "link", "baked"]
+    assert tab.ask("window.seen") == ["link", "early", "link", "drawn"]
 
 
 def test_the_exported_page_asks_nobody_for_anything(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
@@ -586,5 +586,5 @@ def test_the_script_that_is_shipped_is_what_the_sources_build_to() -> None:
         pytest.skip("the packages that build the viewer are not installed: npm ci in viewer/")
     code = "import('./build.js').then(({ bundles }) => bundles()).then((made) => console.log(JSON.stringify(made)))"
     result = subprocess.run(["node", "-e", code], cwd=ROOT / "viewer", capture_output=True, text=True, check=True)
-    shipped = (ROOT / "src" / "vqrf" / "page" / "viewer.js").read_text("utf-8")
+    shipped = (ROOT / "src" / "vqrf" / "rendering" / "page" / "viewer.js").read_text("utf-8")
     assert json.loads(result.stdout)["../src/vqrf/rendering/page/viewer.js"] == shipped

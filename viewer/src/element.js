@@ -225,12 +225,12 @@ export class VqrfViewer extends HTMLElement {
   async show(bytes, name, signal, keepCamera) {
     const { stage } = this
     if (!stage) return
-    const { baked, facts } = await loadInWorker(bytes, stage.renderer.maxSide, signal, (early) => stage.warmUp(early))
+    const { drawn, facts } = await loadInWorker(bytes, stage.renderer.maxSide, signal, (early) => stage.warmUp(early))
     if (signal.aborted) return
-    stage.setField(baked, keepCamera)
+    stage.setField(drawn, keepCamera)
     if (!keepCamera) this.takeViewFromAddress()
     this.facts = facts
-    this.describe(name, rowsOf(facts, baked.shading, baked.layers.length))
+    this.describe(name, rowsOf(facts, drawn.shading, drawn.layers.length))
     this.say('')
     this.dispatchEvent(new CustomEvent('vqrf-load', { detail: facts }))
   }
@@ -275,7 +275,7 @@ export class VqrfViewer extends HTMLElement {
   /** Hand the picture to the person, at the size of the canvas. */
   async save() {
     const camera = this.stage?.camera()
-    if (!this.stage || !camera || !this.stage.renderer.baked) return
+    if (!this.stage || !camera || !this.stage.renderer.drawn) return
     const { width, height } = camera
     const canvas = Object.assign(document.createElement('canvas'), { width, height })
     const pixels = await this.stage.renderer.capture(camera)

@@ -1,4 +1,4 @@
-/** Bytes to a baked field, in a worker that is made from a text: that works from `file://` too. */
+/** Bytes to a field that can be drawn, in a worker that is made from a text: that works from `file://` too. */
 
 /** Answers of a server that has nothing new, or nothing yet. */
 const NOT_MODIFIED = 304

@@ -4,7 +4,7 @@
  * Only the core of WebGL2 is needed. Where half floats cannot be drawn to, the picture is shown without the refinement.
  */
 
-import { blank, BRICK } from './bake.js'
+import { blank, BRICK } from './textures.js'
 import { marchSource, packLayers, PRESENT, VERTEX, WEIGHTS_WIDTH } from './shaders.js'
 
 /** The browser cannot do it, or refused to. */
@@ -68,8 +68,8 @@ export class Renderer {
     this.maxSide = 0
     /** @type {[number, number, number] | undefined} */
     this.background = undefined
-    /** @type {import('./bake.js').Baked | undefined} */
-    this.baked = undefined
+    /** @type {import('./textures.js').Drawn | undefined} */
+    this.drawn = undefined
     this.prepare()
   }
 
@@ -95,7 +95,7 @@ export class Renderer {
   /** The context came back: everything in it is gone. */
   restore() {
     this.prepare()
-    if (this.baked) this.setField(this.baked)
+    if (this.drawn) this.setField(this.drawn)
   }
 
   /**
@@ -127,34 +127,34 @@ export class Renderer {
   /**
    * Take a field to the graphics memory.
    *
-   * @param {import('./bake.js').Baked} baked
+   * @param {import('./textures.js').Drawn} drawn
    */
-  setField(baked) {
+  setField(drawn) {
     const { gl } = this
     const units = /** @type {number} */ (gl.getParameter(gl.MAX_TEXTURE_IMAGE_UNITS))
-    if (baked.features.length + 3 > units) throw new NoGraphics(`${baked.channels} channels are more than this browser can draw.`)
+    if (drawn.features.length + 3 > units) throw new NoGraphics(`${drawn.channels} channels are more than this browser can draw.`)
     for (const texture of this.textures) gl.deleteTexture(texture)
-    const source = marchSource(baked)
+    const source = marchSource(drawn)
     let { march } = this
     if (!march || source !== this.source) {
       if (march) gl.deleteProgram(march)
       march = this.compile(source)
     }
-    Object.assign(this, { baked, march, source })
-    const atlas = baked.bricks.map((n) => n * BRICK)
+    Object.assign(this, { drawn, march, source })
+    const atlas = drawn.bricks.map((n) => n * BRICK)
     this.textures = [
-      this.upload(baked.blocks, baked.table, gl.RGBA32UI, gl.RGBA_INTEGER, gl.UNSIGNED_INT),
-      ...[baked.density, ...baked.features].map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
-      this.uploadLayers(packLayers(baked)),
+      this.upload(drawn.blocks, drawn.table, gl.RGBA32UI, gl.RGBA_INTEGER, gl.UNSIGNED_INT),
+      ...[drawn.density, ...drawn.features].map((bytes) => this.upload(atlas, bytes, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE)),
+      this.uploadLayers(packLayers(drawn)),
     ]
     gl.useProgram(march)
-    const range = new Float32Array(4 + 8 * baked.features.length)
-    range.set(baked.densityRange)
-    range.set(baked.featureScale, 4)
-    range.set(baked.featureOffset, 4 + 4 * baked.features.length)
+    const range = new Float32Array(4 + 8 * drawn.features.length)
+    range.set(drawn.densityRange)
+    range.set(drawn.featureScale, 4)
+    range.set(drawn.featureOffset, 4 + 4 * drawn.features.length)
     gl.uniform4fv(gl.getUniformLocation(march, 'uRange'), range)
     gl.uniform3fv(gl.getUniformLocation(march, 'uTexel'), atlas.map((n) => 1 / n))
-    const names = ['uBlocks', 'uDensity', ...baked.features.map((_, g) => `uFeatures${g}`), 'uWeights']
+    const names = ['uBlocks', 'uDensity', ...drawn.features.map((_, g) => `uFeatures${g}`), 'uWeights']
     for (const [unit, name] of names.entries()) gl.uniform1i(gl.getUniformLocation(march, name), unit)
   }
 
@@ -293,7 +293,7 @@ export class Renderer {
    * @param {number} height
    */
   compose(from, to, width, height) {
-    const { gl, present, baked } = this
+    const { gl, present, drawn } = this
     if (!present) return
     gl.bindFramebuffer(gl.FRAMEBUFFER, to)
     gl.viewport(0, 0, width, height)
@@ -302,7 +302,7 @@ export class Renderer {
     gl.bindTexture(gl.TEXTURE_2D, from.texture)
     gl.uniform1i(gl.getUniformLocation(present, 'uPicture'), 0)
     gl.uniform2f(gl.getUniformLocation(present, 'uSize'), width, height)
-    gl.uniform3fv(gl.getUniformLocation(present, 'uBackground'), this.background ?? baked?.background ?? [1, 1, 1])
+    gl.uniform3fv(gl.getUniformLocation(present, 'uBackground'), this.background ?? drawn?.background ?? [1, 1, 1])
     gl.drawArrays(gl.TRIANGLES, 0, 3)
   }
 

@@ -6,7 +6,7 @@
  */
 
 import { ACTIVATION_RELU, isHarmonic, SHADING_HARMONICS_RELU } from './decode.js'
-import { BLOCK_CELLS, BRICK, densityOfAlpha } from './bake.js'
+import { BLOCK_CELLS, BRICK, densityOfAlpha } from './textures.js'
 
 /** A ray ends after the sample that leaves less light than this. */
 const LIGHT_LEFT = 1e-3
@@ -67,7 +67,7 @@ const HARMONICS = [
 /**
  * Colour as spherical harmonics: what depends on the ray alone is computed once for it.
  *
- * @param {import('./bake.js').Baked} baked
+ * @param {import('./textures.js').Drawn} drawn
  */
 function harmonicsSource({ channels, shading }) {
   const terms = channels / 3
@@ -142,7 +142,7 @@ const fours = (n) => Math.ceil(n / 4)
  * The columns of the first layer as `layersSource` meets them: of the features, then of the sines and the cosines of each frequency
  * of them, each padded to fours with columns that are not there; and of the direction.
  *
- * @param {import('./bake.js').Baked} baked
+ * @param {import('./textures.js').Drawn} drawn
  * @returns {number[][]}
  */
 function columnsOfInputs({ layers, channels, featureFrequencies: n }) {
@@ -160,13 +160,13 @@ function columnsOfInputs({ layers, channels, featureFrequencies: n }) {
  * Lay out the colour MLP for `layersSource`: each layer in 4x4 pieces, column by column, its bias before them. What the first layer
  * makes of the features stands in front of what it makes of the direction, each padded to fours.
  *
- * @param {import('./bake.js').Baked} baked
+ * @param {import('./textures.js').Drawn} drawn
  * @returns {Float32Array} texels of four floats
  */
-export function packLayers(baked) {
+export function packLayers(drawn) {
   const texels = []
-  for (const [i, { out, in: inputs, weight, bias }] of baked.layers.entries()) {
-    const blocks = i ? [Array.from({ length: inputs }, (_, column) => column)] : columnsOfInputs(baked)
+  for (const [i, { out, in: inputs, weight, bias }] of drawn.layers.entries()) {
+    const blocks = i ? [Array.from({ length: inputs }, (_, column) => column)] : columnsOfInputs(drawn)
     const at = (/** @type {number} */ row, /** @type {number} */ column) => (row < out ? weight[row * inputs + column] : 0)
     for (let row = 0; row < 4 * fours(out); row += 4) texels.push([0, 1, 2, 3].map((r) => bias[row + r] ?? 0))
     for (const columns of blocks) {
@@ -212,7 +212,7 @@ function productSource({ to, from, out, in: inputs, at }, n) {
 /**
  * Colour by the field's own MLP, for each sample. What its first layer makes of the direction is computed once for the ray.
  *
- * @param {import('./bake.js').Baked} baked
+ * @param {import('./textures.js').Drawn} drawn
  */
 function layersSource({ layers, channels, featureFrequencies }) {
   const groups = fours(channels)
@@ -294,16 +294,16 @@ vec3 add_color(vec3 at, float weight) {
 }`
 }
 
-/** @param {import('./bake.js').Baked} baked */
-function colorSource(baked) {
-  if (isHarmonic(baked.shading)) return harmonicsSource(baked)
-  return baked.layers.length ? layersSource(baked) : logitsSource()
+/** @param {import('./textures.js').Drawn} drawn */
+function colorSource(drawn) {
+  if (isHarmonic(drawn.shading)) return harmonicsSource(drawn)
+  return drawn.layers.length ? layersSource(drawn) : logitsSource()
 }
 
 /**
  * The share of the light that passes a step of raw density `density`.
  *
- * @param {import('./bake.js').Baked} baked
+ * @param {import('./textures.js').Drawn} drawn
  */
 function lightThrough({ activation, densityBias, interval }) {
   const raised = `density + ${float(densityBias)}`
@@ -319,15 +319,15 @@ function lightThrough({ activation, densityBias, interval }) {
  * both: on a software renderer a frame takes a quarter less time than in one loop
  * (docs/log/viewer.md#what-does-a-frame-cost-without-a-graphics-card).
  *
- * @param {import('./bake.js').Baked} baked
+ * @param {import('./textures.js').Drawn} drawn
  */
-export function marchSource(baked) {
-  const cells = baked.shape.map((side) => side - 1)
-  const toGrid = cells.map((n, axis) => n / (baked.hi[axis] - baked.lo[axis]))
-  const extent = Math.hypot(...baked.hi.map((value, axis) => value - baked.lo[axis]))
-  const limit = Math.ceil(extent / baked.stepWorld) + 8
-  const floor = densityOfAlpha(baked.alphaThreshold, baked)
-  const length = float(isHarmonic(baked.shading) ? MAX_RUN - 1 : 0)
+export function marchSource(drawn) {
+  const cells = drawn.shape.map((side) => side - 1)
+  const toGrid = cells.map((n, axis) => n / (drawn.hi[axis] - drawn.lo[axis]))
+  const extent = Math.hypot(...drawn.hi.map((value, axis) => value - drawn.lo[axis]))
+  const limit = Math.ceil(extent / drawn.stepWorld) + 8
+  const floor = densityOfAlpha(drawn.alphaThreshold, drawn)
+  const length = float(isHarmonic(drawn.shading) ? MAX_RUN - 1 : 0)
   return `#version 300 es
 precision highp float;
 precision highp int;
@@ -336,13 +336,13 @@ precision highp sampler3D;
 precision highp usampler3D;
 uniform usampler3D uBlocks;
 uniform sampler3D uDensity;
-${baked.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('\n')}
+${drawn.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('\n')}
 uniform sampler2D uWeights;
 uniform vec3 uOrigin, uRayStart, uRayX, uRayY, uTexel;
-uniform vec4 uRange[${1 + 2 * baked.features.length}];
+uniform vec4 uRange[${1 + 2 * drawn.features.length}];
 out vec4 light;
 const ivec3 CELLS = ${ivec3(cells)};
-${colorSource(baked)}
+${colorSource(drawn)}
 vec3 start, stride, per_stride;
 /* The first sample after k that lies beyond one of three planes. */
 float leaving(vec3 planes, float k) {
@@ -352,15 +352,15 @@ float leaving(vec3 planes, float k) {
 void main() {
   vec3 direction = normalize(uRayStart + gl_FragCoord.x * uRayX + gl_FragCoord.y * uRayY);
   direction += vec3(equal(direction, vec3(0.0))) * 1e-12;
-  vec3 t_lo = (${vec3(baked.lo)} - uOrigin) / direction;
-  vec3 t_hi = (${vec3(baked.hi)} - uOrigin) / direction;
+  vec3 t_lo = (${vec3(drawn.lo)} - uOrigin) / direction;
+  vec3 t_hi = (${vec3(drawn.hi)} - uOrigin) / direction;
   vec3 enter = min(t_lo, t_hi), leave = max(t_lo, t_hi);
-  float t0 = max(max(enter.x, enter.y), max(enter.z, ${float(baked.near)}));
-  float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(baked.stepWorld)});
+  float t0 = max(max(enter.x, enter.y), max(enter.z, ${float(drawn.near)}));
+  float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(drawn.stepWorld)});
   light = vec4(0.0, 0.0, 0.0, 1.0);
   if (last < 0.0) return;
-  start = (uOrigin + t0 * direction - ${vec3(baked.lo)}) * ${vec3(toGrid)};
-  stride = direction * ${vec3(toGrid)} * ${float(baked.stepWorld)};
+  start = (uOrigin + t0 * direction - ${vec3(drawn.lo)}) * ${vec3(toGrid)};
+  stride = direction * ${vec3(toGrid)} * ${float(drawn.stepWorld)};
   per_stride = 1.0 / stride;
   vec3 ahead = step(0.0, stride);
   float k = 0.0;
@@ -389,10 +389,10 @@ void main() {
       vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
       vec3 at = ((p + corner) * uTexel).zyx;
       vec3 level = textureLod(uDensity, at, 0.0).rgb;
-      float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(baked.emptyDensity)}, uRange[0].y, level.g);
-      float weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(baked)}) : 0.0;
+      float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(drawn.emptyDensity)}, uRange[0].y, level.g);
+      float weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(drawn)}) : 0.0;
       light.a -= weight;
-      next = weight > ${float(baked.alphaThreshold)} ? vec4(at, 1.0) * weight : vec4(0.0);
+      next = weight > ${float(drawn.alphaThreshold)} ? vec4(at, 1.0) * weight : vec4(0.0);
       if (run.w == 0.0) {
         home = info.z;
         until = k + ${length};

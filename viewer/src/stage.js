@@ -76,13 +76,13 @@ export class Stage {
   }
 
   /**
-   * @param {import('./bake.js').Baked} baked
+   * @param {import('./textures.js').Drawn} drawn
    * @param {boolean} keepCamera of the field before
    */
-  setField(baked, keepCamera) {
-    this.renderer.setField(baked)
-    this.pixels = baked.layers.length ? FIRST_PIXELS.slow : FIRST_PIXELS.fast
-    if (!this.orbit || !keepCamera) this.orbit = new Orbit(baked.extent.lo, baked.extent.hi)
+  setField(drawn, keepCamera) {
+    this.renderer.setField(drawn)
+    this.pixels = drawn.layers.length ? FIRST_PIXELS.slow : FIRST_PIXELS.fast
+    if (!this.orbit || !keepCamera) this.orbit = new Orbit(drawn.extent.lo, drawn.extent.hi)
     this.moved()
   }
 
@@ -138,7 +138,7 @@ export class Stage {
   tick(now) {
     this.request = 0
     const { orbit, renderer } = this
-    if (!orbit || !renderer.baked || !this.isVisible || this.isLost) return
+    if (!orbit || !renderer.drawn || !this.isVisible || this.isLost) return
     if (this.controls.advance((now - this.lastTick) / 1000)) this.moved()
     this.lastTick = now
     if (this.isBusy) {

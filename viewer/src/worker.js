@@ -1,7 +1,7 @@
-/** Decodes and bakes away from the page's thread. */
+/** Decodes and makes textures, away from the page's thread. */
 
 import { decode, FormatError } from './decode.js'
-import { bake, TooLarge } from './bake.js'
+import { makeTextures, TooLarge } from './textures.js'
 
 /**
  * @typedef {object} About
@@ -9,13 +9,13 @@ import { bake, TooLarge } from './bake.js'
  * @property {{ name: string, bytes: number }[]} sections
  * @property {Record<string, unknown> | undefined} metadata
  * @property {number} decodeMs
- * @property {number} bakeMs
+ * @property {number} texturesMs
  */
 
 /** @typedef {import('./decode.js').Head & About} Facts what there is to say about a file */
 
 /**
- * @typedef {{ baked: import('./bake.js').Baked, facts: Facts }} Loaded
+ * @typedef {{ drawn: import('./textures.js').Drawn, facts: Facts }} Loaded
  * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
  * @typedef {Early | Loaded | Failed} Answer
@@ -33,11 +33,11 @@ function load(bytes, maxSide) {
   const start = performance.now()
   const field = decode(bytes, { onColour: (early) => scope.postMessage({ early }) })
   const decoded = performance.now()
-  const baked = bake(field, maxSide)
+  const drawn = makeTextures(field, maxSide)
   const { head, sections, metadata } = field
-  const [decodeMs, bakeMs] = [decoded - start, performance.now() - decoded]
-  const facts = { ...head, bytes: bytes.length, sections, metadata, decodeMs, bakeMs }
-  return { baked, facts }
+  const [decodeMs, texturesMs] = [decoded - start, performance.now() - decoded]
+  const facts = { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs }
+  return { drawn, facts }
 }
 
 /** @param {unknown} error @returns {Failed} */
@@ -54,8 +54,8 @@ function failure(error) {
 scope.onmessage = (/** @type {MessageEvent<{ bytes: Uint8Array, maxSide: number }>} */ { data }) => {
   try {
     const loaded = load(data.bytes, data.maxSide)
-    const { baked } = loaded
-    scope.postMessage(loaded, [baked.table.buffer, baked.density.buffer, ...baked.features.map((group) => group.buffer)])
+    const { drawn } = loaded
+    scope.postMessage(loaded, [drawn.table.buffer, drawn.density.buffer, ...drawn.features.map((group) => group.buffer)])
   } catch (error) {
     scope.postMessage(failure(error))
   }

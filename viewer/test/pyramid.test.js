@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-import { bake, BLOCK_CELLS, BRICK } from '../src/bake.js'
+import { makeTextures, BLOCK_CELLS, BRICK } from '../src/textures.js'
 import { crc32, decode, FormatError } from '../src/decode.js'
 import { readNpz } from './npz.js'
 
@@ -44,7 +44,7 @@ function errorOf(bytes, options) {
 /**
  * Density, share and features that the textures hold at a voxel.
  *
- * @param {import('../src/bake.js').Baked} baked
+ * @param {import('../src/textures.js').Drawn} drawn
  * @param {number[]} place x, y, z
  */
 function texelAt({ blocks, table, bricks, density, densityRange, features, channels, featureScale, featureOffset }, place) {
@@ -71,24 +71,24 @@ for (const name of NAMES) {
   test(`${name}: textures hold the densities and features that they add up to`, () => {
     const { density, features } = arraysOf(name)
     const field = pyramidOf(bytesOf(name))
-    const baked = bake(field, 2048)
+    const drawn = makeTextures(field, 2048)
     const [, Y, Z] = field.shape
     let node = 0
     let seen = 0
     for (let voxel = 0; voxel < field.partition.length; voxel++) {
-      const found = texelAt(baked, [Math.floor(voxel / (Y * Z)), Math.floor(voxel / Z) % Y, voxel % Z])
+      const found = texelAt(drawn, [Math.floor(voxel / (Y * Z)), Math.floor(voxel / Z) % Y, voxel % Z])
       if (!field.partition[voxel]) {
         if (found) assert.deepEqual([found.level, found.share], [0, 0])
         continue
       }
       if (found) {
         seen++
-        const step = baked.densityRange[0] / 255 / 256
+        const step = drawn.densityRange[0] / 255 / 256
         assert.ok(Math.abs(found.density - density[node]) <= 0.51 * step + 1e-5 * (1 + Math.abs(density[node])))
         assert.equal(found.share, 255)
         for (let c = 0; c < field.channels; c++) {
           const off = Math.abs(found.worth[c] - features[node * field.channels + c])
-          assert.ok(off <= 0.51 * (baked.featureScale[c] / 255) + 1e-4, `${off} in channel ${c}`)
+          assert.ok(off <= 0.51 * (drawn.featureScale[c] / 255) + 1e-4, `${off} in channel ${c}`)
         }
       }
       node++

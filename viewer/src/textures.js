@@ -27,7 +27,7 @@ const GROUP = 4
 /** Raw densities beyond say no more. */
 const MAX_DENSITY = 65504
 
-/** @typedef {import('./decode.js').Head & Textures} Baked what the renderer needs, all of it transferable */
+/** @typedef {import('./decode.js').Head & Textures} Drawn what the renderer needs, all of it transferable */
 
 /**
  * @typedef {object} Textures
@@ -315,10 +315,10 @@ function fillBricks({ shape, partition }, { levels, codes }, blocks, bricks, fea
  *
  * @param {import('./decode.js').CompressedField} field
  * @param {number} maxSide the longest edge of a 3-D texture
- * @returns {Baked}
+ * @returns {Drawn}
  * @throws {TooLarge} when the field does not fit such textures
  */
-export function bake(field, maxSide) {
+export function makeTextures(field, maxSide) {
   const { shape, partition, channels } = field
   const blocks = new BlockTable(shape)
   if (Math.max(...blocks.size) > maxSide) throw new TooLarge('the field has more blocks than this browser can address')
@@ -357,7 +357,7 @@ export function bake(field, maxSide) {
  * Textures of which nothing can be seen.
  *
  * @param {import('./decode.js').Head & import('./decode.js').Colour} field whose equation they have
- * @returns {Baked}
+ * @returns {Drawn}
  */
 export function blank(field) {
   const bytes = new Uint8Array(4 * BRICK ** 3)
