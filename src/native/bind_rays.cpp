@@ -1,8 +1,10 @@
 // Kernels of rays, as Python sees them: reads the attributes of a `Volume` and checks shapes.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "bindings.hpp"
@@ -145,16 +147,19 @@ GradientView read_gradients(Volume &volume, nb::object gradients) {
 }
 
 nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<const float> directions,
-                          Dense<const float> targets, nb::object losses, nb::object gradients) {
+                          Dense<const float> targets, nb::object losses, nb::object gradients,
+                          std::optional<Row<const float>> weights) {
     Volume volume = read_volume(object);
     const RayView rays = read_rays(origins, directions);
     expect(targets.ndim() == 2 && targets.shape(0) == origins.shape(0) && (targets.shape(1) == 3 || targets.shape(1) == 4),
            "targets: expected [N,3] or [N,4]");
+    expect(!weights || weights->shape(0) == origins.shape(0), "weights: expected one per ray");
     const LossView loss{targets.data(),
                         static_cast<int>(targets.shape(1)),
                         nb::cast<float>(losses.attr("background_entropy")),
                         nb::cast<float>(losses.attr("point_color")),
-                        nb::cast<float>(losses.attr("opacity"))};
+                        nb::cast<float>(losses.attr("opacity")),
+                        weights ? weights->data() : nullptr};
     const GradientView to = read_gradients(volume, gradients);
     const BatchStats stats = without_gil([&] { return kernels().gradients(volume.view, rays, loss, to); });
     const double n = static_cast<double>(std::max<int64_t>(rays.n, 1));
@@ -166,6 +171,20 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     answer["n_live"] = static_cast<double>(stats.live);
     answer["n_shaded"] = static_cast<double>(stats.shaded);
     return answer;
+}
+
+void backpropagate(nb::object object, Dense<const float> origins, Dense<const float> directions, Matrix<const float> d_rgb,
+                   std::optional<Row<const float>> d_background_weight, std::optional<Row<const float>> d_depth,
+                   nb::object gradients) {
+    Volume volume = read_volume(object);
+    const RayView rays = read_rays(origins, directions);
+    expect(d_rgb.shape(0) == origins.shape(0) && d_rgb.shape(1) == 3, "d_rgb: expected [N,3]");
+    expect(!d_background_weight || d_background_weight->shape(0) == origins.shape(0), "d_background_weight: expected [N]");
+    expect(!d_depth || d_depth->shape(0) == origins.shape(0), "d_depth: expected [N]");
+    const PixelSlopeView slopes{d_rgb.data(), d_background_weight ? d_background_weight->data() : nullptr,
+                                d_depth ? d_depth->data() : nullptr};
+    const GradientView to = read_gradients(volume, gradients);
+    without_gil([&] { kernels().backpropagate(volume.view, rays, slopes, to); });
 }
 
 void accumulate_importance(nb::object object, Dense<const float> origins, Dense<const float> directions,
@@ -200,7 +219,10 @@ void bind_pixel_rays(Dense<const int64_t> pixels, Dense<const int64_t> starts, D
 
 void bind_rays(nb::module_ &m) {
     m.def("render_rays", &render_rays);
-    m.def("render_gradients", &render_gradients);
+    m.def("render_gradients", &render_gradients, nb::arg("volume"), nb::arg("origins"), nb::arg("directions"),
+          nb::arg("targets"), nb::arg("losses"), nb::arg("gradients"), nb::arg("weights").none());
+    m.def("backpropagate", &backpropagate, nb::arg("volume"), nb::arg("origins"), nb::arg("directions"), nb::arg("d_rgb"),
+          nb::arg("d_background_weight").none(), nb::arg("d_depth").none(), nb::arg("gradients"));
     m.def("accumulate_importance", &accumulate_importance);
     m.def("hit_rays", &hit_rays);
     m.def("pixel_rays", &bind_pixel_rays);

@@ -207,42 +207,92 @@ static void render(const VolumeView &v, const RayView &rays, float *rgb, float *
     });
 }
 
-// Loss of one ray, and its gradient with respect to colours (into g.rgb_gradient) and densities (into the records).
-static void ray_backward(const VolumeView &v, const LossView &loss, int64_t n_rays, int r, Slot &slot) {
+// How a loss changes with what one ray sees.
+struct PixelSlope {
+    float rgb[3];
+    float background;     // with the background weight, what that does to the colour included
+    float depth;
+    float point_color;    // the weight of that term of the loss
+    float weight;         // of the ray
+    const float *target;  // what the colours of samples are compared with
+};
+
+// The loss against targets. One of its terms looks at the samples themselves, and none at the depth.
+struct TargetLoss {
+    static constexpr bool IS_OF_PIXELS = false;
+    const LossView &loss;
+    int64_t n_rays;
+
+    bool counts(int64_t ray) const { return !loss.weights || loss.weights[ray] != 0; }
+
+    PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &stats) const {
+        const float *target = loss.targets + loss.target_channels * g.rays[r];
+        const float last = g.background[r], weight = loss.weights ? loss.weights[g.rays[r]] : 1.0f;
+        float pixel[3];
+        PixelSlope slope{{}, 0, 0, weight * loss.point_color, weight, target};
+        composite(v, g, r, pixel, nullptr);
+        for (int c = 0; c < 3; ++c) {
+            const float error = pixel[c] - target[c];
+            stats.squared_error += weight * (static_cast<double>(error) * error);
+            slope.rgb[c] = weight * (2 * error / (3 * static_cast<float>(n_rays)));
+            slope.background += slope.rgb[c] * v.background[c];
+        }
+        const float p = lesser(greater(last, 1e-6f), 1 - 1e-6f);
+        stats.background_entropy += weight * static_cast<double>(-(p * std::log(p) + (1 - p) * std::log(1 - p)));
+        if (last > 1e-6f && last < 1 - 1e-6f)
+            slope.background += weight * loss.background_entropy / static_cast<float>(n_rays) * (std::log(1 - p) - std::log(p));
+        if (loss.target_channels == 4) {
+            const float error = last - (1 - target[3]);
+            stats.opacity += weight * (static_cast<double>(error) * error);
+            slope.background += weight * loss.opacity * 2 * error / static_cast<float>(n_rays);
+        }
+        return slope;
+    }
+};
+
+// Any other loss, of which the slopes are known.
+struct GivenSlopes {
+    static constexpr bool IS_OF_PIXELS = true;
+    const PixelSlopeView &given;
+    int64_t n_rays;
+
+    bool counts(int64_t) const { return true; }
+
+    PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &) const {
+        const int64_t ray = g.rays[r];
+        PixelSlope slope{{}, 0, given.depth ? given.depth[ray] : 0, 0, 1, nullptr};
+        for (int c = 0; c < 3; ++c) {
+            slope.rgb[c] = given.rgb[3 * ray + c];
+            slope.background += slope.rgb[c] * v.background[c];
+        }
+        if (given.background_weight) slope.background += given.background_weight[ray];
+        return slope;
+    }
+};
+
+// The gradient of one ray with respect to colours (into g.rgb_gradient) and densities (into the records).
+template <class Loss>
+static void ray_backward(const VolumeView &v, const Loss &loss, int r, Slot &slot) {
     Group &g = slot.group;
-    const float *target = loss.targets + loss.target_channels * g.rays[r];
-    const float last = g.background[r];
-    float pixel[3], pixel_gradient[3], background_gradient = 0;
-    composite(v, g, r, pixel, nullptr);
-    for (int c = 0; c < 3; ++c) {
-        const float error = pixel[c] - target[c];
-        slot.stats.squared_error += static_cast<double>(error) * error;
-        pixel_gradient[c] = 2 * error / (3 * static_cast<float>(n_rays));
-        background_gradient += pixel_gradient[c] * v.background[c];
-    }
-    const float p = lesser(greater(last, 1e-6f), 1 - 1e-6f);
-    slot.stats.background_entropy += -(p * std::log(p) + (1 - p) * std::log(1 - p));
-    if (last > 1e-6f && last < 1 - 1e-6f)
-        background_gradient += loss.background_entropy / static_cast<float>(n_rays) * (std::log(1 - p) - std::log(p));
-    if (loss.target_channels == 4) {
-        const float error = last - (1 - target[3]);
-        slot.stats.opacity += static_cast<double>(error) * error;
-        background_gradient += loss.opacity * 2 * error / static_cast<float>(n_rays);
-    }
-    float behind = background_gradient * last;  // sum over what is behind sample i of dL/dw_j * w_j, background included
+    const PixelSlope slope = loss(v, g, r, slot.stats);
+    float behind = slope.background * g.background[r];  // sum over what is behind sample i of dL/dw_j * w_j, background included
     for (int i = g.first[r + 1] - 1; i >= g.first[r]; --i) {
         const Sample &s = g.samples[i];
         const float w = weight_of(s);
-        float weight_gradient = 0;
+        float weight_gradient = Loss::IS_OF_PIXELS ? slope.depth * s.distance : 0;
         Record record{s.voxel, {s.share[0], s.share[1], s.share[2]}, 0, -1};
         if (g.shaded[i] >= 0) {
             const float *color = &g.rgb[3 * static_cast<size_t>(g.shaded[i])];
             float *gradient = &g.rgb_gradient[3 * static_cast<size_t>(g.shaded[i])];
             for (int c = 0; c < 3; ++c) {
-                const float error = color[c] - target[c];
-                weight_gradient += pixel_gradient[c] * color[c];
-                gradient[c] = w * (pixel_gradient[c] + loss.point_color * 2 * error / static_cast<float>(n_rays));
-                slot.stats.point_color += static_cast<double>(w) * error * error;
+                weight_gradient += slope.rgb[c] * color[c];
+                if constexpr (Loss::IS_OF_PIXELS) {
+                    gradient[c] = w * slope.rgb[c];
+                } else {
+                    const float error = color[c] - slope.target[c];
+                    gradient[c] = w * (slope.rgb[c] + slope.point_color * 2 * error / static_cast<float>(loss.n_rays));
+                    slot.stats.point_color += slope.weight * (static_cast<double>(w) * error * error);
+                }
             }
             record.feature = static_cast<int64_t>(slot.feature_gradients.size()) + static_cast<int64_t>(g.shaded[i]) * v.channels;
         }
@@ -252,11 +302,12 @@ static void ray_backward(const VolumeView &v, const LossView &loss, int64_t n_ra
     }
 }
 
-static void group_backward(const VolumeView &v, const LossView &loss, int64_t n_rays, const Mlp &mlp, Slot &slot) {
+template <class Loss>
+static void group_backward(const VolumeView &v, const Loss &loss, const Mlp &mlp, Slot &slot) {
     Group &g = slot.group;
     const size_t n = static_cast<size_t>(g.n_shaded), n_group = g.rays.size();
     g.rgb_gradient.resize(3 * n);
-    for (size_t r = 0; r < n_group; ++r) ray_backward(v, loss, n_rays, static_cast<int>(r), slot);
+    for (size_t r = 0; r < n_group; ++r) ray_backward(v, loss, static_cast<int>(r), slot);
     slot.stats.live += static_cast<int64_t>(g.samples.size());
     slot.stats.shaded += g.n_shaded;
     const size_t base = slot.feature_gradients.size();
@@ -344,7 +395,8 @@ static void scatter_by_plane(const ThreadPool::Turn &turn, const VolumeView &v, 
     });
 }
 
-static BatchStats gradients(const VolumeView &v, const RayView &rays, const LossView &loss, const GradientView &to) {
+template <class Loss>
+static BatchStats differentiate(const VolumeView &v, const RayView &rays, const Loss &loss, const GradientView &to) {
     const ThreadPool::Turn turn;
     Mlp mlp;
     if (v.n_layers) mlp.prepare(v);
@@ -357,9 +409,10 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
         const RayRange range = slot_range(rays.n, static_cast<int>(number));
         for (int64_t ray = range.begin; ray < range.end;) {
             g.clear();
-            for (; ray < range.end && !g.full(); ++ray) march_into(v, rays, ray, g);
+            for (; ray < range.end && !g.full(); ++ray)
+                if (loss.counts(ray)) march_into(v, rays, ray, g);
             shade(v, rays, mlp, g);
-            group_backward(v, loss, rays.n, mlp, slot);
+            group_backward(v, loss, mlp, slot);
         }
     });
     const int C = v.channels;
@@ -398,6 +451,14 @@ static BatchStats gradients(const VolumeView &v, const RayView &rays, const Loss
         if (v.n_layers) slot.mlp.add_to(mlp, v.sides, to);
     }
     return stats;
+}
+
+static BatchStats gradients(const VolumeView &v, const RayView &rays, const LossView &loss, const GradientView &to) {
+    return differentiate(v, rays, TargetLoss{loss, rays.n}, to);
+}
+
+static void backpropagate(const VolumeView &v, const RayView &rays, const PixelSlopeView &slopes, const GradientView &to) {
+    differentiate(v, rays, GivenSlopes{slopes, rays.n}, to);
 }
 
 static void importance(const VolumeView &v, const RayView &rays, double *to) {
@@ -562,6 +623,7 @@ extern const Kernels VQRF_TABLE = {VQRF_NAME,
                                    VQRF_ISA::COLOR_TOLERANCE,
                                    VQRF_ISA::render,
                                    VQRF_ISA::gradients,
+                                   VQRF_ISA::backpropagate,
                                    VQRF_ISA::importance,
                                    VQRF_ISA::hits,
                                    VQRF_ISA::adam,

@@ -87,6 +87,14 @@ struct LossView {
     const float *targets;
     int target_channels;  // 3, or 4 with the opacity
     float background_entropy, point_color, opacity;
+    const float *weights;  // of rays, or null: all are 1; a ray of weight 0 is not looked at
+};
+
+// How a loss changes with the pixels of rays, one after the other.
+struct PixelSlopeView {
+    const float *rgb;                // [n][3]
+    const float *background_weight;  // [n], or null: not at all
+    const float *depth;              // [n], or null: not at all
 };
 
 struct BatchStats {
@@ -143,6 +151,7 @@ struct Kernels {
     float color_tolerance;  // absolute error of a colour against float32 arithmetic
     void (*render)(const VolumeView &, const RayView &, float *rgb, float *background_weight, float *depth);
     BatchStats (*gradients)(const VolumeView &, const RayView &, const LossView &, const GradientView &);
+    void (*backpropagate)(const VolumeView &, const RayView &, const PixelSlopeView &, const GradientView &);
     void (*importance)(const VolumeView &, const RayView &, double *importance);
     void (*hits)(const VolumeView &, const RayView &, uint8_t *hit);
     void (*adam)(const AdamView &);

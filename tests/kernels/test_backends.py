@@ -62,6 +62,7 @@ def test_what_the_core_cannot_draw_the_reference_does_and_says_so_once(
     for backend, into, to in zip(backends, importance, gradients, strict=True):
         backend.accumulate_importance(volume, *rays, into)
         backend.render_gradients(volume, *rays, targets, LOSSES, to)
+        backend.backpropagate(volume, *rays, targets[:, :3].copy(), None, None, to)
     for ours, theirs in zip(*(backend.render_rays(volume, *rays) for backend in backends), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(*(backend.hit_rays(volume, *rays) for backend in backends))
@@ -181,7 +182,13 @@ def of_rays(kernels: Any, volume: Volume, n_rays: int) -> dict[str, Callable[[],
         kernels.accumulate_importance(volume, *rays, to)
         return [to]
 
+    def backpropagation() -> list[Any]:
+        to = zero_gradients(volume)
+        kernels.backpropagate(volume, *rays, targets[:, :3].copy(), targets[:, 3].copy(), None, to)
+        return [to.density, to.features, to.touched, *(array for layer in to.layers for array in layer)]
+
     return {
+        "backpropagate": backpropagation,
         "render_rays": lambda: list(kernels.render_rays(volume, *rays)),
         "hit_rays": lambda: [kernels.hit_rays(volume, *rays)],
         "render_gradients": gradients,

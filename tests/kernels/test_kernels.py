@@ -451,6 +451,67 @@ def test_rendering_is_differentiable_and_agrees_with_the_gradient_kernel() -> No
     np.testing.assert_allclose(gradients.features, features.grad, atol=1e-14)
 
 
+@every_scene
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_of_a_loss_are_its_slopes_by_pixels_backpropagated(kind: str, has_rows: bool, weighted: bool) -> None:
+    """`render_gradients` is the loss, then `backpropagate`; all but `point_color`, which is a loss of samples."""
+    volume, rays, targets = make_volume(kind, has_rows), make_rays(40), random_targets(40)
+    losses = replace(LOSSES, point_color=0.0)
+    weights = np.random.default_rng(6).random(40) if weighted else None
+    fused, apart = zero_gradients(volume), zero_gradients(volume)
+    terms = reference.render_gradients(volume, *rays, targets, losses, fused, weights=weights)
+
+    leaves = [torch.tensor(array, requires_grad=True) for array in reference.render_rays(volume, *rays)[:2]]
+    target, share = torch.tensor(targets), torch.tensor(np.ones(40) if weights is None else weights)
+    p = leaves[1].clamp(1e-6, 1 - 1e-6)
+    of_rays = (leaves[0] - target[:, :3]).square().mean(1) + losses.opacity * (1 - leaves[1] - target[:, 3]).square()
+    of_rays = of_rays + losses.background_entropy * (-p * p.log() - (1 - p) * (1 - p).log())
+    loss = (share * of_rays).mean()
+    loss.backward()
+    reference.backpropagate(volume, *rays, *(leaf.grad.numpy() for leaf in leaves), None, apart)
+
+    of_terms = terms["mse"] + losses.opacity * terms["opacity"] + losses.background_entropy * terms["background_entropy"]
+    assert of_terms == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_array_equal(fused.touched, apart.touched)
+    pairs = [(fused.density, apart.density), (fused.features, apart.features)]
+    pairs += [pair for layers in zip(fused.layers, apart.layers, strict=True) for pair in zip(*layers, strict=True)]
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-14)
+
+
+def test_backpropagation_agrees_with_finite_differences_of_colour_background_and_depth() -> None:
+    volume, rays = make_volume("small", False), make_rays(40)
+    rng = np.random.default_rng(7)
+    slopes = rng.normal(size=(40, 3)), rng.normal(size=40), rng.normal(size=40)
+    gradients = zero_gradients(volume)
+    reference.backpropagate(volume, *rays, *slopes, gradients)
+
+    def loss() -> float:
+        return sum(float((s * seen).sum()) for s, seen in zip(slopes, reference.render_rays(volume, *rays), strict=True))
+
+    for array, gradient in ((volume.density, gradients.density), (volume.features, gradients.features)):
+        for entry in [tuple(entry) for entry in rng.permutation(np.argwhere(gradient))[:12]]:
+            slope = slope_by_differences(array, entry, loss)
+            assert gradient[entry] == pytest.approx(slope, rel=1e-4, abs=1e-5 * np.abs(gradient).max())
+
+
+def test_a_ray_of_weight_0_is_not_looked_at_and_weights_of_1_are_none() -> None:
+    volume, rays, targets = make_volume("small", False), make_rays(40), random_targets(40)
+    plain, ones, halves = (zero_gradients(volume) for _ in range(3))
+    terms = reference.render_gradients(volume, *rays, targets, LOSSES, plain)
+    assert reference.render_gradients(volume, *rays, targets, LOSSES, ones, weights=np.ones(40)) == terms
+    np.testing.assert_array_equal(ones.features, plain.features)
+
+    looked_at = np.arange(40) % 2 == 0
+    some = zero_gradients(volume)
+    of_some = reference.render_gradients(volume, *(a[looked_at] for a in rays), targets[looked_at], LOSSES, some)
+    targets[~looked_at] = np.nan
+    of_half = reference.render_gradients(volume, *rays, targets, LOSSES, halves, weights=looked_at.astype(float))
+    np.testing.assert_array_equal(halves.touched, some.touched)
+    np.testing.assert_allclose(halves.density, some.density / 2, atol=1e-15)  # the mean is over all 40
+    assert of_half["n_live"] == of_some["n_live"] and of_half["mse"] == pytest.approx(of_some["mse"] / 2)
+
+
 def test_the_entropy_is_flat_where_a_ray_is_all_wall_or_all_background() -> None:
     volume, rays = make_volume("logits", False), make_rays(40)
     for raw in (200.0, -200.0):

@@ -17,7 +17,7 @@ from changed import changed
 from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_factors, random_targets, zero_gradients
 
 from vqrf.codec.pyramid import children_of
-from vqrf.kernels import Children, Volume, has_native, reference
+from vqrf.kernels import Children, Gradients, Volume, has_native, reference
 
 
 def load_native() -> ModuleType | None:
@@ -63,18 +63,40 @@ def run_rendering(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     return {"rgb": rgb, "background_weight": background_weight, "distance": depth}
 
 
+def results_of(gradients: Gradients) -> Results:
+    results = {"gradient_density": gradients.density, "gradient_features": gradients.features, "touched": gradients.touched}
+    for number, (weight, bias) in enumerate(gradients.layers):
+        results |= {f"gradient_weight_{number}": weight, f"gradient_bias_{number}": bias}
+    return results
+
+
 def run_gradients(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     gradients, targets = zero_gradients(volume), random_targets(len(rays[0]), np.float32)
     terms = kernels.render_gradients(volume, *rays, targets, LOSSES, gradients)
-    results = {"gradient_density": gradients.density, "gradient_features": gradients.features}
-    for number, (weight, bias) in enumerate(gradients.layers):
-        results |= {f"gradient_weight_{number}": weight, f"gradient_bias_{number}": bias}
+    results = results_of(gradients)
     results |= {name: np.array(terms[name]) for name in ("background_entropy", "opacity", "n_live", "n_shaded")}
     return results | {
-        "touched": gradients.touched,
         "rgb_mse": np.array(terms["mse"]),
         "rgb_point_color": np.array(terms["point_color"]),
     }
+
+
+def run_weighted(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
+    """Of every third ray the weight is 0, and its target no number."""
+    gradients, targets = zero_gradients(volume), random_targets(len(rays[0]), np.float32)
+    weights = (np.arange(len(targets)) % 3 / 2).astype(np.float32)
+    targets[weights == 0] = np.nan
+    terms = kernels.render_gradients(volume, *rays, targets, LOSSES, gradients, weights=weights)
+    return results_of(gradients) | {f"rgb_{name}": np.array(value) for name, value in terms.items()}
+
+
+def run_backpropagation(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
+    gradients, slopes = zero_gradients(volume), random_targets(len(rays[0]), np.float32) - np.float32(0.3)
+    columns = slopes[:, 3].copy(), slopes[:, 0].copy()
+    kernels.backpropagate(volume, *rays, slopes[:, :3].copy(), *columns, gradients)
+    alone = zero_gradients(volume)
+    kernels.backpropagate(volume, *rays, slopes[:, :3].copy(), None, None, alone)
+    return results_of(gradients) | {f"{name}_alone": array for name, array in results_of(alone).items()}
 
 
 def run_importance(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
@@ -196,7 +218,7 @@ def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
 
 
 Run = Callable[[ModuleType, Volume, Rays], Results]
-OF_RAYS: list[Run] = [run_hits, run_rendering, run_gradients, run_importance]
+OF_RAYS: list[Run] = [run_hits, run_rendering, run_gradients, run_weighted, run_backpropagation, run_importance]
 OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors, run_pyramid]
 
 

@@ -128,7 +128,7 @@ class Volume(Generic[A]):
 
 @dataclass(frozen=True)
 class Gradients(Generic[A]):
-    """Where `render_gradients` adds: same shapes as the values, except that features are always per voxel.
+    """Where `render_gradients` and `backpropagate` add: same shapes as the values, except that features are always per voxel.
 
     Attributes:
       density: [X,Y,Z].

@@ -38,8 +38,27 @@ class Kernels(Protocol):
     def render_rays(self, volume: Volume[B], origins: A, directions: Array) -> tuple[A, A, A]: ...
 
     def render_gradients(
-        self, volume: Volume[B], origins: Array, directions: Array, targets: Array, losses: LossWeights, gradients: Gradients[B]
+        self,
+        volume: Volume[B],
+        origins: Array,
+        directions: Array,
+        targets: Array,
+        losses: LossWeights,
+        gradients: Gradients[B],
+        *,
+        weights: Array | None = None,
     ) -> dict[str, float]: ...
+
+    def backpropagate(
+        self,
+        volume: Volume[B],
+        origins: Array,
+        directions: Array,
+        d_rgb: Array,
+        d_background_weight: Array | None,
+        d_depth: Array | None,
+        gradients: Gradients[B],
+    ) -> None: ...
 
     def accumulate_importance(self, volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None: ...
 
@@ -140,9 +159,24 @@ class Assembled:
         targets: Array,
         losses: LossWeights,
         gradients: Gradients[B],
+        *,
+        weights: Array | None = None,
     ) -> dict[str, float]:
         able = self._for(volume, "render_gradients")
-        return able.render_gradients(volume, origins, directions, targets, losses, gradients)
+        return able.render_gradients(volume, origins, directions, targets, losses, gradients, weights=weights)
+
+    def backpropagate(
+        self,
+        volume: Volume[B],
+        origins: Array,
+        directions: Array,
+        d_rgb: Array,
+        d_background_weight: Array | None,
+        d_depth: Array | None,
+        gradients: Gradients[B],
+    ) -> None:
+        able = self._for(volume, "backpropagate")
+        able.backpropagate(volume, origins, directions, d_rgb, d_background_weight, d_depth, gradients)
 
     def accumulate_importance(self, volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
         self._for(volume, "accumulate_importance").accumulate_importance(volume, origins, directions, importance)

@@ -143,8 +143,22 @@ def render_gradients(
     targets: Array,
     losses: LossWeights,
     gradients: Gradients[B],
+    *,
+    weights: Array | None = None,
 ) -> dict[str, float]:
-    return dict(_native.render_gradients(volume, origins, directions, targets, losses, gradients))
+    return dict(_native.render_gradients(volume, origins, directions, targets, losses, gradients, weights))
+
+
+def backpropagate(
+    volume: Volume[B],
+    origins: Array,
+    directions: Array,
+    d_rgb: Array,
+    d_background_weight: Array | None,
+    d_depth: Array | None,
+    gradients: Gradients[B],
+) -> None:
+    _native.backpropagate(volume, origins, directions, d_rgb, d_background_weight, d_depth, gradients)
 
 
 def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:

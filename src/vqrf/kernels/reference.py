@@ -164,6 +164,8 @@ def render_gradients(
     targets: Array,
     losses: LossWeights,
     gradients: Gradients[B],
+    *,
+    weights: Array | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the loss over N rays to `gradients`, in place, and mark the voxels that it reaches.
 
@@ -171,6 +173,8 @@ def render_gradients(
       origins, directions: [N,3]; directions of unit length. Without rays every number is 0.
       targets: [N,3] rgb, 0..1, or [N,4] with the opacity, 0..1.
       losses: see `LossWeights`.
+      weights: [N] >= 0, what each ray counts in every term; None: all count 1. The terms stay sums over rays divided by N. A
+        ray of weight 0 is not looked at: it touches no voxel, and its target may be anything.
       gradients: arrays of the volume's dtype. A voxel is marked as touched if it is one of the 8 voxels of a
         live sample. A pruned one (`rows` -1) is not, and gets no gradient, neither for its density nor for
         its features.
@@ -184,28 +188,75 @@ def render_gradients(
       ValueError: an array of `gradients` cannot be written to.
 
     Density acts through every weight and the background weight; in `point_color` the weights are constant.
-    The entropy passes no gradient where the background weight is within ENTROPY_MARGIN of 0 or 1.
+    The entropy passes no gradient where the background weight is within ENTROPY_MARGIN of 0 or 1. `backpropagate` of the slopes
+    of the loss by pixels does the same, but for `point_color`, which is of samples.
     """
     v = leaves_of(tensors(volume))
     o, d, target = rays_of(v, origins, directions, targets)
-    weights = {name: getattr(losses, name) for name in LOSS_TERMS} | {"mse": 1.0}
-    into = Gradients(
-        density=writable(gradients.density, "gradients.density"),
-        features=writable(gradients.features, "gradients.features"),
-        layers=tuple((writable(w, "gradients.layers"), writable(b, "gradients.layers")) for w, b in gradients.layers),
-        touched=writable(gradients.touched, "gradients.touched"),
-    )
+    n_rays, share = max(len(o), 1), None
+    if weights is not None:
+        (share,) = rays_of(v, weights)
+        looked_at = share != 0
+        o, d, target, share = o[looked_at], d[looked_at], target[looked_at], share[looked_at]
+    factors = {name: getattr(losses, name) for name in LOSS_TERMS} | {"mse": 1.0}
+    into = _writable_gradients(gradients)
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(v, len(o)):
         seen = render(v, o[part], d[part])
-        terms = _loss_terms(seen, target[part], max(len(o), 1))
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        terms = _loss_terms(seen, target[part], None if share is None else share[part], n_rays)
+        loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
         _add_gradients(v, seen, loss, into)
         for name, term in terms.items():
             totals[name] += term.item()
         totals["n_live"] += len(seen.weight)
         totals["n_shaded"] += len(seen.color)
     return totals
+
+
+@torch.enable_grad()
+def backpropagate(
+    volume: Volume[B],
+    origins: Array,
+    directions: Array,
+    d_rgb: Array,
+    d_background_weight: Array | None,
+    d_depth: Array | None,
+    gradients: Gradients[B],
+) -> None:
+    """Add to `gradients`, in place, how a loss changes with a volume, from how it changes with N pixels of it.
+
+    With `render_rays` before it, any loss of pixels can be learnt from: it needs its value and its slopes, and no kernel.
+
+    Args:
+      origins, directions: [N,3]; directions of unit length.
+      d_rgb, d_background_weight, d_depth: [N,3], [N], [N]; derivatives of the loss by what `render_rays` answers. None: it does
+        not depend on that.
+      gradients: as of `render_gradients`, and what is marked as touched is too.
+
+    Raises:
+      ValueError: an array of `gradients` cannot be written to.
+    """
+    v = leaves_of(tensors(volume))
+    o, d, by_rgb = rays_of(v, origins, directions, d_rgb)
+    by_background, by_depth = (None if a is None else rays_of(v, a)[0] for a in (d_background_weight, d_depth))
+    into = _writable_gradients(gradients)
+    for part in _chunks(v, len(o)):
+        seen = render(v, o[part], d[part])
+        loss = (seen.pixel * by_rgb[part]).sum()
+        if by_background is not None:
+            loss = loss + (seen.background_weight * by_background[part]).sum()
+        if by_depth is not None:
+            loss = loss + (seen.weight * seen.samples.t * by_depth[part][seen.samples.ray_id]).sum()
+        _add_gradients(v, seen, loss, into)
+
+
+def _writable_gradients(gradients: Gradients[B]) -> Gradients[Tensor]:
+    return Gradients(
+        density=writable(gradients.density, "gradients.density"),
+        features=writable(gradients.features, "gradients.features"),
+        layers=tuple((writable(w, "gradients.layers"), writable(b, "gradients.layers")) for w, b in gradients.layers),
+        touched=writable(gradients.touched, "gradients.touched"),
+    )
 
 
 def leaves_of(volume: Volume[Tensor]) -> Volume[Tensor]:
@@ -218,17 +269,18 @@ def leaves_of(volume: Volume[Tensor]) -> Volume[Tensor]:
     )
 
 
-def _loss_terms(seen: Rendering, target: Tensor, n_rays: int) -> dict[str, Tensor]:
-    """The terms of the loss, of some of the n_rays rays that they are means over."""
+def _loss_terms(seen: Rendering, target: Tensor, share: Tensor | None, n_rays: int) -> dict[str, Tensor]:
+    """The terms of the loss, of some of the n_rays rays that they are means over, each with its weight `share`."""
     target, opacity = target[:, :3], target[:, 3:]  # the second is empty where the opacity is unknown
+    share = torch.ones_like(seen.background_weight) if share is None else share
     p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
     entropy = -p * p.log() - (1 - p) * (1 - p).log()
     off = (seen.color - target[seen.shaded.ray_id]).square().sum(-1)
     return {
-        "mse": (seen.pixel - target).square().sum() / (3 * n_rays),
-        "background_entropy": entropy.sum() / n_rays,
-        "point_color": (seen.shaded_weight.detach() * off).sum() / n_rays,
-        "opacity": (1 - seen.background_weight[:, None] - opacity).square().sum() / n_rays,
+        "mse": (share[:, None] * (seen.pixel - target).square()).sum() / (3 * n_rays),
+        "background_entropy": (share * entropy).sum() / n_rays,
+        "point_color": (share[seen.shaded.ray_id] * seen.shaded_weight.detach() * off).sum() / n_rays,
+        "opacity": (share[:, None] * (1 - seen.background_weight[:, None] - opacity).square()).sum() / n_rays,
     }
 
 

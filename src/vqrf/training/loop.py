@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vqrf.data.rays import Batch, RaySource
+from vqrf.data.rays import RaySource
 from vqrf.fields.storage import Arrays
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.training.checkpoint import Checkpoint
@@ -85,8 +85,12 @@ def optimize(
         with torch_threads(kernels.torch_threads):
             if model.prepare(step):
                 source.keep_hits(model.volume)
-            rays = _rays_of(source.sample(rays_per_step, seed=(*seed, step)), device)
-            terms = kernels.render_gradients(model.volume, *rays, model.losses, model.gradients)
+            batch = source.sample(rays_per_step, seed=(*seed, step))
+            origins, directions, targets = (torch.from_numpy(array).to(device) for array in batch.arrays)
+            weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+            terms = kernels.render_gradients(
+                model.volume, origins, directions, targets, model.losses, model.gradients, weights=weights
+            )
             model.update(step)
         save = None
         if checkpoint is not None:
@@ -99,14 +103,6 @@ def optimize(
 
 def _save(checkpoint: Checkpoint, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
     checkpoint.save(*collect())
-
-
-def _rays_of(batch: Batch, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Origins, directions and targets as tensors on `device`."""
-    if batch.weights is not None:
-        raise ValueError("weights: the loss counts all rays alike")
-    origins, directions, targets = (torch.from_numpy(a).to(device) for a in batch.arrays)
-    return origins, directions, targets
 
 
 @contextmanager
