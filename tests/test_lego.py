@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vqrf.codec.bitstream import decode, encode, verify
-from vqrf.compression.paper import CompressConfig, compress
+from vqrf.compression.paper import PaperPreset
+from vqrf.compression.presets import compress
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
@@ -31,7 +32,7 @@ SMALL = TrainConfig(
     coarse=replace(COARSE, steps=400, n_voxels=48**3, sampling=replace(COARSE.sampling, faint_steps=50), rays_per_step=1024),
     fine=StageConfig(steps=400, n_voxels=64**3, grow_at=(50, 100), rays_per_step=2048, appearance=Appearance(width=64)),
 )
-PAPER = CompressConfig(n_codes=1024, steps=150, rays_per_step=2048)
+PAPER = PaperPreset(n_codes=1024, steps=150, rays_per_step=2048)
 """The paper's dials, with fewer codewords and steps."""
 
 

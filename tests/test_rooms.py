@@ -20,7 +20,7 @@ import pytest
 import tyro
 
 import vqrf
-from vqrf.compression.compact import RateConfig
+from vqrf.compression.compact import CompactPreset
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.scene import save_scene
 from vqrf.kernels import has_native
@@ -58,6 +58,7 @@ WINGS = {
     "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
     "training": ("parameters", "grids", "stages", "box", "checkpoint", "teacher", "loop", "train", "bake"),
     "compression": (
+        "goal",
         "importance",
         "tuning",
         "quantize",
@@ -66,6 +67,7 @@ WINGS = {
         "levels",
         "surroundings",
         "web",
+        "preset",
         "paper",
         "compact",
         "presets",
@@ -244,7 +246,7 @@ def readme_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     namespace: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setitem(stages.PRESETS, "quick", tiny)
-        patch.setattr(vqrf, "RateConfig", partial(RateConfig, steps=2, warm_steps=1, rays_per_step=64))
+        patch.setattr(vqrf, "CompactPreset", partial(CompactPreset, steps=2, warm_steps=1, rays_per_step=64))
         exec(example.replace("nerf_synthetic/lego", (folder / "data").as_posix()), namespace)
     data = namespace["data"]
     assert isinstance(data, bytes)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from vqrf.codec.compressed import CompressedField
-from vqrf.compression.compact import RateConfig
-from vqrf.compression.paper import CompressConfig
+from vqrf.compression.compact import RATES, CompactPreset
+from vqrf.compression.paper import PaperPreset
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels
@@ -38,10 +38,12 @@ TINY = TrainConfig(
 )
 """Checkpoints fall on steps 32 and 64 of the fine stage: after the first growth of the lattice and after the second."""
 
-TINY_RATE = RateConfig(bit_price=2e-8, warm_price=2e-8, n_levels=2, warm_steps=70, steps=40, rays_per_step=512, rate_mlp=1e-3)
+TINY_RATE = CompactPreset(
+    bit_price=2e-8, warm_price=2e-8, n_levels=2, warm_steps=70, steps=40, rays_per_step=512, rates=replace(RATES, mlp=1e-3)
+)
 
-TINY_COMPRESS = CompressConfig(
-    n_codes=64, steps=80, rays_per_step=512, rate_density=0.05, rate_features=0.05, rate_mlp=5e-4, bake_steps=64
+TINY_COMPRESS = PaperPreset(
+    name="demo", n_codes=64, steps=80, rays_per_step=512, rates=LearningRates(0.05, 0.05, 5e-4), bake_steps=64
 )
 
 

@@ -16,10 +16,9 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from vqrf.codec.compressed import CompressedField as CompressedField
     from vqrf.codec.container import BitstreamError as BitstreamError
     from vqrf.codec.pyramid import PyramidField as PyramidField
-    from vqrf.compression.compact import RateConfig as RateConfig
-    from vqrf.compression.compact import compress_pyramid as compress_pyramid
-    from vqrf.compression.paper import CompressConfig as CompressConfig
-    from vqrf.compression.paper import compress as compress
+    from vqrf.compression.compact import CompactPreset as CompactPreset
+    from vqrf.compression.paper import PaperPreset as PaperPreset
+    from vqrf.compression.presets import compress as compress
     from vqrf.data.builtin import built_in_scene as built_in_scene
     from vqrf.data.listing import SceneError as SceneError
     from vqrf.data.load import load_scene as load_scene
@@ -40,23 +39,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Camera": "geometry",
-    "CompressConfig": "compression.paper",
+    "CompactPreset": "compression.compact",
     "Compressed": "codec.compressed",
     "CompressedField": "codec.compressed",
     "BitstreamError": "codec.container",
     "Evaluation": "rendering.evaluate",
     "Image": "rendering.render",
     "Lattice": "geometry",
+    "PaperPreset": "compression.paper",
     "PyramidField": "codec.pyramid",
     "RadianceField": "fields.field",
-    "RateConfig": "compression.compact",
     "Scene": "data.scene",
     "SceneError": "data.listing",
     "TrainConfig": "training.stages",
     "View": "data.scene",
     "built_in_scene": "data.builtin",
-    "compress": "compression.paper",
-    "compress_pyramid": "compression.compact",
+    "compress": "compression.presets",
     "decode": "codec.bitstream",
     "encode": "codec.bitstream",
     "evaluate": "rendering.evaluate",

@@ -22,7 +22,7 @@ from vqrf.cli import bench as cli_bench
 from vqrf.cli.terminal import FACTORS_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import KEPT, PRUNED, CompressedField
-from vqrf.compression.compact import PRESETS as RATE_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels
@@ -44,7 +44,7 @@ def tiny_presets() -> Iterator[None]:
         patch.setitem(TRAIN_PRESETS, "demo", TINY)
         fine = replace(TINY.fine, components=Components(4, 8), rates=replace(TINY.fine.rates, features=0.05))
         patch.setitem(TRAIN_PRESETS, "tensorf-demo", replace(TINY, fine=fine))
-        patch.setitem(RATE_PRESETS, "compact", TINY_RATE)
+        patch.setitem(COMPRESS_PRESETS, "compact", TINY_RATE)
         patch.setattr(alternatives, "ROUNDS", 2)
         patch.setattr(alternatives, "PruneConfig", lambda: TINY_PRUNE)
         yield
@@ -258,7 +258,7 @@ def test_a_damaged_file_of_factors_is_refused(tensorf: tuple[TensorfField, Radia
 # The verb
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """What ends a run before its time."""
 
 

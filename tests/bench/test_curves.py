@@ -20,7 +20,7 @@ from tiny import TINY, TINY_COMPRESS
 from vqrf.bench import curves as bench
 from vqrf.bench.curves import Curve, Job, Row, load_rows, rate_difference, run_in_turn, run_jobs, save_rows
 from vqrf.cli import bench as cli_bench
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.rendering.evaluate import Evaluation, evaluate

@@ -27,8 +27,7 @@ from vqrf.cli.main import NO_CORE, main
 from vqrf.cli.terminal import FIELD_FILE
 from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.codec.bitstream import decode, encode
-from vqrf.compression.compact import PRESETS as RATE_PRESETS
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import expand
@@ -44,7 +43,7 @@ def tiny_presets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAIN_PRESETS, "demo", TINY)
         patch.setitem(COMPRESS_PRESETS, "demo", TINY_COMPRESS)
-        patch.setitem(RATE_PRESETS, "compact", TINY_RATE)
+        patch.setitem(COMPRESS_PRESETS, "compact", TINY_RATE)
         yield
 
 

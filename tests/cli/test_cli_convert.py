@@ -15,8 +15,8 @@ from tiny import TINY_COMPRESS, assert_same_compressed, assert_same_field
 from vqrf.cli.terminal import FIELD_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import CompressedField
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
 from vqrf.compression.paper import tied_model
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field, save_field

@@ -35,13 +35,12 @@ from tiny import TINY, TINY_COMPRESS, TINY_RATE
 from vqrf.cli import main as cli
 from vqrf.cli import compress as cli_compress
 from vqrf.cli import train as cli_train
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
-from vqrf.compression.compact import PRESETS as RATE_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 
 COMPRESS_PRESETS["demo"], TRAIN_PRESETS["demo"] = TINY_COMPRESS, TINY
-RATE_PRESETS["compact"] = TINY_RATE
+COMPRESS_PRESETS["compact"] = TINY_RATE
 Checkpoint.__init__.__kwdefaults__["seconds"] = 0
 bars = cli_train.step_bars
 

@@ -21,7 +21,7 @@ from vqrf.codec.compressed import CODED, CompressedField, Quantized
 from vqrf.codec.container import sections
 from vqrf.codec.lint import inspect
 from vqrf.codec.pyramid import PyramidField
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.training.stages import PRESETS as TRAIN_PRESETS
 
 CONFORMANCE = Path(__file__).parents[2] / "conformance"

@@ -17,8 +17,7 @@ from test_cli import data, refuses, run, scene, succeeds, vqrf  # noqa: F401 (fi
 from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted
 
 from vqrf.codec.bitstream import decode
-from vqrf.compression.compact import PRESETS as RATE_PRESETS
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import Scene
 from vqrf.fields.field import expand
@@ -34,7 +33,7 @@ def tiny_presets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRAIN_PRESETS, "demo", TINY)
         patch.setitem(COMPRESS_PRESETS, "demo", replace(TINY_COMPRESS, steps=32))
-        patch.setitem(RATE_PRESETS, "compact", replace(TINY_RATE, steps=32, bake_steps=64))
+        patch.setitem(COMPRESS_PRESETS, "compact", replace(TINY_RATE, steps=32, bake_steps=64))
         yield
 
 

@@ -21,14 +21,16 @@ from vqrf.compression.compact import (
     DENSITY_ABOVE,
     DENSITY_BELOW,
     SUITED,
+    CompactPreset,
     PyramidModel,
-    RateConfig,
-    compress_pyramid,
+    Rounding,
     drop_hidden,
     thin,
 )
+from vqrf.compression.goal import Profile
 from vqrf.compression.importance import carrying, spread_out
-from vqrf.compression.tuning import Checkpoints, Profile
+from vqrf.compression.presets import compress
+from vqrf.compression.tuning import Checkpoints
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
@@ -40,8 +42,9 @@ from vqrf.training.loop import optimize
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
 
-TINY_RATE = RateConfig(bit_price=2e-8, n_levels=2, warm_steps=0, steps=80, rays_per_step=512)
-FINE = RateConfig(prune=1.0, n_levels=3, density_step=1e-3, feature_step=1e-4, dead_zone=0.0, steps=0)
+TINY_RATE = CompactPreset(bit_price=2e-8, n_levels=2, warm_steps=0, steps=80, rays_per_step=512)
+FINEST = Rounding(density_step=1e-3, feature_step=1e-4, dead_zone=0.0)
+FINE = CompactPreset(prune=1.0, n_levels=3, rounding=FINEST, steps=0)
 """Steps so small that nothing is lost but what no step can say."""
 
 
@@ -56,7 +59,7 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture(scope="module")
 def tuned(trained: RadianceField, scene: Scene) -> PyramidField:
-    return compress_pyramid(trained, scene, TINY_RATE)
+    return compress(trained, scene, TINY_RATE)
 
 
 @pytest.fixture
@@ -118,10 +121,8 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     make: Callable[[RadianceField], RadianceField], ball_field: RadianceField
 ) -> None:
     field = make(ball_field)
-    importance, config = (
-        seen_of(field),
-        replace(FINE, density_step=FINE.density_step / SUITED[field.equation.activation].density_unit),
-    )
+    rounding = replace(FINEST, density_step=FINEST.density_step / SUITED[field.equation.activation].density_unit)
+    importance, config = seen_of(field), replace(FINE, rounding=rounding)
     model = PyramidModel(field, importance, config)
     assert_shows_what_the_file_holds(model)
     packed = model.pack()
@@ -130,7 +131,7 @@ def test_a_field_without_a_network_gets_a_basis_and_comes_back(
     np.testing.assert_array_equal(packed.partition != PRUNED, here)
     floor = field.equation.floor
     expected = np.clip(field.density[here], floor - DENSITY_BELOW, floor + DENSITY_ABOVE)
-    most = FINE.density_step / 2 * (FINE.n_levels + 1)  # each level is rounded for itself
+    most = FINEST.density_step / 2 * (FINE.n_levels + 1)  # each level is rounded for itself
     np.testing.assert_allclose(again.density[here], expected, atol=1.01 * most)
     np.testing.assert_allclose(again.features[here], field.features[here], atol=0.02)
     assert (again.equation.shading, again.equation.activation) == (field.equation.shading, field.equation.activation)
@@ -140,7 +141,8 @@ def test_of_all_levels_only_the_finest_loses_by_its_rounding(model: PyramidModel
     coded = model.partition != PRUNED
     wanted = np.clip(trained.density[coded], model.floor - DENSITY_BELOW, model.floor + DENSITY_ABOVE)
     lost = np.abs(model.volume.density.numpy()[coded] - wanted)
-    assert TINY_RATE.density_step / 4 < lost.max() <= (0.5 + TINY_RATE.dead_zone) * TINY_RATE.density_step + 1e-5
+    rounding = TINY_RATE.rounding
+    assert rounding.density_step / 4 < lost.max() <= (0.5 + rounding.dead_zone) * rounding.density_step + 1e-5
 
 
 def test_finer_steps_of_a_stage_keep_what_coefficients_say(model: PyramidModel, trained: RadianceField) -> None:
@@ -148,17 +150,18 @@ def test_finer_steps_of_a_stage_keep_what_coefficients_say(model: PyramidModel, 
         return float(np.square(model.volume.density.numpy() - trained.density)[model.partition != PRUNED].mean())
 
     whole, before = model.pack().steps, lost()
-    model.begin(replace(TINY_RATE, fineness=0.125), 1.0, 1.0)
+    finer = replace(TINY_RATE, rounding=replace(TINY_RATE.rounding, fineness=0.125))
+    model.begin(finer, 1.0, 1.0)
     assert lost() < before
     np.testing.assert_array_equal(model.pack().steps, whole / 8)
     assert_shows_what_the_file_holds(model)
-    assert replace(TINY_RATE, fineness=0.125).warmed() == TINY_RATE.warmed()
+    assert finer.warmed() == TINY_RATE.warmed()
 
 
 def test_tiny_steps_keep_the_image_of_a_field_with_a_network(
     trained: RadianceField, importance: np.ndarray, scene: Scene
 ) -> None:
-    model = PyramidModel(trained, importance, replace(FINE, feature_step=1e-3))
+    model = PyramidModel(trained, importance, replace(FINE, rounding=replace(FINEST, feature_step=1e-3)))
     assert model.pack().basis is None
     before, after = (evaluate(field, scene.test).psnr for field in (trained, expand(model.pack())))
     assert after > before - 0.2
@@ -167,7 +170,7 @@ def test_tiny_steps_keep_the_image_of_a_field_with_a_network(
 def test_no_coefficient_is_shown_that_a_file_could_not_hold(ball_field: RadianceField) -> None:
     """Steps so tiny that values end where the code ends: the volume shows the end too."""
     field = harmonics_field(ball_field)
-    model = PyramidModel(field, seen_of(field), replace(FINE, feature_step=1e-9, density_step=1e-5))
+    model = PyramidModel(field, seen_of(field), replace(FINE, rounding=replace(FINEST, feature_step=1e-9, density_step=1e-5)))
     assert max(abs(int(level.min())) for level in model.pack().coefficients) == 16397
     assert_shows_what_the_file_holds(model)
 
@@ -211,9 +214,9 @@ def test_unless_told_otherwise_a_relu_keeps_more(
 def test_tuning_wins_back_quality_and_a_dearer_bit_makes_a_smaller_file(
     tuned: PyramidField, trained: RadianceField, scene: Scene
 ) -> None:
-    untuned = compress_pyramid(trained, scene, replace(TINY_RATE, steps=0))
+    untuned = compress(trained, scene, replace(TINY_RATE, steps=0))
     assert evaluate(expand(tuned), scene.test).psnr > evaluate(expand(untuned), scene.test).psnr + 0.3
-    sizes = [len(encode(compress_pyramid(trained, scene, replace(TINY_RATE, bit_price=price)))) for price in (0, 2e-7)]
+    sizes = [len(encode(compress(trained, scene, replace(TINY_RATE, bit_price=price)))) for price in (0, 2e-7)]
     assert sizes[1] < 0.8 * sizes[0]
 
 
@@ -293,9 +296,9 @@ def test_a_tuning_that_was_interrupted_ends_as_one_that_was_not(
         return Checkpoints(**{stage: Checkpoint(tmp_path / stage, "x", seconds=0) for stage in ("warm", "tune")})
 
     with pytest.raises(Interrupted):
-        compress_pyramid(trained, scene, TINY_RATE, report=Recorder(at, saves=saves), checkpoints=checkpoints())
+        compress(trained, scene, TINY_RATE, report=Recorder(at, saves=saves), checkpoints=checkpoints())
     recorder = Recorder()
-    again = compress_pyramid(trained, scene, TINY_RATE, report=recorder, checkpoints=checkpoints())
+    again = compress(trained, scene, TINY_RATE, report=recorder, checkpoints=checkpoints())
     assert recorder.steps[at[0]][0] == (at[1] if saves else at[1] // 32 * 32) + 1
     assert again == tuned
 
@@ -306,7 +309,7 @@ def test_a_pyramid_does_not_depend_on_the_number_of_threads(
 ) -> None:
     for n in (1, 2):
         set_threads(n)
-        assert encode(compress_pyramid(trained, scene, TINY_RATE)) == encode(tuned)
+        assert encode(compress(trained, scene, TINY_RATE)) == encode(tuned)
 
 
 @pytest.mark.parametrize(
@@ -319,10 +322,6 @@ def test_a_pyramid_does_not_depend_on_the_number_of_threads(
         {"bit_price": float("nan")},
         {"n_levels": -1},
         {"n_levels": 9},
-        {"density_step": 0.0},
-        {"feature_step": -0.1},
-        {"dead_zone": -0.1},
-        {"dead_zone": 0.6},
         {"steps": -1},
     ],
     ids=str,
@@ -330,6 +329,14 @@ def test_a_pyramid_does_not_depend_on_the_number_of_threads(
 def test_dials_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(TINY_RATE, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"density_step": 0.0}, {"feature_step": -0.1}, {"dead_zone": -0.1}, {"dead_zone": 0.6}], ids=str
+)
+def test_rounding_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Rounding(**wrong)
 
 
 @pytest.mark.parametrize("profile", ["exact", "web"])
@@ -342,12 +349,12 @@ def test_every_price_goes_on_from_one_warm_stage(
     stages = Checkpoints(**{stage: Checkpoint(tmp_path / stage, "same") for stage in ("bake", "warm")})
     recorders = Recorder(), Recorder()
     small = [
-        compress_pyramid(trained, scene, one, report=recorder, checkpoints=stages)
+        compress(trained, scene, one, report=recorder, checkpoints=stages)
         for one, recorder in zip((cheap, dear), recorders, strict=True)
     ]
     assert recorders[0].steps.keys() == {"warm", "tune"} | ({"bake"} if profile == "web" else set())
     assert recorders[1].steps.keys() == {"tune"}
-    assert small[1] == compress_pyramid(trained, scene, dear)
+    assert small[1] == compress(trained, scene, dear)
     assert len(encode(small[1])) < len(encode(small[0]))
 
 

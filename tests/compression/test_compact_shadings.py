@@ -10,7 +10,7 @@ import pytest
 from changed import changed
 
 from vqrf.codec.bitstream import decode, encode
-from vqrf.compression.compact import PyramidModel, RateConfig
+from vqrf.compression.compact import CompactPreset, PyramidModel, Rounding
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
@@ -18,7 +18,8 @@ from vqrf.geometry import Camera
 from vqrf.rendering.render import render
 from vqrf.training.loop import optimize
 
-FINE = RateConfig(n_levels=2, prune=1.0, density_step=4e-3, feature_step=0.01, dead_zone=0.0, steps=4, rays_per_step=128)
+ROUNDING = Rounding(density_step=4e-3, feature_step=0.01, dead_zone=0.0)
+FINE = CompactPreset(n_levels=2, prune=1.0, rounding=ROUNDING, steps=4, rays_per_step=128)
 """Steps so fine that rounding can hardly be seen. (Finer latents would leave the first layer, of 8 bits, too few for them.)"""
 N_CHANNELS = 5
 
@@ -55,7 +56,7 @@ def field(request: pytest.FixtureRequest, ball_field: RadianceField) -> Radiance
     }[request.param]()
 
 
-def model_of(field: RadianceField, config: RateConfig) -> PyramidModel:
+def model_of(field: RadianceField, config: CompactPreset) -> PyramidModel:
     return PyramidModel(field, np.ones(field.lattice.shape), config)
 
 
@@ -70,7 +71,7 @@ def assert_shows_what_the_file_holds(model: PyramidModel, field: RadianceField, 
 
 
 def test_what_is_tuned_is_what_the_file_holds_before_and_after(field: RadianceField, ball_camera: Camera, scene: Scene) -> None:
-    model = model_of(field, replace(FINE, density_step=0.5, feature_step=0.02))
+    model = model_of(field, replace(FINE, rounding=replace(ROUNDING, density_step=0.5, feature_step=0.02)))
     assert_shows_what_the_file_holds(model, field, ball_camera)
     for _ in optimize(model, RayPool(scene.train), steps=4, rays_per_step=128, seed=(0,)):
         pass

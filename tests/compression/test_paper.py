@@ -14,8 +14,9 @@ from tiny import TINY_COMPRESS, Interrupted, Recorder, assert_same_compressed
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, float_table
 from vqrf.compression.importance import EMPTY_MARGIN, partition_voxels
-from vqrf.compression.paper import PRESETS, CompressConfig, TiedModel, compress, tied_model
-from vqrf.compression.tuning import Checkpoints, Profile
+from vqrf.compression.paper import PaperPreset, TiedModel, tied_model
+from vqrf.compression.presets import PRESETS, compress
+from vqrf.compression.tuning import Checkpoints
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
@@ -192,20 +193,6 @@ def test_harmonics_are_tuned_as_the_file_holds_them(trained: RadianceField, impo
     assert_shows_what_the_file_holds(tune(model, scene, 5), scene)
 
 
-def test_a_field_of_harmonics_is_fast_already(trained: RadianceField, importance: np.ndarray, scene: Scene) -> None:
-    field = bake_harmonics(trained, [view.camera for view in scene.train], importance > 0)
-    packed = [compress(field, scene, replace(config, steps=3)) for config in (TINY_COMPRESS, WEB)]
-    assert_same_compressed(*packed)
-
-
-@pytest.mark.parametrize("profile", ["exact", "web"])
-def test_an_empty_field_compresses_to_an_empty_file(profile: Profile, trained: RadianceField, scene: Scene) -> None:
-    empty = replace(trained, density=np.full_like(trained.density, -100))
-    packed = compress(empty, scene, replace(TINY_COMPRESS, profile=profile, steps=2, bake_steps=2))
-    assert (packed.partition == PRUNED).all()
-    assert not render(expand(decode(encode(packed))), scene.test[0].camera).opacity.any()
-
-
 def test_a_field_of_plain_colours_compresses_too(ball_field: RadianceField, ball_camera: Camera) -> None:
     image = np.rint(render(ball_field, ball_camera).rgb * 255).astype(np.uint8)
     view = View(ball_camera, image, "train/r_0")
@@ -287,7 +274,7 @@ WRONG_DIALS: list[dict[str, float | str]] = [
 @pytest.mark.parametrize("wrong", WRONG_DIALS, ids=str)
 def test_dials_out_of_range_are_refused(wrong: dict[str, float | str]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        CompressConfig(**wrong)  # type: ignore[arg-type]
+        PaperPreset(**wrong)  # type: ignore[arg-type]
 
 
 def test_the_paper_preset_has_the_dials_of_the_paper() -> None:

@@ -15,19 +15,16 @@ from hypothesis import strategies as st
 from tiny import TINY_COMPRESS
 
 from vqrf.codec.bitstream import decode, encode
-from vqrf.codec.compressed import KEPT, Quantized
-from vqrf.compression.paper import CompressConfig, compress
+from vqrf.compression.preset import OWN_QUALITY
+from vqrf.compression.presets import compress
 from vqrf.compression.search import (
     MAX_TRIALS,
-    OWN_QUALITY,
     PSNR_WINDOW,
     SIZE_WINDOW,
     FieldDial,
     Journal,
     Target,
     Trial,
-    coarsen,
-    config_at,
     describe_curve,
     search,
 )
@@ -205,37 +202,6 @@ def test_the_curve_is_printed_with_the_chosen_point_marked() -> None:
     assert [int(line.split()[-3 if line != marked else -4]) for line in lines[1:]] == sorted(t.n_bytes for t in found.trials)
 
 
-# The dial of the paper's preset
-
-
-@settings(deadline=None)
-@given(st.floats(0, 100), st.floats(0, 100), st.sampled_from([CompressConfig(), TINY_COMPRESS, CompressConfig(keep=0.999)]))
-def test_more_quality_is_never_less_of_anything(a: float, b: float, base: CompressConfig) -> None:
-    low, high = config_at(base, min(a, b)), config_at(base, max(a, b))
-    for name in ("prune", "keep", "n_codes", "density_steps", "kept_steps"):
-        assert getattr(low, name) <= getattr(high, name)
-    assert low.steps == base.steps
-
-
-def test_a_quality_outside_the_dial_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"quality: expected 0\.\.100, got 101"):
-        config_at(CompressConfig(), 101)
-
-
-@settings(deadline=None)
-@given(st.floats(0, 1), st.integers(0, 2**32 - 1), st.sampled_from([np.uint8, np.uint16]))
-def test_coarser_levels_are_off_by_half_a_step_at_most(share: float, seed: int, kind: type) -> None:
-    rng = np.random.default_rng(seed)
-    scale, offset = rng.uniform(0.01, 1, 3).astype(np.float32), rng.normal(0, 9, 3).astype(np.float32)
-    table = Quantized(rng.integers(0, np.iinfo(kind).max, (40, 3), endpoint=True).astype(kind), scale, offset)
-    from vqrf.compression.search import _widen
-
-    wide = _widen(table, np.float32(2 ** (1 - share)))
-    slack = 1e-5 * np.abs(table.dequantize()).max() + 1e-6
-    assert (np.abs(wide.dequantize() - table.dequantize()) <= wide.scale / 2 + slack).all()
-    assert len(np.unique(wide.levels)) <= len(np.unique(table.levels))
-
-
 def test_a_tiny_field_is_brought_to_a_size(trained: RadianceField, scene: Scene, tmp_path: Path) -> None:
     base = replace(TINY_COMPRESS, steps=10)
     metadata = {"generator": "test"}
@@ -243,7 +209,7 @@ def test_a_tiny_field_is_brought_to_a_size(trained: RadianceField, scene: Scene,
     def score(small: object) -> float:
         return evaluate(expand(small), scene.test).psnr  # type: ignore[arg-type]
 
-    dial = FieldDial(lambda quality: config_at(base, quality), lambda c: compress(trained, scene, c), score, metadata)
+    dial = FieldDial(base, lambda c: compress(trained, scene, c), score, metadata)
     small, large = (dial.compress(dial.setting(quality)) for quality in (0, 100))
     assert dial.n_bytes(small) < dial.n_bytes(large)
     assert dial.setting(OWN_QUALITY) == base
@@ -256,12 +222,3 @@ def test_a_tiny_field_is_brought_to_a_size(trained: RadianceField, scene: Scene,
     assert score(decode(data)) == pytest.approx(found.trial.psnr)
     n_tuned = len(json.loads((tmp_path / "journal.json").read_text())["trials"])
     assert n_tuned == len([trial for trial in tried if trial.share == 1]) <= 6
-
-
-def test_a_trim_makes_the_file_smaller_and_no_voxel_different(trained: RadianceField, scene: Scene) -> None:
-    small = compress(trained, scene, replace(TINY_COMPRESS, steps=2))
-    assert (small.partition == KEPT).any()
-    sizes = [len(encode(coarsen(small, share))) for share in (1, 0.6, 0.3, 0)]
-    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
-    assert coarsen(small, 1) == small
-    np.testing.assert_array_equal(coarsen(small, 0).codes, small.codes)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tiny import assert_same_compressed, assert_same_field
 
 from vqrf.codec.compressed import KEPT, CompressedField
-from vqrf.compression.paper import CompressConfig, tied_model
+from vqrf.compression.paper import PaperPreset, tied_model
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
@@ -50,7 +50,7 @@ ENOUGH = 50.0
 @pytest.fixture(scope="module")
 def small(trained: RadianceField, importance: np.ndarray) -> CompressedField:
     """The trained field compressed, not tuned, with half as many codewords as a file of VQRF has room for."""
-    return replace(tied_model(trained, importance, CompressConfig(n_codes=64)).pack(), metadata={"made": "here"})
+    return replace(tied_model(trained, importance, PaperPreset(n_codes=64)).pack(), metadata={"made": "here"})
 
 
 # ------------------------------------------------------------------------------------------------ the official files

@@ -216,9 +216,9 @@ def vqrf_bomb(small: CompressedField, path: Path, side: int) -> Path:
 
 @pytest.fixture(scope="module")
 def small(trained: Any, importance: np.ndarray) -> CompressedField:
-    from vqrf.compression.paper import CompressConfig, tied_model
+    from vqrf.compression.paper import PaperPreset, tied_model
 
-    return tied_model(trained, importance, CompressConfig(n_codes=64)).pack()
+    return tied_model(trained, importance, PaperPreset(n_codes=64)).pack()
 
 
 def test_a_great_world_with_nothing_in_it_is_told_of_without_a_grid_and_not_drawn(

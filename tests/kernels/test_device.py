@@ -13,8 +13,7 @@ from test_tensorf import tiny
 from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted, Recorder
 
 from vqrf.codec.bitstream import decode, encode
-from vqrf.compression.compact import compress_pyramid
-from vqrf.compression.paper import compress
+from vqrf.compression.presets import compress
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.rendering.evaluate import evaluate
@@ -58,7 +57,7 @@ def test_a_training_that_was_interrupted_goes_on(
 @pytest.mark.parametrize("profile", ["exact", "web"])
 def test_a_pyramid_is_tuned_as_well(trained: RadianceField, scene: Scene, profile: str) -> None:
     config = replace(TINY_RATE, profile=profile, bake_steps=64)
-    there, here = (compress_pyramid(trained, scene, config, device=device) for device in ("cuda", "cpu"))
+    there, here = (compress(trained, scene, config, device=device) for device in ("cuda", "cpu"))
     assert psnr(expand(decode(encode(there))), scene) == pytest.approx(psnr(expand(here), scene), abs=TOLERANCE)
     assert len(encode(there)) == pytest.approx(len(encode(here)), rel=0.1)
 

@@ -15,8 +15,8 @@ from tiny import TINY, TINY_COMPRESS, assert_same_field
 
 from vqrf.cli.terminal import FIELD_FILE
 from vqrf.codec.bitstream import decode, encode, verify
-from vqrf.compression.paper import PRESETS as COMPRESS_PRESETS
-from vqrf.compression.paper import compress
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
+from vqrf.compression.presets import compress
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, expand

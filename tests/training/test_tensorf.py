@@ -13,7 +13,7 @@ from test_train import interrupted
 from tiny import TINY, TINY_RATE, assert_same_field
 
 from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE
-from vqrf.compression.compact import PRESETS as RATE_PRESETS
+from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.factors import LineFactors, expand
@@ -169,7 +169,7 @@ def test_a_run_leaves_a_checkpoint_of_tensorf_that_draws_the_same_field(
 ) -> None:
     base = {"vm": "tensorf", "cp": "tensorf-cp"}[kind]
     monkeypatch.setitem(PRESETS, f"{base}-quick", tiny(kind))
-    monkeypatch.setitem(RATE_PRESETS, "compact", replace(TINY_RATE, warm_steps=4, steps=4))
+    monkeypatch.setitem(COMPRESS_PRESETS, "compact", replace(TINY_RATE, warm_steps=4, steps=4))
     data, run, th = tmp_path / "data", tmp_path / "run", tmp_path / "again.th"
     save_scene(scene, data)
     succeeds("train", data, "--out", run, "--base", base, "--preset", "quick")

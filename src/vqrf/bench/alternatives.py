@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
+from vqrf.codec.compressed import KEPT, PRUNED, Compressed, CompressedField, Quantized
 from vqrf.compression.importance import EMPTY_MARGIN, spread_out
-from vqrf.compression.paper import CompressConfig, TiedModel
+from vqrf.compression.paper import PaperPreset, TiedModel
 from vqrf.compression.tuning import TUNINGS, Tuning
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
@@ -51,7 +51,7 @@ Mask = NDArray[np.bool_]
 ROUNDS = 4
 """Half of the voxels go in each: lego falls from about 2 MB to where our own files are."""
 
-TUNING = CompressConfig(steps=1500)
+TUNING = PaperPreset(steps=1500)
 """Four rounds have the steps of VQRF as published."""
 
 
@@ -67,7 +67,7 @@ class PruneConfig:
 
     share: float = 0.5
     n_batches: int = 64
-    tuning: CompressConfig = TUNING
+    tuning: PaperPreset = TUNING
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -159,7 +159,7 @@ def emptied(field: RadianceField, kept: Mask, empty: float) -> RadianceField:
 def prune_round(
     field: RadianceField,
     scene: Scene,
-    before: CompressedField | None,
+    before: Compressed | None,
     config: PruneConfig,
     *,
     seed: int = 0,
@@ -193,7 +193,7 @@ def prune_round(
     partition = np.where(kept, KEPT, PRUNED).astype(np.uint8)
     no_codes = np.zeros((1, field.n_channels), np.float32), np.zeros(0, np.int32)
     model = TiedModel(start, partition, *no_codes, config.tuning, device=device)
-    Tuning(pool, config.tuning.rays_per_step, seed, device, None).run("tune", model, config.tuning.steps, None)
+    Tuning(pool, config.tuning.rays_per_step, seed, device).run("tune", model, config.tuning.steps)
     return model.pack()
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from vqrf.cli.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, load_like, load_run, print_json, print_whole, say
 from vqrf.codec.bitstream import decode, encode
+from vqrf.codec.compressed import Compressed
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import checksum
@@ -29,7 +30,7 @@ from vqrf.training.checkpoint import Checkpoint, fingerprint
 if TYPE_CHECKING:
     from vqrf.bench.alternatives import PruneConfig
     from vqrf.bench.curves import Contest, ContestRow, Job, Row
-    from vqrf.compression.presets import Compressed, Config
+    from vqrf.compression.preset import Preset
     from vqrf.compression.search import Trial
 
 ROWS_FILE, PLOT_FILE = "rd.csv", "rd.png"
@@ -163,13 +164,16 @@ def list_points(verb: Bench, sources: Sequence[Source], rows: Sequence[Row]) -> 
     return found
 
 
-def settings_of(preset: str, quality: float, steps: int | None) -> Config:
+def settings_of(preset: str, quality: float, steps: int | None) -> Preset[Any]:
     """The settings of a preset at a quality."""
-    from vqrf.compression.presets import PRESETS, with_steps
-    from vqrf.compression.search import config_at
+    return base_of(preset, steps).at_quality(quality)
 
-    base = PRESETS[preset] if steps is None else with_steps(PRESETS[preset], steps)
-    return config_at(base, quality)
+
+def base_of(preset: str, steps: int | None) -> Preset[Any]:
+    """The settings of a preset, with so many steps of tuning if they are given."""
+    from vqrf.compression.presets import PRESETS
+
+    return PRESETS[preset] if steps is None else PRESETS[preset].with_steps(steps)
 
 
 @dataclass(frozen=True)
@@ -204,15 +208,15 @@ class Case:
     def metadata(self) -> dict[str, Any]:
         return {"training": self.notes}
 
-    def compress(self, config: Config) -> Compressed:
-        from vqrf.compression.presets import compress_with, warmed
+    def compress(self, config: Preset[Any]) -> Compressed:
+        from vqrf.compression.presets import compress
         from vqrf.compression.tuning import Checkpoints
 
         density = checksum({"density": self.field.density}, "")
-        mark = fingerprint(self.scene, {**asdict(warmed(config)), "seed": self.common.seed, "density": density})
+        mark = fingerprint(self.scene, {**config.depends_on("warm"), "seed": self.common.seed, "density": density})
         checkpoints = Checkpoints(warm=Checkpoint(self.work / f"{mark}.warm", mark))
         common = self.common
-        return compress_with(config, self.field, self.scene, seed=common.seed, device=common.device, checkpoints=checkpoints)
+        return compress(self.field, self.scene, config, seed=common.seed, device=common.device, checkpoints=checkpoints)
 
     def encode(self, small: Compressed) -> bytes:
         return encode(replace(small, metadata=self.metadata))
@@ -319,7 +323,7 @@ def list_contests(verb: Bench) -> list[Contest]:
     """Of every run what can be done to it, in order: truncations where it holds factors, and else rounds of pruning."""
     from vqrf.bench.alternatives import FACTOR_STEPS, ROUNDS
     from vqrf.bench.curves import Contest
-    from vqrf.compression.search import OWN_QUALITY
+    from vqrf.compression.preset import OWN_QUALITY
 
     contests = []
     for run, field, folder, scene in fields_of(verb):
@@ -383,12 +387,10 @@ def compete(job: Contest, *, steps: int | None, every: int, common: Common, work
 def write_round(job: Contest, case: Case, steps: int | None) -> bytes:
     """The file of a round, made if it is not there, and those of the rounds before it."""
     from vqrf.bench.alternatives import prune_round
-    from vqrf.codec.compressed import CompressedField
 
     path, number = file_of(job, case.work), int(job.point)
     if not path.exists():
         before = decode(write_round(replace(job, point=str(number - 1)), case, steps)) if number > 1 else None
-        assert before is None or isinstance(before, CompressedField)
         seed, device = case.common.seed + number, case.common.device  # so that rounds do not see the same rays
         small = prune_round(case.field, case.scene, before, prune_config(steps), seed=seed, device=device)
         write_atomically(path, case.encode(small))
@@ -413,7 +415,7 @@ def search_ours(n_bytes: int, job: Contest, case: Case, steps: int | None) -> Tr
     from vqrf.compression.search import FieldDial, Journal, Target, search
 
     dial = FieldDial(
-        path=lambda quality: settings_of(job.preset, quality, steps),
+        base=base_of(job.preset, steps),
         tune=case.compress,
         score=lambda small: case.score(expand(small))[0],
         metadata=case.metadata,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -25,73 +24,28 @@ from vqrf.cli.terminal import (
     step_bars,
 )
 from vqrf.codec.bitstream import encode
+from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import sections
+from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import checksum
 from vqrf.files import write_atomically
-from vqrf.memory import parse_bytes
 from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
 from vqrf.rendering.report import ReportRow, write_report
 from vqrf.training.checkpoint import Checkpoint, fingerprint
 
 if TYPE_CHECKING:
-    from vqrf.compression.presets import Compressed, Config
+    from vqrf.compression.preset import Preset
     from vqrf.compression.tuning import Checkpoints
 
 REPORT_VIEWS = 4
-WIDEST, WIDEST_PRICE, WIDEST_VIEWS = 0.888888, 8.8888e-10, (ViewScore("", 88.88888, 0.888888, 0.0),)
-"""A share, a price and scores that are as long in a file as any: its size is known before they are."""
+WIDEST_VIEWS = (ViewScore("", 88.88888, 0.888888, 0.0),)
+"""Scores that are as long in a file as any: its size is known before they are."""
 MEGABYTE = 10**6
 
-
-@dataclass(frozen=True)
-class Goal:
-    """Flags that name a quality or a size instead of settings; at most one of them.
-
-    Attributes:
-      quality: 0..100 on the preset's dial; its own settings are at 60.
-      target_size: bytes of the file, such as 1MB or 500kB: 95 to 100 % of them are used.
-      max_drop: dB below the trained field that the file may be.
-      target_psnr: dB that the file reaches.
-    """
-
-    quality: float | None = None
-    target_size: str | None = None
-    max_drop: float | None = None
-    target_psnr: float | None = None
-
-    @property
-    def is_searched(self) -> bool:
-        return any(value is not None for value in (self.target_size, self.max_drop, self.target_psnr))
-
-    def n_bytes(self) -> int:
-        """The target size.
-
-        Raises:
-          ValueError: it is no size.
-        """
-        return parse_bytes(self.target_size or "")
-
-    def settle(self, base: Config) -> Config:
-        """The settings at the quality, if one is given; checks the other flags too.
-
-        Raises:
-          ValueError: two goals, or one that cannot be.
-        """
-        from vqrf.compression.search import config_at
-
-        given = [name for name, value in asdict(self).items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"expected one of --{' and --'.join(given).replace('_', '-')}, not both")
-        if self.target_size is not None:
-            self.n_bytes()
-        if (
-            not all(math.isfinite(value) for value in (self.max_drop or 0, self.target_psnr or 1))
-            or (self.target_psnr or 1) <= 0
-        ):
-            raise ValueError("--max-drop and --target-psnr: expected dB")
-        return base if self.quality is None else config_at(base, self.quality)
+Scored = tuple[Evaluation, dict[int, Any]]
+"""Scores of a field, and some of its renders by the number of their view."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +58,10 @@ class Compress:
     """The .vqrf file to write."""
     data: Path | None = None
     """Dataset folder. Without it the field's own renders, at cameras placed around it, take the place of photos."""
-    preset: Literal["compact", "paper", "demo"] = "compact"
+    preset: PresetName = "compact"
     """compact: the smallest file; paper: VQRF as published; demo: the same for small scenes."""
-    profile: Literal["exact", "web"] = "exact"
-    """exact: colours by the field's own network; web: by spherical harmonics, which a browser shades fast."""
+    profile: Profile = "exact"
+    """exact: the field's own colours; web: no network's, but by spherical harmonics, which a browser shades fast."""
     prune: float | None = None
     """Share of the importance that the voxels which stay carry; if not given the preset's, and of compact more with a ReLU."""
     keep: float | None = None
@@ -118,7 +72,7 @@ class Compress:
     """Steps of joint tuning, in all."""
     report: Path | None = None
     """Where the report page goes; beside the file, with the ending .html, if not given."""
-    goal: Annotated[Goal, tyro.conf.arg(name="")] = Goal()
+    goal: Annotated[Goal, tyro.conf.arg(name="")] = NO_GOAL
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Of a search, print the curve as JSON."""
     own: OwnFlags = PHOTOS
@@ -127,7 +81,8 @@ class Compress:
 
     def run(self) -> None:
         try:
-            config = self.goal.settle(self.settings())
+            self.goal.check()
+            self.settings()
         except ValueError as error:
             raise UsageError(str(error)) from None
         expect_writable(self.out, self.common)
@@ -135,32 +90,39 @@ class Compress:
         expect_writable(report, self.common)
         if report.resolve() == self.out.resolve():
             raise UsageError(f"{report}: cannot be both the file and its report; give --report")
+        from vqrf.compression.web import is_fast
+
         field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
         if not scene.test:
             raise UsageError(f"{self.data}: has no photos held out to score with")
         expect_scorable(scene.test)
+        config = self.settings(is_baked=not is_fast(field))
         job = Job(self.out, report, field, notes, scene, self.preset, self.common)
         if self.goal.is_searched:
             search_into(job, config, self.goal, self.as_json)
         else:
             compress_into(job, config)
 
-    def settings(self) -> Config:
+    def settings(self, *, is_baked: bool = True) -> Preset[Any]:
         """The preset's, with what the flags say instead.
+
+        Args:
+          is_baked: whether the field is one that the profile bakes.
 
         Raises:
           ValueError: a flag that is not of the preset, or a value that cannot be.
         """
-        from vqrf.compression.presets import PRESETS, for_profile, with_steps
+        from vqrf.compression.presets import PRESETS
 
-        dials = {"prune": self.prune, "keep": self.keep, "n_codes": self.codes}
-        given: dict[str, Any] = {name: value for name, value in dials.items() if value is not None}
-        config = PRESETS[self.preset]
-        if strange := [name for name in given if not hasattr(config, name)]:
-            flag = {"n_codes": "codes"}.get(strange[0], strange[0])
-            raise ValueError(f"--{flag}: the preset {self.preset} has no such setting")
-        config = replace(for_profile(config, self.profile), **given)
-        return config if self.steps is None else with_steps(config, self.steps)
+        flags = {"prune": ("prune", self.prune), "keep": ("keep", self.keep), "codes": ("n_codes", self.codes)}
+        given: dict[str, Any] = {}
+        for flag, (name, value) in flags.items():
+            if value is not None and not hasattr(PRESETS[self.preset], name):
+                raise ValueError(f"--{flag}: the preset {self.preset} has no such setting")
+            given |= {} if value is None else {name: value}
+        config = replace(PRESETS[self.preset].for_profile(self.profile, is_baked=is_baked), **given)
+        config = config if self.steps is None else config.with_steps(self.steps)
+        return config if self.goal.quality is None else config.at_quality(self.goal.quality)
 
 
 def expect_scorable(views: Sequence[View]) -> None:
@@ -182,40 +144,37 @@ class Job:
     preset: str
     common: Common
 
-    def settings(self, config: Config) -> dict[str, Any]:
-        return {"preset": self.preset, **asdict(config), "seed": self.common.seed}
+    def settings(self, config: Preset[Any]) -> dict[str, Any]:
+        return {"preset": self.preset, **config.depends_on("tune"), "seed": self.common.seed}
 
     def fingerprint(self, settings: Mapping[str, Any]) -> str:
         """Of everything that a result depends on: what goes in, and the settings."""
         density = checksum({"density": self.field.density}, "")
         return fingerprint(self.scene, {**settings, "training": self.notes, "density": density})
 
-    def checkpoints(self, config: Config) -> Checkpoints:
+    def checkpoints(self, config: Preset[Any]) -> Checkpoints:
         """Where the tunings are saved beside the file; nowhere beside a device."""
-        from vqrf.compression.presets import bake_settings, warmed
-        from vqrf.compression.tuning import NOWHERE, Checkpoints
+        from vqrf.compression.tuning import Checkpoints
 
         if is_device(self.out):
-            return NOWHERE
+            return Checkpoints()
 
-        def beside(ending: str, settings: Mapping[str, Any]) -> Checkpoint:
+        def beside(stage: str) -> Checkpoint:
+            ending = "checkpoint" if stage == "tune" else stage
+            settings = {**config.depends_on(stage), "preset": self.preset, "seed": self.common.seed}
             return Checkpoint(self.out.with_name(f"{self.out.name}.{ending}"), self.fingerprint(settings))
 
-        return Checkpoints(
-            bake=beside("bake", {**bake_settings(config), "seed": self.common.seed}),
-            warm=beside("warm", self.settings(warmed(config))),
-            tune=beside("checkpoint", self.settings(config)),
-        )
+        return Checkpoints({stage: beside(stage) for stage in config.stages()})
 
-    def tune(self, config: Config) -> Compressed:
+    def tune(self, config: Preset[Any]) -> Compressed:
         """Compress; the checkpoints are to be removed when the result is safe."""
-        from vqrf.compression.presets import compress_with, stages_of
+        from vqrf.compression.presets import compress
 
-        with step_bars(stages_of(config), None, self.common.quiet) as report:
-            return compress_with(
-                config,
+        with step_bars(config.stages(), None, self.common.quiet) as report:
+            return compress(
                 self.field,
                 self.scene,
+                config,
                 seed=self.common.seed,
                 device=self.common.device,
                 report=report,
@@ -223,7 +182,7 @@ class Job:
             )
 
 
-def compress_into(job: Job, config: Config) -> None:
+def compress_into(job: Job, config: Preset[Any]) -> None:
     """Compress, write, read back, score the file that was read back, and write the report."""
     start = time.perf_counter()
     if job.common.overwrite:
@@ -233,9 +192,9 @@ def compress_into(job: Job, config: Config) -> None:
     job.checkpoints(config).remove()
 
 
-def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
+def search_into(job: Job, base: Preset[Any], goal: Goal, as_json: bool) -> None:
     """Search for the settings that meet a target, say what was tried, and write what was found as `compress_into` does."""
-    from vqrf.compression.search import FieldDial, Journal, Target, config_at, describe_curve, search
+    from vqrf.compression.search import FieldDial, Journal, Target, describe_curve, search
 
     start = time.perf_counter()
     quiet = job.common.quiet or as_json
@@ -244,17 +203,17 @@ def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
     is_size = goal.target_size is not None
     value = goal.n_bytes() if is_size else before[0].psnr - goal.max_drop if goal.max_drop is not None else goal.target_psnr
 
-    def tune(config: Config) -> Compressed:
-        small, tuning = job.tune(config), job.checkpoints(config).tune
-        if tuning is not None:  # the stages before it are what the next trial begins with
-            tuning.remove()
+    def tune(config: Preset[Any]) -> Compressed:
+        small = job.tune(config)
+        if "tune" in (checkpoints := job.checkpoints(config)):  # the stages before it are what the next trial begins with
+            checkpoints["tune"].remove()
         return small
 
     dial = FieldDial(
-        path=lambda quality: config_at(base, quality),
+        base=base,
         tune=tune,
         score=lambda small: score(expand(small), job.scene.test, job.scene.background, quiet).psnr,
-        metadata=describe_result(job, widest(base), replace(before[0], views=WIDEST_VIEWS), before[0]),
+        metadata=describe_result(job, base, replace(before[0], views=WIDEST_VIEWS), before[0], base.WIDEST_DIALS),
     )
     journal = Journal(
         None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(job.settings(base))
@@ -271,7 +230,7 @@ def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
         )
     except ValueError as error:
         raise UsageError(f"{job.out}: {error}") from None
-    write_result(job, config_at(base, found.trial.quality), found.result, before, start)
+    write_result(job, base.at_quality(found.trial.quality), found.result, before, start)
     job.checkpoints(base).remove()
     if as_json:
         print_json(found.facts())
@@ -281,28 +240,15 @@ def search_into(job: Job, base: Config, goal: Goal, as_json: bool) -> None:
             say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
 
 
-def widest(base: Config) -> Config:
-    """The settings that take the most room in a file's metadata."""
-    from vqrf.compression.compact import RateConfig
-
-    if isinstance(base, RateConfig):
-        return replace(base, prune=WIDEST, bit_price=WIDEST_PRICE)
-    return replace(base, prune=WIDEST, keep=WIDEST)
-
-
-def describe_result(job: Job, config: Config, after: Evaluation, before: Evaluation) -> dict[str, Any]:
+def describe_result(
+    job: Job, config: Preset[Any], after: Evaluation, before: Evaluation, widest: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The metadata of a file; no times, so that two runs write the same.
 
     With the profile `web` it says, in dB, what the fast colours cost against the field's own.
     """
-    from vqrf.compression.paper import CompressConfig
-
     exact, fast = round(before.psnr, 4), round(after.psnr, 4)
-    dials: dict[str, Any] = {"profile": config.profile}
-    if isinstance(config, CompressConfig):
-        dials |= {"prune": round(config.prune, 6), "keep": round(config.keep, 6)}
-    else:
-        dials |= {"prune": round(config.kept_share(job.field), 6), "bit_price": float(f"{config.bit_price:.4e}")}
+    dials = {"profile": config.profile, **config.dials(job.field), **(widest or {})}
     web = {"fast": {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}} if config.profile == "web" else {}
     return {
         "generator": f"vqrf {__version__}",
@@ -314,7 +260,7 @@ def describe_result(job: Job, config: Config, after: Evaluation, before: Evaluat
     }
 
 
-def write_result(job: Job, config: Config, small: Compressed, scored: tuple[Evaluation, dict[int, Any]], start: float) -> None:
+def write_result(job: Job, config: Preset[Any], small: Compressed, scored: Scored, start: float) -> None:
     """Write the file and, from what it decodes to, the report.
 
     Args:

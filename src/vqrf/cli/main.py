@@ -142,7 +142,7 @@ class Demo:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        from vqrf.compression.paper import PRESETS
+        from vqrf.compression.presets import PRESETS
 
         start = time.perf_counter()
         data, run, out, report = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html"))

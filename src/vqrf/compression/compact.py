@@ -20,9 +20,10 @@ rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); imp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,22 +32,22 @@ from torch import Tensor
 
 from vqrf.codec.compressed import CODED, PRUNED, Table
 from vqrf.codec.pyramid import MAX_LEVELS, PyramidField, build_nodes
-from vqrf.compression.importance import EMPTY_MARGIN, carrying, measure_importance, spread_out
+from vqrf.compression.goal import Profile
+from vqrf.compression.importance import EMPTY_MARGIN, carrying, spread_out
 from vqrf.compression.latents import Looks, latent_basis
 from vqrf.compression.levels import Channels, analyse, link_children
+from vqrf.compression.preset import Preset
 from vqrf.compression.quantize import Quantizer, quantizer_of_bias, quantizer_of_weight
 from vqrf.compression.surroundings import Surroundings
-from vqrf.compression.tuning import NOWHERE, Checkpoints, Profile, Tuning
-from vqrf.compression.web import bake
-from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene
+from vqrf.compression.tuning import Tuning
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.kernels import BITS_UNIT, Gradients, LossWeights, select
+from vqrf.geometry import Float64
+from vqrf.kernels import BITS_UNIT, Gradients, select
 from vqrf.kernels.equation import inputs_of_layers, tensors
-from vqrf.training.loop import REFRESH_STEPS, Report, snapshot, torch_threads
+from vqrf.training.loop import REFRESH_STEPS, torch_threads
 from vqrf.training.parameters import AVERAGED, Means, Moments
-from vqrf.training.stages import FINE_LOSSES
+from vqrf.training.stages import LearningRates
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
@@ -91,8 +92,40 @@ BITS_EVERY = 6 * REFRESH_STEPS
 """Steps between two looks at what surrounds the coefficients."""
 
 
+RATES = LearningRates(density=0.15, features=0.1, mlp=3e-3, end=0.05)
+"""Of features in steps; `HARMONICS_RATES` of the first two where there is no network."""
+
+DEAREST, CHEAPEST = 128.0, 1 / 30
+"""What a bit costs at the two ends of the dial, 0 and 100, against what it costs at the preset's own quality."""
+FINEST = 1 / 4
+"""Of the steps, what is left at 100: what is cheap is no use where steps are coarse (docs/log.md)."""
+
+
 @dataclass(frozen=True)
-class RateConfig:
+class Rounding:
+    """How values become whole numbers.
+
+    Attributes:
+      density_step, feature_step: of raw density, and of a latent as the rms change of a colour; `SUITED` scales them.
+      fineness: share of these steps that the stage `tune` takes, above 0.
+      dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
+    """
+
+    density_step: float = 0.5
+    feature_step: float = 0.02
+    fineness: float = 1.0
+    dead_zone: float = 0.05
+
+    def __post_init__(self) -> None:
+        steps = self.density_step, self.feature_step, self.fineness
+        if not min(steps) > 0:
+            raise ValueError("density_step, feature_step and fineness: expected more than 0, got {}, {}, {}".format(*steps))
+        if not 0 <= self.dead_zone <= 0.5:
+            raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
+
+
+@dataclass(frozen=True)
+class CompactPreset(Preset[PyramidField]):
     """The dials of the default preset.
 
     Attributes:
@@ -100,62 +133,81 @@ class RateConfig:
       warm_price, warm_steps: the price of the stage before, and its steps.
       prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1; `SUITED` if None.
       n_levels: of the pyramid, above the lattice's own, 0..8.
-      density_step, feature_step: of raw density, and of a latent as the rms change of a colour; `SUITED` scales them.
-      fineness: share of these steps that `tune` takes, above 0.
-      dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
-      steps: of tuning, each of `rays_per_step` rays.
-      rate_density, rate_features, rate_mlp: Adam's, at the start, the second in steps; `rate_end` of each is left at the end.
-      profile, bake_steps: as in `vqrf.compression.paper.CompressConfig`.
       by_surroundings: whether a first step away from 0 costs what its surroundings say, or one bit.
     """
 
+    name: str = "compact"
+    steps: int = 4500
+    rates: LearningRates = RATES
     bit_price: float = 2.1e-10
     warm_price: float = 3.5e-10
+    warm_steps: int = 5000
     prune: float | None = None
     n_levels: int = 4
-    density_step: float = 0.5
-    feature_step: float = 0.02
-    fineness: float = 1.0
-    dead_zone: float = 0.05
-    warm_steps: int = 5000
-    steps: int = 4500
-    rays_per_step: int = 8192
-    rate_density: float = 0.15
-    rate_features: float = 0.1
-    rate_mlp: float = 3e-3
-    rate_end: float = 0.05
-    losses: LossWeights = FINE_LOSSES
-    profile: Profile = "exact"
-    bake_steps: int = 4000
+    rounding: Rounding = Rounding()
     by_surroundings: bool = True
 
+    WIDEST_DIALS: ClassVar[Mapping[str, float]] = {"prune": 0.888888, "bit_price": 8.8888e-10}
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prune is not None and not 0 < self.prune <= 1:
             raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
         if not 0 <= self.n_levels <= MAX_LEVELS:
             raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
-        steps = self.density_step, self.feature_step, self.fineness
-        if not min(steps) > 0:
-            raise ValueError("density_step, feature_step and fineness: expected more than 0, got {}, {}, {}".format(*steps))
-        if not 0 <= self.dead_zone <= 0.5:
-            raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
         if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
             raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
-        if min(self.steps, self.warm_steps, self.bake_steps) < 0:
-            raise ValueError(f"steps: expected 0 or more, got {self.steps}, {self.warm_steps} and {self.bake_steps}")
-        if self.profile not in get_args(Profile):
-            raise ValueError(f"profile: expected exact or web, got {self.profile}")
 
     def kept_share(self, field: RadianceField) -> float:
         """`prune`, or what is usual for the field."""
         return SUITED[field.equation.activation].kept_share if self.prune is None else self.prune
 
-    def warmed(self) -> RateConfig:
+    def warmed(self) -> Self:
         """The settings of the stage `warm`, which are the same for every price."""
-        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, fineness=1.0)
+        whole = replace(self.rounding, fineness=1.0)
+        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, rounding=whole)
 
+    def stages(self) -> dict[str, int]:
+        *before, tune = super().stages().items()
+        return dict([*before, ("warm", self.warm_steps), tune])
 
-PRESETS = {"compact": RateConfig()}
+    def depends_on(self, stage: str) -> dict[str, Any]:
+        return self.warmed().depends_on("tune") if stage == "warm" else super().depends_on(stage)
+
+    def with_steps(self, steps: int) -> Self:
+        own = round(steps * self.steps / max(self.steps + self.warm_steps, 1))
+        return replace(self, steps=own, warm_steps=steps - own)
+
+    def for_profile(self, profile: Profile, *, is_baked: bool = True) -> Self:
+        shorter = WEB_STEPS if profile == "web" and is_baked else 1
+        return replace(self, steps=round(self.steps * shorter), warm_steps=round(self.warm_steps * shorter), profile=profile)
+
+    def tune(self, field: RadianceField, importance: Float64, tuning: Tuning) -> PyramidField:
+        model = PyramidModel(field, importance, self, seed=tuning.seed, device=tuning.device)
+        if self.warm_steps:
+            model.begin(self.warmed(), 1.0, HANDOVER)
+            tuning.run("warm", model, self.warm_steps)
+            model.settle()
+            tuning.keep("warm", model, self.warm_steps)
+            model.begin(self, HANDOVER, self.rates.end)
+        tuning.run("tune", model, self.steps)
+        model.settle()
+        return drop_hidden(model.pack())
+
+    def turned(self, below: float, above: float) -> Self:
+        """The price of a bit changes, and above also the steps.
+
+        >>> CompactPreset(bit_price=1e-9).turned(0, 0).bit_price, CompactPreset().turned(1, 1).rounding.fineness
+        (1.28e-07, 0.25)
+        """
+        rounding = replace(self.rounding, fineness=self.rounding.fineness * FINEST**above)
+        return replace(self, bit_price=self.bit_price * DEAREST ** (1 - below) * CHEAPEST**above, rounding=rounding)
+
+    def trim(self, small: PyramidField, share: float) -> PyramidField:
+        return thin(small, share)
+
+    def dials(self, field: RadianceField) -> dict[str, Any]:
+        return {"prune": round(self.kept_share(field), 6), "bit_price": float(f"{self.bit_price:.4e}")}
 
 
 class PyramidModel:
@@ -168,7 +220,7 @@ class PyramidModel:
         self,
         field: RadianceField,
         importance: NDArray[np.float64],
-        config: RateConfig,
+        config: CompactPreset,
         *,
         seed: int = 0,
         device: str = "cpu",
@@ -202,9 +254,9 @@ class PyramidModel:
             self.touched,
         )
         self.base = tensors(field.volume())
-        self.begin(config, 1.0, config.rate_end)
+        self.begin(config, 1.0, config.rates.end)
 
-    def begin(self, config: RateConfig, first: float, last: float) -> None:
+    def begin(self, config: CompactPreset, first: float, last: float) -> None:
         """Start a stage of `config.steps` steps at `config.bit_price`, with `first` to `last` of the learning rates.
 
         What weights are rounded to is chosen here, by what they are and what comes in. Coefficients stay what they are,
@@ -215,7 +267,7 @@ class PyramidModel:
             for part in (moments.first, moments.second):
                 part.zero_()
         for channels in (self.density, self.latents):
-            channels.steps = channels.whole_steps * config.fineness
+            channels.steps = channels.whole_steps * config.rounding.fineness
         self._fit_weights()
         self.averages = Means({name: moments.values.clone() for name, moments in self._named()})
         self._show(find_cells=True)
@@ -234,7 +286,7 @@ class PyramidModel:
         suited = SUITED[field.equation.activation]
         share = torch.from_numpy(weights / weights.sum())
         self.looks = Looks.draw(share, seed)
-        step = suited.fineness * config.feature_step
+        step = suited.fineness * config.rounding.feature_step
         to_latents, from_latents = latent_basis(field, features, share, self.looks, step)
         layers = [torch.from_numpy(array.copy()) for pair in field.color_mlp for array in pair]
         self.basis: Tensor | None = None
@@ -250,16 +302,16 @@ class PyramidModel:
         unit, slower = suited.density_unit, 1.0 if layers else HARMONICS_RATES
         density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
-        step = unit * suited.fineness * config.density_step
-        self.density = self._channels(density, one * step, slower * unit * config.rate_density)
-        self.latents = self._channels(latents, one.repeat(latents.shape[1]), slower * config.rate_features)
+        step = unit * suited.fineness * config.rounding.density_step
+        self.density = self._channels(density, one * step, slower * unit * config.rates.density)
+        self.latents = self._channels(latents, one.repeat(latents.shape[1]), slower * config.rates.features)
 
     def _fit_weights(self) -> None:
         """Make the quantisers of the MLP, by what each layer takes in at the looks."""
         self.weight_quantizers: list[Quantizer] = []
         if not self.mlp:
             return
-        latents = self.latents.show(self.kernels, self.parents, self.config.dead_zone)[self.looks.rows.to(self.device)]
+        latents = self.latents.show(self.kernels, self.parents, self.config.rounding.dead_zone)[self.looks.rows.to(self.device)]
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
             features = latents if self.basis is None else latents @ self.basis
             hidden = inputs_of_layers(self.base, features, self.looks.directions.to(self.device))
@@ -269,7 +321,7 @@ class PyramidModel:
                 hidden = sums.relu()
 
     def _channels(self, values: Tensor, steps: Tensor, rate: float) -> Channels:
-        levels = analyse(values, self.parents, self.children, steps, self.config.dead_zone, self.kernels)
+        levels = analyse(values, self.parents, self.children, steps, self.config.rounding.dead_zone, self.kernels)
         first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
         shown = [torch.empty_like(level) for level in levels]
         return Channels([Moments.of(level) for level in levels], steps, steps, rate, first_bits, shown)
@@ -282,7 +334,7 @@ class PyramidModel:
 
     def _show(self, *, find_cells: bool) -> None:
         """Bring `volume` to what the parameters decode to."""
-        dead_zone = self.config.dead_zone
+        dead_zone = self.config.rounding.dead_zone
         density = self.density.show(self.kernels, self.parents, dead_zone)
         self.shown_density.view(-1)[self.voxels] = density[:, 0]
         latents = self.latents.show(self.kernels, self.parents, dead_zone)
@@ -309,7 +361,8 @@ class PyramidModel:
             for bits in (*self.density.first_bits, *self.latents.first_bits):
                 bits.fill_(round(1 / BITS_UNIT))
             return
-        pairs = zip(*(channels.magnitudes(self.config.dead_zone) for channels in (self.density, self.latents)), strict=True)
+        dead_zone = self.config.rounding.dead_zone
+        pairs = zip(self.density.magnitudes(dead_zone), self.latents.magnitudes(dead_zone), strict=True)
         for number, bits in enumerate(self.surroundings.first_bits([torch.cat(pair, 1) for pair in pairs])):
             self.density.first_bits[number].copy_(bits[:, :1])
             self.latents.first_bits[number].copy_(bits[:, 1:])
@@ -326,7 +379,7 @@ class PyramidModel:
                 self.kernels.add_rate_gradient(moments.values, channels.steps, bits, weight, moments.gradient)
                 moments.update(self.kernels, None, channels.rate * decay, step + 1)
         for moments in self.mlp:
-            moments.update(self.kernels, None, self.config.rate_mlp * decay, step + 1)
+            moments.update(self.kernels, None, self.config.rates.mlp * decay, step + 1)
         if (self.config.steps - 1 - step) % AVERAGE_EVERY == 0:
             newest = min(AVERAGE_EVERY / (AVERAGED * self.config.steps), 1.0)
             self.averages.take({name: moments.values for name, moments in self._named()}, newest)
@@ -367,7 +420,7 @@ class PyramidModel:
 
     def pack(self) -> PyramidField:
         """What the parameters decode to: `expand` of it is `volume`."""
-        field, dead_zone = self.field, self.config.dead_zone
+        field, dead_zone = self.field, self.config.rounding.dead_zone
         pairs = zip(self.density.whole(dead_zone), self.latents.whole(dead_zone), strict=True)
         tables: list[Table] = [q.pack(m.values) for q, m in zip(self.weight_quantizers, self.mlp, strict=True)]
         return PyramidField(
@@ -389,36 +442,6 @@ def drop_hidden(packed: PyramidField) -> PyramidField:
     density = np.full(here.shape, packed.empty_density, np.float32)
     density[here] = packed.voxel_values()[0]
     return packed.restrict(voxels_of_cells(select().find_cells(density, packed.equation.floor, None)))
-
-
-def compress_pyramid(
-    field: RadianceField,
-    scene: Scene,
-    config: RateConfig,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    report: Report | None = None,
-    checkpoints: Checkpoints = NOWHERE,
-) -> PyramidField:
-    """Compress a field with the training views of its scene into a pyramid; arguments as of `vqrf.compression.paper.compress`.
-
-    Deterministic on the CPU with a given seed, whatever the number of threads.
-    """
-    tuning = Tuning(RayPool(scene.train), config.rays_per_step, seed, device, report)
-    if config.profile == "web" and field.equation.shading != "sh":
-        field = bake(field, scene, tuning, config.losses, config.bake_steps, checkpoints.bake)
-    model = PyramidModel(field, measure_importance(field, tuning.pool), config, seed=seed, device=device)
-    if config.warm_steps:
-        model.begin(config.warmed(), 1.0, HANDOVER)
-        tuning.run("warm", model, config.warm_steps, checkpoints.warm)
-        model.settle()
-        if checkpoints.warm is not None:
-            checkpoints.warm.save(*snapshot(model, tuning.pool, config.warm_steps))
-        model.begin(config, HANDOVER, config.rate_end)
-    tuning.run("tune", model, config.steps, checkpoints.tune)
-    model.settle()
-    return drop_hidden(model.pack())
 
 
 def thin(field: PyramidField, share: float) -> PyramidField:

@@ -39,6 +39,16 @@ def measure_importance(field: RadianceField, pool: RayPool) -> NDArray[np.float6
     return importance
 
 
+def expect_seen(importance: NDArray[np.float64]) -> None:
+    """Refuse a field of which no photo sees anything: whatever a file of it held, it would be a file of nothing.
+
+    Raises:
+      ValueError: the importance is 0 everywhere.
+    """
+    if not importance.any():
+        raise ValueError("no photo sees anything of the field: it is empty, or the cameras look elsewhere")
+
+
 def carrying(importance: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     """The fewest voxels that carry at least `share` of the total importance, as a mask of the same shape.
 

@@ -1,4 +1,4 @@
-"""The presets of `compress` by name, and one call for whichever is meant.
+"""The presets by name, and `compress`, the one call for whichever is meant.
 
 compact   the default: a sparse pyramid, tuned for its own bytes (`vqrf.compression.compact`)
 paper     VQRF as published: a codebook, and voxels kept exactly (`vqrf.compression.paper`)
@@ -7,77 +7,69 @@ demo      the same, for small scenes in little time
 
 from __future__ import annotations
 
-from collections import ChainMap
-from dataclasses import asdict, replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any
 
-from vqrf.codec.compressed import CompressedField
-from vqrf.codec.pyramid import PyramidField
-from vqrf.compression.compact import PRESETS as OF_PYRAMIDS
-from vqrf.compression.compact import WEB_STEPS, RateConfig, compress_pyramid
-from vqrf.compression.paper import PRESETS as OF_CODEBOOKS
-from vqrf.compression.paper import CompressConfig, compress
-from vqrf.compression.tuning import NOWHERE, Checkpoints, Profile
+from vqrf.codec.compressed import Compressed
+from vqrf.compression.compact import CompactPreset
+from vqrf.compression.importance import expect_seen, measure_importance
+from vqrf.compression.paper import PaperPreset
+from vqrf.compression.preset import Preset
+from vqrf.compression.tuning import Checkpoints, Tuning
+from vqrf.compression.web import bake, is_fast
+from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
 from vqrf.training.loop import Report
 
-Config: TypeAlias = CompressConfig | RateConfig
-Compressed: TypeAlias = CompressedField | PyramidField
-Preset = Literal["compact", "paper", "demo"]
-
-PRESETS: ChainMap[str, Config] = ChainMap(cast(dict[str, Config], OF_PYRAMIDS), cast(dict[str, Config], OF_CODEBOOKS))
-
-
-def for_profile(config: Config, profile: Profile) -> Config:
-    """The settings of a preset, which are those of the profile `exact`, for another profile."""
-    if profile == "web" and isinstance(config, RateConfig):
-        config = replace(config, steps=round(config.steps * WEB_STEPS), warm_steps=round(config.warm_steps * WEB_STEPS))
-    return replace(config, profile=profile)
+PRESETS: dict[str, Preset[Any]] = {
+    "compact": CompactPreset(),
+    "paper": PaperPreset(),
+    "demo": PaperPreset(name="demo", steps=1000, rays_per_step=4096, n_codes=1024, bake_steps=1000),
+}
 
 
-def stages_of(config: Config) -> dict[str, int]:
-    """The steps of every tuning, by its name, in order."""
-    bake = {"bake": config.bake_steps} if config.profile == "web" else {}
-    if isinstance(config, RateConfig):
-        return bake | {"warm": config.warm_steps, "tune": config.steps}
-    return bake | {"tune": config.steps}
-
-
-def bake_settings(config: Config) -> dict[str, Any]:
-    """What the stage `bake` depends on."""
-    return {"steps": config.bake_steps, "rays_per_step": config.rays_per_step, "losses": asdict(config.losses)}
-
-
-def warmed(config: Config) -> Config:
-    """The settings that the stage `warm` depends on; all of them where there is no such stage."""
-    return config.warmed() if isinstance(config, RateConfig) else config
-
-
-def compress_with(
-    config: Config,
+def compress(
     field: RadianceField,
     scene: Scene,
+    preset: str | Preset[Any] = "compact",
     *,
     seed: int = 0,
     device: str = "cpu",
     report: Report | None = None,
-    checkpoints: Checkpoints = NOWHERE,
+    checkpoints: Checkpoints | None = None,
 ) -> Compressed:
-    """Compress by the preset that the settings are of; the other arguments as of `vqrf.compression.paper.compress`."""
-    common: dict[str, Any] = {"seed": seed, "device": device, "report": report, "checkpoints": checkpoints}
-    if isinstance(config, RateConfig):
-        return compress_pyramid(field, scene, config, **common)
-    return compress(field, scene, config, **common)
+    """Compress a field with the training views of its scene: measure what matters, choose, tune, round.
 
+    With the profile `web`, a field with a network is baked first.
 
-def with_steps(config: Config, steps: int) -> Config:
-    """The settings with so many steps of tuning in all.
+    Args:
+      preset: "compact", "paper", "demo", or settings such as `CompactPreset(bit_price=1e-9)`.
+      report: called after every step of a tuning with "bake", "warm" or "tune" and its progress.
+      checkpoints: the same call goes on from them.
+
+    Deterministic on the CPU with a given seed, whatever the number of threads.
 
     Raises:
-      ValueError: fewer than none.
+      ValueError: the preset has another name, or the views see nothing of the field.
     """
-    if not isinstance(config, RateConfig):
-        return replace(config, steps=steps)
-    own = round(steps * config.steps / max(config.steps + config.warm_steps, 1))
-    return replace(config, steps=own, warm_steps=steps - own)
+    chosen = preset_of(preset)
+    tuning = Tuning(RayPool(scene.train), chosen.rays_per_step, seed, device, report, checkpoints or Checkpoints())
+    if chosen.profile == "web" and not is_fast(field):
+        field = bake(field, scene, tuning, chosen.losses, chosen.bake_steps)
+    importance = measure_importance(field, tuning.pool)
+    expect_seen(importance)
+    small: Compressed = chosen.tune(field, importance, tuning)
+    return small
+
+
+def preset_of(preset: str | Preset[Any]) -> Preset[Any]:
+    """The preset of a name; one that is given as settings is what it is.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset}")
+    return PRESETS[preset]

@@ -19,13 +19,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-import numpy as np
-
 from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import Quantized
-from vqrf.codec.pyramid import PyramidField
-from vqrf.compression.compact import RateConfig, thin
-from vqrf.compression.presets import Compressed, Config
+from vqrf.codec.compressed import Compressed
+from vqrf.compression.preset import Preset
 from vqrf.files import write_atomically
 
 MAX_TRIALS = 20
@@ -41,16 +37,6 @@ PSNR_WINDOW = 0.02
 """dB above the target: a field that is no better than this meets it."""
 TRIM_REACH = {"size": math.log(1.2), "psnr": 0.2}
 """How far above the target (in log bytes, in dB) a trial is trimmed rather than tuned anew."""
-COARSEST = 2.0
-"""By how much a whole trim widens the steps of levels: one bit less for each."""
-
-OWN_QUALITY = 60.0
-"""Where a preset's own settings lie on its dial."""
-DEAREST, CHEAPEST = 128.0, 1 / 30
-"""What a bit costs at the two ends of the dial, 0 and 100, against what it costs there."""
-FINEST = 1 / 4
-"""Of the steps of a pyramid, what is left at 100: what is cheap is no use where steps are coarse (docs/log.md)."""
-
 Setting = TypeVar("Setting")
 Result = TypeVar("Result")
 
@@ -346,99 +332,37 @@ def _choose(
     return Found(chosen, result, is_met, tuple(trials))
 
 
-# -------------------------------------------------------------------------------------------------- the presets' own dials
-
-
-def config_at(base: Config, quality: float) -> Config:
-    """The settings of a quality 0..100 on a path through a preset, whose own settings are at `OWN_QUALITY`.
-
-    Of a pyramid the price of a bit changes, and above also the steps. With a codebook there are fewer voxels and codewords and
-    coarser levels below, and none of them keep features of their own at 0; above, more and finer. The tuning is the preset's
-    all along.
-
-    >>> from vqrf.compression.presets import PRESETS
-    >>> config_at(PRESETS["paper"], OWN_QUALITY) == PRESETS["paper"]
-    True
-    >>> config_at(PRESETS["paper"], 0).keep, config_at(PRESETS["paper"], 0).n_codes
-    (0.0, 256)
-    >>> config_at(RateConfig(bit_price=1e-9), 0).bit_price, config_at(RateConfig(), 100).fineness
-    (1.28e-07, 0.25)
-    """
-    if not 0 <= quality <= 100:
-        raise ValueError(f"quality: expected 0..100, got {quality:g}")
-    below = min(quality / OWN_QUALITY, 1.0)
-    above = max((quality - OWN_QUALITY) / (100 - OWN_QUALITY), 0.0)
-    if isinstance(base, RateConfig):
-        price = base.bit_price * DEAREST ** (1 - below) * CHEAPEST**above
-        return replace(base, bit_price=price, fineness=base.fineness * FINEST**above)
-    dropped = (1 - base.prune) * 10.0 ** (1.5 * (1 - below) - above)
-    steps = 0.4 + 0.6 * below + 0.5 * above
-    prune = base.prune if quality == OWN_QUALITY else 1 - min(dropped, 1.0)
-    return replace(
-        base,
-        prune=prune,
-        keep=min(base.keep * below + (0.95 - base.keep) * above * (base.keep < 0.95), prune),
-        n_codes=max(1, round(base.n_codes * 16 ** (below - 1))),
-        density_steps=base.density_steps * steps,
-        kept_steps=base.kept_steps * steps,
-    )
-
-
-def coarsen(field: Compressed, share: float) -> Compressed:
-    """The field made smaller: a pyramid by `vqrf.compression.compact.thin`, another by wider steps between levels.
-
-    Density and kept features get steps wider by 2 ** (1 - share); levels stay within their range, since they only come
-    nearer to the middle one, whose value does not move.
-    """
-    if isinstance(field, PyramidField):
-        return thin(field, share)
-    factor = np.float32(COARSEST ** (1 - share))
-    return replace(field, density=_widen(field.density, factor), kept=_widen(field.kept, factor))
-
-
-def _widen(table: Quantized, factor: np.float32) -> Quantized:
-    """The values nearest to a table's that have steps wider by a factor."""
-    if factor == 1:
-        return table
-    middle = np.float32((np.iinfo(table.levels.dtype).max + 1) // 2)
-    levels = np.rint((table.levels - middle) / factor) + middle
-    offset = table.offset + table.scale * middle * (1 - factor)
-    return Quantized(levels.astype(table.levels.dtype), table.scale * factor, offset.astype(np.float32))
-
-
 @dataclass(frozen=True)
 class FieldDial:
     """The dial of a trained field.
 
     Attributes:
-      path: quality to settings; `config_at` with a preset, or another.
+      base: the preset whose dial it is.
       tune: settings to a compressed field.
       score: PSNR in dB of a compressed field, on the views that count.
       metadata: what will be in the file with it, or as much.
     """
 
-    path: Callable[[float], Config]
-    tune: Callable[[Config], Compressed]
+    base: Preset[Any]
+    tune: Callable[[Preset[Any]], Compressed]
     score: Callable[[Compressed], float]
     metadata: Mapping[str, Any]
 
-    def setting(self, quality: float) -> Config:
-        return self.path(quality)
+    def setting(self, quality: float) -> Preset[Any]:
+        return self.base.at_quality(quality)
 
-    def compress(self, setting: Config) -> Compressed:
+    def compress(self, setting: Preset[Any]) -> Compressed:
         return self.tune(setting)
 
     def trim(self, result: Compressed, share: float) -> Compressed:
-        return coarsen(result, share)
+        smaller: Compressed = self.base.trim(result, share)
+        return smaller
 
     def n_bytes(self, result: Compressed) -> int:
         return len(encode(replace(result, metadata=dict(self.metadata))))
 
     def psnr(self, result: Compressed) -> float:
         return self.score(result)
-
-
-# ------------------------------------------------------------------------------------------------------------ words of it
 
 
 def describe_curve(trials: Sequence[Trial], chosen: Trial | None) -> str:

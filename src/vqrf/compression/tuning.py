@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from vqrf.data.rays import RayPool
 from vqrf.training.checkpoint import Checkpoint
-from vqrf.training.loop import Model, Report, optimize
+from vqrf.training.loop import Model, Report, optimize, snapshot
 from vqrf.training.stages import STAGES
 
-Profile = Literal["exact", "web"]
-"""Whom a file is for: `exact` keeps the field's own colours, `web` bakes them into harmonics that a browser shades fast."""
-
-
 TUNINGS = ("tune", "bake", "warm")
-"""Names of the tunings, each with batches of its own."""
+"""Names of the tunings, each with batches of its own. A new one goes to the end: a name's place seeds its batches."""
 
 
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where the tunings of a compression are saved now and then; nowhere for None.
+class Checkpoints(dict[str, Checkpoint]):
+    """Where the tunings of a compression are saved now and then, by their names; those that are not in it are not saved.
 
-    Attributes:
-      bake, warm: of stages that compressions of a field at other dials have in common. They are saved as their stage ends, and
-        so the next compression goes on from there.
-      tune: of the last stage.
-
-    All of them stay until the caller removes them, when the result is safe.
+    They stay until the caller removes them, when the result is safe.
     """
 
-    bake: Checkpoint | None = None
-    warm: Checkpoint | None = None
-    tune: Checkpoint | None = None
-
     def remove(self) -> None:
-        for checkpoint in (self.bake, self.warm, self.tune):
-            if checkpoint is not None:
-                checkpoint.remove()
-
-
-NOWHERE = Checkpoints()
+        for checkpoint in self.values():
+            checkpoint.remove()
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """On which rays models are tuned, and who hears of it; the two tunings of a compression have this in common."""
+    """On which rays models are tuned, and who hears of it; all tunings of a compression have this in common.
+
+    Attributes:
+      report: called after every step with the tuning's name and its progress.
+      checkpoints: what a tuning goes on from, if it is there.
+    """
 
     pool: RayPool
     rays_per_step: int
-    seed: int
-    device: str
-    report: Report | None
+    seed: int = 0
+    device: str = "cpu"
+    report: Report | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
-    def run(self, stage: str, model: Model, steps: int, checkpoint: Checkpoint | None) -> None:
+    def run(self, stage: str, model: Model, steps: int) -> None:
+        """Tune a model, or what is left to tune of it."""
         for progress in optimize(
             model,
             self.pool,
@@ -61,7 +49,12 @@ class Tuning:
             rays_per_step=self.rays_per_step,
             seed=(self.seed, len(STAGES) + TUNINGS.index(stage)),
             device=self.device,
-            checkpoint=checkpoint,
+            checkpoint=self.checkpoints.get(stage),
         ):
             if self.report is not None:
                 self.report(stage, progress)
+
+    def keep(self, stage: str, model: Model, steps: int) -> None:
+        """Save a model at the end of a stage, so that a call that goes on from there has nothing left to do in it."""
+        if stage in self.checkpoints:
+            self.checkpoints[stage].save(*snapshot(model, self.pool, steps))

@@ -1,35 +1,39 @@
-"""The profile `web`: a field's colours baked into harmonics, which a browser shades fast."""
+"""The profile `web`: colours that a browser shades fast, which a network's are not: it is baked into harmonics.
+
+A field without a network is left as it is, whichever its harmonics. Of Plenoxels' 27 the viewer reads seven texels for a run of
+samples, and of a baked field's 12 three. But baking puts the field on a lattice of four times as many voxels, where a network's
+edges between voxels need them, and Plenoxels have none: the file and the textures would be larger, the colours those of degree
+1 instead of 2, and the field tuned once more, to be shaded hardly faster (docs/log.md).
+"""
 
 from __future__ import annotations
 
-from vqrf.compression.importance import measure_importance
+from vqrf.compression.importance import expect_seen, measure_importance
 from vqrf.compression.tuning import Tuning
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
 from vqrf.kernels import LossWeights
 from vqrf.training.bake import HarmonicsModel, bake_harmonics, grow
-from vqrf.training.checkpoint import Checkpoint
-from vqrf.training.loop import snapshot, torch_threads
+from vqrf.training.loop import torch_threads
 
 
-def bake(
-    field: RadianceField,
-    scene: Scene,
-    tuning: Tuning,
-    losses: LossWeights,
-    steps: int,
-    checkpoint: Checkpoint | None,
-) -> RadianceField:
+def is_fast(field: RadianceField) -> bool:
+    """Whether a browser shades the field's own colours fast: no network makes them."""
+    return not field.color_mlp
+
+
+def bake(field: RadianceField, scene: Scene, tuning: Tuning, losses: LossWeights, steps: int) -> RadianceField:
     """The field in harmonics on a finer lattice, tuned on the photos for so many steps before anything is shared or dropped.
 
-    The checkpoint is saved at the end, so that a call that goes on from it has nothing left to do.
+    Raises:
+      ValueError: there is nothing in the field that a photo sees.
     """
     field = grow(field)
-    seen = measure_importance(field, tuning.pool) > 0
+    seen = measure_importance(field, tuning.pool)
+    expect_seen(seen)
     with torch_threads(1):  # with more, the last bits of its products would depend on how many
-        field = bake_harmonics(field, [view.camera for view in scene.train], seen)
+        field = bake_harmonics(field, [view.camera for view in scene.train], seen > 0)
     model = HarmonicsModel(field, losses, steps, device=tuning.device)
-    tuning.run("bake", model, steps, checkpoint)
-    if checkpoint is not None:
-        checkpoint.save(*snapshot(model, tuning.pool, steps))
+    tuning.run("bake", model, steps)
+    tuning.keep("bake", model, steps)
     return model.field()

@@ -1,0 +1,62 @@
+"""What a user asks of a compression, in words that need no PyTorch to be read: a preset, a profile, a goal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from vqrf.memory import parse_bytes
+
+PresetName = Literal["compact", "paper", "demo"]
+
+Profile = Literal["exact", "web"]
+"""Whom a file is for: `exact` keeps the field's own colours, `web` those that a browser shades fast (`compression.web`)."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Flags that name a quality or a size instead of settings; at most one of them.
+
+    Attributes:
+      quality: 0..100 on the preset's dial; its own settings are at 60.
+      target_size: bytes of the file, such as 1MB or 500kB: 95 to 100 % of them are used.
+      max_drop: dB below the trained field that the file may be.
+      target_psnr: dB that the file reaches.
+    """
+
+    quality: float | None = None
+    target_size: str | None = None
+    max_drop: float | None = None
+    target_psnr: float | None = None
+
+    @property
+    def is_searched(self) -> bool:
+        return any(value is not None for value in (self.target_size, self.max_drop, self.target_psnr))
+
+    def n_bytes(self) -> int:
+        """The target size.
+
+        Raises:
+          ValueError: it is no size.
+        """
+        return parse_bytes(self.target_size or "")
+
+    def check(self) -> None:
+        """Refuse two goals, or one that cannot be.
+
+        Raises:
+          ValueError: which, in the words of the command line.
+        """
+        given = [name for name, value in asdict(self).items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"expected one of --{' and --'.join(given).replace('_', '-')}, not both")
+        if self.target_size is not None:
+            self.n_bytes()
+        decibels = (self.max_drop or 0, self.target_psnr or 1)
+        if not all(map(math.isfinite, decibels)) or decibels[1] <= 0:
+            raise ValueError("--max-drop and --target-psnr: expected dB")
+
+
+NO_GOAL = Goal()
+"""The settings as they are."""
