@@ -74,7 +74,7 @@ WINGS = {
         "search",
     ),
     "bench": ("alternatives", "curves"),
-    "cli": ("terminal", "ends", "words", "convert", "view", "train", "compress", "bench", "main"),
+    "cli": ("terminal", "progress", "ends", "words", "convert", "view", "train", "compress", "bench", "main"),
 }
 """Wings, and the rooms of each, both in import order; CONTRIBUTING.md says what each is for."""
 

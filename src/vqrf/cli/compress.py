@@ -13,6 +13,7 @@ import tyro
 from vqrf import __version__
 from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
+from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import (
     Common,
     CommonFlags,
@@ -21,7 +22,6 @@ from vqrf.cli.terminal import (
     is_device,
     print_json,
     say,
-    step_bars,
 )
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from vqrf.cli.terminal import Said, UsageError, print_json, printable, take_any_text, tell
+from vqrf.cli.terminal import Said, Terminated, UsageError, print_json, printable, take_any_text, tell
 from vqrf.codec.container import BitstreamError
 from vqrf.data.listing import SceneError
 from vqrf.fields.storage import StorageError
@@ -44,10 +44,6 @@ EXTRAS = {
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 """Words of a RuntimeError with which PyTorch says that there is no memory left."""
-
-
-class Terminated(BaseException):
-    """The system asked this process to end."""
 
 
 class Lost(io.StringIO):

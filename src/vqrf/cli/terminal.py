@@ -10,8 +10,7 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vqrf.bars import is_shown, stage_bars
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import sections
@@ -33,12 +31,11 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field
 
 if TYPE_CHECKING:
-    from vqrf.training.loop import Progress as TrainProgress
+    pass
 
 FIELD_FILE = "field.safetensors"
 FACTORS_FILE = "tensorf.th"
 """Beside it, where the voxels were learnt as factors: a checkpoint of TensoRF."""
-METRICS_STEPS = 100
 WIDEST_TABLE = 1000
 """Characters, more than any table has."""
 JSON_VERSION = 1
@@ -53,6 +50,10 @@ class UsageError(ValueError):
 
 class Said(UsageError):
     """A `UsageError` of which the output has said all in JSON already."""
+
+
+class Terminated(BaseException):
+    """The system asked this process to end."""
 
 
 @dataclass(frozen=True)
@@ -220,36 +221,3 @@ def print_whole(table: Table) -> None:
     """Print a table as wide as the terminal, or, into a file or a pipe, with each row on a line."""
     console = Console()
     (console if console.is_terminal else Console(width=WIDEST_TABLE)).print(table)
-
-
-@contextmanager
-def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Callable[[str, TrainProgress], None]]:
-    """A bar for each stage, and a line of JSON every `METRICS_STEPS` steps; a line of text where there is no terminal."""
-    start = time.perf_counter()
-    printed: dict[str, tuple[int, float]] = {}  # step and time of each stage's last line of text
-    is_in_words = not quiet and not is_shown(quiet)
-    with stage_bars(stages, quiet) as show:
-
-        def report(stage: str, progress: TrainProgress) -> None:
-            show(stage, progress)
-            now = time.perf_counter()
-            last_step, last_time = printed.setdefault(stage, (progress.step, now))
-            if progress.step % METRICS_STEPS and progress.step != progress.steps:
-                return
-            line = {
-                "stage": stage,
-                "step": progress.step,
-                "batch_psnr": round(progress.psnr, 3),
-                "seconds": round(now - start, 2),
-            }
-            if metrics is not None:
-                with metrics.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            if is_in_words and progress.step % (10 * METRICS_STEPS) == 0:
-                rate = (progress.step - last_step) / max(now - last_time, 1e-9)
-                left = (progress.steps - progress.step) / max(rate, 1e-9)
-                done = f"{stage} {progress.step}/{progress.steps} {progress.psnr:.1f} dB"
-                print(f"{done} {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
-                printed[stage] = (progress.step, now)
-
-        yield report

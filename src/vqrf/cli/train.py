@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, say, step_bars
+from vqrf.cli.progress import step_bars
+from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Background, Scene
