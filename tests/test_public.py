@@ -22,11 +22,12 @@ from tiny import TINY
 import vqrf
 from vqrf import bars
 from vqrf.codec.bitstream import encode
+from vqrf.compression import presets
 from vqrf.fields.field import RadianceField
 from vqrf.fields.preview import preview
 from vqrf.geometry import Camera
 from vqrf.rendering.evaluate import evaluate
-from vqrf.rendering.render import render
+from vqrf.rendering.render import own_scene, render
 from vqrf.training import stages
 
 
@@ -155,3 +156,21 @@ def test_fit_shows_bars_on_a_terminal_unless_it_is_told_not_to(
     vqrf.fit(scene, SHORT, quiet=quiet)
     assert ("fine" in shown.getvalue() and "dB" in shown.getvalue()) == (is_terminal and not quiet)
     assert bool(shown.getvalue()) == (is_terminal and not quiet)
+
+
+def test_compress_takes_a_preset_by_its_name_and_shows_bars_as_fit_does(
+    ball_field: RadianceField, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(bars, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
+    scene = own_scene(ball_field, 3, 24)
+    for name, kind in (("compact", vqrf.PyramidField), ("paper", vqrf.CompressedField)):
+        monkeypatch.setitem(presets.PRESETS, name, replace(presets.PRESETS[name].with_steps(2), rays_per_step=64))
+        assert isinstance(vqrf.compress(ball_field, scene, preset=name, quiet=name == "paper"), kind)
+        assert "tune" in shown.getvalue()
+        shown.truncate(0)
+    assert not shown.getvalue()
+    with pytest.raises(ValueError, match=r"preset: expected one of compact, paper, demo, got big"):
+        vqrf.compress(ball_field, scene, preset="big")
+    with pytest.raises(ValueError, match="no training views"):
+        vqrf.compress(ball_field, replace(scene, train=()))

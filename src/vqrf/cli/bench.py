@@ -216,7 +216,9 @@ class Case:
         mark = fingerprint(self.scene, {**config.depends_on("warm"), "seed": self.common.seed, "density": density})
         checkpoints = Checkpoints(warm=Checkpoint(self.work / f"{mark}.warm", mark))
         common = self.common
-        return compress(self.field, self.scene, config, seed=common.seed, device=common.device, checkpoints=checkpoints)
+        return compress(
+            self.field, self.scene, config, seed=common.seed, device=common.device, quiet=True, checkpoints=checkpoints
+        )
 
     def encode(self, small: Compressed) -> bytes:
         return encode(replace(small, metadata=self.metadata))

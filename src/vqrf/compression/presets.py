@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vqrf.bars import stage_bars
 from vqrf.codec.compressed import Compressed
 from vqrf.compression.compact import CompactPreset
 from vqrf.compression.importance import expect_seen, measure_importance
@@ -35,6 +36,7 @@ def compress(
     *,
     seed: int = 0,
     device: str = "cpu",
+    quiet: bool = False,
     report: Report | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Compressed:
@@ -44,21 +46,27 @@ def compress(
 
     Args:
       preset: "compact", "paper", "demo", or settings such as `CompactPreset(bit_price=1e-9)`.
-      report: called after every step of a tuning with "bake", "warm" or "tune" and its progress.
+      device: "cpu", or a torch device such as "cuda".
+      quiet: draw no bars on the terminal; where there is no terminal there are none in any case.
+      report: called after every step of a tuning with "bake", "warm" or "tune" and its progress, instead of the bars.
       checkpoints: the same call goes on from them.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
 
     Raises:
-      ValueError: the preset has another name, or the views see nothing of the field.
+      ValueError: the preset has another name, the scene has no training views, or these see nothing of the field.
     """
     chosen = preset_of(preset)
-    tuning = Tuning(RayPool(scene.train), chosen.rays_per_step, seed, device, report, checkpoints or Checkpoints())
-    if chosen.profile == "web" and not is_fast(field):
-        field = bake(field, scene, tuning, chosen.losses, chosen.bake_steps)
-    importance = measure_importance(field, tuning.pool)
-    expect_seen(importance)
-    small: Compressed = chosen.tune(field, importance, tuning)
+    if not scene.train:
+        raise ValueError("the scene has no training views")
+    with stage_bars(chosen.stages(), quiet or report is not None) as show:
+        pool, kept = RayPool(scene.train), checkpoints or Checkpoints()
+        tuning = Tuning(pool, chosen.rays_per_step, seed, device, report or show, kept)
+        if chosen.profile == "web" and not is_fast(field):
+            field = bake(field, scene, tuning, chosen.losses, chosen.bake_steps)
+        importance = measure_importance(field, tuning.pool)
+        expect_seen(importance)
+        small: Compressed = chosen.tune(field, importance, tuning)
     return small
 
 
