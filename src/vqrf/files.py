@@ -60,7 +60,7 @@ def expect_file(path: str | Path) -> None:
     except ValueError as error:  # a name with a 0 in it
         raise OSError(errno.EINVAL, str(error), str(path)) from error
     if stat.S_ISDIR(mode):
-        raise OSError(errno.EISDIR, "is a folder, expected a file", str(path))
+        raise OSError(errno.EISDIR, "is a folder (directory), expected a file", str(path))
     is_given = stat.S_ISFIFO(mode) and str(path).startswith(PIPES_BY_NUMBER)
     if not stat.S_ISREG(mode) and not is_given:
         raise OSError(errno.EINVAL, "is no file but a device, a pipe or a socket", str(path))

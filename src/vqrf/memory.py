@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 USUAL_SHARE = 0.5
@@ -18,6 +19,9 @@ USUAL_SHARE = 0.5
 
 LEAST_BUDGET = 1 << 28
 """Bytes. Below this nothing could be shown; where there is less, the system says so."""
+
+DECODING_BYTES = 1 << 30
+"""Bytes that the arrays of a file may have, unless a person allows more: those of the largest scenes are a tenth of it."""
 
 UNKNOWN_BUDGET = 1 << 32
 """Bytes, where the system does not say how much memory it has."""
@@ -38,8 +42,32 @@ class OverBudget(ValueError):
     """Something would take more memory than the caller allows; the message says what and how much."""
 
 
+_limits: list[int] = []
+"""Budgets that `limited` has set, the last of which holds."""
+
+
+@contextmanager
+def limited(n_bytes: int | None) -> Iterator[None]:
+    """Inside, `n_bytes` are the usual budget of this process; None changes nothing."""
+    if n_bytes is not None:
+        _limits.append(n_bytes)
+    try:
+        yield
+    finally:
+        if n_bytes is not None:
+            _limits.pop()
+
+
+def decoding_budget() -> int:
+    """Bytes for `vqrf.decode` where a person waits: what `limited` says, or a gigabyte if there is room for it."""
+    return _limits[-1] if _limits else min(usual_budget(), DECODING_BYTES)
+
+
 def usual_budget() -> int:
-    """Bytes that may be taken where nobody says: a share of what is free now on this machine, or in its container."""
+    """Bytes that may be taken where nobody says: what `limited` says, or a share of what is free now on this machine, or in its
+    container."""
+    if _limits:
+        return _limits[-1]
     free = [*_free_of_machine(), *_free_of_container(), *_free_of_process()]
     return max(int(min(free) * USUAL_SHARE), LEAST_BUDGET) if free else UNKNOWN_BUDGET
 

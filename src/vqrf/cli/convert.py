@@ -13,6 +13,8 @@ import tyro
 from vqrf.cli.terminal import (
     FACTORS_FILE,
     FIELD_FILE,
+    NO_LIMITS,
+    LimitFlags,
     UsageError,
     load_any,
     load_compressed,
@@ -26,7 +28,7 @@ from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene, View
-from vqrf.fields.field import RadianceField
+from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.storage import StorageError, save_field
 from vqrf.files import write_atomically
 from vqrf.interop import (
@@ -200,6 +202,13 @@ def load_to_compress(
     return field, {**notes, "tuned_on": f"{own.own_views} renders of the field, {size}"}, scene
 
 
+ENDINGS = (
+    "the endings are .tar (DirectVoxGO), .npz (svox2), .th (TensoRF), .vqrf, .zip or a folder extreme_saving (VQRF); "
+    "a name without one is a run folder"
+)
+"""What can be written, for who named something else."""
+
+
 @dataclass(frozen=True)
 class Convert:
     """Change a field's file into another kind, which the ending of OUT names.
@@ -218,8 +227,11 @@ class Convert:
     overwrite: bool = False
     """Replace what is there."""
     options: ImportFlags = AS_THEY_ARE
+    limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
+        if self.out.suffix and self._is_run_folder() and not self.out.is_dir():
+            raise UsageError(f"{self.out}: {self.out.suffix} is not written; {ENDINGS}")
         target = self.out / FIELD_FILE if self._is_run_folder() else self.out
         if target.exists() and not self.overwrite:
             raise StorageError(self.out, "is there already; give --overwrite")
@@ -277,6 +289,12 @@ class Convert:
         return data
 
     def _load_compressed(self) -> Compressed:
+        small = self._read_compressed()
+        if fault := drawing_fault_of(small):
+            raise StorageError(self.field, f"cannot be drawn: {fault}")
+        return small
+
+    def _read_compressed(self) -> Compressed:
         flags = self.options
         if is_checkpoint(self.field) and is_vqrf(self.field):
             return load_vqrf(self.field, corners=flags.corners, sampling=sampling_of(self.field, flags))

@@ -24,10 +24,14 @@ from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpo
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.terminal import (
     FIELD_FILE,
+    NO_LIMITS,
     Common,
     CommonFlags,
+    LimitFlags,
+    Limits,
     Said,
     UsageError,
+    expect_run,
     expect_writable,
     load_compressed,
     load_like,
@@ -42,14 +46,17 @@ from vqrf.cli.terminal import (
 from vqrf.cli.train import Train, train_into
 from vqrf.cli.view import Export, Render
 from vqrf.cli.words import PROGRAM, read_words
-from vqrf.codec.bitstream import verify
-from vqrf.codec.compressed import CODED, KEPT, PRUNED
-from vqrf.codec.lint import inspect, refusals
+from vqrf.codec.bitstream import decode, verify
+from vqrf.codec.container import sections
+from vqrf.codec.lint import Finding, inspect, refusals
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.load import load_scene
 from vqrf.data.scene import save_scene
+from vqrf.fields.field import drawing_fault_of
+from vqrf.fields.storage import describe_field
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
+from vqrf.memory import decoding_budget, limited
 
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
@@ -98,6 +105,7 @@ class Info:
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
+    limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
         facts = facts_of_checkpoint(self.scene, self.options) if is_checkpoint(self.scene) else facts_of(self.scene)
@@ -106,7 +114,7 @@ class Info:
             return
         table = Table(show_header=False, box=None)
         for name, value in facts.items():
-            if name == "sections":
+            if name == "sections" and isinstance(value, dict):
                 value = ", ".join(f"{section} {size}" for section, size in value.items())
             table.add_row(Text(one_line(name.replace("_", " "))), Text(one_line(str(value))))
         print_whole(table)
@@ -122,14 +130,16 @@ class Verify:
     """Find too what the format allows and no encoder of ours writes."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON: findings, each with section, offset and reason."""
+    limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
-        data = read_bytes(self.scene)
+        data = read_bytes(self.scene, of_any_kind=self.strict or self.as_json)
         if self.strict or self.as_json:
             report_findings(self.scene, data, self.strict, self.as_json)
             return
         with named(self.scene):
-            verify(data)
+            if fault := drawing_fault_of(verify(data, max_bytes=decoding_budget())):
+                raise ValueError(f"is whole, but cannot be drawn: {fault}")
         say(False, f"{self.scene}: {len(data)} bytes, every section is whole and encodes again to the same bytes")
 
 
@@ -165,7 +175,13 @@ class Demo:
 
 def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:
     """Print what is odd about a file, and end in an error if anything is."""
-    findings = inspect(data) if strict else refusals(data)
+    budget = decoding_budget()
+    findings = refusals(data, max_bytes=budget)
+    if not findings:
+        if fault := drawing_fault_of(decode(data, max_bytes=budget)):
+            head = next(at for name, at, _ in sections(data) if name == "HEAD")
+            findings.append(Finding("HEAD", head, f"cannot be drawn: {fault}"))
+        findings += inspect(data, max_bytes=budget) if strict else []
     if as_json:
         print_json({"bytes": len(data), "findings": [asdict(finding) for finding in findings]})
     else:
@@ -181,18 +197,11 @@ def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> Non
 def facts_of(path: Path) -> dict[str, Any]:
     """What `info` prints."""
     if path.is_dir():
-        field, notes = load_run(path)
-        return {
-            "kind": "trained field",
-            "shape": list(field.lattice.shape),
-            "channels": field.n_channels,
-            "shading": field.equation.shading,
-            "activation": field.equation.activation,
-            "grid_bytes": field.grid_bytes,
-            **notes,
-        }
+        expect_run(path)
+        facts = {"kind": "trained field", **describe_field(path / FIELD_FILE)}
+        return {**facts, **facts.pop("notes"), **facts}  # what a file says of itself comes after, and replaces nothing
     small, sizes = load_compressed(path)
-    counts = [int((small.partition == kind).sum()) for kind in (PRUNED, CODED, KEPT)]
+    counts = [small.partition.size - small.n_coded - small.n_kept, small.n_coded, small.n_kept]
     facts = {
         "kind": "vqrf file",
         "bytes": sum(sizes.values()),
@@ -208,6 +217,8 @@ def facts_of(path: Path) -> dict[str, Any]:
         "layers": [list(weight.shape if hasattr(weight, "shape") else weight.levels.shape) for weight, _ in small.color_mlp],
         "sections": sizes,
     }
+    if fault := drawing_fault_of(small):
+        facts["cannot_be_drawn"] = fault
     return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
@@ -246,9 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{PROGRAM} {__version__}")
             return
         verb = read_words(Verb, words, "Volumetric radiance fields small enough to send, embed and keep.")
-        if not isinstance(verb, cli_view.View | Export | Info | Verify | Convert):
-            set_up(verb)
-        verb.run()
+        is_short = isinstance(verb, cli_view.View | Export | Info | Verify | Convert)
+        limits = verb.limits if is_short else Limits(verb.common.max_memory)
+        with limited(limits.n_bytes()):
+            if not is_short:
+                set_up(verb)
+            verb.run()
 
 
 if __name__ == "__main__":

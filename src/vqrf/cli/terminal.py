@@ -22,13 +22,15 @@ from rich.table import Table
 
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
-from vqrf.codec.container import sections
+from vqrf.codec.container import SIGNATURE, sections
 from vqrf.data.listing import MAX_SIDE, SceneError
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.scene import Background, Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field
+from vqrf.files import expect_file, read_file
+from vqrf.memory import decoding_budget, parse_bytes
 
 if TYPE_CHECKING:
     pass
@@ -42,6 +44,22 @@ JSON_VERSION = 1
 """Version of what `--json` prints: a key that goes, or means something else, makes a new one."""
 MAX_LINE = 600
 """Characters of a line about what is wrong, whatever a file has in it."""
+
+
+KINDS = (
+    (b"ply", "a PLY of points or splats"),
+    (b"glTF", "a glTF"),
+    (b"\x89PNG", "a PNG"),
+    (b"\xff\xd8", "a JPEG"),
+    (b"\x1f\x8b", "something gzipped"),
+    (b"\x78\x9c", "something deflated, such as a snapshot of instant-ngp"),
+    (b"PK", "a zip"),
+    (b"<!do", "a web page"),
+    (b"{", "JSON"),
+)
+"""First bytes of files that people try, and what they are."""
+
+READ = "read are .vqrf files, run folders, checkpoints of DirectVoxGO (.tar), svox2 (.npz) and TensoRF (.th), and VQRF's output"
 
 
 class UsageError(ValueError):
@@ -66,6 +84,7 @@ class Common:
       device: where to train: cpu, or a torch device such as cuda.
       quiet: print nothing but results.
       overwrite: replace what is there.
+      max_memory: refuse what would take more, such as 8GB; half of what is free, if not given.
     """
 
     seed: int = 0
@@ -73,8 +92,33 @@ class Common:
     device: str = "cpu"
     quiet: bool = False
     overwrite: bool = False
+    max_memory: str | None = None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a verb may take.
+
+    Attributes:
+      max_memory: refuse what would take more, such as 8GB; half of what is free, if not given.
+    """
+
+    max_memory: str | None = None
+
+    def n_bytes(self) -> int | None:
+        """The memory.
+
+        Raises:
+          UsageError: it is no size.
+        """
+        try:
+            return None if self.max_memory is None else parse_bytes(self.max_memory)
+        except ValueError as error:
+            raise UsageError(f"--max-memory: {error}") from None
+
+
+LimitFlags = Annotated[Limits, tyro.conf.arg(name="")]
+NO_LIMITS = Limits()
 CommonFlags = Annotated[Common, tyro.conf.arg(name="")]
 
 
@@ -125,10 +169,24 @@ def is_device(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, of_any_kind: bool = False) -> bytes:
+    """A .vqrf file, of which no more than its first bytes is read where these are of something else.
+
+    Args:
+      of_any_kind: give these bytes then, for a decoder to refuse.
+    """
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, expected a .vqrf file")
-    return path.read_bytes()
+    expect_file(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(len(SIGNATURE))
+        if start != SIGNATURE[: len(start)] and of_any_kind:
+            return start
+        if start != SIGNATURE[: len(start)]:
+            what = next((f", but {kind}" for begin, kind in KINDS if start.startswith(begin)), "")
+            raise UsageError(f"{path}: header at byte 0: not a .vqrf file{what}; {READ}")
+    return read_file(path)
 
 
 @contextmanager
@@ -143,14 +201,18 @@ def named(path: Path) -> Iterator[None]:
 def load_compressed(path: Path) -> tuple[Compressed, dict[str, int]]:
     data = read_bytes(path)
     with named(path):
-        return decode(data), {name: size for name, _, size in sections(data)}
+        return decode(data, max_bytes=decoding_budget()), {name: size for name, _, size in sections(data)}
 
 
-def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
+def expect_run(path: Path) -> None:
     if not path.is_dir():
         raise UsageError(f"{path}: is no run folder")
     if not (path / FIELD_FILE).exists():
         raise UsageError(f"{path}: holds no {FIELD_FILE}; is it a run folder, and has its training ended?")
+
+
+def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
+    expect_run(path)
     return load_field(path / FIELD_FILE)
 
 

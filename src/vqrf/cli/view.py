@@ -6,10 +6,10 @@ import errno
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import tyro
@@ -18,8 +18,10 @@ from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, load_field_of
 from vqrf.cli.terminal import (
     FIELD_FILE,
+    NO_LIMITS,
     Common,
     CommonFlags,
+    LimitFlags,
     UsageError,
     expect_writable,
     load_like,
@@ -30,16 +32,25 @@ from vqrf.cli.terminal import (
     tell,
 )
 from vqrf.codec.bitstream import decode, encode
-from vqrf.fields.field import RadianceField
+from vqrf.codec.compressed import Compressed
+from vqrf.data.scene import View as PhotoView
+from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.preview import preview
 from vqrf.files import read_file, write_atomically
 from vqrf.geometry import Camera, Lattice
+from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.page import page_with_scene
 from vqrf.rendering.render import render, save_image
 from vqrf.rendering.serve import SceneServer, Source
 
 CLIP_SUFFIX = ".mp4"
+PAGE_SUFFIXES = (".html", ".htm")
+OUTPUT_SUFFIXES = {".mp4", ".gif", ".mov", ".webm", ".avi", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".exr", ".tif", ".tiff"}
+"""Endings of names that people mean as one film or picture."""
+MAX_FRAMES, MAX_PICTURE_SIDE = 100_000, 1 << 15
+BYTES_OF_PIXEL = 64
+"""Bytes of a picture's pixel, while it is drawn and written."""
 MAX_PORT = 65535
 REFRESH_SECONDS = 5.0
 """How often the page asks whether there is a newer field."""
@@ -76,6 +87,7 @@ class Render:
     common: CommonFlags = Common()
 
     def run(self) -> None:
+        self._expect_output()
         field, notes, _ = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
         views = self._views_along_path(field.lattice)
         if views is None:
@@ -83,8 +95,10 @@ class Render:
                 raise UsageError("expected cameras: give --data FOLDER, or --path orbit, spiral or FILE")
             scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
             field = field.with_background(scene.background)
-            views = {f"{Path(view.name).name}.png": view.camera for view in getattr(scene, self.split)}
+            views = pictures_of(getattr(scene, self.split))
         is_clip = self.path is not None and self.out.suffix == CLIP_SUFFIX
+        largest = max(camera.width * camera.height for camera in views.values())
+        expect_room(BYTES_OF_PIXEL * largest, None, f"a picture of {largest} pixels")
         if is_clip:
             expect_writable(self.out, self.common)
         elif self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
@@ -101,10 +115,18 @@ class Render:
                 if is_clip:
                     clip.add(rgb)
                 else:
+                    (self.out / name).parent.mkdir(parents=True, exist_ok=True)
                     save_image(rgb, self.out / name)
                 advance(1, "")
         what = f"a film of {len(views)}" if is_clip else f"{len(views)}"
         say(self.common.quiet, f"wrote {what} images to {self.out}")
+
+    def _expect_output(self) -> None:
+        """Refuse, before anything is read, a name whose ending would be that of a file which is not written."""
+        endings = {CLIP_SUFFIX} if self.path is not None else set()
+        if self.out.suffix.lower() in OUTPUT_SUFFIXES - endings and not self.out.is_dir():
+            film = f", or with --path a film NAME{CLIP_SUFFIX}" if self.path is None or self.out.suffix != CLIP_SUFFIX else ""
+            raise UsageError(f"{self.out}: {self.out.suffix} is not written; give a folder for PNG files{film}")
 
     def _views_along_path(self, lattice: Lattice) -> dict[str, Camera] | None:
         """Cameras by the name of their picture, or None if no path is asked for."""
@@ -113,11 +135,16 @@ class Render:
         for name in ("frames", "fps", "width", "height"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name}: expected at least 1, got {getattr(self, name)}")
+        if self.frames > MAX_FRAMES or max(self.width, self.height) > MAX_PICTURE_SIDE:
+            most = f"--frames {MAX_FRAMES}, --width and --height {MAX_PICTURE_SIDE}"
+            raise UsageError(f"expected at most {most}, got {self.frames} of {self.width}x{self.height}")
         size = (self.width, self.height)
         if self.out.suffix == CLIP_SUFFIX and not even(size):
             raise UsageError(f"{self.out}: a film needs an even width and height, got {self.width}x{self.height}")
         if self.path in ("orbit", "spiral"):
             cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size)
+        elif not Path(self.path).exists():
+            raise UsageError(f"--path {self.path}: expected orbit, spiral or a JSON file, and there is no such file")
         else:
             try:
                 cameras = load_path(self.path, size)
@@ -136,6 +163,7 @@ class View:
     """Of 127.0.0.1; 0: one that is free."""
     open: bool = True
     """Open the browser."""
+    limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
         if not 0 <= self.port <= MAX_PORT:
@@ -145,7 +173,7 @@ class View:
         else:
             data = read_bytes(self.scene)
             with named(self.scene):
-                decode(data)
+                expect_drawable(decode(data, max_bytes=decoding_budget()))
             source = source_of_file(self.scene)
         with open_server(source, self.scene.resolve().name, self.port) as server:
             say(False, f"{self.scene}: at {server.url} until Ctrl+C")
@@ -167,15 +195,43 @@ class Export:
     """The page to write."""
     overwrite: bool = False
     """Replace what is there."""
+    limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
         data = read_bytes(self.scene)
         with named(self.scene):
-            decode(data)
+            expect_drawable(decode(data, max_bytes=decoding_budget()))
+        if self.out.suffix not in PAGE_SUFFIXES:
+            raise UsageError(f"{self.out}: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}")
         expect_writable(self.out, Common(overwrite=self.overwrite))
         page = page_with_scene(data, self.scene.name)
         write_atomically(self.out, page)
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
+
+
+def pictures_of(views: Sequence[PhotoView]) -> dict[str, Camera]:
+    """Cameras by the name of their picture: without the folders that all views share, so that no two become one file.
+
+    Raises:
+      UsageError: two views have one name.
+    """
+    parts = [[part for part in PurePosixPath(view.name).parts if part not in ("/", "..")] for view in views]
+    shared = min(len(path) - 1 for path in parts)
+    while any(path[:shared] != parts[0][:shared] for path in parts):
+        shared -= 1
+    names = ["/".join(path[shared:]) for path in parts]
+    pictures: dict[str, Camera] = {}
+    for name, view in zip(names, views, strict=True):
+        if f"{name}.png" in pictures:
+            raise UsageError(f"{view.name}: two views have this name, and there is one file for both")
+        pictures[f"{name}.png"] = view.camera
+    return pictures
+
+
+def expect_drawable(small: Compressed) -> None:
+    """Refuse what no page can show."""
+    if fault := drawing_fault_of(small):
+        raise ValueError(f"cannot be drawn: {fault}")
 
 
 def open_server(source: Source, name: str, port: int) -> SceneServer:

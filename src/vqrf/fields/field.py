@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.codec.compressed import PRUNED, Compressed, float_table
+from vqrf.codec.compressed import PRUNED, Compressed, float_table, items_of
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume, select
 from vqrf.kernels.constants import Equation, count_view_frequencies, drawing_fault, shading_fault
@@ -102,6 +102,17 @@ class RadianceField:
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
         return replace(self, equation=replace(self.equation, background=background))
+
+
+def drawing_fault_of(compressed: Compressed) -> str | None:
+    """Why `expand` or a renderer would refuse what a file says; None if they take it. No grid is made."""
+    lattice, equation = compressed.lattice, compressed.equation
+    n_weights = sum(items_of(weight).size for weight, _ in compressed.color_mlp)
+    if fault := drawing_fault(lattice.lo, lattice.hi, equation, n_weights):
+        return fault
+    with np.errstate(over="ignore", invalid="ignore"):
+        arrays = [*compressed.voxel_values(), *(float_table(table) for layer in compressed.color_mlp for table in layer)]
+    return None if all(np.isfinite(array).all() for array in arrays) else "the field has a value that is not finite"
 
 
 def layers_fault(layers: Layers, n_channels: int, feature_frequencies: int) -> str | None:

@@ -7,8 +7,10 @@ line per report) and, while training goes on, checkpoints. Nothing in it names a
 from __future__ import annotations
 
 import json
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,22 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as tensors_from_bytes
 
+from vqrf.codec.compressed import MAX_LAYERS
 from vqrf.fields.cells import active_voxels
-from vqrf.fields.field import RadianceField
-from vqrf.files import write_atomically
+from vqrf.fields.field import RadianceField, dense_bytes, layers_fault
+from vqrf.files import read_file, write_atomically
 from vqrf.geometry import Lattice
-from vqrf.kernels.constants import Equation
+from vqrf.kernels.constants import NUMBERS, Equation
+from vqrf.memory import expect_room
 
 FIELD_FORMAT = "vqrf-field-1"
 HEADER_KEY, CRC_KEY = "vqrf", "crc32"
 MAX_FIELD_BYTES = 1 << 33
+MAX_SIDE = 8192
+"""Longest side of a lattice: one at half the edge of the largest that a .vqrf file holds."""
+MAX_STORED_CHANNELS = 4096
+MAX_NUMBER = 1e300
+"""Greatest number of a header: with a greater one, no product is finite."""
 MAX_HEADER_BYTES = 1 << 24
 """Ours have a few kB."""
 
@@ -92,7 +101,7 @@ def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any
     try:
         if path.stat().st_size > MAX_FIELD_BYTES:
             raise StorageError(path, f"is larger than {MAX_FIELD_BYTES} bytes")
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise StorageError(path, error.strerror or str(error)) from error
     return arrays_from_bytes(data, path, expected_format)
@@ -134,7 +143,7 @@ def arrays_from_bytes(data: bytes, path: str | Path, expected_format: str) -> tu
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         header = json.loads(metadata[HEADER_KEY])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise StorageError(path, f"is no file of this program, or is damaged ({reason})") from error
     if metadata.get(CRC_KEY) != checksum(arrays, metadata[HEADER_KEY]):
@@ -170,38 +179,112 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
     save_arrays(path, arrays, header)
 
 
-def load_field(path: Path) -> tuple[RadianceField, dict[str, Any]]:
+def load_field(path: Path, *, max_bytes: int | None = None) -> tuple[RadianceField, dict[str, Any]]:
     """Read a field and its notes. Voxels that were not written come back as zeros.
 
+    Args:
+      max_bytes: the budget of memory; None for the usual one (see `vqrf.memory`).
+
     Raises:
-      StorageError: the file cannot be used.
+      StorageError: the file cannot be used, or its field takes more memory.
+
+    Safe for untrusted input.
     """
     arrays, header = load_arrays(path, FIELD_FORMAT)
+    with _reading(path):
+        said = _Said(arrays, header)
+        shape, n_channels = said.lattice.shape, said.n_channels
+        expect_room(dense_bytes(shape, n_channels), max_bytes, f"a lattice of {list(shape)} voxels")
+        active = _bits(arrays, "active", shape)
+        density, features = np.zeros(shape, np.float32), np.zeros((*shape, n_channels), np.float32)
+        density[active], features[active] = arrays["density"], arrays["features"]
+        allowed = _bits(arrays, "allowed", tuple(side - 1 for side in shape)).view(np.uint8) if "allowed" in arrays else None
+        return RadianceField(said.lattice, density, features, said.layers, said.equation, allowed), said.notes
+
+
+def describe_field(path: Path) -> dict[str, Any]:
+    """What a file says of its field, of which no grid is made; errors as of `load_field`."""
+    arrays, header = load_arrays(path, FIELD_FORMAT)
+    with _reading(path):
+        said = _Said(arrays, header)
+        return {
+            "shape": list(said.lattice.shape),
+            "lo": list(said.lattice.lo),
+            "hi": list(said.lattice.hi),
+            "channels": said.n_channels,
+            "shading": said.equation.shading,
+            "activation": said.equation.activation,
+            "grid_bytes": 4 * said.lattice.n_voxels * (1 + said.n_channels),
+            "layers": [list(weight.shape) for weight, _ in said.layers],
+            "notes": said.notes,
+        }
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        lattice = Lattice(tuple(header["lo"]), tuple(header["hi"]), tuple(header["shape"]))
-        active = np.unpackbits(arrays["active"], count=lattice.n_voxels).astype(bool).reshape(lattice.shape)
-        density = np.zeros(lattice.shape, np.float32)
-        density[active] = arrays["density"]
-        features = np.zeros((*lattice.shape, arrays["features"].shape[-1]), np.float32)
-        features[active] = arrays["features"]
-        allowed = None
-        if "allowed" in arrays:
-            cells = tuple(side - 1 for side in lattice.shape)
-            allowed = np.unpackbits(arrays["allowed"], count=int(np.prod(cells))).reshape(cells)
-        field = RadianceField(
-            lattice=lattice,
-            density=density,
-            features=features,
-            color_mlp=tuple((arrays[f"mlp{i}.weight"], arrays[f"mlp{i}.bias"]) for i in range(header["n_layers"])),
-            equation=_equation_of(header),
-            allowed=allowed,
-        )
-        return field, header["notes"]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        yield
+    except StorageError:
+        raise
+    except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise StorageError(path, f"holds no usable field ({type(error).__name__}: {error})") from error
+
+
+class _Said:
+    """What the header and the small arrays of a field say, checked one by one, as anybody may have written them."""
+
+    def __init__(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
+        lo, hi, shape = (_list(header, key, 3) for key in ("lo", "hi", "shape"))
+        if not all(type(side) is int and 2 <= side <= MAX_SIDE for side in shape):
+            raise ValueError(f"shape: expected three sides of 2..{MAX_SIDE}, got {shape}")
+        self.lattice = Lattice((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), (shape[0], shape[1], shape[2]))
+        self.notes: dict[str, Any] = header["notes"] if isinstance(header.get("notes"), dict) else {}
+        self.equation = _equation_of(header)
+        density, features = arrays["density"], arrays["features"]
+        if density.dtype != np.float32 or features.dtype != np.float32 or density.ndim != 1 or features.ndim != 2:
+            raise ValueError("density, features: expected float32 [N] and [N,C]")
+        if len(density) != len(features) or not 1 <= features.shape[1] <= MAX_STORED_CHANNELS:
+            raise ValueError(f"features: expected {len(density)} rows of 1..{MAX_STORED_CHANNELS}, got {list(features.shape)}")
+        self.n_channels = features.shape[1]
+        n_layers = header["n_layers"]
+        if type(n_layers) is not int or not 0 <= n_layers <= MAX_LAYERS:
+            raise ValueError(f"n_layers: expected 0..{MAX_LAYERS}, got {n_layers}")
+        self.layers = tuple((arrays[f"mlp{i}.weight"], arrays[f"mlp{i}.bias"]) for i in range(n_layers))
+        if any(array.dtype != np.float32 for layer in self.layers for array in layer):
+            raise ValueError("color_mlp: expected float32")
+        if fault := layers_fault(self.layers, self.n_channels, self.equation.feature_frequencies):
+            raise ValueError(f"color_mlp: {fault}")
+
+
+def _list(header: Mapping[str, Any], key: str, n: int) -> list[Any]:
+    """Finite numbers of a header."""
+    values = header.get(key)
+    if not isinstance(values, list) or len(values) != n or not all(_is_number(value) for value in values):
+        raise ValueError(f"{key}: expected {n} finite numbers")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= MAX_NUMBER
+
+
+def _bits(arrays: Arrays, key: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    packed, n = arrays[key], math.prod(shape)
+    if packed.dtype != np.uint8 or packed.shape != (-(-n // 8),):
+        raise ValueError(f"{key}: expected {n} bits, got {packed.dtype} {list(packed.shape)}")
+    return np.unpackbits(packed, count=n).view(np.bool_).reshape(shape)
 
 
 def _equation_of(header: Mapping[str, Any]) -> Equation:
     """The constants in the header of a field; what older run folders do not say has the default of then and now."""
     said = {field.name: header[field.name] for field in fields(Equation) if field.name in header}
-    return Equation(**said | {"background": tuple(header["background"])})
+    for name in NUMBERS:
+        if name != "background" and not _is_number(said.get(name)):
+            raise ValueError(f"{name}: expected a finite number")
+    if type(said.get("feature_frequencies", 0)) is not int:
+        raise ValueError("feature_frequencies: expected a whole number")
+    for name in ("shading", "activation"):
+        if not isinstance(said.get(name, ""), str):
+            raise ValueError(f"{name}: expected a text")
+    red, green, blue = _list(header, "background", 3)
+    return Equation(**said | {"background": (red, green, blue)})

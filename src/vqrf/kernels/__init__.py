@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
 from numpy.typing import NDArray
 
-from vqrf.kernels.constants import Equation
+from vqrf.kernels.constants import MAX_SAMPLES, Equation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +73,6 @@ SKIP_BLOCK = 4
 MAX_STEPS = 14 + (1 << 14) - 1
 """Of a rounded value: what the code of a coefficient (FORMAT.md section 6) reaches."""
 
-MAX_SAMPLES = 1 << 16
-"""Of a ray, wherever it runs: so many steps are on the lattice's diagonal at most. Fields have about a thousand."""
 
 BITS_UNIT = 1 / 16
 """What `add_rate_gradient` takes bits in units of."""

@@ -19,7 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.files import read_file
 from vqrf.geometry import Camera, Float32, Float64, Lattice
+
+MAX_PATH_BYTES = 1 << 26
+"""Most bytes of a camera path; a frame takes some hundreds."""
 
 FOV = math.radians(40)
 """The angle that the shorter side of the picture sees."""
@@ -79,7 +83,7 @@ def load_path(path: str | Path, size: Size) -> list[Camera]:
       OSError: the file cannot be read.
     """
     try:
-        tree = json.loads(Path(path).read_bytes())
+        tree = json.loads(read_file(path, MAX_PATH_BYTES))
     except (ValueError, RecursionError) as error:
         raise PathError(f"{path}: is no JSON: {error}") from None
     views = tree.get("camera_path", tree.get("frames")) if isinstance(tree, dict) else None
