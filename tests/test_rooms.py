@@ -48,6 +48,7 @@ WINGS = {
         "llff",
         "nsvf",
         "splits",
+        "placement",
         "scene",
         "load",
         "builtin",
@@ -74,7 +75,7 @@ WINGS = {
         "search",
     ),
     "bench": ("alternatives", "curves"),
-    "cli": ("terminal", "progress", "ends", "words", "convert", "view", "train", "compress", "bench", "main"),
+    "cli": ("terminal", "dataset", "progress", "ends", "words", "convert", "view", "train", "compress", "bench", "main"),
 }
 """Wings, and the rooms of each, both in import order; CONTRIBUTING.md says what each is for."""
 

@@ -130,7 +130,7 @@ def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downsc
     background: Background = "black" if notes.get("background") == "black" else "white"
     if every < 1 or downscale < 0:
         raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
-    trained, side, hold_out = (notes.get(name) for name in ("downscale", "side", "hold_out"))
+    trained, side, hold_out, axes = (notes.get(name) for name in ("downscale", "side", "hold_out", "axes"))
     if not isinstance(hold_out, str):  # a run that does not say was trained on the dataset's own split
         hold_out = OWN if "downscale" in notes else ""
     is_sized = not downscale and type(side) is int and 0 < side < MAX_SIDE
@@ -143,7 +143,7 @@ def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downsc
             side=side,
             background=background,
             every=every,
-            options=SceneOptions(hold_out=hold_out),
+            options=SceneOptions(hold_out=hold_out, axes=axes if axes in ("opengl", "opencv") else None),
         )
     except SceneError:
         raise

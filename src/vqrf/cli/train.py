@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from vqrf.cli.dataset import PhotoFlags, Photos, flags_named, lines_of
 from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
@@ -32,7 +33,7 @@ class Train:
     """Train a field on the photos of a dataset folder; the same command goes on after it was killed."""
 
     data: tyro.conf.Positional[Path]
-    """Dataset folder: Blender's transforms_*.json, or a transforms.json."""
+    """Dataset folder, in Blender's layout, instant-ngp's or nerfstudio's, COLMAP's, LLFF's or NSVF's."""
     out: Path
     """Run folder to write."""
     preset: Literal["demo", "quick", "standard", "large"] = "standard"
@@ -46,30 +47,39 @@ class Train:
     """What stands behind transparent pixels."""
     view: bool = False
     """Show the field in the browser while it is trained."""
+    photos: PhotoFlags = Photos()
     common: CommonFlags = Common()
 
     def run(self) -> None:
         preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
-        scene, images = load_sized(self.data, preset, self.downscale, self.background)
-        for remark in scene.remarks:
-            say(self.common.quiet, remark)
+        scene, images = load_sized(self.data, preset, self.downscale, self.background, self.photos)
         with showing(scene.name) if self.view else nullcontext() as watch:
             train_into(self.out, scene, preset, images, self.common, watch)
 
 
-def load_sized(data: Path, preset: str, downscale: int, background: Background) -> tuple[Scene, dict[str, Any]]:
+def load_sized(data: Path, preset: str, downscale: int, background: Background, photos: Photos) -> tuple[Scene, dict[str, Any]]:
     """The training views at the preset's size, and what says how to prepare photos of the same dataset alike."""
     from vqrf.training.stages import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
         raise UsageError(f"expected --downscale 0 or more and a preset of {', '.join(PRESETS)}, got {downscale} and {preset}")
     side = PRESETS[preset].image_side
-    scene = load_scene(data, splits=("train",), downscale=downscale or None, side=side, background=background)
+    with flags_named():
+        scene = load_scene(
+            data,
+            splits=("train",),
+            downscale=downscale or None,
+            side=side,
+            background=background,
+            options=photos.options(),
+        )
     images: dict[str, Any] = {"downscale": scene.downscale, "background": background}
     if len({(view.camera.width, view.camera.height) for view in scene.train}) > 1 and not downscale:
         images["side"] = side  # each photo is averaged as far as its own size asks for
     if scene.hold_out != OWN:
         images["hold_out"] = scene.hold_out
+    if photos.axes is not None:
+        images["axes"] = photos.axes
     return scene, images
 
 
@@ -96,6 +106,8 @@ def train_into(
         "n_train": len(scene.train),
     }
     write_atomically(run / CONFIG_FILE, json.dumps({**notes, "config": asdict(config)}, indent=2).encode())
+    for line in lines_of(scene):
+        say(common.quiet, line)
     start = time.perf_counter()
     stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
     with step_bars(stages, run / METRICS_FILE, common.quiet) as report:

@@ -142,6 +142,7 @@ class Listing:
       layout: its name for people.
       shots: at least one, in the order in which views are numbered.
       near, far: world distances along a ray between which everything lies, None where the dataset does not say.
+      is_rough: whether these are the depths of a few points, and not what the dataset's makers meant.
       box: that holds everything, None where the dataset does not say.
       points: [N,3] float64 places on surfaces, world units; None where the dataset has none.
       background: rgb that the photos stand on already, 0..1; None where they do not say.
@@ -153,6 +154,7 @@ class Listing:
     shots: tuple[Shot, ...]
     near: float | None = None
     far: float | None = None
+    is_rough: bool = False
     box: Box | None = None
     points: Float64 | None = None
     background: Color | None = None

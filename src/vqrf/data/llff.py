@@ -64,7 +64,7 @@ def list_shots(folder: Path) -> Listing | None:
             raise SceneError(path, f"row {i}: {error}") from None
         shots.append(Shot(files[0], name_of(folder, files[0]), pose, optics, split, smaller=tuple(files[1:])))  # type: ignore[arg-type]
     near, far = _bounds(path, rows)
-    return Listing(folder, f"LLFF ({FILE})", tuple(shots), near=near, far=far)
+    return Listing(folder, f"LLFF ({FILE})", tuple(shots), near=near, far=far, is_rough=True)
 
 
 def _read_rows(folder: Path, path: Path) -> Float64:

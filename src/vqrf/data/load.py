@@ -14,6 +14,7 @@ import numpy as np
 from vqrf.data import blender, colmap, llff, nsvf, transforms
 from vqrf.data.images import Bytes, bombs_refused, read_photo, read_size
 from vqrf.data.listing import Listing, SceneError, Shot, expect_inside, some_names
+from vqrf.data.placement import Axes, Placement, PlacementError, Wishes, fault_of, place
 from vqrf.data.scene import BACKGROUNDS, SPLITS, Background, Scene, View
 from vqrf.data.splits import split_shots
 from vqrf.geometry import Camera
@@ -27,8 +28,8 @@ READ_AS = (
     " and NSVF (intrinsics.txt, pose, rgb)"
 )
 
-USUAL_NEAR, USUAL_FAR = 2.0, 6.0
-"""World distances between which the objects of the Synthetic-NeRF scenes lie, seen from their cameras."""
+PLAIN_LEVELS, PLAIN_SHARE = 12, 0.9
+"""How far colours of 0 to 255 may be from white or black, and for which share of the borders' pixels, on a plain background."""
 
 READ_THREADS = 4
 DECODE_BYTES = 12
@@ -41,9 +42,14 @@ class SceneOptions:
 
     Attributes:
       hold_out: see `vqrf.data.splits.split_shots`.
+      place: near, far, box and up.
+      axes: of the poses: "opencv" has y down and z forward; "opengl" takes them as they are, even where the cameras look away
+        from what they stand around; None does so too, but refuses such.
     """
 
     hold_out: str = ""
+    place: Wishes = Wishes()
+    axes: Axes | None = None
 
 
 def load_scene(
@@ -82,7 +88,7 @@ def load_scene(
         raise ValueError(f"downscale and every: expected at least 1, got {downscale} and {every}")
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
-    listing = list_photos(Path(path))
+    listing = _turned(list_photos(Path(path)), options.axes)
     if listing.background not in (None, BACKGROUNDS[background]):
         stands_on = next(name for name, color in BACKGROUNDS.items() if color == listing.background)
         raise SceneError(listing.folder, f"its images stand on {stands_on!r}, not on {background!r}")
@@ -97,17 +103,49 @@ def load_scene(
         tasks = {split: _tasks(listing, wanted[split], downscale, side) for split in splits}
         _expect_room(listing, [task for of_split in tasks.values() for task in of_split], max_bytes)
         views = {split: _read_views(tasks[split], background) for split in splits}
+    found = _place(listing, tasks, options, is_plain=_is_plain([view for of_split in views.values() for view in of_split]))
     return Scene(
         train=views.get("train", ()),
         test=views.get("test", ()),
         background=BACKGROUNDS[background],
-        near=USUAL_NEAR if listing.near is None else listing.near,
-        far=USUAL_FAR if listing.far is None else listing.far,
+        near=found.near,
+        far=found.far,
         name=listing.folder.resolve().name,
+        box=found.box,
+        up=found.up,
         downscale=next((task.downscale for of_split in tasks.values() for task in of_split), 1),
         hold_out=hold_out,
+        source=found.source,
         remarks=listing.remarks,
     )
+
+
+def _turned(listing: Listing, axes: Axes | None) -> Listing:
+    """The listing with the axes that the user says that its poses have."""
+    if axes != "opencv":
+        return listing
+    return replace(listing, shots=tuple(replace(shot, pose=shot.pose * [1, -1, -1, 1]) for shot in listing.shots))
+
+
+def _place(listing: Listing, tasks: dict[str, list[_Task]], options: SceneOptions, *, is_plain: bool) -> Placement:
+    """Where things are, from the cameras of all photos, read or not. Raises SceneError where they cannot be."""
+    size = next(task.size for of_split in tasks.values() for task in of_split)
+    try:
+        cameras = [shot.optics.camera(shot.pose, shot.optics.size or size) for shot in listing.shots]
+        if options.axes is None and (fault := fault_of(cameras)):
+            raise PlacementError(fault)
+        return place(cameras, listing, options.place, is_plain=is_plain)
+    except PlacementError as error:
+        raise SceneError(listing.folder, str(error)) from None
+
+
+def _is_plain(views: Sequence[View]) -> bool:
+    """Whether photos show a thing alone: they have opacities, or their borders are of one colour, white or black."""
+    if any(view.opacity is not None for view in views):
+        return True
+    borders = [np.concatenate([view.image[0], view.image[-1], view.image[:, 0], view.image[:, -1]]) for view in views]
+    pixels = np.concatenate(borders)
+    return any(float((np.abs(pixels.astype(int) - level) <= PLAIN_LEVELS).all(-1).mean()) > PLAIN_SHARE for level in (0, 255))
 
 
 def list_photos(folder: Path) -> Listing:

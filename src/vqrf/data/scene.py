@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vqrf.data.images import Bytes, png_from_image
-from vqrf.data.listing import PHOTO_ENDINGS, Color, path_inside
+from vqrf.data.listing import PHOTO_ENDINGS, Box, Color, path_inside
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera, Float32, Float64
 
@@ -69,6 +69,9 @@ class Scene:
       background: rgb behind everything, 0..1.
       near, far: world distances along a ray between which everything lies.
       name: what to call it in reports.
+      box: world corners that hold everything, where they are known; None: what the training cameras see.
+      up: unit vector, what is up in the world.
+      source: where near, far and box are from, for people.
       downscale: how many pixels of a photo, on a side, were averaged to one; of the first view where they differ.
       hold_out: what `vqrf.data.splits.split_shots` takes to hold out the same photos again.
       remarks: what was passed over when it was read, for the user.
@@ -80,6 +83,9 @@ class Scene:
     near: float
     far: float
     name: str
+    box: Box | None = None
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    source: str = ""
     downscale: int = 1
     hold_out: str = "own"
     remarks: tuple[str, ...] = ()
@@ -126,7 +132,7 @@ def save_scene(scene: Scene, path: str | Path) -> None:
 
 
 def camera_bounds(scene: Scene) -> tuple[Float64, Float64]:
-    """The box [3], [3] float64 around what the training cameras see between `near` and `far`.
+    """The box [3], [3] float64 around what the training cameras see between `near` and `far`, within the scene's own box.
 
     Rays of unit length end on a sphere, so a frustum bulges between its corners: `BOUND_RAYS` per side are
     asked.
@@ -147,7 +153,10 @@ def camera_bounds(scene: Scene) -> tuple[Float64, Float64]:
         for distance in (scene.near, scene.far):
             points = origins.astype(np.float64) + distance * directions
             lo, hi = np.minimum(lo, points.min(0)), np.maximum(hi, points.max(0))
-    return lo, hi
+    if scene.box is None:
+        return lo, hi
+    within = np.maximum(lo, scene.box[0]), np.minimum(hi, scene.box[1])
+    return within if (within[0] < within[1]).all() else scene.box
 
 
 def _photo_path(folder: Path, name: str) -> Path:

@@ -1,0 +1,71 @@
+"""What the verbs that take a dataset have in common: flags that say how to take it, and what was worked out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from vqrf.cli.terminal import UsageError
+from vqrf.data.listing import SceneError
+from vqrf.data.load import SceneOptions
+from vqrf.data.placement import Wishes
+from vqrf.data.scene import Scene
+
+
+@dataclass(frozen=True)
+class Photos:
+    """How to take a dataset. What is not given is worked out, and printed."""
+
+    near: float | None = None
+    """World distance before which nothing is."""
+    far: float | None = None
+    """World distance beyond which nothing is."""
+    box: tuple[float, float, float, float, float, float] | None = None
+    """Lowest and highest corner of a box that holds everything, in the world of the cameras."""
+    up: tuple[float, float, float] | None = None
+    """What is up."""
+    hold_out: str = ""
+    """Photos to score with: own (as the dataset says), 8 (every 8th) or 0 (none); if not given own, or else 8."""
+    axes: Literal["opengl", "opencv"] | None = None
+    """Of the poses: opencv has y down and z forward; opengl takes them as they are, even where that looks wrong."""
+
+    def options(self) -> SceneOptions:
+        return SceneOptions(hold_out=self.hold_out, place=Wishes(self.near, self.far, self.box, self.up), axes=self.axes)
+
+
+PhotoFlags = Annotated[Photos, tyro.conf.arg(name="")]
+
+
+@contextmanager
+def flags_named() -> Iterator[None]:
+    """Say of which flag it is that a value cannot be."""
+    try:
+        yield
+    except SceneError:
+        raise
+    except ValueError as error:
+        name, colon, reason = str(error).partition(":")
+        raise UsageError(f"--{name.replace('_', '-')}{colon}{reason}") from None
+
+
+def lines_of(scene: Scene) -> Iterator[str]:
+    """What was taken and worked out, for the user."""
+    sizes = {(view.camera.width, view.camera.height) for view in scene.train}
+    width, height = max(sizes)
+    size = f"{width}x{height}" if len(sizes) == 1 else f"{len(sizes)} sizes, up to {width}x{height}"
+    averaged = f", {scene.downscale}x{scene.downscale} pixels averaged" if scene.downscale > 1 else ""
+    held_out = {"own": "the dataset's own split", "0": "none held out"}.get(
+        scene.hold_out, f"every {scene.hold_out}th held out"
+    )
+    yield f"{scene.name}: {len(scene.train)} photos to train on, {size}{averaged}; {held_out}"
+    box = "" if scene.box is None else f", box {_numbers(scene.box[0])} to {_numbers(scene.box[1])}"
+    yield f"near {scene.near:.4g}, far {scene.far:.4g}{box} (from {scene.source}); up {_numbers(scene.up)}"
+    yield from scene.remarks
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,289 @@
+"""Where things are: near, far, a box and what is up, from what a dataset says and from where its cameras stand and look.
+
+In the order of trust: what the user says; what the dataset says of itself; the cameras of the Synthetic-NeRF scenes, for which
+near is 2 and far 6 by custom; a thing on a plain background, which lies where nearly all cameras look; the points of a model;
+the place around which the cameras stand. Every rule scales and moves with the world, but for the custom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vqrf.data.listing import Box, Listing
+from vqrf.geometry import Camera, Float64
+
+Axes = Literal["opengl", "opencv"]
+Vector = tuple[float, float, float]
+
+USUAL_NEAR, USUAL_FAR = 2.0, 6.0
+"""World distances between which the objects of the Synthetic-NeRF scenes lie, seen from their cameras."""
+
+USUAL_DISTANCES, USUAL_OFFSET = (3.4, 4.8), 0.3
+"""How far the cameras of such scenes stand from the point that they look at, and how far that is from the origin."""
+
+MIN_CAMERAS = 3
+"""With fewer, where they look says nothing."""
+
+MIN_SPREAD = 0.02
+"""Of viewing axes: the mean square of the sine between them and the line that they are nearest to. Below, all look alike."""
+
+MAX_MISS = 0.3
+"""How far the axes of cameras that look at one thing pass it by, in their distances."""
+
+THING_NEAR, THING_FAR = 0.5, 1.5
+ROOM_NEAR, ROOM_FAR = 0.25, 3.0
+"""Of the distance to where the cameras look: between these a thing lies, and what is around it. What is farther off would take
+all of the voxels."""
+
+SEEN_SHARE, HULL_SIDE, HULL_CAMERAS = 0.95, 40, 100
+"""A place that so many cameras have in their image may hold a thing on a plain background; cells of the search for such places
+on a side; cameras that are asked."""
+
+POINT_QUANTILES, POINT_MARGIN = (0.005, 0.995), 0.1
+"""Of a model's points, those that are left out at either end, and how much the box is wider."""
+
+UPRIGHT = np.cos(np.radians(20))
+"""Where cameras say that up is within 20 degrees of an axis of the world, it is that axis."""
+
+
+class PlacementError(ValueError):
+    """The cameras cannot be: what is likely wrong with them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where things are.
+
+    Attributes:
+      near, far: world distances along a ray between which everything lies.
+      box: that holds everything; None: what the cameras see between near and far.
+      up: unit vector.
+      centre: the point that the cameras look at, None where they look at none.
+      source: of near, far and box, for people.
+    """
+
+    near: float
+    far: float
+    box: Box | None
+    up: Vector
+    centre: Vector | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user says of the place; None: to be worked out."""
+
+    near: float | None = None
+    far: float | None = None
+    box: tuple[float, ...] | None = None
+    up: Vector | None = None
+
+    def __post_init__(self) -> None:
+        near, far = self.near or 0.0, np.inf if self.far is None else self.far
+        if not 0 <= near < far:
+            raise ValueError(f"near and far: expected 0 <= near < far, got {self.near} and {self.far}")
+        if self.box is not None and (
+            len(self.box) != 6 or not all(a < b for a, b in zip(self.box[:3], self.box[3:], strict=True))
+        ):
+            raise ValueError(f"box: expected the lowest and the highest corner, got {self.box}")
+        if self.up is not None and not 1e-6 < float(np.linalg.norm(self.up)) < np.inf:
+            raise ValueError(f"up: expected a direction, got {self.up}")
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Where cameras look.
+
+    Attributes:
+      centre: [3] the point that is nearest to all viewing axes.
+      distances: [N] of the point along each axis, negative where a camera looks away.
+      miss: how far the axes pass it by, in their distances; the median.
+      is_at_one: whether the axes are spread and meet there.
+    """
+
+    centre: Float64
+    distances: Float64
+    miss: float
+    is_at_one: bool
+
+
+def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_plain: bool) -> Placement:
+    """Work out where things are.
+
+    Args:
+      cameras: all of the dataset's.
+      is_plain: whether photos show a thing on a plain or transparent background.
+    """
+    looks = look_of(np.stack([camera.pose for camera in cameras]))
+    up = up_of(cameras) if wishes.up is None else _unit(np.array(wishes.up))
+    centre = _vector(looks.centre) if looks.is_at_one else None
+    box = None if wishes.box is None else (np.array(wishes.box[:3]), np.array(wishes.box[3:]))
+    source = "" if box is None else "the user"
+    near, far = listing.near, listing.far
+    if box is None and near is not None and far is not None and not listing.is_rough:
+        source = "the dataset"
+    elif box is None:
+        near, far, box, source = _derived(cameras, listing, looks, is_plain)
+    else:
+        near = far = None
+    if box is not None and (near is None or far is None):
+        near, far = bounds_of_box(cameras, box)
+    assert near is not None and far is not None
+    if wishes.near is not None or wishes.far is not None:
+        source = "the user" if wishes.near is not None and wishes.far is not None else f"the user, and {source}"
+        near, far = near if wishes.near is None else wishes.near, far if wishes.far is None else wishes.far
+        if not near < far:
+            raise PlacementError(f"near and far: expected near below far, got {near:g} and {far:g}: give both")
+    return Placement(near, far, box, up, centre, source)
+
+
+Found = tuple[float | None, float | None, Box | None, str]
+
+
+def _derived(cameras: Sequence[Camera], listing: Listing, looks: Looks, is_plain: bool) -> Found:
+    """Near, far, a box and where they come from, where neither user nor dataset says near and far for sure."""
+    if listing.box is not None:
+        return None, None, listing.box, "the dataset's box"
+    low, high = USUAL_DISTANCES
+    is_usual = looks.is_at_one and np.linalg.norm(looks.centre) < USUAL_OFFSET and (is_plain or listing.layout == "Blender")
+    if len(cameras) < MIN_CAMERAS and listing.near is None:
+        return USUAL_NEAR, USUAL_FAR, None, "custom, as there are few cameras"
+    if is_usual and low < looks.distances.min() and looks.distances.max() < high and listing.points is None:
+        return USUAL_NEAR, USUAL_FAR, None, "custom, as the cameras are Blender's"
+    if is_plain and looks.is_at_one:
+        box = _hull(cameras, looks)
+        near, far = bounds_of_box(cameras, box)
+        near = max(near, THING_NEAR * float(looks.distances.min()), listing.near or 0.0)
+        return near, max(far, 2 * near), box, "where all cameras look, as the background is plain"
+    if listing.points is not None:
+        return *_bounds_of_points(cameras, listing.points), _box_of_points(listing.points), "the model's points"
+    nearest, farthest = looks.distances.min(), looks.distances.max()
+    if looks.is_at_one:
+        near, far = ROOM_NEAR * nearest, ROOM_FAR * farthest
+        if listing.near is not None and listing.far is not None:
+            return max(near, listing.near), min(far, listing.far), None, "the dataset's depths, and where the cameras look"
+        return near, far, None, "where the cameras look"
+    if listing.near is not None and listing.far is not None:
+        return listing.near, listing.far, None, "the dataset's depths"
+    reach = float(np.ptp([camera.pose[:3, 3] for camera in cameras], axis=0).max()) or 1.0
+    return ROOM_NEAR * reach, 2 * ROOM_FAR * reach, None, "how far the cameras are spread: give --near and --far"
+
+
+def look_of(poses: Float64) -> Looks:
+    """Where cameras of these poses [N,4,4] look."""
+    origins, axes = poses[:, :3, 3], -poses[:, :3, 2]
+    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    middle = origins.mean(0)
+    spread, offset = across.mean(0), np.einsum("nij,nj->i", across, origins - middle) / len(poses)
+    centre = middle + np.linalg.lstsq(spread, offset, rcond=1e-9)[0]
+    distances = ((centre - origins) * axes).sum(-1)
+    passed = np.linalg.norm(centre - origins - distances[:, None] * axes, axis=-1)
+    miss = float(np.median(passed) / max(float(np.median(np.abs(distances))), 1e-30))
+    is_spread = len(poses) >= MIN_CAMERAS and float(np.linalg.eigvalsh(spread)[0]) > MIN_SPREAD
+    is_at_one = is_spread and miss < MAX_MISS and float((distances > 0).mean()) >= 0.9
+    if is_at_one:  # those that look past the rest say nothing about how far it is
+        distances = np.maximum(distances, np.quantile(distances, 0.02))
+    return Looks(centre, distances, miss, bool(is_at_one))
+
+
+def fault_of(cameras: Sequence[Camera]) -> str | None:
+    """What is wrong with the axes of the poses, where the cameras cannot be meant so; None where they may be right.
+
+    Cameras around a thing look at it: their axes meet in front of them. Where they do so only when the poses are taken
+    otherwise, they are otherwise.
+    """
+    poses = np.stack([camera.pose for camera in cameras])
+    if len(poses) < 2 * MIN_CAMERAS or look_of(poses).is_at_one:
+        return None
+    flip = np.diag([1.0, -1.0, -1.0, 1.0])
+    if look_of(poses @ flip).is_at_one:
+        return (
+            "the cameras look away from the point that they stand around: the poses seem to have OpenCV's axes "
+            "(y down, z forward; --axes opencv takes them so), or to be world to camera"
+        )
+    inverse = np.linalg.inv(poses).astype(np.float64)
+    reach = float(np.ptp(poses[:, :3, 3], axis=0).max())
+    if reach < 1e-3 * float(np.abs(poses[:, :3, 3]).max()) or any(
+        look_of(turned).is_at_one and look_of(turned).miss < MAX_MISS / 2 for turned in (inverse, inverse @ flip)
+    ):
+        return "the cameras look at one thing only if the poses are world to camera: they seem to be inverted"
+    return None
+
+
+def up_of(cameras: Sequence[Camera]) -> Vector:
+    """What is up for cameras that are held level: across all of their horizons. An axis of the world, if one is near."""
+    rights, ups = (np.stack([camera.pose[:3, i] for camera in cameras]) for i in (0, 1))
+    mean = ups.mean(0)
+    values, vectors = np.linalg.eigh(rights.T @ rights / len(cameras))
+    across = vectors[:, 0] * np.sign(vectors[:, 0] @ mean or 1.0)
+    length = float(np.linalg.norm(mean))
+    is_clear = values[1] > MIN_SPREAD and across @ mean > length / 2
+    up = across if is_clear else mean / length if length > 1e-6 else np.array([0.0, 0.0, 1.0])
+    axis = int(np.abs(up).argmax())
+    if abs(up[axis]) > UPRIGHT:
+        up = np.sign(up[axis]) * np.eye(3)[axis]
+    return _vector(up)
+
+
+def bounds_of_box(cameras: Sequence[Camera], box: Box) -> tuple[float, float]:
+    """Near and far of cameras so that all of a box lies between."""
+    origins = np.stack([camera.pose[:3, 3] for camera in cameras])
+    lo, hi = box
+    nearest = np.linalg.norm(np.maximum(np.maximum(lo - origins, origins - hi), 0), axis=-1).min()
+    farthest = np.linalg.norm(np.maximum(np.abs(origins - lo), np.abs(origins - hi)), axis=-1).max()
+    return max(float(nearest), 0.01 * float(farthest)), float(farthest)
+
+
+def _hull(cameras: Sequence[Camera], looks: Looks) -> Box:
+    """A box around the places that nearly all cameras have in their image, no farther off than a thing lies."""
+    reach = (THING_FAR - 1) * float(looks.distances.max())
+    ticks = (np.arange(HULL_SIDE) + 0.5) / HULL_SIDE * 2 - 1
+    offsets = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3) * reach
+    points = looks.centre + offsets[np.linalg.norm(offsets, axis=-1) < reach]
+    some = cameras[:: -(-len(cameras) // HULL_CAMERAS)]
+    seen = np.zeros(len(points))
+    for camera in some:
+        x, y = camera.project(camera.local(points))
+        seen += (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
+    inside = points[seen >= SEEN_SHARE * len(some)]
+    if not len(inside):
+        inside = points
+    cell = 2 * reach / HULL_SIDE
+    return inside.min(0) - cell, inside.max(0) + cell
+
+
+def _bounds_of_points(cameras: Sequence[Camera], points: Float64) -> tuple[float, float]:
+    """Near and far of the points that each camera has in its image, but for a few at either end."""
+    nearest, farthest = [], []
+    for camera in cameras:
+        local = camera.local(points)
+        x, y = camera.project(local)
+        seen = (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)
+        if seen.any():
+            low, high = np.quantile(np.linalg.norm(local[seen], axis=-1), POINT_QUANTILES)
+            nearest.append(low)
+            farthest.append(high)
+    if not nearest:
+        return bounds_of_box(cameras, _box_of_points(points))
+    near, far = np.quantile(nearest, POINT_MARGIN), max(farthest)  # a stray point before a single camera is none
+    return (1 - 2 * POINT_MARGIN) * float(near), (1 + POINT_MARGIN) * float(far)
+
+
+def _box_of_points(points: Float64) -> Box:
+    lo, hi = np.quantile(points, POINT_QUANTILES, axis=0)
+    margin = np.maximum(POINT_MARGIN * (hi - lo), 1e-3 * float((hi - lo).max()) or 1e-3)
+    return lo - margin, hi + margin
+
+
+def _unit(vector: Float64) -> Vector:
+    return _vector(vector / np.linalg.norm(vector))
+
+
+def _vector(array: Float64) -> Vector:
+    x, y, z = (float(value) + 0.0 for value in array)
+    return x, y, z
