@@ -69,21 +69,23 @@ class Suited:
 
 
 SUITED = {"softplus": Suited(1.0, 1.0, 0.996), "relu": Suited(0.13, 0.58, 0.999)}
-"""A ReLU leaves much that is faint, and pruning it costs more. Where a bit costs a third (`HARMONICS_PRICE`) the steps that go
-with it are 1/sqrt(3): at high rates the price of a bit is as the square of the step (docs/log.md)."""
+"""A ReLU leaves much that is faint, and pruning it costs more. Where a bit costs a third (`HARMONICS_PRICE`), step sizes are
+1/sqrt(3): at high rates the price of a bit is as the square of the step size
+(docs/log/pyramid.md#why-did-plenoxels-lose-so-much)."""
 
 
 HANDOVER = 0.3
 """Share of the learning rates at which `tune` takes over from `warm`."""
 
 HARMONICS_RATES = 0.05
-"""Share of the rates of density and features at which fields without a network are tuned; full ones harm them (docs/log.md)."""
+"""Share of the learning rates of density and features at which fields without a network are tuned. Full ones harm them
+(docs/log/pyramid.md#at-what-learning-rates-are-fields-without-a-network-tuned)."""
 
 HARMONICS_PRICE = 1 / 3
-"""Of a bit where there is no network: harmonics need more bits to be as good, and those are what they pay with."""
+"""Share of the bit price at which fields without a network are tuned: harmonics need more bits for the same quality."""
 
 WEB_STEPS = 1 / 2
-"""Of the tuning with the profile `web`, against `exact`: on its finer lattice a step takes about twice as long."""
+"""Share of the steps of `exact` that the profile `web` tunes for: on its finer lattice a step takes about twice as long."""
 
 AVERAGE_EVERY = 4
 """Steps between two of the parameters that a stage's mean is of; the last are among them."""
@@ -93,12 +95,13 @@ BITS_EVERY = 6 * REFRESH_STEPS
 
 
 RATES = LearningRates(density=0.15, features=0.1, mlp=3e-3, end=0.05)
-"""Of features in steps; `HARMONICS_RATES` of the first two where there is no network."""
+"""Learning rates; that of features in units of their step sizes. Without a network, `HARMONICS_RATES` of the first two."""
 
 DEAREST, CHEAPEST = 128.0, 1 / 30
-"""What a bit costs at the two ends of the dial, 0 and 100, against what it costs at the preset's own quality."""
+"""Bit price at quality 0 and at quality 100, as a multiple of the preset's own."""
 FINEST = 1 / 4
-"""Of the steps, what is left at 100: what is cheap is no use where steps are coarse (docs/log.md)."""
+"""Step sizes at quality 100, as a share of the preset's own. A low bit price gains nothing unless step sizes shrink too
+(docs/log/pyramid.md#what-should-the-dial-turn-above-60)."""
 
 
 @dataclass(frozen=True)

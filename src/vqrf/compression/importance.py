@@ -81,7 +81,8 @@ def partition_voxels(importance: NDArray[np.float64], *, prune: float, keep: flo
 def spread_out(importance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Importance shared with the neighbours, 1:2:1 along each axis: voxels are kept with their surroundings.
 
-    The edge of what is kept is smooth then, and costs about half the bytes (docs/log.md).
+    The edge of what is kept is smooth then, and costs about half the bytes
+    (docs/log/pyramid.md#does-spreading-the-importance-make-the-partition-cheaper).
     """
     for axis in range(3):
         along = np.moveaxis(importance, axis, 0)

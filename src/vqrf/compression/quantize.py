@@ -15,8 +15,8 @@ from vqrf.codec.compressed import Quantized
 LEVELS = 256
 
 WEIGHT_NOISE = 0.006
-"""What rounding its weights does to what a unit of the colour MLP sums up, as a share of that: 0.014 is as good at the default
-price, and with few steps 0.04 dB worse (docs/log.md)."""
+"""Error of a unit's sum in the colour MLP, by the rounding of its weights, as a share of the sum. 0.014 is as good at the
+default price, and with few steps 0.04 dB worse (docs/log/pyramid.md#how-finely-must-the-networks-weights-be-rounded)."""
 
 
 WEIGHT_LEVELS = 127

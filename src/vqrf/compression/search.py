@@ -25,8 +25,8 @@ from vqrf.compression.preset import Preset
 from vqrf.files import write_atomically
 
 MAX_TRIALS = 20
-"""Tunings of one search. On curves with sharp bends it takes about five without trims, and 15 at worst (docs/log.md); this many
-means that size does not follow the dial."""
+"""Most tunings of one search. Without trims it takes about five, and 15 at worst on curves with sharp bends
+(docs/log/search.md#how-many-tunings-does-a-search-take). So many mean that size does not follow the dial."""
 MAX_TRIMS = 16
 RESOLUTION = 1e-4
 """Of a dial, as a share of its whole: what is nearer together is the same."""
