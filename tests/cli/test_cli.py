@@ -495,7 +495,7 @@ def test_without_pytorch_training_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     for verb in ("train", "compress"):
-        refuses(*command_of(verb, data, run, compressed, tmp_path), saying=("PyTorch", "vqrf[train]"))
+        refuses(*command_of(verb, data, run, compressed, tmp_path), saying=("PyTorch", "pip install torch"))
     assert list(tmp_path.iterdir()) == []
 
 

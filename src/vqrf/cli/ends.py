@@ -34,13 +34,13 @@ from vqrf.memory import OverBudget
 EXIT_FAULT, EXIT_OUTPUT_CLOSED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 1, 2, 130, 143
 DEBUG = "VQRF_DEBUG"
 EXTRAS = {
-    "torch": "this needs PyTorch: pip install 'vqrf[train]'",
-    "av": "this needs PyAV: pip install 'vqrf[video]'",
-    "matplotlib": "this needs matplotlib: pip install 'vqrf[bench]'",
-    "scipy": "this needs SciPy: pip install 'vqrf[bench]'",
-    "ray": "this needs Ray: pip install 'vqrf[ray]'",
+    "torch": "this needs PyTorch: pip install torch",
+    "av": "this needs PyAV: pip install av",
+    "matplotlib": "this needs matplotlib: pip install matplotlib",
+    "scipy": "this needs SciPy: pip install scipy",
+    "ray": "this needs Ray: pip install ray",
 }
-"""What to say where an optional package is missing."""
+"""What to say where an optional package is missing. It works as it stands, while vqrf itself is in no index."""
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 """Words of a RuntimeError with which PyTorch says that there is no memory left."""

@@ -133,7 +133,7 @@ def writing_clip(path: str | Path, size: Size, frames_per_second: int) -> Iterat
       size: even numbers, which the coding of colour needs.
 
     Raises:
-      ModuleNotFoundError: PyAV (`pip install 'vqrf[video]'`) is missing.
+      ModuleNotFoundError: PyAV (`pip install av`) is missing.
       OSError: the file cannot be written.
     """
     import av
