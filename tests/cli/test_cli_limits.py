@@ -276,3 +276,18 @@ def test_a_downscale_that_a_file_says_is_not_believed(value: Any, scene: Scene, 
     path = written(replace(PLAIN, metadata={"training": {"downscale": value}}), tmp_path / "a.vqrf")
     outcome = vqrf("eval", path, "--data", tmp_path / "data")
     assert outcome.code in (0, EXIT_BAD_INPUT) and "fault of this program" not in outcome.err and len(outcome.err) < 700
+
+
+def test_photos_of_another_scene_are_asked_about(scene: Scene, ball_field: RadianceField, tmp_path: Path) -> None:
+    save_scene(scene, tmp_path / "data")
+    (tmp_path / "run").mkdir()
+    save_field(tmp_path / "run" / FIELD_FILE, ball_field, notes={})
+    outcome = vqrf("eval", tmp_path / "run", "--data", tmp_path / "data", "--json")
+    facts = json.loads(outcome.out)
+    assert facts["no_better_than_blank"] == ("are these photos of this scene?" in outcome.err)
+    assert facts["no_better_than_blank"] == (facts["psnr"] <= facts["blank_psnr"])
+
+
+def test_info_is_for_people(tmp_path: Path) -> None:
+    out = succeeds("info", written(PLAIN, tmp_path / "a.vqrf")).out
+    assert "4 x 5 x 6" in out and "[" not in out and "{" not in out

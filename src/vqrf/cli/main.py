@@ -42,6 +42,7 @@ from vqrf.cli.terminal import (
     print_whole,
     read_bytes,
     say,
+    tell,
 )
 from vqrf.cli.train import Train, train_into
 from vqrf.cli.view import Export, Render
@@ -57,6 +58,7 @@ from vqrf.fields.storage import describe_field
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 from vqrf.memory import decoding_budget, limited
+from vqrf.rendering.evaluate import EQUAL_PSNR, blank_psnr
 
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
@@ -90,10 +92,14 @@ class Eval:
         result = score(field, views, scene.background, self.common.quiet or self.as_json)
         if sizes is not None:
             result = replace(result, file_bytes=sum(sizes.values()), sections=sizes)
+        blank = blank_psnr(views)
+        is_blank = result.psnr <= blank < EQUAL_PSNR
         if self.as_json:
-            print_json(result.facts())
+            print_json({**result.facts(), "blank_psnr": blank, "no_better_than_blank": is_blank})
         else:
             say(False, result.to_text(views[0].image.shape))
+        if is_blank:
+            tell(self.common.quiet, f"{self.data}: a blank picture has {blank:.1f} dB: are these photos of this scene?")
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,33 @@ class Info:
             return
         table = Table(show_header=False, box=None)
         for name, value in facts.items():
-            if name == "sections" and isinstance(value, dict):
-                value = ", ".join(f"{section} {size}" for section, size in value.items())
-            table.add_row(Text(one_line(name.replace("_", " "))), Text(one_line(str(value))))
+            table.add_row(Text(one_line(name.replace("_", " "))), Text(one_line(in_words(name, value))))
         print_whole(table)
+
+
+def in_words(name: str, value: Any) -> str:
+    """A fact for a person, to whom Python's marks say nothing.
+
+    >>> in_words("shape", [4, 5, 6]), in_words("layers", [[8, 3], [3, 8]]), in_words("sections", {"HEAD": 116, "PART": 9})
+    ('4 x 5 x 6', '8 x 3, 3 x 8', 'HEAD 116, PART 9')
+    >>> in_words("bytes", 1234567), in_words("lo", [-1.0, 0.5, 2.0]), in_words("test", {"psnr": 34.0576})
+    ('1,234,567', '-1, 0.5, 2', 'psnr 34.06')
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {in_words(str(key), part)}" for key, part in value.items())
+    if isinstance(value, list):
+        parts = [in_words("", part) for part in value]
+        is_sizes = name in SIZES or (not name and all(type(part) is int for part in value))
+        return (" x " if is_sizes else ", ").join(parts)
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e-3 or name == "" else f"{value:.4g}"
+    return f"{value:,}" if type(value) is int and name in COUNTS else str(value)
+
+
+SIZES = ("shape", "reso")
+"""Facts whose numbers are sides."""
+COUNTS = ("bytes", "grid_bytes", "factor_bytes", "rows", "voxels_pruned")
+"""Facts that are large numbers of things."""
 
 
 @dataclass(frozen=True)

@@ -250,8 +250,10 @@ def _expect_known(npz: Npz) -> None:
     if "basis_type" not in npz:
         return
     header = npz.header("basis_type")
-    if header.shape or header.dtype.kind not in "iu" or (kind := int(npz.array("basis_type"))) != SPHERICAL_HARMONICS:
-        raise Refused(f"basis_type: expected spherical harmonics, got {kind if not header.shape else list(header.shape)}")
+    if header.shape or header.dtype.kind not in "iu":
+        raise Refused(f"basis_type: expected one whole number, got {header.dtype} {list(header.shape)}")
+    if (kind := int(npz.array("basis_type"))) != SPHERICAL_HARMONICS:
+        raise Refused(f"basis_type: expected spherical harmonics, got {kind}")
 
 
 def _grid_bytes(shape: tuple[int, ...], n_channels: int) -> int:

@@ -166,6 +166,21 @@ def evaluate(
     return Evaluation(tuple(scores))
 
 
+def blank_psnr(views: Sequence[View]) -> float:
+    """dB, the mean over views of a picture of one colour, the best there is: what a field of another scene has too.
+
+    Raises:
+      ValueError: there are no views.
+    """
+    scores = []
+    for view in views:
+        colors = view.colors()
+        scores.append(min(psnr(np.broadcast_to(colors.mean((0, 1)), colors.shape), colors), EQUAL_PSNR))
+    if not scores:
+        raise ValueError("blank_psnr: there are no views")
+    return sum(scores) / len(scores)
+
+
 def psnr(image: ArrayLike, target: ArrayLike) -> float:
     """Peak signal-to-noise ratio in dB of values in 0..1: -10 log10(mean of the squared differences), inf for equal ones.
 
