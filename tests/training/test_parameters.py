@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vqrf.kernels import select
+from vqrf.training.grids import VoxelGrid, resample
 from vqrf.training.parameters import Moments, Parameters, decay
 
 SHAPE = (3, 4, 5)
@@ -103,3 +104,19 @@ def test_rates_fall_exponentially_from_first_to_last(first: float, last: float) 
     assert shares[0] == first and shares[-1] == pytest.approx(last)
     np.testing.assert_allclose(np.diff(np.log(shares)), np.log(last / first) / 100)
     assert decay(0, 0, last, first) == first
+
+
+def test_a_voxel_grid_that_moves_takes_its_values_along_and_leaves_no_moments_behind() -> None:
+    """Two lattices with their moments at once would be the most memory that a training ever takes."""
+    generator = torch.Generator().manual_seed(0)
+    density, features = (torch.randn(3, 4, 5, channels, generator=generator) for channels in (1, 6))
+    shape, active = (5, 6, 7), torch.arange(0, 5 * 6 * 7, 2)
+    grid = VoxelGrid(density, features, torch.arange(60))
+    grown = grid.on(shape, active)
+    for new, old in ((grown.density, density), (grown.features, features)):
+        expected = resample(old, shape).view(210, -1)
+        expected[1::2] = 0
+        torch.testing.assert_close(new.values.view(210, -1), expected, rtol=0, atol=0)
+        assert new.gradient.shape == new.first.shape == new.second.shape == new.values.shape
+        assert not new.gradient.any() and not new.first.any() and not new.second.any()
+    assert sum(part.numel() for m in grid.parameters.values() for part in (m.gradient, m.first, m.second)) == 0

@@ -57,6 +57,15 @@ def resample(values: Tensor, shape: Shape) -> Tensor:
     return interpolate(moved, size=shape, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
 
 
+def _carried(values: Tensor, shape: Shape, active: Tensor) -> Tensor:
+    """Values [X,Y,Z,C] on another lattice, 0 where it is not active."""
+    n_channels = values.shape[-1]
+    rows = resample(values, shape).view(-1, n_channels)[active]
+    carried = torch.zeros(*shape, n_channels, device=values.device)
+    carried.view(-1, n_channels)[active] = rows
+    return carried
+
+
 class VoxelGrid:
     """Every voxel with a density and features of its own.
 
@@ -80,12 +89,13 @@ class VoxelGrid:
         return grid
 
     def on(self, shape: Shape, active: Tensor) -> VoxelGrid:
-        """This grid on another lattice; what is not active there is zero, as a checkpoint has it."""
-        grown = VoxelGrid.at_rest(shape, self.features.values.shape[-1], active, 0.0)
-        for new, old in ((grown.density, self.density), (grown.features, self.features)):
-            flat = (grown.density.values.numel(), -1)
-            new.values.view(flat)[active] = resample(old.values, shape).view(flat)[active]
-        return grown
+        """This grid on another lattice; what is not active there is zero, as a checkpoint has it.
+
+        This one is not to learn any more: at 256^3 voxels what it has beside its values would be a gigabyte.
+        """
+        del self.gradients
+        density, features = (_carried(moments.give_up(), shape, active) for moments in (self.density, self.features))
+        return VoxelGrid(density, features, active)
 
     def show_density(self, kernels: Backend) -> None:
         """Do nothing: the voxels of a VoxelGrid are what it learns."""

@@ -40,6 +40,11 @@ class Moments:
     def of(cls, values: Tensor) -> Moments:
         return cls(values.contiguous(), *(torch.zeros_like(values) for _ in range(3)))
 
+    def give_up(self) -> Tensor:
+        """The values. Gradient and moments are let go, as values elsewhere are about to begin with theirs at 0."""
+        self.gradient = self.first = self.second = self.values.new_empty(0)
+        return self.values
+
     def update(self, kernels: Backend, touched: Tensor | None, rate: float | Tensor, step: int) -> None:
         """One Adam step on what has a gradient; `step` counts from 1. Clears the gradient."""
         n = len(self.values) if touched is None else touched.numel()

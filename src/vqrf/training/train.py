@@ -193,6 +193,7 @@ class FieldModel:
         if step in self.stage.grow_at:
             n_voxels = self.stage.n_voxels >> (len(self.stage.grow_at) - 1 - self.stage.grow_at.index(step))
             allowed = self._sparse_cells(n_voxels) if self.stage.is_sparse else None
+            del self.gradients  # the grid gives them up
             self._allocate(n_voxels, self.grid, allowed)
         elif step % REFRESH_STEPS == 0:
             self._refresh()
