@@ -50,6 +50,7 @@ WINGS = {
         "splits",
         "placement",
         "scene",
+        "photos",
         "load",
         "builtin",
         "rays",

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from vqrf.data import camera_json
 from vqrf.data.builtin import built_in_scene
-from vqrf.data.listing import SceneError
+from vqrf.data.listing import COLORS, SceneError
 from vqrf.data.load import load_scene
-from vqrf.data.scene import BACKGROUNDS, Scene, View, camera_bounds, save_scene
+from vqrf.data.scene import Scene, View, camera_bounds, save_scene
 from vqrf.geometry import Camera
 
 LEGO = Path(__file__).parents[3] / "shared" / "data" / "nerf_synthetic" / "lego"
@@ -119,7 +119,7 @@ def test_what_is_opaque_is_held_exactly_whatever_the_background(dataset: Path) -
     for alpha in ([], [np.full((HEIGHT, WIDTH, 1), 255, np.uint8)]):
         image = np.concatenate([random_rgba(0)[..., :3], *alpha], axis=-1)
         PIL.Image.fromarray(image).save(dataset / "train" / "r_0.png")
-        for background in BACKGROUNDS:
+        for background in COLORS:
             scene = load_scene(dataset, splits=["train"], background=background)
             np.testing.assert_array_equal(scene.train[0].image, image[..., :3])
 
@@ -346,10 +346,10 @@ BAD_DATASETS: dict[str, tuple[Break, str, str]] = {
     "truncated image": (truncate, IMAGE_NAME, "cannot be read: .*truncated"),
     "empty image": (lambda f: (f / IMAGE_NAME).write_bytes(b""), IMAGE_NAME, "is no image"),
     "text as image": (lambda f: (f / IMAGE_NAME).write_text("hello"), IMAGE_NAME, "is no image"),
-    "16 bits": (
-        lambda f: PIL.Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(f / IMAGE_NAME),
+    "colours of a printer": (
+        lambda f: PIL.Image.fromarray(random_rgba(0)).convert("CMYK").save(f / IMAGE_NAME, "JPEG"),
         IMAGE_NAME,
-        "expected 8 bits per channel",
+        "expected rgb or gray, with or without alpha, got mode CMYK",
     ),
     "large image": (png_claiming(10_000, 10_000), IMAGE_NAME, "has more pixels than an image may have"),
     "huge image": (png_claiming(60_000, 60_000), IMAGE_NAME, "has more pixels than an image may have"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -12,6 +13,7 @@ import tyro
 from vqrf.cli.terminal import UsageError
 from vqrf.data.listing import SceneError
 from vqrf.data.load import SceneOptions
+from vqrf.data.photos import Masks as MaskOptions
 from vqrf.data.placement import Wishes
 from vqrf.data.scene import Scene
 
@@ -33,8 +35,17 @@ class Photos:
     axes: Literal["opengl", "opencv"] | None = None
     """Of the poses: opencv has y down and z forward; opengl takes them as they are, even where that looks wrong."""
 
+    masks: Path | None = None
+    """Folder of masks with the photos' names; white is kept. Without it, those that the dataset names."""
+    masked: Literal["background", "ignored"] | None = None
+    """What masks hide: background (it is empty) or ignored (it is not looked at); if not given, as their borders suggest."""
+    masks_inverted: bool = False
+    """Masks are black where the thing is."""
+
     def options(self) -> SceneOptions:
-        return SceneOptions(hold_out=self.hold_out, place=Wishes(self.near, self.far, self.box, self.up), axes=self.axes)
+        place = Wishes(self.near, self.far, self.box, self.up)
+        masks = MaskOptions(self.masks, self.masked, self.masks_inverted)
+        return SceneOptions(hold_out=self.hold_out, place=place, axes=self.axes, masks=masks)
 
 
 PhotoFlags = Annotated[Photos, tyro.conf.arg(name="")]

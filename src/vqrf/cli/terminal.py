@@ -23,9 +23,10 @@ from rich.table import Table
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import SIGNATURE, sections
-from vqrf.data.listing import MAX_SIDE, SceneError
+from vqrf.data.listing import MAX_SIDE, SceneError, is_color
 from vqrf.data.load import SceneOptions, load_scene
-from vqrf.data.scene import Background, Scene
+from vqrf.data.photos import Masks
+from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import load_field
@@ -127,7 +128,9 @@ def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downsc
 
     Notes may come from any file, so they are asked for and not believed.
     """
-    background: Background = "black" if notes.get("background") == "black" else "white"
+    background = notes.get("background")
+    if not isinstance(background, str) or not is_color(background):
+        background = "white"
     if every < 1 or downscale < 0:
         raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
     trained, side, hold_out, axes = (notes.get(name) for name in ("downscale", "side", "hold_out", "axes"))
@@ -143,12 +146,28 @@ def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downsc
             side=side,
             background=background,
             every=every,
-            options=SceneOptions(hold_out=hold_out, axes=axes if axes in ("opengl", "opencv") else None),
+            options=SceneOptions(
+                hold_out=hold_out,
+                axes=axes if axes in ("opengl", "opencv") else None,
+                masks=masks_of_notes(notes.get("masks")),
+            ),
         )
     except SceneError:
         raise
     except ValueError as error:
         raise UsageError(f"the notes beside the field: {error}") from None
+
+
+def masks_of_notes(said: object) -> Masks:
+    """The masks that a field was trained with."""
+    if not isinstance(said, dict):
+        return Masks()
+    folder, mean = said.get("folder"), said.get("mean")
+    return Masks(
+        folder=Path(folder) if isinstance(folder, str) and Path(folder).is_dir() else None,
+        mean=mean if mean in ("background", "ignored") else None,
+        is_inverted=said.get("is_inverted") is True,
+    )
 
 
 def expect_writable(path: Path, common: Common) -> None:

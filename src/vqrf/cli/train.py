@@ -16,7 +16,7 @@ from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
 from vqrf.data.load import load_scene
-from vqrf.data.scene import Background, Scene
+from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.storage import save_field
 from vqrf.files import write_atomically
@@ -43,8 +43,8 @@ class Train:
     tensorf: planes times lines, 400/128^3 or 800/200^3; tensorf-cp: lines alone. These write a checkpoint of TensoRF too."""
     downscale: int = 0
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
-    background: Background = "white"
-    """What stands behind transparent pixels."""
+    background: str = "white"
+    """What stands behind transparent pixels: white, black, or a colour as #rrggbb."""
     view: bool = False
     """Show the field in the browser while it is trained."""
     photos: PhotoFlags = Photos()
@@ -57,7 +57,7 @@ class Train:
             train_into(self.out, scene, preset, images, self.common, watch)
 
 
-def load_sized(data: Path, preset: str, downscale: int, background: Background, photos: Photos) -> tuple[Scene, dict[str, Any]]:
+def load_sized(data: Path, preset: str, downscale: int, background: str, photos: Photos) -> tuple[Scene, dict[str, Any]]:
     """The training views at the preset's size, and what says how to prepare photos of the same dataset alike."""
     from vqrf.training.stages import PRESETS
 
@@ -80,6 +80,9 @@ def load_sized(data: Path, preset: str, downscale: int, background: Background, 
         images["hold_out"] = scene.hold_out
     if photos.axes is not None:
         images["axes"] = photos.axes
+    if scene.masked:
+        images["masks"] = {"mean": scene.masked, "is_inverted": photos.masks_inverted}
+        images["masks"]["folder"] = None if photos.masks is None else str(photos.masks)
     return scene, images
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vqrf.data.scene import BACKGROUNDS, Scene, View
+from vqrf.data.listing import COLORS
+from vqrf.data.scene import Scene, View
 from vqrf.geometry import Camera, Float64
 
 CAMERA_ANGLE_X = 0.6911112070083618
@@ -159,7 +160,7 @@ def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int
         cameras[f"test/r_{i}"] = _camera(azimuth, np.radians(30 + 17 * np.sin(2 * azimuth)), side)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         views = tuple(pool.map(lambda item: _view(item[0], shapes, item[1]), cameras.items()))
-    return Scene(views[:n_train], views[n_train:], BACKGROUNDS["white"], NEAR, FAR, "built-in")
+    return Scene(views[:n_train], views[n_train:], COLORS["white"], NEAR, FAR, "built-in")
 
 
 def _camera(azimuth: float, elevation: float, side: int) -> Camera:

@@ -27,6 +27,7 @@ from vqrf.data.listing import (
     Split,
     expect_few,
     expect_inside,
+    find_mask,
     find_photo,
     name_of,
     path_inside,
@@ -149,7 +150,8 @@ def _shots(folder: Path, model: Path, photos: list[_Photo], optics: dict[int, Op
             missing.append(photo.name)
         elif not splits or "train" not in splits.values() or split:
             name = name_of(model, path_inside(model, photo.name))
-            shots.append(Shot(files[0], name, photo.pose, optics[photo.camera], split, smaller=tuple(files[1:])))
+            mask = find_mask(_base(folder, model) / "masks", photo.name)
+            shots.append(Shot(files[0], name, photo.pose, optics[photo.camera], split, tuple(files[1:]), mask))
     return shots, missing
 
 

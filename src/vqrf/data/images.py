@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,25 @@ Bytes = NDArray[np.uint8]
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF")
 IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P")
-"""8-bit modes; the wider ones would have to be cut to 8 bits, and Pillow clips them without a word."""
+"""Of 8 bits. Pillow gives colours of 16 bits as RGB and RGBA, by their upper bytes."""
+
+WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+"""Gray of 16 bits."""
+
+ORIENTATION_TAG = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What an orientation of EXIF asks for."""
+
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations by which width and height change places."""
 
 PIXELS_PER_STRIP = 1 << 20
 """Pixels that are floats at a time while a photo is averaged: 40 MB."""
@@ -39,31 +58,90 @@ def bombs_refused() -> Iterator[None]:
         yield
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height, from the head of the file. Raises SceneError."""
+@dataclass(frozen=True)
+class Head:
+    """What the head of an image file says: the size in which its pixels are stored, and how a viewer turns it.
+
+    Attributes:
+      orientation: of EXIF, 1 to 8; 1 where it says nothing.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def turned_size(self) -> tuple[int, int]:
+        """As a viewer shows it."""
+        width, height = self.size
+        return (height, width) if self.orientation in SIDEWAYS else self.size
+
+
+def read_head(path: Path) -> Head:
+    """The head of a file. Raises SceneError."""
     with _opened(path) as image:
-        return image.size
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        return Head(image.size, orientation if isinstance(orientation, int) and orientation in TURNS else 1)
 
 
-def read_photo(path: Path, downscale: int, background: Color) -> tuple[Bytes, Bytes]:
-    """A photo as [H/n,W/n,3] and [H/n,W/n] uint8: block averages of premultiplied colour laid on the background, and of alpha.
+def read_photo(
+    path: Path, downscale: int, background: Color, *, orientation: int = 1, mask: Bytes | None = None
+) -> tuple[Bytes, Bytes]:
+    """A photo as [H/n,W/n,3] and [H/n,W/n] uint8: block averages of premultiplied colour on the background, and of alpha.
 
     What is left over at the right and at the bottom is dropped.
+
+    Args:
+      orientation: of EXIF, by which it is turned first.
+      mask: [H,W] of the photo as it is turned, in 1/255: multiplied with its alpha.
 
     Raises:
       SceneError: it cannot be read.
 
     Safe for untrusted input inside of `bombs_refused`.
     """
-    rgba = _read_rgba(path)
+    rgba = _read_rgba(path, orientation)
     height, width = (side // downscale for side in rgba.shape[:2])
     colors, opacity = np.empty((height, width, 3), np.uint8), np.empty((height, width), np.uint8)
     rows = max(PIXELS_PER_STRIP // (width * downscale**2), 1)
     for start in range(0, height, rows):
         strip = slice(start, min(start + rows, height))
-        block = rgba[strip.start * downscale : strip.stop * downscale, : width * downscale]
+        rows_read = slice(strip.start * downscale, strip.stop * downscale)
+        block = rgba[rows_read, : width * downscale]
+        if mask is not None:
+            block = block.copy()
+            block[..., 3] = np.rint(block[..., 3] * (mask[rows_read, : width * downscale] / np.float32(255)))
         colors[strip], opacity[strip] = _composite(block, downscale, background)
     return colors, opacity
+
+
+def read_mask(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Bytes:
+    """A mask [H,W] uint8 for a photo of `size` as it is turned: its alpha where it has some, or how bright it is.
+
+    Args:
+      orientation: by which the photo was turned; the mask is turned too, unless it has the turned photo's shape already.
+
+    Raises:
+      SceneError: it cannot be read.
+
+    Safe for untrusted input inside of `bombs_refused`.
+    """
+    with _opened(path) as image:
+        has_alpha = image.mode in ("LA", "RGBA") and int(np.asarray(image.getchannel("A")).min()) < 255
+        gray = image.getchannel("A") if has_alpha else Image.fromarray(_eight_bits(path, image)).convert("L")
+        has_turned_shape = orientation in SIDEWAYS and (gray.width > gray.height) == (size[0] > size[1])
+        if orientation != 1 and not has_turned_shape:
+            gray = gray.transpose(TURNS[orientation])
+        if gray.size != size:
+            gray = gray.resize(size, Image.Resampling.BOX)
+        return np.asarray(gray, np.uint8)
+
+
+def averaged_mask(mask: Bytes, downscale: int) -> Bytes:
+    """Block averages [H/n,W/n] of a mask, with what is left over dropped."""
+    height, width = mask.shape[0] // downscale, mask.shape[1] // downscale
+    blocks = mask[: height * downscale, : width * downscale].reshape(height, downscale, width, downscale)
+    average: Bytes = np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+    return average
 
 
 def png_from_image(image: Bytes) -> bytes:
@@ -79,12 +157,28 @@ def bytes_from_colors(colors: Float32) -> Bytes:
     return image
 
 
-def _read_rgba(path: Path) -> Bytes:
+def _read_rgba(path: Path, orientation: int) -> Bytes:
     """[H,W,4] uint8, alpha not premultiplied."""
     with _opened(path) as image:
-        if image.mode not in IMAGE_MODES:
-            raise SceneError(path, f"expected 8 bits per channel, rgb or gray, got mode {image.mode}")
-        return np.asarray(image.convert("RGBA"), np.uint8)
+        if image.mode not in WIDE_MODES:
+            if image.mode not in IMAGE_MODES:
+                raise SceneError(path, f"expected rgb or gray, with or without alpha, got mode {image.mode}: convert it to PNG")
+            turned = image if orientation == 1 else image.transpose(TURNS[orientation])
+            return np.asarray(turned.convert("RGBA"), np.uint8)
+        gray = Image.fromarray(_eight_bits(path, image))
+        return np.asarray((gray if orientation == 1 else gray.transpose(TURNS[orientation])).convert("RGBA"), np.uint8)
+
+
+def _eight_bits(path: Path, image: Image.Image) -> Bytes:
+    """An image as uint8, [H,W] or [H,W,3], gray of 16 bits rounded to 8, which Pillow would clip."""
+    if image.mode in WIDE_MODES:
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min(initial=0) < 0 or levels.max(initial=0) > 65535:
+            raise SceneError(path, f"has values beyond 16 bits in mode {image.mode}: convert it to PNG")
+        return ((levels * 255 + 32767) // 65535).astype(np.uint8)
+    if image.mode not in (*IMAGE_MODES, "1"):
+        raise SceneError(path, f"expected rgb or gray, got mode {image.mode}: convert it to PNG")
+    return np.asarray(image.convert("RGB"), np.uint8)
 
 
 @contextmanager

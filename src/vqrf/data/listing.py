@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ MIN_ANGLE = 1e-6
 
 OTHER_FOLDERS = ("rgb", "input", "image", "imgs", "img", "photos", "frames")
 """Names of a folder of photos besides `images`."""
+
+COLORS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 WORDS_SHOWN = 80
 """Characters of a name that an error message shows."""
@@ -123,6 +126,7 @@ class Shot:
       optics: how the camera sees.
       split: what the dataset uses the photo for, None where it does not say.
       smaller: the same photo again, averaged down by others; the largest first.
+      mask: an image of what belongs to the thing, white where it does; None where the dataset has none for the photo.
     """
 
     file: Path
@@ -131,6 +135,7 @@ class Shot:
     optics: Optics
     split: Split | None = None
     smaller: tuple[Path, ...] = ()
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +208,14 @@ def find_photo(file: Path) -> Path | None:
     return None
 
 
+def find_mask(masks: Path, name: str) -> Path | None:
+    """The mask of the photo `name` in a folder of masks: `NAME.png` as COLMAP has it, or of its own name and any ending."""
+    for listed in (f"{name}.png", name):
+        if (mask := find_photo(path_inside(masks, listed, "mask"))) is not None:
+            return mask
+    return None
+
+
 def photo_folders(*bases: Path) -> list[Path]:
     """The folders of a model's photos, in the first of some places that has such: `images` and `images_2`, `images_4`, ... with
     the same averaged down, or one of another name. The first of `bases` itself where none has."""
@@ -225,6 +238,24 @@ def expect_few(path: Path, n_shots: int) -> None:
     """Refuse a listing of too many photos, before anything is made of them. Raises SceneError."""
     if n_shots > MAX_SHOTS:
         raise SceneError(path, f"lists {n_shots} photos, the limit is {MAX_SHOTS}")
+
+
+def color_of(name: str) -> Color:
+    """The colour of a name of `COLORS`, or of #rrggbb. Raises ValueError where it is neither.
+
+    >>> color_of("#ff8000")
+    (1.0, 0.5019607843137255, 0.0)
+    """
+    if name in COLORS:
+        return COLORS[name]
+    if not is_color(name):
+        raise ValueError(f"background: expected white, black or #rrggbb, got {name[:WORDS_SHOWN]!a}")
+    red, green, blue = (int(name[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
+
+
+def is_color(name: str) -> bool:
+    return name in COLORS or re.fullmatch("#[0-9a-fA-F]{6}", name) is not None
 
 
 def some_names(names: Iterable[str]) -> str:

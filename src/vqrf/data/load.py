@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vqrf.data import blender, colmap, llff, nsvf, transforms
-from vqrf.data.images import Bytes, bombs_refused, read_photo, read_size
-from vqrf.data.listing import Listing, SceneError, Shot, expect_inside, some_names
+from vqrf.data.images import bombs_refused
+from vqrf.data.listing import COLORS, Listing, SceneError, Shot, color_of, some_names
+from vqrf.data.photos import Masks, Task, expect_room_for, read_views, remarks_of, tasks_of, with_masks
 from vqrf.data.placement import Axes, Placement, PlacementError, Wishes, fault_of, place
-from vqrf.data.scene import BACKGROUNDS, SPLITS, Background, Scene, View
+from vqrf.data.scene import SPLITS, Scene, View
 from vqrf.data.splits import split_shots
-from vqrf.geometry import Camera
-from vqrf.memory import OverBudget, expect_room
 
 LAYOUTS = (blender, transforms, colmap, llff, nsvf)
 """In the order in which they are asked: a folder with several has that first which says most."""
@@ -31,10 +28,6 @@ READ_AS = (
 PLAIN_LEVELS, PLAIN_SHARE = 12, 0.9
 """How far colours of 0 to 255 may be from white or black, and for which share of the borders' pixels, on a plain background."""
 
-READ_THREADS = 4
-DECODE_BYTES = 12
-"""Bytes that a pixel of a photo takes while it is read: as the file's own, as RGBA, and a strip of it as floats."""
-
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -45,11 +38,13 @@ class SceneOptions:
       place: near, far, box and up.
       axes: of the poses: "opencv" has y down and z forward; "opengl" takes them as they are, even where the cameras look away
         from what they stand around; None does so too, but refuses such.
+      masks: where masks are, and what they mean.
     """
 
     hold_out: str = ""
     place: Wishes = Wishes()
     axes: Axes | None = None
+    masks: Masks = Masks()  # noqa: RUF009 (frozen)
 
 
 def load_scene(
@@ -58,7 +53,7 @@ def load_scene(
     splits: Sequence[str] = SPLITS,
     downscale: int | None = 1,
     side: int | None = None,
-    background: Background = "white",
+    background: str = "white",
     every: int = 1,
     options: SceneOptions = SceneOptions(),
     max_bytes: int | None = None,
@@ -71,8 +66,8 @@ def load_scene(
         asked for too.
       downscale: average n x n pixels to one, in premultiplied alpha, and drop what is left over; None: as `side` says.
       side: the longer side of the images, about: each is averaged down as far as it stays no shorter.
-      background: what shows through where images are transparent; without alpha they are taken as opaque. A split
-        none of whose pixels is transparent has no opacities: its backgrounds are in its photos.
+      background: white, black or #rrggbb: what shows through where images are transparent; without alpha they are taken as
+        opaque. A split none of whose pixels is transparent has no opacities: its backgrounds are in its photos.
       every: of the test split, take frames 0, n, 2n, ...
       max_bytes: that the images may take together; None for the usual budget of memory.
 
@@ -89,8 +84,9 @@ def load_scene(
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
     listing = _turned(list_photos(Path(path)), options.axes)
-    if listing.background not in (None, BACKGROUNDS[background]):
-        stands_on = next(name for name, color in BACKGROUNDS.items() if color == listing.background)
+    behind = color_of(background)
+    if listing.background not in (None, behind):
+        stands_on = next((name for name, color in COLORS.items() if color == listing.background), listing.background)
         raise SceneError(listing.folder, f"its images stand on {stands_on!r}, not on {background!r}")
     shots, hold_out = split_shots(_named_apart(listing.shots), options.hold_out)
     with bombs_refused():
@@ -100,14 +96,16 @@ def load_scene(
         for split, what in (("train", "to train on"), ("test", "held out")):
             if not wanted.get(split, [None]) and (split == "train" or len(wanted) == 1):
                 raise SceneError(listing.folder, f"has no photos {what}")
-        tasks = {split: _tasks(listing, wanted[split], downscale, side) for split in splits}
-        _expect_room(listing, [task for of_split in tasks.values() for task in of_split], max_bytes)
-        views = {split: _read_views(tasks[split], background) for split in splits}
+        tasks = {split: tasks_of(listing, wanted[split], downscale, side) for split in splits}
+        every_task = [task for of_split in tasks.values() for task in of_split]
+        expect_room_for(listing, every_task, max_bytes)
+        tasks, remarks = with_masks(listing, tasks, options.masks)
+        views = {split: read_views(tasks[split], behind) for split in splits}
     found = _place(listing, tasks, options, is_plain=_is_plain([view for of_split in views.values() for view in of_split]))
     return Scene(
         train=views.get("train", ()),
         test=views.get("test", ()),
-        background=BACKGROUNDS[background],
+        background=behind,
         near=found.near,
         far=found.far,
         name=listing.folder.resolve().name,
@@ -116,7 +114,8 @@ def load_scene(
         downscale=next((task.downscale for of_split in tasks.values() for task in of_split), 1),
         hold_out=hold_out,
         source=found.source,
-        remarks=listing.remarks,
+        masked=next((task.mask_mean for of_split in tasks.values() for task in of_split if task.mask_mean), ""),
+        remarks=(*listing.remarks, *remarks_of(every_task), *remarks),
     )
 
 
@@ -127,7 +126,7 @@ def _turned(listing: Listing, axes: Axes | None) -> Listing:
     return replace(listing, shots=tuple(replace(shot, pose=shot.pose * [1, -1, -1, 1]) for shot in listing.shots))
 
 
-def _place(listing: Listing, tasks: dict[str, list[_Task]], options: SceneOptions, *, is_plain: bool) -> Placement:
+def _place(listing: Listing, tasks: dict[str, list[Task]], options: SceneOptions, *, is_plain: bool) -> Placement:
     """Where things are, from the cameras of all photos, read or not. Raises SceneError where they cannot be."""
     size = next(task.size for of_split in tasks.values() for task in of_split)
     try:
@@ -180,81 +179,3 @@ def _named_apart(shots: Sequence[Shot]) -> tuple[Shot, ...]:
         seen[shot.name] = n = seen.get(shot.name, 0) + 1
         apart.append(shot if n == 1 else replace(shot, name=f"{shot.name}~{n}"))
     return tuple(apart)
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """A photo to read: its file's size, by how much to average it, and by how much it is smaller then than the largest copy."""
-
-    file: Path
-    name: str
-    size: tuple[int, int]
-    n: int
-    downscale: int
-    camera: Camera
-
-    @property
-    def n_pixels(self) -> int:
-        return math.prod(self.size)
-
-
-def _tasks(listing: Listing, shots: Sequence[Shot], downscale: int | None, side: int | None) -> list[_Task]:
-    """What to read of each shot. All of them take the copy that suits the first."""
-    if not shots:
-        return []
-    sizes = [read_size(expect_inside(listing.folder, file)) for file in (shots[0].file, *shots[0].smaller)]
-    shrunk = [max(round(max(sizes[0]) / max(size)), 1) for size in sizes]
-    if downscale is not None or side is None:
-        copy = max((i for i, n in enumerate(shrunk) if (downscale or 1) % n == 0), key=lambda i: shrunk[i])
-    else:
-        copy = max((i for i, size in enumerate(sizes) if i == 0 or max(size) >= side), key=lambda i: shrunk[i])
-    return [_task(listing, shot, copy, shrunk[copy], downscale, side) for shot in shots]
-
-
-def _task(listing: Listing, shot: Shot, copy: int, shrunk: int, downscale: int | None, side: int | None) -> _Task:
-    """
-    Args:
-      copy: which of the shot's files to read; `shrunk` is by how much it was averaged down already.
-    """
-    file = (shot.file, *shot.smaller)[copy]
-    size = read_size(expect_inside(listing.folder, file))
-    n = min(max(max(size) // side, 1), *size) if downscale is None and side is not None else (downscale or 1) // shrunk
-    if min(size) < n:
-        raise SceneError(file, f"is {size[0]}x{size[1]}, which cannot be downscaled by {n}")
-    try:
-        camera = shot.optics.camera(shot.pose, size).averaged(n)
-    except ValueError as error:
-        raise SceneError(file, str(error)) from None
-    return _Task(file, shot.name, size, n, n * shrunk, camera)
-
-
-def _expect_room(listing: Listing, tasks: Sequence[_Task], max_bytes: int | None) -> None:
-    n_bytes = sum(4 * task.camera.width * task.camera.height for task in tasks)
-    n_bytes += DECODE_BYTES * max((task.n_pixels for task in tasks), default=0)
-    try:
-        expect_room(n_bytes, max_bytes, f"to hold {len(tasks)} photos")
-    except OverBudget as error:
-        raise SceneError(listing.folder, str(error)) from None
-
-
-def _read_views(tasks: Sequence[_Task], background: Background) -> tuple[View, ...]:
-    def read(task: _Task) -> tuple[Bytes, Bytes]:
-        return read_photo(task.file, task.n, BACKGROUNDS[background])
-
-    with ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1)) as pool:
-        images = list(pool.map(read, tasks))
-    has_opacity = any(opacity.min() < 255 for _, opacity in images)
-    return tuple(
-        View(task.camera, image, task.name, opacity if has_opacity else None, _weight(task.camera))
-        for task, (image, opacity) in zip(tasks, images, strict=True)
-    )
-
-
-def _weight(camera: Camera) -> Bytes | None:
-    """No weight for pixels that the lens sees nothing through; None where it sees through all."""
-    blind = camera.blind_pixels()
-    if not len(blind):
-        return None
-    weight = np.full(camera.width * camera.height, 255, np.uint8)
-    weight[blind] = 0
-    return weight.reshape(camera.height, camera.width)

@@ -11,13 +11,10 @@ from typing import Literal
 import numpy as np
 
 from vqrf.data.images import Bytes, png_from_image
-from vqrf.data.listing import PHOTO_ENDINGS, Box, Color, path_inside
+from vqrf.data.listing import COLORS, PHOTO_ENDINGS, Box, Color, path_inside
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera, Float32, Float64
 
-Background = Literal["white", "black"]
-
-BACKGROUNDS: dict[Background, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 SPLITS = ("train", "test")
 
 BOUND_RAYS = 65
@@ -72,6 +69,7 @@ class Scene:
       box: world corners that hold everything, where they are known; None: what the training cameras see.
       up: unit vector, what is up in the world.
       source: where near, far and box are from, for people.
+      masked: what masks hide, "background" or "ignored"; "" where there are none.
       downscale: how many pixels of a photo, on a side, were averaged to one; of the first view where they differ.
       hold_out: what `vqrf.data.splits.split_shots` takes to hold out the same photos again.
       remarks: what was passed over when it was read, for the user.
@@ -86,6 +84,7 @@ class Scene:
     box: Box | None = None
     up: tuple[float, float, float] = (0.0, 0.0, 1.0)
     source: str = ""
+    masked: Literal["", "background", "ignored"] = ""
     downscale: int = 1
     hold_out: str = "own"
     remarks: tuple[str, ...] = ()
@@ -107,7 +106,7 @@ def save_scene(scene: Scene, path: str | Path) -> None:
         in more than their pose, which this format cannot say.
       OSError: a file cannot be written.
     """
-    background = next((name for name, rgb in BACKGROUNDS.items() if rgb == scene.background), None)
+    background = next((name for name, rgb in COLORS.items() if rgb == scene.background), None)
     if background is None:
         raise ValueError(f"background: expected white or black, got {scene.background}")
     views = scene.train + scene.test

@@ -26,6 +26,7 @@ from vqrf.data.listing import (
     SceneError,
     Shot,
     Split,
+    color_of,
     expect_few,
     expect_inside,
     find_photo,
@@ -36,8 +37,7 @@ from vqrf.data.listing import (
 
 FILE = "transforms.json"
 TREE_KEYS = ("frames", "near", "far", "background", "train_filenames", "val_filenames", "test_filenames")
-FRAME_KEYS = ("file_path", "transform_matrix", "time")
-COLORS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+FRAME_KEYS = ("file_path", "mask_path", "transform_matrix", "time")
 
 
 def list_shots(folder: Path) -> Listing | None:
@@ -123,7 +123,22 @@ def at_frame(path: Path, i: int, error: ValueError) -> SceneError:
 
 def shot_of(folder: Path, tree: Tree, frame: Tree, file: Path, split: Split | None) -> Shot:
     """The shot of a frame. Raises ValueError."""
-    return Shot(file, name_of(folder, file), pose_of(frame.get("transform_matrix")), optics_of(tree, frame), split)
+    pose, optics = pose_of(frame.get("transform_matrix")), optics_of(tree, frame)
+    return Shot(file, name_of(folder, file), pose, optics, split, mask=_mask_of(folder, frame))
+
+
+def _mask_of(folder: Path, frame: Tree) -> Path | None:
+    """The mask of a frame, which has to be there where it is named. Raises ValueError."""
+    name = frame.get("mask_path")
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise ValueError(f"mask_path: expected a name, got {str(name)[:40]!a}")
+    listed = path_inside(folder, name, "mask_path")
+    mask = find_photo(listed)
+    if mask is None:
+        raise SceneError(listed, "there is no such mask")
+    return mask
 
 
 def bounds_of(path: Path, tree: Tree) -> tuple[float | None, float | None]:
@@ -144,9 +159,10 @@ def background_of(path: Path, tree: Tree) -> Color | None:
     name = tree.get("background")
     if name is None:
         return None
-    if not isinstance(name, str) or name not in COLORS:
-        raise SceneError(path, f"background: expected white or black, got {str(name)[:40]!a}")
-    return COLORS[name]
+    try:
+        return color_of(str(name))
+    except ValueError as error:
+        raise SceneError(path, str(error)) from None
 
 
 def _splits_of(path: Path, tree: Tree) -> dict[str, Split]:

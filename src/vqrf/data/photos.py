@@ -1,0 +1,226 @@
+"""Shots as views: what to read of each photo, how it is turned, averaged and masked, and the reading itself.
+
+The heads of all files are looked at before the pixels of any are read, and each photo is averaged as it is read, so that memory
+is that of the views and of the few photos that are in the making.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vqrf.data.images import Bytes, Head, averaged_mask, read_head, read_mask, read_photo
+from vqrf.data.listing import Color, Listing, SceneError, Shot, expect_inside, find_mask, some_names
+from vqrf.data.scene import View
+from vqrf.geometry import Camera
+from vqrf.memory import OverBudget, expect_room
+
+READ_THREADS = 4
+DECODE_BYTES = 12
+"""Bytes that a pixel of a photo takes while it is read: as the file's own, as RGBA, and a strip of it as floats."""
+
+MASKS_LOOKED_AT = 8
+"""Of all masks, how many are asked what they mean."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where masks are, and what they mean.
+
+    Attributes:
+      folder: of masks named as the photos are; None for those that the dataset names.
+      mean: what is masked is "background", as if it were transparent, or "ignored": no ray is cast there. None: background,
+        unless the masks keep most of the photos' borders, where a thing would end and a passer-by does not.
+      is_inverted: whether they are black where the thing is.
+    """
+
+    folder: Path | None = None
+    mean: Literal["background", "ignored"] | None = None
+    is_inverted: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A photo to read.
+
+    Attributes:
+      size: width and height, as it is turned.
+      orientation: of EXIF, by which it is turned; 1: not at all.
+      n: pixels on a side that are averaged to one.
+      downscale: by how much it is smaller then than the largest copy of it.
+      doubt: what the user should know of it.
+      mask_mean: see `Masks`.
+    """
+
+    file: Path
+    name: str
+    size: tuple[int, int]
+    orientation: int
+    n: int
+    downscale: int
+    camera: Camera
+    doubt: str | None
+    mask: Path | None = None
+    mask_mean: Literal["", "background", "ignored"] = ""
+    is_inverted: bool = False
+
+    @property
+    def n_pixels(self) -> int:
+        return math.prod(self.size)
+
+
+def tasks_of(listing: Listing, shots: Sequence[Shot], downscale: int | None, side: int | None) -> list[Task]:
+    """What to read of each shot. All of them take the copy that suits the first.
+
+    Args:
+      downscale, side: see `vqrf.data.load.load_scene`.
+
+    Raises:
+      SceneError: a photo is missing, or is none for its camera.
+    """
+    if not shots:
+        return []
+    sizes = [read_head(expect_inside(listing.folder, file)).turned_size for file in (shots[0].file, *shots[0].smaller)]
+    shrunk = [max(round(max(sizes[0]) / max(size)), 1) for size in sizes]
+    if downscale is not None or side is None:
+        copy = max((i for i, n in enumerate(shrunk) if (downscale or 1) % n == 0), key=lambda i: shrunk[i])
+    else:
+        copy = max((i for i, size in enumerate(sizes) if i == 0 or max(size) >= side), key=lambda i: shrunk[i])
+    return [_task(listing, shot, copy, shrunk[copy], downscale, side) for shot in shots]
+
+
+def _task(listing: Listing, shot: Shot, copy: int, shrunk: int, downscale: int | None, side: int | None) -> Task:
+    """`copy` is which of the shot's files to read, `shrunk` by how much it was averaged down already."""
+    file = (shot.file, *shot.smaller)[copy]
+    head = read_head(expect_inside(listing.folder, file))
+    orientation, doubt = _turn(head, shot.optics.size)
+    size = head.turned_size if orientation != 1 else head.size
+    n = min(max(max(size) // side, 1), *size) if downscale is None and side is not None else (downscale or 1) // shrunk
+    if min(size) < n:
+        raise SceneError(file, f"is {size[0]}x{size[1]}, which cannot be downscaled by {n}")
+    try:
+        camera = shot.optics.camera(shot.pose, size).averaged(n)
+    except ValueError as error:
+        raise SceneError(file, str(error)) from None
+    return Task(file, shot.name, size, orientation, n, n * shrunk, camera, doubt, shot.mask)
+
+
+def _turn(head: Head, said: tuple[int, int] | None) -> tuple[int, str | None]:
+    """By which orientation to turn a photo, and what is doubtful about it.
+
+    The size that a dataset says tells whether its cameras are those of the photo as it is stored, or as viewers turn it. Where
+    it does not tell, photos are taken as they are stored, as COLMAP, nerfstudio and instant-ngp take them.
+    """
+    if head.orientation == 1:
+        return 1, None
+    stored, turned = head.size, head.turned_size
+    if said is not None and stored != turned and (said[0] > said[1]) == (turned[0] > turned[1]) != (stored[0] > stored[1]):
+        return head.orientation, None
+    if said is not None and stored[0] != stored[1] and stored != turned and said[0] != said[1]:
+        return 1, None
+    return (
+        1,
+        "say by EXIF that they are to be turned; taken as they are stored, as the dataset does not say whether its cameras are",
+    )
+
+
+def remarks_of(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """What the user should know of the photos."""
+    doubtful = [task for task in tasks if task.doubt is not None]
+    return (f"{len(doubtful)} photos ({some_names(task.name for task in doubtful)}) {doubtful[0].doubt}",) if doubtful else ()
+
+
+def expect_room_for(listing: Listing, tasks: Sequence[Task], max_bytes: int | None) -> None:
+    """Refuse photos that take more memory together than they may. Raises SceneError."""
+    n_bytes = sum(4 * task.camera.width * task.camera.height for task in tasks)
+    n_bytes += DECODE_BYTES * max((task.n_pixels for task in tasks), default=0)
+    try:
+        expect_room(n_bytes, max_bytes, f"to hold {len(tasks)} photos")
+    except OverBudget as error:
+        raise SceneError(listing.folder, str(error)) from None
+
+
+def with_masks(listing: Listing, tasks: dict[str, list[Task]], masks: Masks) -> tuple[dict[str, list[Task]], tuple[str, ...]]:
+    """The tasks with their masks and what these mean, and what to say of it.
+
+    Raises:
+      SceneError: the folder of masks has none for any photo, or a mask cannot be read.
+    """
+    masked = {split: [_with_mask(listing, task, masks) for task in of_split] for split, of_split in tasks.items()}
+    found = [task for of_split in masked.values() for task in of_split if task.mask is not None]
+    n_tasks = sum(map(len, tasks.values()))
+    if not found:
+        if masks.folder is not None and n_tasks:
+            raise SceneError(masks.folder, "has no mask of any photo: expected NAME.png, or the photo's own name")
+        return tasks, ()
+    mean, why = masks.mean, "as asked for"
+    if mean is None:
+        share = float(np.mean([_kept_border(task, masks) for task in found[:: -(-len(found) // MASKS_LOOKED_AT)]]))
+        mean = "ignored" if share > 0.5 else "background"
+        why = f"as they keep {100 * share:.0f} % of the photos' borders"
+    settled = {
+        split: [
+            task if task.mask is None else replace(task, mask_mean=mean, is_inverted=masks.is_inverted) for task in of_split
+        ]
+        for split, of_split in masked.items()
+    }
+    return settled, (f"masks of {len(found)} of {n_tasks} photos: what they hide is {mean}, {why} (--masked)",)
+
+
+def _with_mask(listing: Listing, task: Task, masks: Masks) -> Task:
+    if masks.folder is None:
+        if task.mask is not None:
+            expect_inside(listing.folder, task.mask)
+        return task
+    names = (str(task.file.relative_to(listing.folder)), task.file.name)
+    found = next((mask for name in names if (mask := find_mask(masks.folder, name)) is not None), None)
+    return replace(task, mask=found)
+
+
+def _kept_border(task: Task, masks: Masks) -> float:
+    """How much of the photo's border a mask keeps, 0..1."""
+    mask = _read_mask(replace(task, is_inverted=masks.is_inverted))
+    return float(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() / 255)
+
+
+def _read_mask(task: Task) -> Bytes:
+    """[H,W] in the photo's own size, 255 where it is kept."""
+    assert task.mask is not None
+    mask = read_mask(task.mask, task.size, orientation=task.orientation)
+    return 255 - mask if task.is_inverted else mask
+
+
+def read_views(tasks: Sequence[Task], background: Color) -> tuple[View, ...]:
+    """Read the photos, in order. Raises SceneError where one cannot be read."""
+
+    def read(task: Task) -> tuple[Bytes, Bytes, Bytes | None]:
+        mask = None if task.mask is None else _read_mask(task)
+        on = mask if task.mask_mean == "background" else None
+        image, opacity = read_photo(task.file, task.n, background, orientation=task.orientation, mask=on)
+        weight = averaged_mask(mask, task.n) if mask is not None and on is None else None
+        return image, opacity, _seen(weight, task.camera)
+
+    with ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1)) as pool:
+        images = list(pool.map(read, tasks))
+    has_opacity = any(opacity.min() < 255 for _, opacity, _ in images)
+    return tuple(
+        View(task.camera, image, task.name, opacity if has_opacity else None, weight)
+        for task, (image, opacity, weight) in zip(tasks, images, strict=True)
+    )
+
+
+def _seen(weight: Bytes | None, camera: Camera) -> Bytes | None:
+    """The weight, with none for pixels that the lens sees nothing through; None where all count alike."""
+    blind = camera.blind_pixels()
+    if not len(blind):
+        return weight
+    seen = np.full(camera.width * camera.height, 255, np.uint8) if weight is None else weight.ravel().copy()
+    seen[blind] = 0
+    return seen.reshape(camera.height, camera.width)
