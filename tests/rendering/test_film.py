@@ -52,6 +52,9 @@ def test_a_spiral_rises() -> None:
 POSE = np.array([[0, 0, 1, 4], [1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 0, 1]], float)
 
 
+VIEW = {"camera_to_world": POSE.tolist(), "fov": 50}
+
+
 def written(folder: Path, tree: object) -> Path:
     path = folder / "path.json"
     path.write_text(tree if isinstance(tree, str) else json.dumps(tree))
@@ -60,9 +63,26 @@ def written(folder: Path, tree: object) -> Path:
 
 def test_the_path_of_nerfstudio_is_read(tmp_path: Path) -> None:
     view = {"camera_to_world": POSE.ravel().tolist(), "fov": 60, "aspect": 1}
-    (camera,) = load_path(written(tmp_path, {"camera_path": [view], "fps": 24}), (64, 32))
+    (camera,) = load_path(
+        written(tmp_path, {"camera_path": [view], "fps": 24, "crop": None, "camera_type": "perspective"}), (64, 32)
+    )
     np.testing.assert_array_equal(camera.pose, POSE)
     assert math.isclose(camera.fy, 16 / math.tan(math.radians(30))) and (camera.width, camera.height) == (64, 32)
+
+
+def test_every_view_of_a_path_has_its_own_lens(tmp_path: Path) -> None:
+    frame = {"transform_matrix": POSE.tolist()[:3]}
+    own = {"fl_x": 400, "fl_y": 300, "cx": 150, "cy": 280, "w": 400, "h": 600}
+    tree = {"fl_x": 800, "w": 400, "h": 600, "frames": [frame, frame | own]}
+    first, second = load_path(written(tmp_path, tree), (40, 60))
+    assert (first.fx, first.fy, first.cx, first.cy) == pytest.approx((80, 80, 20, 30))
+    assert (second.fx, second.fy, second.cx, second.cy) == pytest.approx((40, 30, 15, 28))
+
+
+def test_a_picture_of_another_aspect_is_as_wide(tmp_path: Path) -> None:
+    tree = {"fl_x": 400, "cx": 150, "cy": 280, "w": 400, "h": 600, "frames": [{"transform_matrix": POSE.tolist()}]}
+    (camera,) = load_path(written(tmp_path, tree), (40, 40))
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == pytest.approx((40, 40, 15, 18))
 
 
 @pytest.mark.parametrize("angle", [{"camera_angle_x": 2 * math.atan(0.5)}, {"fl_x": 800, "w": 800}])
@@ -76,16 +96,22 @@ def test_the_frames_of_a_transforms_file_are_read(tmp_path: Path, angle: dict[st
 @pytest.mark.parametrize(
     ("tree", "reason"),
     [
-        ("{", "is no JSON"),
-        ([], "has no camera_path"),
+        ("{", "is not JSON"),
+        ([], "expected a JSON object"),
         ({"frames": []}, "has no camera_path"),
-        ({"frames": [{}], "camera_angle_x": 1}, "camera 0: transform_matrix is missing"),
-        ({"frames": [{"transform_matrix": POSE.tolist()}]}, "camera 0: camera_angle_x is missing"),
-        ({"frames": [{"transform_matrix": POSE.tolist()[:3]}], "camera_angle_x": 1}, "camera 0: "),
+        ({"keyframes": [{}]}, "only keyframes"),
+        ({"path": [{"R": [0, 0, 0, 1]}]}, "instant-ngp's own paths are not read"),
+        ({"frames": [{}], "camera_angle_x": 1}, "camera 0: transform_matrix: expected 4 rows"),
+        ({"frames": [{"transform_matrix": POSE.tolist()}]}, "camera 0: there is no 'camera_angle_x' and no 'fl_x'"),
+        ({"frames": [{"transform_matrix": POSE.tolist()[:2]}], "camera_angle_x": 1}, "camera 0: transform_matrix"),
         ({"camera_path": [{"camera_to_world": [[2, 0, 0, 0]] * 4, "fov": 50}]}, "camera 0: pose"),
-        ({"camera_path": [{"camera_to_world": POSE.tolist(), "fov": "wide"}]}, "camera 0: "),
-        ({"camera_path": [{"camera_to_world": POSE.tolist(), "fov": 0}]}, "camera 0: "),
+        ({"camera_path": [{"camera_to_world": str(POSE.tolist()), "fov": 50}]}, "camera 0: camera_to_world: expected 4 rows"),
+        ({"camera_path": [{"camera_to_world": POSE.tolist(), "fov": "wide"}]}, "camera 0: fov"),
+        ({"camera_path": [{"camera_to_world": POSE.tolist(), "fov": 0}]}, "camera 0: fov"),
         ({"camera_path": [7]}, "camera 0: "),
+        ({"camera_path": [VIEW], "camera_type": "equirectangular"}, "camera_type 'equirectangular' is not drawn"),
+        ({"camera_path": [VIEW], "crop": {"crop_min": [0, 0, 0]}}, "key 'crop'"),
+        ({"camera_path": [{**VIEW, "render_time": 0.5}]}, "camera 0: key 'render_time'"),
     ],
 )
 def test_what_is_no_path_is_refused_with_its_place(tmp_path: Path, tree: object, reason: str) -> None:

@@ -118,7 +118,9 @@ def expect_known(tree: Tree, known: Iterable[str]) -> list[str]:
     Raises:
       ValueError: one of them could change the picture.
     """
-    strange = sorted(set(tree) - {*known, *CAMERA_KEYS, *LENS_KEYS} - HARMLESS_KEYS)
+    strange = sorted(
+        {key for key, value in tree.items() if value is not None} - {*known, *CAMERA_KEYS, *LENS_KEYS} - HARMLESS_KEYS
+    )
     for key in strange:
         if SUSPECT.search(key):
             raise ValueError(
@@ -211,17 +213,20 @@ def lens_of(tree: Tree, frame: Tree) -> Lens | None:
     return None if lens.is_straight else lens
 
 
-def pose_of(rows: object) -> Float64:
-    """A `transform_matrix` as [4,4] float64; its last row may be left out, and its axes may share a scale that is not 1.
+def pose_of(rows: object, what: str = "transform_matrix") -> Float64:
+    """A matrix as [4,4] float64; its last row may be left out, and its axes may share a scale that is not 1.
+
+    Args:
+      what: the matrix is called, for the message.
 
     Raises:
       ValueError: it is none, or none that a camera can have.
     """
     n_columns = [len(row) for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
     if n_columns not in ([4, 4, 4], [4, 4, 4, 4]) or not isinstance(rows, list):
-        raise ValueError("transform_matrix: expected 4 rows of 4 numbers")
+        raise ValueError(f"{what}: expected 4 rows of 4 numbers")
     if not all(is_number(value) for row in rows for value in row):
-        raise ValueError("transform_matrix: expected numbers")
+        raise ValueError(f"{what}: expected numbers")
     pose = np.array([*rows, [0, 0, 0, 1]][:4], np.float64)
     rotation = pose[:3, :3]
     with np.errstate(over="ignore", invalid="ignore"):

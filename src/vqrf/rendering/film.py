@@ -2,24 +2,27 @@
 
 Notation. The camera circles the middle of the lattice at a distance from which the whole of it is in view; world +Z is up.
 A path in a file is one of two kinds of JSON: nerfstudio's (`camera_path`, each with `camera_to_world` and `fov`, the vertical
-angle in degrees) or Blender's `transforms.json` (`frames`, each with `transform_matrix`; `camera_angle_x` or `fl_x`).
+angle in degrees) or a dataset's `transforms.json`, whose cameras are read as the dataset's own (`vqrf.data.camera_json`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.files import read_file
+from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read_json
+from vqrf.data.listing import SceneError
+from vqrf.data.transforms import TREE_KEYS
+from vqrf.files import expect_file
 from vqrf.geometry import Camera, Float32, Float64, Lattice
 
 MAX_PATH_BYTES = 1 << 26
@@ -73,41 +76,92 @@ def _camera(pose: Float64, focal: float, size: Size) -> Camera:
     return Camera(pose, focal, focal, size[0] / 2, size[1] / 2, *size)
 
 
+FILM_KEYS = ("camera_type", "render_height", "render_width", "fps", "seconds", "duration", "is_cycle")
+EASE_KEYS = ("keyframes", "smoothness_value", "tension", "default_fov", "default_transition_sec")
+PATH_KEYS = ("camera_path", *FILM_KEYS, *EASE_KEYS, *TREE_KEYS)
+VIEW_KEYS = (
+    "camera_to_world",
+    "fov",
+    "aspect",
+    "transform_matrix",
+    "file_path",
+    "mask_path",
+    "keyframe",
+    "override_transition_sec",
+)
+"""Keys of a path and of a view in it that are honoured or harmless; beside those of every dataset."""
+
+
 def load_path(path: str | Path, size: Size) -> list[Camera]:
     """Read a camera path; the pictures have `size` whatever size the file speaks of.
 
     Safe for untrusted input.
 
     Raises:
-      PathError: the file is no JSON, has no cameras, or one of them is none.
+      PathError: the file is no JSON, has no cameras, or one of them is none or of a kind that is not drawn.
       OSError: the file cannot be read.
     """
+    expect_file(path)
     try:
-        tree = json.loads(read_file(path, MAX_PATH_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise PathError(f"{path}: is no JSON: {error}") from None
-    views = tree.get("camera_path", tree.get("frames")) if isinstance(tree, dict) else None
+        tree = read_json(Path(path))
+    except SceneError as error:
+        raise PathError(str(error)) from None
+    views = tree.get("camera_path", tree.get("frames"))
     if not isinstance(views, list) or not views:
-        raise PathError(f"{path}: has no camera_path and no frames")
+        raise PathError(f"{path}: has no camera_path and no frames{_other_kind(tree)}")
     cameras = []
+    try:
+        expect_known(tree, PATH_KEYS)
+        if (kind := tree.get("camera_type", "perspective")) != "perspective":
+            raise ValueError(f"camera_type {str(kind)[:40]!a} is not drawn: only perspective is")
+    except ValueError as error:
+        raise PathError(f"{path}: {error}") from None
     for i, view in enumerate(views):
         try:
+            if not isinstance(view, dict):
+                raise ValueError("expected an object")
+            expect_known(view, VIEW_KEYS)
             cameras.append(_read_view(tree, view, size))
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            raise PathError(f"{path}: camera {i}: {reason}") from None
+        except ValueError as error:
+            raise PathError(f"{path}: camera {i}: {error}") from None
     return cameras
 
 
+def _other_kind(tree: dict[str, Any]) -> str:
+    """What a file that holds no path seems to be."""
+    if isinstance(tree.get("keyframes"), list):
+        return ": only keyframes, between which no path was made yet"
+    return ": instant-ngp's own paths are not read" if isinstance(tree.get("path"), list) else ""
+
+
 def _read_view(tree: dict[str, Any], view: dict[str, Any], size: Size) -> Camera:
+    """Raises ValueError."""
     if "camera_path" in tree:
-        pose = np.asarray(view["camera_to_world"], np.float64).reshape(4, 4)
-        angle = math.radians(float(view["fov"]))
-        return _camera(pose, size[1] / 2 / math.tan(angle / 2), size)
-    pose = np.asarray(view["transform_matrix"], np.float64).reshape(4, 4)
-    if "fl_x" in tree:
-        return _camera(pose, float(tree["fl_x"]) * size[0] / float(tree["w"]), size)
-    return _camera(pose, size[0] / 2 / math.tan(float(tree["camera_angle_x"]) / 2), size)
+        pose = pose_of(_rows(view.get("camera_to_world")), "camera_to_world")
+        fov = number(view, "fov")
+        if fov is None or not 0 < fov < 180:
+            raise ValueError(f"fov: expected degrees between 0 and 180, got {fov}")
+        return _camera(pose, size[1] / 2 / math.tan(math.radians(fov) / 2), size)
+    pose, optics = pose_of(view.get("transform_matrix"), "transform_matrix"), optics_of(tree, view)
+    if optics.size is None and (width := number(view if "w" in view else tree, "w")) is not None:
+        optics = replace(optics, size=(int(width), max(round(width * size[1] / size[0]), 1)))
+    return _fitted(optics.camera(pose, optics.size or size), size)
+
+
+def _fitted(camera: Camera, size: Size) -> Camera:
+    """The camera for a picture of another size, as wide in angle; where that has another aspect, more or less of the height."""
+    scale = size[0] / camera.width
+    cy = size[1] / 2 + (camera.cy - camera.height / 2) * scale
+    return replace(
+        camera, fx=camera.fx * scale, fy=camera.fy * scale, cx=camera.cx * scale, cy=cy, width=size[0], height=size[1]
+    )
+
+
+def _rows(values: object) -> object:
+    """A flat list of 12 or 16 numbers as rows of 4; anything else as it is."""
+    if isinstance(values, list) and len(values) in (12, 16):
+        return [values[i : i + 4] for i in range(0, len(values), 4)]
+    return values
 
 
 class ClipWriter:
