@@ -74,6 +74,7 @@ WINGS = {
         "compact",
         "presets",
         "search",
+        "job",
     ),
     "bench": ("alternatives", "curves"),
     "cli": ("terminal", "dataset", "progress", "ends", "words", "convert", "view", "train", "compress", "bench", "main"),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from vqrf.codec.container import BitstreamError as BitstreamError
     from vqrf.codec.pyramid import PyramidField as PyramidField
     from vqrf.compression.compact import CompactPreset as CompactPreset
+    from vqrf.compression.goal import Goal as Goal
+    from vqrf.compression.job import Job as Job
+    from vqrf.compression.job import compress_file as compress_file
     from vqrf.compression.paper import PaperPreset as PaperPreset
     from vqrf.compression.presets import compress as compress
     from vqrf.data.builtin import built_in_scene as built_in_scene
@@ -44,7 +47,9 @@ _HOMES = {
     "CompressedField": "codec.compressed",
     "BitstreamError": "codec.container",
     "Evaluation": "rendering.evaluate",
+    "Goal": "compression.goal",
     "Image": "rendering.render",
+    "Job": "compression.job",
     "Lattice": "geometry",
     "PaperPreset": "compression.paper",
     "PyramidField": "codec.pyramid",
@@ -55,6 +60,7 @@ _HOMES = {
     "View": "data.scene",
     "built_in_scene": "data.builtin",
     "compress": "compression.presets",
+    "compress_file": "compression.job",
     "decode": "codec.bitstream",
     "encode": "codec.bitstream",
     "evaluate": "rendering.evaluate",

@@ -22,11 +22,11 @@ from changed import changed
 from tiny import TINY, TINY_COMPRESS, TINY_RATE, tiny_scene
 
 from vqrf.cli import main as cli
-from vqrf.cli.compress import spread
 from vqrf.cli.main import NO_CORE, main
 from vqrf.cli.terminal import FIELD_FILE
 from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.codec.bitstream import decode, encode
+from vqrf.compression.job import spread
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import Scene, save_scene

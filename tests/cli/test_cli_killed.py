@@ -112,7 +112,7 @@ def test_a_killed_training_does_not_go_on_with_other_settings_and_begins_afresh_
     out = tmp_path / "run"
     command = ("train", data, "--out", out, "--preset", "demo", "--seed", 1)
     killed("coarse", 40, *command[:-1], 0)
-    refuses(*command, saying=(out, "--overwrite"))
+    refuses(*command, "--quiet", saying=(out, "--overwrite"))
     succeeds(*command, "--overwrite")
     assert first_steps == {"coarse": 1, "fine": 1}
 

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vqrf import __version__
 from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
 from vqrf.cli.progress import step_bars
-from vqrf.cli.terminal import (
-    Common,
-    CommonFlags,
-    UsageError,
-    expect_writable,
-    is_device,
-    print_json,
-    say,
-)
-from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import Compressed
-from vqrf.codec.container import sections
-from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile
-from vqrf.data.scene import Scene, View
-from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import checksum
-from vqrf.files import write_atomically
-from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
-from vqrf.rendering.report import ReportRow, write_report
-from vqrf.training.checkpoint import Checkpoint, fingerprint
+from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, print_json, say
+from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
+from vqrf.data.scene import View
+from vqrf.fields.field import RadianceField
+from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, evaluate
 
 if TYPE_CHECKING:
+    from vqrf.compression.job import Job
     from vqrf.compression.preset import Preset
-    from vqrf.compression.tuning import Checkpoints
+    from vqrf.compression.search import Trial
+    from vqrf.training.loop import Report
 
-REPORT_VIEWS = 4
-WIDEST_VIEWS = (ViewScore("", 88.88888, 0.888888, 0.0),)
-"""Scores that are as long in a file as any: its size is known before they are."""
 MEGABYTE = 10**6
-
-Scored = tuple[Evaluation, dict[int, Any]]
-"""Scores of a field, and some of its renders by the number of their view."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +65,22 @@ class Compress:
             self.settings()
         except ValueError as error:
             raise UsageError(str(error)) from None
-        expect_writable(self.out, self.common)
-        report = self.report or self.out.with_suffix(".html")
-        expect_writable(report, self.common)
-        if report.resolve() == self.out.resolve():
-            raise UsageError(f"{report}: cannot be both the file and its report; give --report")
+        page = self.report or self.out.with_suffix(".html")
+        if page.resolve() == self.out.resolve():
+            raise UsageError(f"{page}: cannot be both the file and its report; give --report")
+        if not is_unfinished(self.out):  # a job that was killed at its end may have written both
+            expect_writable(self.out, self.common)
+            expect_writable(page, self.common)
+        from vqrf.compression.job import Job
         from vqrf.compression.web import is_fast
 
         field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
         if not scene.test:
             raise UsageError(f"{self.data}: has no photos held out to score with")
         expect_scorable(scene.test)
-        config = self.settings(is_baked=not is_fast(field))
-        job = Job(self.out, report, field, notes, scene, self.preset, self.common)
-        if self.goal.is_searched:
-            search_into(job, config, self.goal, self.as_json)
-        else:
-            compress_into(job, config)
+        preset = self.settings(is_baked=not is_fast(field))
+        job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device)
+        compress_into(job, self.out, page, self.common, self.as_json)
 
     def settings(self, *, is_baked: bool = True) -> Preset[Any]:
         """The preset's, with what the flags say instead.
@@ -132,191 +111,56 @@ def expect_scorable(views: Sequence[View]) -> None:
         raise UsageError(f"{views[0].name}: is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One compression: what goes in, and where the file and its report go."""
-
-    out: Path
-    report: Path
-    field: RadianceField
-    notes: dict[str, Any]
-    scene: Scene
-    preset: str
-    common: Common
-
-    def settings(self, config: Preset[Any]) -> dict[str, Any]:
-        return {"preset": self.preset, **config.depends_on("tune"), "seed": self.common.seed}
-
-    def fingerprint(self, settings: Mapping[str, Any]) -> str:
-        """Of everything that a result depends on: what goes in, and the settings."""
-        density = checksum({"density": self.field.density}, "")
-        return fingerprint(self.scene, {**settings, "training": self.notes, "density": density})
-
-    def checkpoints(self, config: Preset[Any]) -> Checkpoints:
-        """Where the tunings are saved beside the file; nowhere beside a device."""
-        from vqrf.compression.tuning import Checkpoints
-
-        if is_device(self.out):
-            return Checkpoints()
-
-        def beside(stage: str) -> Checkpoint:
-            ending = "checkpoint" if stage == "tune" else stage
-            settings = {**config.depends_on(stage), "preset": self.preset, "seed": self.common.seed}
-            return Checkpoint(self.out.with_name(f"{self.out.name}.{ending}"), self.fingerprint(settings))
-
-        return Checkpoints({stage: beside(stage) for stage in config.stages()})
-
-    def tune(self, config: Preset[Any]) -> Compressed:
-        """Compress; the checkpoints are to be removed when the result is safe."""
-        from vqrf.compression.presets import compress
-
-        with step_bars(config.stages(), None, self.common.quiet) as report:
-            return compress(
-                self.field,
-                self.scene,
-                config,
-                seed=self.common.seed,
-                device=self.common.device,
-                report=report,
-                checkpoints=self.checkpoints(config),
-            )
-
-
-def compress_into(job: Job, config: Preset[Any]) -> None:
-    """Compress, write, read back, score the file that was read back, and write the report."""
-    start = time.perf_counter()
-    if job.common.overwrite:
-        job.checkpoints(config).remove()
-    before = score_with_images(job.field, job.scene, job.common.quiet)
-    write_result(job, config, job.tune(config), before, start)
-    job.checkpoints(config).remove()
-
-
-def search_into(job: Job, base: Preset[Any], goal: Goal, as_json: bool) -> None:
-    """Search for the settings that meet a target, say what was tried, and write what was found as `compress_into` does."""
-    from vqrf.compression.search import FieldDial, Journal, Target, describe_curve, search
-
-    start = time.perf_counter()
-    quiet = job.common.quiet or as_json
-    before = score_with_images(job.field, job.scene, quiet)
-    job = replace(job, common=replace(job.common, quiet=quiet))
-    is_size = goal.target_size is not None
-    value = goal.n_bytes() if is_size else before[0].psnr - goal.max_drop if goal.max_drop is not None else goal.target_psnr
-
-    def tune(config: Preset[Any]) -> Compressed:
-        small = job.tune(config)
-        if "tune" in (checkpoints := job.checkpoints(config)):  # the stages before it are what the next trial begins with
-            checkpoints["tune"].remove()
-        return small
-
-    dial = FieldDial(
-        base=base,
-        tune=tune,
-        score=lambda small: score(expand(small), job.scene.test, job.scene.background, quiet).psnr,
-        metadata=describe_result(job, base, replace(before[0], views=WIDEST_VIEWS), before[0], base.WIDEST_DIALS),
-    )
-    journal = Journal(
-        None if is_device(job.out) else job.out.with_name(f"{job.out.name}.search.json"), job.fingerprint(job.settings(base))
-    )
-    if job.common.overwrite:
-        journal.clear()
-        job.checkpoints(base).remove()
-    try:
-        found = search(
-            dial,
-            Target("size" if is_size else "psnr", float(value or 0)),
-            journal,
-            on_trial=lambda trial: say(quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB"),
-        )
-    except ValueError as error:
-        raise UsageError(f"{job.out}: {error}") from None
-    write_result(job, base.at_quality(found.trial.quality), found.result, before, start)
-    job.checkpoints(base).remove()
-    if as_json:
-        print_json(found.facts())
-    else:
-        say(quiet, describe_curve(found.trials, found.trial))
-        if not found.is_met:
-            say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
-
-
-def describe_result(
-    job: Job, config: Preset[Any], after: Evaluation, before: Evaluation, widest: Mapping[str, float] | None = None
-) -> dict[str, Any]:
-    """The metadata of a file; no times, so that two runs write the same.
-
-    With the profile `web` it says, in dB, what the fast colours cost against the field's own.
-    """
-    exact, fast = round(before.psnr, 4), round(after.psnr, 4)
-    dials = {"profile": config.profile, **config.dials(job.field), **(widest or {})}
-    web = {"fast": {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}} if config.profile == "web" else {}
-    return {
-        "generator": f"vqrf {__version__}",
-        "training": job.notes,
-        "compression": {"preset": job.preset, **dials},
-        "test": {"n_views": len(job.scene.test), "psnr": fast, "ssim": round(after.ssim, 5)},
-        "field_test": {"psnr": exact, "ssim": round(before.ssim, 5)},
-        **web,
-    }
-
-
-def write_result(job: Job, config: Preset[Any], small: Compressed, scored: Scored, start: float) -> None:
-    """Write the file and, from what it decodes to, the report.
+class Bars:
+    """Bars and words of a job on the terminal; a `vqrf.compression.job.Watch`.
 
     Args:
-      scored: what `score_with_images` says of the field.
-      start: of the work, on the clock of `time.perf_counter`.
+      quiet: nothing is shown or said.
     """
-    before, field_images = scored
-    after, images = score_with_images(expand(small), job.scene, job.common.quiet)
-    seconds = round(time.perf_counter() - start, 1)
-    data = encode(replace(small, metadata=describe_result(job, config, after, before)))
-    write_atomically(job.out, data)
-    sizes = {name: size for name, _, size in sections(data)}
-    after = replace(after, file_bytes=len(data), sections=sizes)
-    chosen, views = spread(len(job.scene.test), REPORT_VIEWS), enumerate(job.scene.test)
-    rows = [ReportRow(v.name, v.colors(), field_images[i], images[i]) for i, v in views if i in chosen]
-    grid_bytes = job.field.grid_bytes
-    write_report(
-        job.report,
-        title=f"{job.scene.name}: {len(data) / MEGABYTE:.2f} MB",
-        rows=rows,
-        before=before,
-        after=after,
-        grid_bytes=grid_bytes,
-        settings={**job.settings(config), **{f"training: {k}": v for k, v in job.notes.items()}},
-    )
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def stages(self, steps: Mapping[str, int]) -> AbstractContextManager[Report]:
+        return step_bars(dict(steps), None, self.quiet)
+
+    @contextmanager
+    def views(self, n_views: int) -> Iterator[Callable[[], None]]:
+        with progress_bar("eval", n_views, self.quiet) as advance:
+            yield lambda: advance(1, "")
+
+    def trial(self, trial: Trial) -> None:
+        say(self.quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB")
+
+
+def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool = False) -> None:
+    """Do a job, and say what came of it."""
+    from vqrf.compression.job import JobError
+    from vqrf.compression.search import describe_curve, trials_of
+
+    quiet = common.quiet or as_json
+    try:
+        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet))
+    except JobError as error:
+        raise UsageError(str(error)) from None
+    change, n_bytes = made.after.psnr - made.before.psnr, made.n_bytes
     say(
-        job.common.quiet,
-        f"{job.out}: {len(data)} bytes ({len(data) / MEGABYTE:.3f} MB), 1/{grid_bytes / len(data):.0f} of the grids; "
-        f"PSNR {before.psnr:.2f} -> {after.psnr:.2f} dB ({after.psnr - before.psnr:+.2f}); {seconds:.0f} s; "
-        f"report {job.report}",
+        quiet,
+        f"{out}: {n_bytes} bytes ({n_bytes / MEGABYTE:.3f} MB), 1/{job.field.grid_bytes / n_bytes:.0f} of the grids; "
+        f"PSNR {made.before.psnr:.2f} -> {made.after.psnr:.2f} dB ({change:+.2f}); {made.seconds:.0f} s; report {page}",
     )
-    if config.profile == "web":
-        say(job.common.quiet, f"fast colours: {after.psnr - before.psnr:+.2f} dB against the field's own")
-
-
-def spread(n: int, most: int) -> set[int]:
-    """At most `most` of the numbers 0..n-1, evenly spread."""
-    chosen = min(n, most)
-    return {round(i * (n - 1) / max(chosen - 1, 1)) for i in range(chosen)}
+    if made.preset.profile == "web":
+        say(quiet, f"fast colours: {change:+.2f} dB against the field's own")
+    if made.facts is None:
+        return
+    if as_json:
+        print_json(made.facts)
+        return
+    say(quiet, describe_curve(*trials_of(made.facts)))
+    if not made.facts["is_met"]:
+        say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
 
 
 def score(field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool) -> Evaluation:
     with progress_bar("eval", len(views), quiet) as advance:
         return evaluate(field.with_background(background), views, on_view=lambda *_: advance(1, ""))
-
-
-def score_with_images(field: RadianceField, scene: Scene, quiet: bool) -> tuple[Evaluation, dict[int, Any]]:
-    """Scores on the test views, and the rendered images that a report shows."""
-    chosen, images, count = spread(len(scene.test), REPORT_VIEWS), {}, iter(range(len(scene.test)))
-    with progress_bar("eval", len(scene.test), quiet) as advance:
-
-        def on_view(view: Any, image: Any, _: Any) -> None:
-            number = next(count)
-            if number in chosen:
-                images[number] = image.rgb
-            advance(1, "")
-
-        result = evaluate(field.with_background(scene.background), scene.test, on_view=on_view)
-    return result, images

@@ -19,7 +19,7 @@ from rich.text import Text
 from vqrf import __version__
 from vqrf.cli import view as cli_view
 from vqrf.cli.bench import Bench
-from vqrf.cli.compress import MEGABYTE, Compress, Job, compress_into, expect_scorable, score
+from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.terminal import (
@@ -181,12 +181,15 @@ class Demo:
     common: CommonFlags = Common()
 
     def run(self) -> None:
+        from vqrf.compression.goal import NO_GOAL, is_unfinished
+        from vqrf.compression.job import Job
         from vqrf.compression.presets import PRESETS
 
         start = time.perf_counter()
         data, run, out, report = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html"))
         self.out.mkdir(parents=True, exist_ok=True)
-        expect_writable(out, self.common)
+        if not is_unfinished(out):
+            expect_writable(out, self.common)
         is_trained = (run / FIELD_FILE).exists() and not self.common.overwrite
         if is_trained and load_run(run)[1].get("seed") != self.common.seed:
             raise UsageError(f"{run}: was trained with another seed; give --overwrite")
@@ -196,7 +199,8 @@ class Demo:
         if not is_trained:
             train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
-        compress_into(Job(out, report, field, notes, scene, "demo", self.common), PRESETS["demo"])
+        job = Job(field, scene, PRESETS["demo"], NO_GOAL, notes, self.common.seed, self.common.device)
+        compress_into(job, out, report, self.common)
         with named(out):
             verify(read_bytes(out))
         say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")

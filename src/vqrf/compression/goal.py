@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from vqrf.memory import parse_bytes
@@ -60,3 +61,8 @@ class Goal:
 
 NO_GOAL = Goal()
 """The settings as they are."""
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether a job may have been killed after it wrote this file."""
+    return out.is_file() and out.with_name(f"{out.name}.unfinished").is_file()

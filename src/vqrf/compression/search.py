@@ -373,3 +373,8 @@ def describe_curve(trials: Sequence[Trial], chosen: Trial | None) -> str:
         trim = "" if trial.share == 1 else f"{trial.share:.3f}"
         lines.append(f"{trial.quality:7.2f}  {trim:>5}  {trial.n_bytes:9}  {trial.n_bytes / 1e6:7.3f}  {trial.psnr:7.3f}{mark}")
     return "\n".join(lines)
+
+
+def trials_of(facts: Mapping[str, Any]) -> tuple[list[Trial], Trial]:
+    """The trials, and the chosen one, of what `Found.facts` gave."""
+    return [Trial(**trial) for trial in facts["trials"]], Trial(**facts["chosen"])

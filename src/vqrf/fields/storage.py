@@ -92,6 +92,17 @@ def checksum(arrays: Arrays, header: str) -> str:
     return f"{crc:08x}"
 
 
+def field_checksum(field: RadianceField) -> str:
+    """CRC-32 of a whole field: density, features, network, cells and constants, so that nothing is taken for another's."""
+    arrays: Arrays = {"density": field.density, "features": field.features}
+    if field.allowed is not None:
+        arrays["allowed"] = field.allowed
+    for i, (weight, bias) in enumerate(field.color_mlp):
+        arrays |= {f"mlp{i}.weight": weight, f"mlp{i}.bias": bias}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return checksum(contiguous, f"{field.lattice} {field.equation}")
+
+
 def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any]]:
     """Read what `save_arrays` wrote.
 
