@@ -256,7 +256,7 @@ def test_demo_does_the_whole_job_once_and_again_if_it_is_told_to(
     monkeypatch.setattr(cli, "built_in_scene", lambda seed: scene)
     out = tmp_path / "demo"
     assert "done in" in succeeds("demo", "--out", out).out
-    assert {path.name for path in out.iterdir()} == {"data", "run", "scene.vqrf", "report.html"}
+    assert {path.name for path in out.iterdir()} == {"data", "run", "scene.vqrf", "report.html", "scene.html"}
     refuses("demo", "--out", out, saying=(out / "scene.vqrf", "--overwrite"))
 
     trained = (out / "run" / FIELD_FILE).read_bytes()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ from test_cli import refuses, succeeds, vqrf
 
 from vqrf import __version__
 from vqrf.cli.ends import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
-from vqrf.cli.main import Info, Verify
+from vqrf.cli.main import Info, Verb, Verify
 from vqrf.cli.terminal import MAX_LINE, one_line, printable
+from vqrf.cli.words import read_words
 from vqrf.codec.bitstream import encode
 from vqrf.interop.archives import bytes_of_zip
 
@@ -258,3 +261,18 @@ def test_a_fault_of_ours_is_json_too(file: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Verify, "run", fail)
     assert json.loads(vqrf("verify", file, "--json").out)["error"]["exit_code"] == EXIT_FAULT
+
+
+@pytest.mark.parametrize("verb", [verb.__name__.lower() for verb in get_args(Verb)])
+def test_help_has_examples_that_the_verb_takes_and_flags_in_groups(verb: str) -> None:
+    out = succeeds(verb, "--help").out
+    examples = out.partition("\nexamples:\n")[2].splitlines()
+    assert examples
+    for line in examples:
+        words = shlex.split(line)
+        assert words[0] == "vqrf" and type(read_words(Verb, words[1:], "")).__name__.lower() == verb
+    groups = [
+        title for title in ("machine options", "checkpoint options", "goal options", "own render options") if title in out
+    ]
+    assert groups[0] == "machine options" and ("--corners" in out) == ("checkpoint options" in groups)
+    assert "--max-memory" in out

@@ -39,7 +39,8 @@ class Compress:
     data: Path | None = None
     """Dataset folder. Without it the field's own renders, at cameras placed around it, take the place of photos."""
     preset: PresetName = "compact"
-    """compact: the smallest file; paper: VQRF as published; demo: the same for small scenes."""
+    """compact: the smallest file, lego 34.05 dB in 0.5 MB after 51 minutes of one thread; paper: VQRF as published, 34.00 dB in
+    1.1 MB after 17 minutes; demo: as paper, for small scenes, in half a minute."""
     profile: Profile = "exact"
     """exact: the field's own colours; web: no network's, but by spherical harmonics, which a browser shades fast."""
     prune: float | None = None
@@ -52,7 +53,7 @@ class Compress:
     """Steps of joint tuning, in all."""
     report: Path | None = None
     """Where the report page goes; beside the file, with the ending .html, if not given."""
-    goal: Annotated[Goal, tyro.conf.arg(name="")] = NO_GOAL
+    goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Of a search, print the curve as JSON."""
     own: OwnFlags = PHOTOS

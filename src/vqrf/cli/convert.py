@@ -75,7 +75,7 @@ class ImportOptions:
     scale: float | None = None
 
 
-ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="")]
+ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="checkpoint"), tyro.conf.OmitArgPrefixes]
 AS_THEY_ARE = ImportOptions()
 
 
@@ -167,7 +167,7 @@ class OwnRenders:
     own_below: float = 0.1
 
 
-OwnFlags = Annotated[OwnRenders, tyro.conf.arg(name="")]
+OwnFlags = Annotated[OwnRenders, tyro.conf.arg(name="own render"), tyro.conf.OmitArgPrefixes]
 PHOTOS = OwnRenders()
 
 

@@ -48,7 +48,7 @@ class Photos:
         return SceneOptions(hold_out=self.hold_out, place=place, axes=self.axes, masks=masks)
 
 
-PhotoFlags = Annotated[Photos, tyro.conf.arg(name="")]
+PhotoFlags = Annotated[Photos, tyro.conf.arg(name="photo"), tyro.conf.OmitArgPrefixes]
 
 
 @contextmanager

@@ -55,10 +55,12 @@ from vqrf.data.load import load_scene
 from vqrf.data.scene import save_scene
 from vqrf.fields.field import drawing_fault_of
 from vqrf.fields.storage import describe_field
+from vqrf.files import write_atomically
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 from vqrf.memory import decoding_budget, limited
 from vqrf.rendering.evaluate import EQUAL_PSNR, blank_psnr
+from vqrf.rendering.page import page_with_scene
 
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
@@ -186,7 +188,7 @@ class Demo:
         from vqrf.compression.presets import PRESETS
 
         start = time.perf_counter()
-        data, run, out, report = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html"))
+        data, run, out, report, page = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html", "scene.html"))
         self.out.mkdir(parents=True, exist_ok=True)
         if not is_unfinished(out):
             expect_writable(out, self.common)
@@ -203,7 +205,9 @@ class Demo:
         compress_into(job, out, report, self.common)
         with named(out):
             verify(read_bytes(out))
-        say(self.common.quiet, f"done in {time.perf_counter() - start:.0f} s; open {report}")
+        write_atomically(page, page_with_scene(read_bytes(out), out.name))
+        seconds = time.perf_counter() - start
+        say(self.common.quiet, f"done in {seconds:.0f} s; the report is {report}; open {page}, which turns")
 
 
 def report_findings(path: Path, data: bytes, strict: bool, as_json: bool) -> None:

@@ -118,9 +118,10 @@ class Limits:
             raise UsageError(f"--max-memory: {error}") from None
 
 
-LimitFlags = Annotated[Limits, tyro.conf.arg(name="")]
+LimitFlags = Annotated[Limits, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
 NO_LIMITS = Limits()
-CommonFlags = Annotated[Common, tyro.conf.arg(name="")]
+CommonFlags = Annotated[Common, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
+"""Flags of their own group in the help: its title is the name, and no flag begins with it."""
 
 
 def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:

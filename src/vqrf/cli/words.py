@@ -43,6 +43,25 @@ MEANT = {
 }
 """What other programs call what a verb does."""
 
+EXAMPLES = {
+    "train": ("nerf_synthetic/lego --out runs/lego --preset quick", "my_photos --out runs/mine"),
+    "compress": (
+        "runs/lego --data nerf_synthetic/lego --out lego.vqrf",
+        "runs/lego --data nerf_synthetic/lego --out half.vqrf --target-size 500kB",
+        "fine_last.tar --out own.vqrf",
+    ),
+    "render": ("lego.vqrf --path orbit --out clip.mp4", "lego.vqrf --data nerf_synthetic/lego --out pictures"),
+    "eval": ("lego.vqrf --data nerf_synthetic/lego --every 4 --json",),
+    "view": ("lego.vqrf", "runs/lego --port 8000 --no-open"),
+    "export": ("lego.vqrf lego.html",),
+    "info": ("lego.vqrf", "fine_last.tar --json"),
+    "verify": ("lego.vqrf", "lego.vqrf --strict --json"),
+    "convert": ("runs/lego fine_last.tar", "fine_last.tar runs/imported", "lego.vqrf extreme_saving"),
+    "bench": ("rd --runs runs/lego --data nerf_synthetic --out bench",),
+    "demo": ("", "--out demo --overwrite"),
+}
+"""What follows each verb in commands that stand below its help."""
+
 NEAR = 0.6
 """Likeness, 0..1, from which on a word is taken for a slip of another (`difflib`)."""
 
@@ -72,6 +91,8 @@ def read_words(verbs: Any, words: Sequence[str], description: str) -> Any:
             return tyro.cli(verbs, prog=PROGRAM, description=description, args=list(words))
     except SystemExit as end:
         if not end.code:
+            if words and words[0] in EXAMPLES:
+                print("\nexamples:", *(f"  {PROGRAM} {words[0]} {rest}" for rest in EXAMPLES[words[0]]), sep="\n")
             raise
         command = f"{PROGRAM} {words[0]}" if words and words[0] in by_word else PROGRAM
         reason = _without_box(said.getvalue())
