@@ -52,6 +52,7 @@ WINGS = {
         "scene",
         "photos",
         "load",
+        "export",
         "builtin",
         "rays",
     ),

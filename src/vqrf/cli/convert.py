@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from vqrf.cli.dataset import convert_dataset
 from vqrf.cli.terminal import (
     FACTORS_FILE,
     FIELD_FILE,
@@ -26,7 +27,7 @@ from vqrf.cli.terminal import (
 )
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
-from vqrf.data.load import load_scene
+from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.storage import StorageError, save_field
@@ -215,11 +216,11 @@ class Convert:
 
     .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .th: one of TensoRF, of one of
     TensoRF or a run of tensorf. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
-    such a one has to come in. Any other name: a run folder.
+    such a one has to come in. Any other name: a run folder; of a dataset, a folder with transforms.json and COLMAP's text.
     """
 
     field: tyro.conf.Positional[Path]
-    """A run folder, a .vqrf file, a checkpoint of DirectVoxGO, svox2 or TensoRF, or official VQRF's folder or zip."""
+    """A run folder, .vqrf file, checkpoint of DirectVoxGO, svox2 or TensoRF, official VQRF's folder or zip, or a dataset."""
     out: tyro.conf.Positional[Path]
     """What to write."""
     exact: bool = False
@@ -230,6 +231,10 @@ class Convert:
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
+        if self.field.is_dir() and not (self.field / FIELD_FILE).exists() and is_dataset(self.field):
+            for line in convert_dataset(self.field, self.out, overwrite=self.overwrite):
+                say(False, line)
+            return
         if self.out.suffix and self._is_run_folder() and not self.out.is_dir():
             raise UsageError(f"{self.out}: {self.out.suffix} is not written; {ENDINGS}")
         target = self.out / FIELD_FILE if self._is_run_folder() else self.out

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 import tyro
 
 from vqrf.cli.terminal import UsageError
+from vqrf.data.export import write_dataset
 from vqrf.data.listing import SceneError
-from vqrf.data.load import SceneOptions
+from vqrf.data.load import SceneOptions, list_photos
 from vqrf.data.photos import Masks as MaskOptions
 from vqrf.data.placement import Wishes
 from vqrf.data.scene import Scene
@@ -61,6 +62,24 @@ def flags_named() -> Iterator[None]:
     except ValueError as error:
         name, colon, reason = str(error).partition(":")
         raise UsageError(f"--{name.replace('_', '-')}{colon}{reason}") from None
+
+
+def convert_dataset(data: Path, out: Path, *, overwrite: bool) -> Iterator[str]:
+    """Write a dataset as transforms.json and COLMAP's text; yields what to say.
+
+    Raises:
+      UsageError: the folder to write is not empty, or is the dataset's own.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
+        raise UsageError(f"{out}: is there already; give --overwrite")
+    if out.resolve() == data.resolve():
+        raise UsageError(f"{out}: is the dataset itself")
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.resolve().parent}")
+    listing = list_photos(data)
+    yield from listing.remarks
+    yield from write_dataset(listing, out)
+    yield f"wrote {len(listing.shots)} photos of {listing.layout} to {out}, with transforms.json and sparse/0"
 
 
 def lines_of(scene: Scene) -> Iterator[str]:

@@ -349,6 +349,23 @@ def pose_from_view(view: Sequence[float]) -> Float64:
     return Camera(pose, 1.0, 1.0, 0.0, 0.0, 1, 1).pose
 
 
+def view_from_pose(pose: Float64) -> list[float]:
+    """What COLMAP says of a camera at a pose [4,4]: a quaternion and a translation; the inverse of `pose_from_view`."""
+    r = (pose[:3, :3] * [1, -1, -1]).T
+    # A column is the quaternion times one of its parts: the longest is the surest.
+    products = np.array(
+        [
+            [1 + r[0, 0] + r[1, 1] + r[2, 2], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], 1 + r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[0, 2] + r[2, 0]],
+            [r[0, 2] - r[2, 0], r[1, 0] + r[0, 1], 1 - r[0, 0] + r[1, 1] - r[2, 2], r[2, 1] + r[1, 2]],
+            [r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[2, 1] + r[1, 2], 1 - r[0, 0] - r[1, 1] + r[2, 2]],
+        ]
+    )
+    longest = products[:, int(np.argmax(np.diag(products)))]
+    quaternion = longest / np.linalg.norm(longest)
+    return [*map(float, quaternion), *map(float, -r @ pose[:3, 3])]
+
+
 def _read_points(folder: Path, model: Path) -> tuple[Float64 | None, str]:
     """The model's points [N,3], None where it has none, and what to say of them. A file that is cut off has those before it.
     Points that few photos show, or that lie off, are left out where enough others are there."""

@@ -164,6 +164,14 @@ def list_photos(folder: Path) -> Listing:
     raise SceneError(folder, f"is no dataset: it holds {_contents(folder)}; read is {READ_AS}")
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder has one of the layouts, be it usable or not."""
+    try:
+        return folder.is_dir() and any(layout.list_shots(folder) is not None for layout in LAYOUTS)
+    except SceneError:
+        return True
+
+
 def _contents(folder: Path) -> str:
     """What a folder holds, in a few words."""
     with os.scandir(folder) as entries:
