@@ -45,12 +45,14 @@ def names(folder: Path) -> set[str]:
 
 
 def test_one_call_writes_a_file_that_says_what_was_measured_of_it(trained: RadianceField, scene: Scene, tmp_path: Path) -> None:
-    made = compress_file(trained, scene, tmp_path / "a.vqrf", SHORT, page=tmp_path / "a.html", notes={"downscale": 2})
+    halved = replace(scene, downscale=2)
+    made = compress_file(trained, halved, tmp_path / "a.vqrf", SHORT, page=tmp_path / "a.html", notes={"seed": 3})
     assert names(tmp_path) == {"a.vqrf", "a.html"}
     assert (tmp_path / "a.vqrf").read_bytes() == made.data
     small = decode(made.data)
     assert small.metadata["test"]["psnr"] == pytest.approx(evaluate(expand(small), scene.test).psnr, abs=1e-4)
-    assert small.metadata["training"] == {"downscale": 2}
+    told = {"scene": scene.name, "downscale": 2, "hold_out": "own", "background": "#ffffff", "seed": 3}
+    assert small.metadata["training"] == told
     assert small.metadata["compression"]["preset"] == "demo"
     assert made.after.file_bytes == made.n_bytes and made.facts is None
     with pytest.raises(JobError, match="is there already"):

@@ -412,7 +412,7 @@ def compress_file(
       preset: "compact", "paper", "demo", or settings such as `CompactPreset(bit_price=1e-9)`.
       goal: such as `Goal(target_size="500kB")`; a search tunes several times.
       page: where an HTML page goes that shows what compression cost.
-      notes: how the field was trained, for the file; such as {"downscale": 2}, with which `vqrf eval` then reads the photos.
+      notes: how the field was trained, for the file, besides what the scene says of itself; `vqrf eval` reads the photos by it.
       overwrite: replace what is there.
 
     Raises:
@@ -421,4 +421,11 @@ def compress_file(
     chosen = preset_of(preset)
     goal.check()
     at_goal = chosen if goal.quality is None else chosen.at_quality(goal.quality)
-    return Job(field, scene, at_goal, goal, notes or {}).write(out, page, overwrite=overwrite)
+    said = {**notes_of_scene(scene), **(notes or {})}
+    return Job(field, scene, at_goal, goal, said).write(out, page, overwrite=overwrite)
+
+
+def notes_of_scene(scene: Scene) -> dict[str, Any]:
+    """What a file says of the photos, with which they are read again as they were."""
+    background = "#" + "".join(f"{round(255 * channel):02x}" for channel in scene.background)
+    return {"scene": scene.name, "downscale": scene.downscale, "hold_out": scene.hold_out, "background": background}
