@@ -44,7 +44,7 @@ from vqrf.cli.terminal import (
     say,
     tell,
 )
-from vqrf.cli.train import Train, train_into
+from vqrf.cli.train import Train, finish_run, train_into
 from vqrf.cli.view import Export, Render
 from vqrf.cli.words import PROGRAM, read_words
 from vqrf.codec.bitstream import decode, verify
@@ -198,7 +198,9 @@ class Demo:
         say(self.common.quiet, "drawing the built-in scene")
         save_scene(built_in_scene(self.common.seed), data)
         scene = replace(load_scene(data), name="built-in scene")
-        if not is_trained:
+        if is_trained:
+            finish_run(run, replace(self.common, quiet=True))
+        else:
             train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
         job = Job(field, scene, PRESETS["demo"], NO_GOAL, notes, self.common.seed, self.common.device)

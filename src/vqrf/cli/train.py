@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -12,18 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from vqrf.cli.dataset import PhotoFlags, Photos, flags_named, lines_of
-from vqrf.cli.progress import step_bars
-from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, say
+from vqrf.cli.progress import step_bars, tell_plan
+from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, load_run, say
 from vqrf.cli.view import showing
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
+from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import save_field
-from vqrf.files import write_atomically
+from vqrf.files import remove_stale, write_atomically
 from vqrf.interop import bytes_of_tensorf, tensorf_of
 
 if TYPE_CHECKING:
-    from vqrf.training.train import Watch
+    from vqrf.training.stages import TrainConfig
+    from vqrf.training.train import FieldModel, Watch
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 
@@ -90,37 +93,88 @@ def load_sized(data: Path, preset: str, downscale: int, background: str, photos:
 def train_into(
     run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
 ) -> None:
-    """Train into a run folder, or go on with what is in it."""
-    from vqrf.training.stages import PRESETS
-    from vqrf.training.train import clear_run, fit_model
+    """Train into a run folder, or go on with what is in it.
 
+    Raises:
+      UsageError: there is a field already, or nothing came of the training: where that is clear after the coarse stage nothing
+        is kept of it, and otherwise the field is, to look at.
+    """
+    from vqrf.training.run import Run, clear_run
+    from vqrf.training.stages import PRESETS
+    from vqrf.training.verdict import judge, remarks_on
+
+    config = PRESETS[preset]
+    kept = Run.of(run, scene, config, common.seed)
     if common.overwrite:
         for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
             (run / name).unlink(missing_ok=True)
         clear_run(run)
+    elif kept.is_begun() and (run / FIELD_FILE).exists():
+        finish_run(run, common)
+        return
     elif (run / FIELD_FILE).exists():
         raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
     run.mkdir(parents=True, exist_ok=True)
-    config = PRESETS[preset]
-    notes = {
-        **images,
-        "preset": preset,
-        "seed": common.seed,
-        "scene": scene.name,
-        "n_train": len(scene.train),
-    }
+    remove_stale(run)
+    notes = {**images, "preset": preset, "seed": common.seed, "scene": scene.name, "n_train": len(scene.train)}
     write_atomically(run / CONFIG_FILE, json.dumps({**notes, "config": asdict(config)}, indent=2).encode())
-    for line in lines_of(scene):
+    for line in (*lines_of(scene), *remarks_on(scene)):
         say(common.quiet, line)
     start = time.perf_counter()
-    stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
-    with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
-        model = fit_model(scene, config, seed=common.seed, device=common.device, report=report, run=run, watch=watch)
-    seconds, field, factors = time.perf_counter() - start, model.field(), model.grid.factors()
+    model = _trained(run, scene, config, common, watch)
+    field, factors = model.field(), model.grid.factors()
+    fault = judge(field, scene, "fine")
     if factors is not None:
         made = tensorf_of(field, factors, scene.far)
         write_atomically(run / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
         say(common.quiet, f"wrote {run / FACTORS_FILE}")
-    save_field(run / FIELD_FILE, field, notes=notes)
+    save_field(run / FIELD_FILE, field, notes=notes if fault is None else {**notes, "fault": fault})
     clear_run(run)
-    say(common.quiet, f"trained in {seconds:.0f} s; wrote {run / FIELD_FILE}")
+    say(common.quiet, f"trained in {time.perf_counter() - start:.0f} s; wrote {run / FIELD_FILE}")
+    if fault is not None:
+        raise UsageError(f"{run / FIELD_FILE}: {fault}")
+
+
+def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch: Watch | None) -> FieldModel:
+    """The model at the end of a training that tells of itself on the way."""
+    from vqrf.training.cost import estimate_bytes, estimate_seconds
+    from vqrf.training.run import clear_run
+    from vqrf.training.train import fit_model
+    from vqrf.training.verdict import judge
+
+    def end_if_nothing(stage: str, field: RadianceField) -> None:
+        fault = judge(field, scene, stage)
+        if fault is not None:
+            clear_run(run)
+            for name in (CONFIG_FILE, METRICS_FILE):
+                (run / name).unlink(missing_ok=True)
+            raise UsageError(f"{run}: {fault}; nothing is kept")
+
+    stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
+    is_cpu = common.device == "cpu"
+    seconds = estimate_seconds(config, common.threads or os.cpu_count() or 1) if is_cpu else None
+    what = f"training {scene.name} on {len(scene.train)} photos"
+    tell_plan(common.quiet, what, stages, seconds, estimate_bytes(config, scene) if is_cpu else None)
+    with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
+        return fit_model(
+            scene,
+            config,
+            seed=common.seed,
+            device=common.device,
+            report=report,
+            run=run,
+            watch=watch,
+            judge=end_if_nothing,
+        )
+
+
+def finish_run(run: Path, common: Common) -> None:
+    """Do what is left where a training was stopped after its field was safe."""
+    from vqrf.training.run import clear_run
+
+    notes = load_run(run)[1]
+    clear_run(run)
+    remove_stale(run)
+    say(common.quiet, f"{run / FIELD_FILE}: was trained; what the training kept of itself is removed")
+    if isinstance(notes.get("fault"), str):
+        raise UsageError(f"{run / FIELD_FILE}: {notes['fault']}")

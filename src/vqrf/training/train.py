@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +42,15 @@ from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import StorageError, load_field, save_field
 from vqrf.geometry import Lattice
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, scene_box
-from vqrf.training.checkpoint import Checkpoint, fingerprint
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
 from vqrf.training.parameters import AVERAGED, Moments, Parameters, decay
+from vqrf.training.run import Run
 from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig, config_of, preset_for
-
-COARSE_FILE = "coarse.safetensors"
-CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
 
 AVERAGE_FROM = 0.4
 """Share of a stage's steps that remain when the mean of its parameters begins."""
@@ -182,9 +178,13 @@ class FieldModel:
         )
 
     def hide(self, seen: np.ndarray) -> None:
-        """Use how many views see each voxel, [X,Y,Z]: what too few see is emptied, the rest learns in proportion."""
+        """Use how many views see each voxel, [X,Y,Z]: what too few see is emptied, the rest learns in proportion.
+
+        Where no place is seen by as many as it takes, as with one photo or two, those have to do that are seen by most.
+        """
+        least = max(min(MIN_VIEWS, int(seen.max())), 1)
         share = torch.from_numpy((seen / max(seen.max(), 1)).astype(np.float32)).to(self.device)
-        self.grid.shown[0][torch.from_numpy(seen < MIN_VIEWS).to(self.device)] = UNSEEN_DENSITY
+        self.grid.shown[0][torch.from_numpy(seen < least).to(self.device)] = UNSEEN_DENSITY
         self.rates = share.reshape(-1)
         self._refresh()
 
@@ -294,6 +294,7 @@ def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed
 
 
 Watch = Callable[[Callable[[], RadianceField]], None]
+Judge = Callable[[str, RadianceField], None]
 
 
 def fit(
@@ -342,6 +343,7 @@ def fit_model(
     report: Report | None = None,
     run: Path | None = None,
     watch: Watch | None = None,
+    judge: Judge | None = None,
 ) -> FieldModel:
     """Train a field on the scene's training views: the coarse stage, then the fine one.
 
@@ -350,6 +352,7 @@ def fit_model(
       run: a folder for checkpoints; a call that was killed goes on from the last one when it is made again. They stay
         until `clear_run`, when the result is safe.
       watch: called every `REFRESH_STEPS` steps with a function that gives the field as it is then; to call it changes nothing.
+      judge: called with "coarse" and the field of that stage; what it raises ends the training there.
 
     Deterministic on the CPU with a given seed, whatever the number of threads, and however often it was interrupted.
 
@@ -359,63 +362,45 @@ def fit_model(
     Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
     """
     pool = RayPool(scene.train)
+    kept = None if run is None else Run.of(run, scene, config, seed)
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    print_of_run = fingerprint(scene, {"config": asdict(config), "seed": seed})
-    coarse = None if run is None else _load_coarse(run, print_of_run)
+    watched = Watched(report, watch)
+    coarse = None if kept is None else kept.load_coarse()
     if coarse is None:
         first = coarse_model(scene, config, seed=seed, device=device)
-        _run_stage("coarse", first, pool, seed, report, run, print_of_run, watch)
+        _run_stage("coarse", first, pool, seed, kept, watched)
         coarse = first.field()
-        if run is not None:
-            save_field(run / COARSE_FILE, coarse, notes={"fingerprint": print_of_run})
-            (run / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
+        if kept is not None:
+            kept.save_coarse(coarse)
+    if judge is not None:
+        judge("coarse", coarse)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
-    _run_stage("fine", fine, pool, seed, report, run, print_of_run, watch)
+    _run_stage("fine", fine, pool, seed, kept, watched)
     return fine
 
 
-def clear_run(run: Path) -> None:
-    """Remove the checkpoints that `fit` left in a run folder."""
-    for name in (COARSE_FILE, *CHECKPOINT_FILES.values()):
-        (run / name).unlink(missing_ok=True)
+@dataclass(frozen=True)
+class Watched:
+    """Who hears of steps, see `fit_model`."""
+
+    report: Report | None
+    watch: Watch | None
 
 
-def _load_coarse(run: Path, print_of_run: str) -> RadianceField | None:
-    """The finished coarse stage of an interrupted run, if there is one."""
-    path = run / COARSE_FILE
-    if not path.exists():
-        return None
-    field, notes = load_field(path)
-    if notes["fingerprint"] != print_of_run:
-        raise StorageError(path, "belongs to other images or settings; give --overwrite to start afresh")
-    return field
-
-
-def _run_stage(
-    name: str,
-    model: FieldModel,
-    pool: RayPool,
-    seed: int,
-    report: Report | None,
-    run: Path | None,
-    print_of_run: str,
-    watch: Watch | None,
-) -> None:
-    checkpoint = None if run is None else Checkpoint(run / CHECKPOINT_FILES[name], print_of_run)
-    stage = model.stage
+def _run_stage(name: str, model: FieldModel, pool: RayPool, seed: int, kept: Run | None, watched: Watched) -> None:
     steps = optimize(
         model,
         pool,
-        steps=stage.steps,
-        rays_per_step=stage.rays_per_step,
+        steps=model.stage.steps,
+        rays_per_step=model.stage.rays_per_step,
         seed=(seed, STAGES.index(name)),
         device=model.device,
-        checkpoint=checkpoint,
+        checkpoint=None if kept is None else kept.checkpoint(name),
     )
     for progress in steps:
-        if report is not None:
-            report(name, progress)
-        if watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
-            watch(model.field)
+        if watched.report is not None:
+            watched.report(name, progress)
+        if watched.watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
+            watched.watch(model.field)
     model.settle()

@@ -1,0 +1,76 @@
+"""What a training keeps of itself in its run folder until the field is safe, and whose it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vqrf.data.scene import Scene
+from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import FIELD_FORMAT, StorageError, load_field, read_header, save_field
+from vqrf.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint, fingerprint
+from vqrf.training.stages import STAGES, TrainConfig
+
+COARSE_FILE = "coarse.safetensors"
+CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, and the fingerprint of the photos and settings that it is of."""
+
+    folder: Path
+    fingerprint: str
+
+    @classmethod
+    def of(cls, folder: Path, scene: Scene, config: TrainConfig, seed: int) -> Run:
+        return cls(folder, fingerprint(scene, {"config": asdict(config), "seed": seed}))
+
+    def is_begun(self) -> bool:
+        """Whether the folder keeps something of this training. Reads no more than headers, and changes nothing.
+
+        Raises:
+          StorageError: it keeps something of a training with other photos or settings, or something damaged.
+        """
+        coarse = self.folder / COARSE_FILE
+        kept = [path for path in (coarse, *(self.folder / name for name in CHECKPOINT_FILES.values())) if path.exists()]
+        for path in kept:
+            if path == coarse:
+                notes = read_header(path, FIELD_FORMAT).get("notes")
+                found = notes.get("fingerprint") if isinstance(notes, dict) else None
+            else:
+                found = read_header(path, CHECKPOINT_FORMAT).get("fingerprint")
+            self._expect(path, found)
+        return bool(kept)
+
+    def _expect(self, path: Path, found: object) -> None:
+        if found != self.fingerprint:
+            raise StorageError(path, "belongs to other images or settings; give --overwrite to start afresh")
+
+    def checkpoint(self, stage: str) -> Checkpoint:
+        """Where a stage is saved now and then."""
+        return Checkpoint(self.folder / CHECKPOINT_FILES[stage], self.fingerprint)
+
+    def load_coarse(self) -> RadianceField | None:
+        """The finished coarse stage of a training that was stopped later, if there is one.
+
+        Raises:
+          StorageError: it is of other photos or settings, or damaged.
+        """
+        path = self.folder / COARSE_FILE
+        if not path.exists():
+            return None
+        field, notes = load_field(path)
+        self._expect(path, notes.get("fingerprint"))
+        return field
+
+    def save_coarse(self, field: RadianceField) -> None:
+        """Keep the finished coarse stage instead of its checkpoint."""
+        save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint})
+        (self.folder / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what a training kept of itself, as its result is safe or is not wanted."""
+    for name in (COARSE_FILE, *CHECKPOINT_FILES.values()):
+        (folder / name).unlink(missing_ok=True)
