@@ -279,7 +279,7 @@ def run_python(arguments: list[str], folder: Path) -> None:
 def test_the_example_of_the_readme_runs(readme_run: tuple[Path, str]) -> None:
     folder, printed = readme_run
     size = (folder / "scene.vqrf").stat().st_size
-    assert printed.endswith(f"{size} bytes, {re.findall(r'[0-9.]+', printed)[-1]} dB\n")
+    assert re.fullmatch(rf"{size} bytes, \d+\.\d\d dB", printed.splitlines()[-1])
 
 
 def test_the_decoding_command_of_the_guide_runs_without_torch(readme_run: tuple[Path, str]) -> None:
