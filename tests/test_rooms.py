@@ -53,12 +53,15 @@ WINGS = {
         "photos",
         "load",
         "export",
+        "frames",
+        "sfm",
+        "check",
         "builtin",
         "rays",
     ),
     "fields": ("factors", "field", "cells", "storage", "preview"),
     "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
-    "rendering": ("render", "evaluate", "report", "page", "serve", "film"),
+    "rendering": ("render", "evaluate", "html", "contact", "report", "page", "serve", "film"),
     "training": (
         "parameters",
         "grids",
@@ -91,7 +94,21 @@ WINGS = {
         "job",
     ),
     "bench": ("alternatives", "curves"),
-    "cli": ("terminal", "dataset", "progress", "ends", "words", "convert", "view", "train", "compress", "bench", "main"),
+    "cli": (
+        "terminal",
+        "dataset",
+        "progress",
+        "ends",
+        "words",
+        "convert",
+        "view",
+        "process",
+        "check",
+        "train",
+        "compress",
+        "bench",
+        "main",
+    ),
 }
 """Wings, and the rooms of each, both in import order; CONTRIBUTING.md says what each is for."""
 
@@ -104,9 +121,10 @@ ROOMS = [f"{wing}.{room}" if room else wing for wing, rooms in WINGS.items() for
 PACKAGES = {
     "typing_extensions": {"kernels"},  # for type checkers alone
     "torch": {"kernels", "training", "compression", "bench.alternatives", "cli"},
-    "PIL": {"data.images", "rendering.report"},
+    "PIL": {"data.images", "rendering.html"},
     "safetensors": {"fields.storage"},
-    "av": {"rendering.film"},
+    "av": {"data.frames", "rendering.film"},
+    "pycolmap": {"data.sfm"},
     "matplotlib": {"bench"},
     "scipy": {"bench"},
     "ray": {"bench"},

@@ -7,7 +7,6 @@ import pytest
 
 from vqrf.data.builtin import (
     LAMP,
-    REACH,
     Material,
     Shape,
     Sphere,
@@ -105,7 +104,7 @@ def test_the_scene_stays_inside_the_ball_outside_of_which_nothing_is_traced() ->
     for shape in shapes:
         around = shape.center + shape.reach * random.uniform(-1, 1, (20_000, 3))
         inside = np.concatenate([points, around])[is_inside(shape, np.concatenate([points, around]))]
-        assert len(inside) and np.linalg.norm(inside, axis=1).max() < REACH
+        assert len(inside) and np.linalg.norm(inside, axis=1).max() <= shape.distance
         assert np.abs(inside).max() < 1.1
 
 
@@ -118,11 +117,12 @@ def test_equal_seeds_give_equal_scenes_and_others_give_others(small_scene: Scene
 
 def test_cameras_stand_above_the_floor_and_look_at_the_middle(small_scene: Scene) -> None:
     assert (len(small_scene.train), len(small_scene.test)) == (6, 3)
+    reach = max(shape.distance for shape in _armillary_sphere(np.random.default_rng(0)))
     for view in small_scene.train + small_scene.test:
         position, back = view.camera.pose[:3, 3], view.camera.pose[:3, 2]
         np.testing.assert_allclose(position, 4 * back, atol=1e-12)
         assert position[2] > 0 and view.camera.pose[2, 1] >= 0, "upright"
-        assert small_scene.near <= 4 - REACH and small_scene.far >= 4 + REACH
+        assert small_scene.near <= 4 - reach and small_scene.far >= 4 + reach
 
 
 def test_no_held_out_camera_stands_where_a_training_camera_does() -> None:
@@ -158,3 +158,14 @@ def test_what_stands_before_the_lamp_casts_a_shadow() -> None:
     point, lamps, eye = (a[:, None] for a in (0.5 * lamp, lamp, np.array([1.0, 0.0, 0.0])))
     lit, dark = (_shade(shapes, ball, point, -eye, lamps) for shapes in ([ball], [ball, shade]))
     assert dark[0] < 0.7 * lit[0]
+
+
+def test_a_ground_takes_the_place_of_white_and_of_nothing_else(small_scene: Scene) -> None:
+    grounded = built_in_scene(n_train=6, n_test=3, side=24, has_ground=True)
+    for bare, other in zip(small_scene.train, grounded.train, strict=True):
+        is_white = (bare.image == 255).all(-1)
+        changed = (bare.image != other.image).any(-1)
+        assert changed[is_white].mean() > 0.1
+        assert (other.image <= bare.image).all(), "what is white in part becomes darker, and nothing else changes"
+    ground = grounded.train[-1].image[(small_scene.train[-1].image == 255).all(-1)]
+    assert ground.std() > 10, "its spots differ"

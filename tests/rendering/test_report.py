@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from vqrf.data.images import bytes_from_colors
 from vqrf.rendering import report as report_module
 from vqrf.rendering.evaluate import Evaluation, ViewScore
+from vqrf.rendering.html import table_of
 from vqrf.rendering.report import ReportRow, error_colors, write_report
 
 VOID = {"meta", "img", "rect"}
@@ -157,7 +158,7 @@ def test_the_style_reads_in_light_and_dark_and_on_a_small_screen(tmp_path: Path)
 @given(st.text())
 def test_any_text_arrives_as_text(text: str) -> None:
     text = text.replace("\r", "").replace("\0", "").encode("utf-8", "ignore").decode()
-    table = report_module._settings_table({"name": text})
+    table = table_of({"name": text})
     assert "".join(Page(table).text) == "name" + text
 
 

@@ -36,6 +36,7 @@ DEBUG = "VQRF_DEBUG"
 EXTRAS = {
     "torch": "this needs PyTorch: pip install torch",
     "av": "this needs PyAV: pip install av",
+    "pycolmap": "this needs pycolmap: pip install pycolmap",
     "matplotlib": "this needs matplotlib: pip install matplotlib",
     "scipy": "this needs SciPy: pip install scipy",
     "ray": "this needs Ray: pip install ray",

@@ -19,9 +19,11 @@ from rich.text import Text
 from vqrf import __version__
 from vqrf.cli import view as cli_view
 from vqrf.cli.bench import Bench
+from vqrf.cli.check import Check
 from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
 from vqrf.cli.ends import ending_in_words
+from vqrf.cli.process import Process
 from vqrf.cli.terminal import (
     FIELD_FILE,
     NO_LIMITS,
@@ -261,7 +263,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
+def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
     if common.threads < 0:
@@ -274,7 +276,7 @@ def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
         from vqrf.kernels.native import set_threads
 
         set_threads(common.threads)
-    if not isinstance(verb, Render | Eval):
+    if not isinstance(verb, Process | Render | Eval):
         import torch
 
         if common.threads:
@@ -285,7 +287,7 @@ def set_up(verb: Train | Compress | Render | Eval | Bench | Demo) -> None:
             raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
 
 
-Verb = Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo
+Verb = Process | Check | Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -296,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{PROGRAM} {__version__}")
             return
         verb = read_words(Verb, words, "Volumetric radiance fields small enough to send, embed and keep.")
-        is_short = isinstance(verb, cli_view.View | Export | Info | Verify | Convert)
+        is_short = isinstance(verb, cli_view.View | Export | Info | Verify | Convert | Check)
         limits = verb.limits if is_short else Limits(verb.common.max_memory)
         with limited(limits.n_bytes()):
             if not is_short:

@@ -37,8 +37,11 @@ LAMP_RADIUS = 0.03
 MAX_THREADS = 8
 """Views traced at a time, at most: each takes 120 MB at 200x200."""
 
-REACH = 1.28
-"""World radius of the ball around the origin that holds the scene: rays that pass it by see white."""
+GROUND_RADIUS = 2.6
+"""World radius of the ground: most of what the cameras see past the sphere, and well inside of `FAR`."""
+
+PEBBLES = ((0.05, 0.5), (0.17, 0.3), (0.6, 0.2))
+"""World size of the ground's spots, and their share of its brightness: from any distance there is something to find again."""
 
 SURFACE_EPSILON = 1e-4
 """World units that a shadow ray starts above its surface, lest it meets it again: rays come as float32."""
@@ -67,6 +70,11 @@ class Sphere:
         """Radius of a ball around `center` that holds the shape."""
         return self.radius
 
+    @property
+    def distance(self) -> float:
+        """How far its farthest point is from the origin: rays that pass all of this by see white."""
+        return float(np.linalg.norm(self.center)) + self.radius
+
     def distances(self, origins: Float64, directions: Float64) -> Float64:
         """[N] distance along each ray to the first surface point in front of its origin, inf: none."""
         offset = origins - self.center[:, None]
@@ -93,6 +101,12 @@ class Tube:
     @property
     def reach(self) -> float:
         return math.hypot(self.half_length, self.radius)
+
+    @property
+    def distance(self) -> float:
+        along = float(self.axis @ self.center)
+        across = float(np.linalg.norm(self.center - along * self.axis))
+        return math.hypot(abs(along) + self.half_length, across + self.radius)
 
     def distances(self, origins: Float64, directions: Float64) -> Float64:
         offset = origins - self.center[:, None]
@@ -136,7 +150,7 @@ class Tube:
 Shape = Sphere | Tube
 
 
-def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int = 200) -> Scene:
+def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int = 200, *, has_ground: bool = False) -> Scene:
     """Render the built-in scene: a globe in the rings of an armillary sphere on a tiled floor.
 
     Args:
@@ -144,11 +158,14 @@ def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int
       n_train: cameras spread evenly over the upper hemisphere.
       n_test: cameras on a wavy circle between 13 and 47 degrees above the floor.
       side: pixels of the square images; the thinnest rod is 0.016 * side pixels wide.
+      has_ground: whether it stands on a disc of pebbles, which photos without poses are matched by.
 
     Deterministic. Takes about 0.2 s per view of 200x200 on one core.
     """
     random = np.random.default_rng(seed)
     shapes = _armillary_sphere(random)
+    if has_ground:
+        shapes.append(_ground(np.random.default_rng((seed, 1))))
     turn = random.uniform(0, 2 * np.pi)
     golden = np.pi * (3 - np.sqrt(5))
     cameras = {}
@@ -206,7 +223,8 @@ def _lamp_points(n: int) -> Float64:
 def _trace(shapes: Sequence[Shape], origins: Float64, directions: Float64, lamps: Float64) -> Float64:
     """[3,N] rgb of rays, white where they meet nothing."""
     colors = np.ones_like(directions)
-    inside = np.flatnonzero(_dot(origins, origins) - _dot(origins, directions) ** 2 < REACH**2)
+    reach = max(shape.distance for shape in shapes)
+    inside = np.flatnonzero(_dot(origins, origins) - _dot(origins, directions) ** 2 < reach**2)
     origins, directions, lamps = origins[:, inside], directions[:, inside], lamps[:, inside]
     distances, shape_ids = _nearest(shapes, origins, directions)
     for shape_id, shape in enumerate(shapes):
@@ -272,6 +290,10 @@ def _armillary_sphere(random: np.random.Generator) -> list[Shape]:
     return shapes
 
 
+def _ground(random: np.random.Generator) -> Shape:
+    return Tube(np.array([0.0, 0.0, -0.86]), np.array([0.0, 0.0, 1.0]), 0.03, GROUND_RADIUS, Material(_pebbles(random)))
+
+
 def _ring(center: Float64, axis: ArrayLike, radius: float, half_width: float, material: Material) -> Tube:
     return Tube(center, _unit(axis), half_width, radius, material, inner_radius=radius - 0.04)
 
@@ -285,6 +307,26 @@ def _tiles(points: Float64) -> Float64:
     """Square tiles in two tones, 0.23 world units wide."""
     odd = np.floor(points[:2] / 0.23 + 0.5).sum(0) % 2
     return np.where(odd == 1, _rgb(0.86, 0.80, 0.68), _rgb(0.30, 0.45, 0.47))
+
+
+def _pebbles(random: np.random.Generator) -> Texture:
+    """Lighter and darker spots in several sizes, blended between neighbours: no two places look alike."""
+    n = 256
+    tables = [random.random((n, n)) for _ in PEBBLES]
+    dark, light = _rgb(0.20, 0.17, 0.15), _rgb(0.95, 0.90, 0.80)
+
+    def texture(points: Float64) -> Float64:
+        shade = np.zeros(points.shape[1])
+        for (size, share), table in zip(PEBBLES, tables, strict=True):
+            place = points[:2] / size
+            first = np.floor(place).astype(int)
+            x, y = place - first
+            for right, down in np.ndindex(2, 2):
+                spot = table[(first[0] + right) % n, (first[1] + down) % n]
+                shade += share * spot * (x if right else 1 - x) * (y if down else 1 - y)
+        return dark + np.clip(2 * shade - 0.5, 0, 1) * (light - dark)
+
+    return texture
 
 
 def _continents(random: np.random.Generator) -> Texture:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqrf.data.listing import (
     MAX_DISTANCE,
@@ -69,6 +71,8 @@ ONE_FOCAL = (
 
 N_NUMBERS = dict(zip(MODELS, (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12, 16, 4, 5, 3, 4, 6, 2), strict=True))
 
+POINT_IN_PHOTO = np.dtype([("x", "<f8"), ("y", "<f8"), ("number", "<i8")])
+
 MAX_MODELS = 100
 MAX_POINTS = 1_000_000
 """Points that are read, at most: they say where things are, for which a thousand would do."""
@@ -81,11 +85,13 @@ MAX_MODEL_BYTES = 1 << 31
 
 @dataclass(frozen=True, eq=False)
 class _Photo:
-    """A row of `images`."""
+    """A row of `images`: `places` [N,2] in it are those of the points `numbers` [N], -1 for none."""
 
     name: str
     pose: Float64
     camera: int
+    places: Float64
+    numbers: NDArray[np.int64]
 
 
 def list_shots(folder: Path) -> Listing | None:
@@ -155,6 +161,57 @@ def _shots(folder: Path, model: Path, photos: list[_Photo], optics: dict[int, Op
     return shots, missing
 
 
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Where a photo shows points of the model.
+
+    Attributes:
+      file: the photo.
+      places: [N,2] float64 column and row, in pixels of the camera's own size.
+      points: [N,3] float64, world units.
+    """
+
+    file: Path
+    places: Float64
+    points: Float64
+
+
+def list_observations(folder: Path) -> list[Observations]:
+    """Where the photos show the points of the model that `list_shots` takes; nothing where there is no model, or no points.
+
+    Raises:
+      SceneError: the model cannot be used.
+
+    Safe for untrusted input.
+    """
+    models = [model for model in _model_folders(folder) if _file(model, "cameras") and _file(model, "images")]
+    if not models:
+        return []
+    model, photos = max(((model, _read_photos(folder, model)) for model in models), key=lambda found: len(found[1]))
+    points = _places_of_points(folder, model)
+    folders = photo_folders(_base(folder, model), folder)
+    found = []
+    for photo in photos:
+        files = _files_of(model, folders, photo.name)
+        known = [i for i, number in enumerate(photo.numbers.tolist()) if number in points]
+        if files and known:
+            seen = np.array([points[number] for number in photo.numbers[known].tolist()])
+            found.append(Observations(files[0], photo.places[known], seen))
+    return found
+
+
+def _places_of_points(folder: Path, model: Path) -> dict[int, tuple[float, ...]]:
+    """World places by the points' numbers, of which there are no more than `MAX_POINTS`; those before a damage."""
+    file, points = _file(model, "points3D"), {}
+    if file is None:
+        return {}
+    rows = _point_rows(_read(folder, file)) if file.suffix == ".bin" else _point_lines(file)
+    with suppress(ValueError, IndexError, OverflowError):
+        for number, place, _, _ in islice(rows, MAX_POINTS):
+            points[number] = place
+    return points
+
+
 def _base(folder: Path, model: Path) -> Path:
     """The folder beside whose photos a model lies: that which holds `sparse`."""
     outer = model.parent if model.name.isdecimal() else model
@@ -208,6 +265,13 @@ class _Reader:
         if n * n_least > len(self.data) - self.at:
             raise _Cut(f"is cut off: it says that {n} follow, and ends after {len(self.data)} bytes")
         return n
+
+    def rows(self, kind: np.dtype[np.void]) -> NDArray[np.void]:
+        """A number of rows, and the rows."""
+        n = self.count(kind.itemsize)
+        found: NDArray[np.void] = np.frombuffer(self.data, kind, n, self.at)
+        self.at += n * kind.itemsize
+        return found
 
     def name(self) -> str:
         end = self.data.find(b"\0", self.at, self.at + (1 << 12))
@@ -300,9 +364,9 @@ def _photo_rows(file: Path, data: bytes) -> Iterator[_Photo]:
     for i in range(n):
         _, *numbers, camera = reader.take("I7dI")
         name = reader.name()
-        n_points = reader.count(24)
-        reader.at += 24 * n_points
-        yield _photo(name, tuple(numbers), int(camera), i)
+        seen = reader.rows(POINT_IN_PHOTO)
+        places = np.stack([seen["x"], seen["y"]], -1)
+        yield _photo(name, tuple(numbers), int(camera), i, places, seen["number"].astype(np.int64))
 
 
 def _photo_lines(file: Path) -> Iterator[_Photo]:
@@ -315,12 +379,24 @@ def _photo_lines(file: Path) -> Iterator[_Photo]:
             return
         if len(words) < 10:
             raise ValueError(f"photo {i}: expected a number, a quaternion, a translation, a camera and a name")
-        yield _photo(words[9].strip(), tuple(map(float, words[1:8])), int(words[8]), i)
+        seen = _seen(lines[2 * i + 1] if 2 * i + 1 < len(lines) else "")
+        view, camera = tuple(map(float, words[1:8])), int(words[8])
+        yield _photo(words[9].strip(), view, camera, i, seen[:, :2], seen[:, 2].astype(np.int64))
 
 
-def _photo(name: str, numbers: tuple[float, ...], camera: int, i: int) -> _Photo:
+def _seen(line: str) -> Float64:
+    """[N,3] column, row and number of each point of a photo; none of a line that is damaged: nothing depends on them."""
+    words = line.split()
     try:
-        return _Photo(name, pose_from_view(numbers), camera)
+        seen = np.array(words[: len(words) // 3 * 3], np.float64).reshape(-1, 3)
+    except ValueError:
+        return np.zeros((0, 3))
+    return seen if np.abs(seen).max(initial=0) < MAX_DISTANCE else np.zeros((0, 3))  # nan is not below
+
+
+def _photo(name: str, view: tuple[float, ...], camera: int, i: int, places: Float64, numbers: NDArray[np.int64]) -> _Photo:
+    try:
+        return _Photo(name, pose_from_view(view), camera, places, numbers)
     except ValueError as error:
         raise ValueError(f"photo {i} ({name[:80]!a}): {error}") from None
 
@@ -375,7 +451,7 @@ def _read_points(folder: Path, model: Path) -> tuple[Float64 | None, str]:
     rows = _point_rows(_read(folder, file)) if file.suffix == ".bin" else _point_lines(file)
     places, errors, n_views, remark = [], [], [], ""
     try:
-        for place, error, n in islice(rows, MAX_POINTS):
+        for _, place, error, n in islice(rows, MAX_POINTS):
             places.append(place)
             errors.append(error)
             n_views.append(n)
@@ -388,20 +464,20 @@ def _read_points(folder: Path, model: Path) -> tuple[Float64 | None, str]:
     return (points if len(points) else None), remark
 
 
-def _point_rows(data: bytes) -> Iterator[tuple[tuple[float, ...], float, int]]:
+def _point_rows(data: bytes) -> Iterator[tuple[int, tuple[float, ...], float, int]]:
     reader = _Reader(data)
     for _ in range(int(reader.take("Q")[0])):
-        _, x, y, z, _, _, _, error = reader.take("Q3d3Bd")
+        number, x, y, z, _, _, _, error = reader.take("Q3d3Bd")
         n = reader.count(8)
         reader.at += 8 * n
-        yield (x, y, z), error, n
+        yield int(number), (x, y, z), error, n
 
 
-def _point_lines(file: Path) -> Iterator[tuple[tuple[float, ...], float, int]]:
+def _point_lines(file: Path) -> Iterator[tuple[int, tuple[float, ...], float, int]]:
     for line in _lines(file):
         words = line.split(maxsplit=8)
         if not words:
             continue
         if len(words) < 8:
             raise ValueError("is cut off")
-        yield tuple(map(float, words[1:4])), float(words[7]), len(words[8].split()) // 2 if len(words) > 8 else 0
+        yield int(words[0]), tuple(map(float, words[1:4])), float(words[7]), len(words[8].split()) // 2 if len(words) > 8 else 0

@@ -8,6 +8,7 @@ Images are bytes: rgb already composited on the background, because a hundred vi
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vqrf.data.listing import Color, SceneError
 from vqrf.geometry import Float32
@@ -44,6 +45,16 @@ TURNS = {
 
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations by which width and height change places."""
+
+JPEG_QUALITY = 95
+KEPT_FORMATS = {"PNG": ".png", "JPEG": ".jpg"}
+"""What COLMAP reads wherever it was built."""
+
+LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")
+"""What lost more than a good JPEG loses."""
+
+EXIF_DETAILS, FOCAL_LENGTH, FOCAL_LENGTH_35 = 0x8769, 0x920A, 0xA405
+"""EXIF's tags of the details, and of the focal length in mm: the lens's own, and what it would be on a film of 35 mm."""
 
 PIXELS_PER_STRIP = 1 << 20
 """Pixels that are floats at a time while a photo is averaged: 40 MB."""
@@ -149,6 +160,46 @@ def png_from_image(image: Bytes) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def jpeg_from_image(image: Bytes) -> bytes:
+    """The JPEG file of an image [H,W,3] uint8, with as little loss as JPEG has."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def upright_photo(path: Path) -> tuple[bytes, str]:
+    """A photo's file as every program sees it alike, and its ending: PNG or JPEG of 8 bits that no EXIF says to turn.
+
+    One that is so already is not touched. Others lose their alpha, and the EXIF's word on how to turn them, but no other.
+
+    Raises:
+      SceneError: it cannot be read.
+    """
+    with _opened(path) as image:
+        kind = image.format or ""
+        if kind in KEPT_FORMATS and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION_TAG, 1) == 1:
+            return path.read_bytes(), KEPT_FORMATS[kind]
+        turned = ImageOps.exif_transpose(image)
+        buffer = io.BytesIO()
+        is_png = kind not in LOSSY_FORMATS
+        turned.convert("RGB").save(
+            buffer, "PNG" if is_png else "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=turned.getexif()
+        )
+        return buffer.getvalue(), ".png" if is_png else ".jpg"
+
+
+def photo_facts(path: Path) -> tuple[int, int, float]:
+    """Width, height and what the EXIF says of the focal length, 0 where it says nothing: alike for photos of one lens.
+
+    Raises:
+      SceneError: it cannot be read.
+    """
+    with _opened(path) as image:
+        details = image.getexif().get_ifd(EXIF_DETAILS)
+        said = [details.get(tag, 0) for tag in (FOCAL_LENGTH_35, FOCAL_LENGTH)]
+        return image.width, image.height, next((float(value) for value in said if value and math.isfinite(value)), 0.0)
 
 
 def bytes_from_colors(colors: Float32) -> Bytes:

@@ -1,13 +1,10 @@
 """One self-contained page on what compression cost: pictures, scores, bytes.
 
-The page loads nothing, from a network or from other files: images are data URIs, the chart is inline SVG, and
-a content policy in its head forbids the rest. It has no script.
+The chart is inline SVG. What else a page is made of is in `vqrf.rendering.html`.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +12,12 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
-from vqrf.data.images import Bytes, bytes_from_colors
+from vqrf.data.images import bytes_from_colors
 from vqrf.files import write_atomically
 from vqrf.geometry import Float32, Float64
 from vqrf.rendering.evaluate import Evaluation
-
-MAX_IMAGE_BYTES = 4_000_000
-"""All images of a page together; in base64 they take 4/3 of it. What does not fit as PNG becomes WebP."""
-
-WEBP_QUALITIES = (95, 85, 70)
-"""Tried in this order until an image fits its share of `MAX_IMAGE_BYTES`; the last is taken as it comes."""
+from vqrf.rendering.html import MAX_IMAGE_BYTES, data_uri, page_of, table_of
 
 ERROR_GAIN = 10
 """The error map shows an error of 1 / ERROR_GAIN of the range, or more, as the brightest colour."""
@@ -88,10 +79,9 @@ def write_report(
         "</section>",
         f"<section><h2>Bytes by section</h2>{_chart(after.sections)}</section>",
         f"<section><h2>Scores by view</h2>{_score_table(before, after)}</section>",
-        f"<section><h2>Settings</h2>{_settings_table(settings)}</section>",
+        f"<section><h2>Settings</h2>{table_of(settings)}</section>",
     ]
-    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts))
-    write_atomically(path, page.encode("utf-8", "backslashreplace"))
+    write_atomically(path, page_of(title, parts))
 
 
 def error_colors(errors: Float32) -> Float64:
@@ -159,26 +149,10 @@ def _row(row: ReportRow, before: Evaluation, after: Evaluation, image_bytes: int
         size = f'width="{image.shape[1]}" height="{image.shape[0]}"'
         alt = f"{kind} of view {escape(row.name)}"
         figures.append(
-            f'<figure><img src="{_data_uri(image, image_bytes)}" {size} alt="{alt}">'
+            f'<figure><img src="{data_uri(image, image_bytes)}" {size} alt="{alt}">'
             f"<figcaption><b>{kind}</b> <span>{note}</span></figcaption></figure>"
         )
     return f'<h3>{escape(row.name)}</h3><div class="row">{"".join(figures)}</div>'
-
-
-def _data_uri(image: Bytes, most: int) -> str:
-    """Lossless as long as it takes at most `most` bytes."""
-    data, kind = _encoded(image, "PNG"), "png"
-    for quality in WEBP_QUALITIES:
-        if len(data) <= most:
-            break
-        data, kind = _encoded(image, "WEBP", quality), "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _encoded(image: Bytes, image_format: str, quality: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image).save(buffer, image_format, quality=quality)
-    return buffer.getvalue()
 
 
 def _chart(sections: Mapping[str, int]) -> str:
@@ -218,13 +192,6 @@ def _score_table(before: Evaluation, after: Evaluation) -> str:
     )
 
 
-def _settings_table(settings: Mapping[str, object]) -> str:
-    lines = [
-        f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>' for name, value in settings.items()
-    ]
-    return f'<div class="scroll"><table><tbody>{"".join(lines)}</tbody></table></div>'
-
-
 def _decibels(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "∞"
 
@@ -233,59 +200,3 @@ def _change(before: float, after: float, digits: int) -> str:
     if not math.isfinite(after - before):
         return "–"
     return f"{after - before:+.{digits}f}".replace("-", "−")
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1c2430; --dim: #5b6675; --page: #f6f7f9; --card: #fff; --line: #dde1e7; --bar: #2f7d84; }
-@media (prefers-color-scheme: dark) { :root {
-  --ink: #e4e8ee; --dim: #9aa5b4; --page: #14181e; --card: #1d232b; --line: #333c48; --bar: #58b3ba; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 48px; }
-h1 { font-size: 26px; line-height: 1.2; margin: 0 0 16px; overflow-wrap: anywhere; }
-h2 { font-size: 19px; margin: 36px 0 10px; }
-h3 { font-size: 15px; margin: 20px 0 6px; overflow-wrap: anywhere; }
-.note, .cards span, figcaption span, .legend { color: var(--dim); font-size: 13px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 0; }
-.cards div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; }
-.cards dt { color: var(--dim); font-size: 13px; }
-.cards dd { margin: 0; }
-.cards b { display: block; font-size: 24px; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 10px; }
-@media (max-width: 760px) { .row { grid-template-columns: repeat(2, 1fr); } }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  overflow: hidden; }
-img { display: block; width: 100%; height: auto; }
-figcaption { padding: 6px 10px; border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 8px; align-items: center; }
-.ramp { width: 180px; height: 12px; border-radius: 3px; border: 1px solid var(--line); }
-.chart { display: block; width: 100%; max-width: 760px; height: auto; background: var(--card);
-  border: 1px solid var(--line); border-radius: 8px; padding: 8px 4px; }
-.chart text { fill: var(--ink); font-size: 13px; font-variant-numeric: tabular-nums; }
-.chart rect { fill: var(--bar); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); font-size: 14px; }
-th, td { padding: 4px 14px; border-bottom: 1px solid var(--line); text-align: left; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--dim); }
-.scores td, .scores thead th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
-tfoot td, tfoot th { font-weight: 600; color: var(--ink); }
-"""
