@@ -93,7 +93,7 @@ WINGS = {
         "search",
         "job",
     ),
-    "bench": ("alternatives", "curves"),
+    "bench": ("alternatives", "published", "curves", "runners"),
     "cli": (
         "terminal",
         "dataset",

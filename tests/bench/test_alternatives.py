@@ -17,7 +17,8 @@ from tiny import TINY, TINY_COMPRESS, TINY_RATE, assert_same_compressed
 
 from vqrf.bench import alternatives
 from vqrf.bench.alternatives import Derivatives, PruneConfig, decode_factors, encode_factors, measure_derivatives, prune_round
-from vqrf.bench.curves import ContestRow, load_rows
+from vqrf.bench.curves import ContestRow
+from vqrf.bench.runners import load_rows
 from vqrf.cli import bench as cli_bench
 from vqrf.cli.terminal import FACTORS_FILE
 from vqrf.codec.bitstream import decode, encode

@@ -18,7 +18,10 @@ from test_cli import data, refuses, run, scene, succeeds  # noqa: F401 (fixtures
 from tiny import TINY, TINY_COMPRESS
 
 from vqrf.bench import curves as bench
-from vqrf.bench.curves import Curve, Job, Row, load_rows, rate_difference, run_in_turn, run_jobs, save_rows
+from vqrf.bench import runners
+from vqrf.bench.curves import Curve, Job, Row, rate_difference
+from vqrf.bench.published import anchors_of
+from vqrf.bench.runners import load_rows, run_in_turn, run_jobs, save_rows
 from vqrf.cli import bench as cli_bench
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import View
@@ -191,14 +194,14 @@ def test_ray_does_the_same_jobs(tmp_path: Path) -> None:
         return bench.Row(*job.key, int(job.quality), psnr, 0.9, 41.0, 0.5)
 
     work = partial(do, 30.0)
-    rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", Row, work, bench.run_on_ray)
+    rows = run_jobs(jobs_of(10, 20, 30), tmp_path / "rd.csv", Row, work, runners.run_on_ray)
     assert rows == [work(job) for job in jobs_of(10, 20, 30)] == load_rows(tmp_path / "rd.csv", Row)
 
 
 def test_ray_is_chosen_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for found, runner in ((None, run_in_turn), (object(), bench.run_on_ray)):
+    for found, runner in ((None, run_in_turn), (object(), runners.run_on_ray)):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
-        assert bench.choose_runner() is runner
+        assert runners.choose_runner() is runner
 
 
 # The plot
@@ -237,13 +240,13 @@ def test_the_plot_holds_curves_anchors_and_what_they_are(tmp_path: Path) -> None
 
 
 def test_published_points_are_those_of_the_scene() -> None:
-    lego = {(anchor.name, anchor.megabytes, anchor.psnr) for anchor in bench.anchors_of("lego") if not anchor.is_mean}
+    lego = {(anchor.name, anchor.megabytes, anchor.psnr) for anchor in anchors_of("lego") if not anchor.is_mean}
     assert lego == {
         ("masked wavelets", 0.83, 34.93),
         ("HAC++ (splats)", 0.84, 34.33),
         ("VQRF, run by others", 1.56, 34.28),
     }
-    assert bench.anchors_of("built-in scene") == []
+    assert anchors_of("built-in scene") == []
 
 
 def test_a_table_into_a_pipe_has_its_rows_on_lines_of_their_own_and_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,17 +7,16 @@ are rows of a CSV file, which is written anew, whole, after each: a run that was
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
+from vqrf.bench.published import Anchor, anchors_of
 from vqrf.files import write_atomically
 
 MIN_POINTS = 4
@@ -141,111 +140,6 @@ class ContestRow:
         return self.scene, self.method, self.point, self.preset, self.mark, self.settings
 
 
-# ---------------------------------------------------------------------------------------------------------------- the jobs
-
-
-class Keyed(Protocol):
-    """A job, or its row; both have the same key."""
-
-    @property
-    def key(self) -> tuple[Any, ...]: ...
-
-
-AnyJob = TypeVar("AnyJob", bound=Keyed)
-AnyRow = TypeVar("AnyRow", Row, ContestRow)
-
-Runner = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[Any]]
-"""Does jobs and gives their rows in the order in which they end."""
-
-
-def run_in_turn(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow]) -> Iterator[AnyRow]:
-    """One job after the other, in this process."""
-    return map(work, jobs)
-
-
-def run_on_ray(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow]) -> Iterator[AnyRow]:
-    """On the Ray cluster that the environment names, or else on one of this machine; a job takes one CPU.
-
-    Raises:
-      ModuleNotFoundError: Ray is not installed.
-    """
-    import ray
-
-    is_mine = not ray.is_initialized()
-    if is_mine:
-        ray.init(include_dashboard=False, log_to_driver=False)
-    try:
-        task: Any = ray.remote(lambda job: work(job))  # Ray takes functions, and not what is only called like one
-        waiting = [task.remote(job) for job in jobs]
-        while waiting:
-            ready, waiting = ray.wait(waiting)
-            yield from ray.get(ready)
-    finally:
-        if is_mine:
-            ray.shutdown()
-
-
-def choose_runner() -> Runner:
-    """Ray where it is installed."""
-    return run_on_ray if importlib.util.find_spec("ray") else run_in_turn
-
-
-def run_jobs(
-    jobs: Sequence[AnyJob],
-    path: Path,
-    kind: type[AnyRow],
-    work: Callable[[AnyJob], AnyRow],
-    runner: Runner,
-    *,
-    on_row: Callable[[AnyRow], None] = lambda row: None,
-) -> list[AnyRow]:
-    """The rows of all jobs, of which those that are in the file already are not done again.
-
-    Args:
-      kind: what the file has rows of.
-      path: the CSV file. Rows in it that belong to none of the jobs stay there and are not returned.
-      on_row: called with every row that is new.
-
-    Raises:
-      ValueError: the file is there and holds something else.
-    """
-    rows = {row.key: row for row in load_rows(path, kind)} if path.exists() else {}
-    for row in runner([job for job in jobs if job.key not in rows], work):
-        rows[row.key] = row
-        save_rows(path, kind, rows.values())
-        on_row(row)
-    return [rows[job.key] for job in jobs]
-
-
-def save_rows(path: Path, kind: type[AnyRow], rows: Iterable[AnyRow]) -> None:
-    """Write the CSV file, whole or not at all, in the order of the keys."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [column.name for column in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
-    write_atomically(path, text.getvalue().encode())
-
-
-def load_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
-    """Read what `save_rows` wrote.
-
-    Raises:
-      ValueError: a line is none of its rows.
-    """
-    columns = fields(kind)
-    lines = list(csv.reader(io.StringIO(path.read_text())))
-    if not lines or lines[0] != [column.name for column in columns]:
-        raise ValueError(f"{path}: line 1 is not {','.join(column.name for column in columns)}")
-    parse: dict[Any, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            rows.append(kind(*(parse[column.type](text) for column, text in zip(columns, line, strict=True))))
-        except ValueError:
-            raise ValueError(f"{path}: line {number} is no row: {','.join(line)}") from None
-    return rows
-
-
 # ------------------------------------------------------------------------------------------------------------- comparison
 
 
@@ -327,77 +221,6 @@ def differences(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the plot
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """A published point. A mean is one over the eight scenes of Synthetic-NeRF, and belongs to none of them."""
-
-    name: str
-    megabytes: float
-    psnr: float
-    is_mean: bool = False
-
-
-def _per_scene(name: str, points: dict[str, tuple[float, float]]) -> dict[str, Anchor]:
-    return {scene: Anchor(name, *point) for scene, point in points.items()}
-
-
-PUBLISHED = (
-    _per_scene(
-        "masked wavelets",
-        {
-            "chair": (1.03, 34.14),
-            "drums": (1.04, 25.53),
-            "ficus": (1.06, 32.87),
-            "hotdog": (0.55, 35.93),
-            "lego": (0.83, 34.93),
-            "materials": (1.04, 29.54),
-            "mic": (0.58, 33.48),
-            "ship": (0.80, 29.15),
-        },
-    ),
-    _per_scene(
-        "HAC++ (splats)",
-        {
-            "chair": (0.69, 33.90),
-            "drums": (0.95, 26.17),
-            "ficus": (0.68, 34.53),
-            "hotdog": (0.47, 36.53),
-            "lego": (0.84, 34.33),
-            "materials": (0.91, 30.22),
-            "mic": (0.46, 35.21),
-            "ship": (1.36, 31.26),
-        },
-    ),
-    _per_scene(
-        "VQRF, run by others",
-        {
-            "drums": (0.94, 25.38),
-            "ficus": (1.11, 32.71),
-            "hotdog": (1.53, 36.49),
-            "lego": (1.56, 34.28),
-            "materials": (3.25, 29.27),
-            "mic": (0.43, 33.12),
-            "ship": (2.16, 29.15),
-        },
-    ),
-)
-"""Points of one scene each, at 800x800, in 10^6 bytes and dB: the lowest rate that each codec's authors give."""
-
-PUBLISHED_MEANS = (
-    Anchor("VQRF", 1.47, 31.77, is_mean=True),
-    Anchor("CATRF", 0.448, 32.17, is_mean=True),
-    Anchor("CATRF", 0.855, 32.90, is_mean=True),
-    Anchor("CNC", 0.43, 33.19, is_mean=True),
-    Anchor("HAC++", 0.794, 32.77, is_mean=True),
-)
-
-
-def anchors_of(scene: str) -> list[Anchor]:
-    """What was published for a scene, and the means, where the scene is one of those behind them."""
-    own = [points[scene] for points in PUBLISHED if scene in points]
-    return [*own, *PUBLISHED_MEANS] if own else []
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

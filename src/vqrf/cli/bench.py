@@ -18,14 +18,15 @@ from rich.table import Table
 from vqrf.cli.terminal import FACTORS_FILE, Common, CommonFlags, UsageError, load_like, load_run, print_json, print_whole, say
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
+from vqrf.compression.goal import PresetName
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import checksum
+from vqrf.fields.storage import field_checksum
 from vqrf.files import write_atomically
 from vqrf.interop import TensorfField, import_tensorf, load_tensorf
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training.checkpoint import Checkpoint, fingerprint
+from vqrf.training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from vqrf.bench.alternatives import PruneConfig
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 ROWS_FILE, PLOT_FILE = "rd.csv", "rd.png"
 CONTESTS_FILE = "alternatives.csv"
-PresetName = Literal["compact", "paper", "demo"]
 PRESETS_OF_KIND: dict[str, tuple[PresetName, ...]] = {"rd": ("compact", "paper"), "alternatives": ("compact",)}
 FIELD_SCORES: dict[str, tuple[float, float]] = {}
 """By the mark of a case: PSNR and SSIM of its field, as a hundred large views take longer than some jobs do."""
@@ -82,26 +82,30 @@ class Bench:
 
 def bench_curves(verb: Bench) -> None:
     """Measure the curves, and draw and compare them."""
-    from vqrf.bench import curves as bench
+    from vqrf.bench import curves, runners
 
     sources = [Source.of_run(*facts) for facts in fields_of(verb)]
     jobs = list_jobs(verb, sources)
-    runners: dict[str, bench.Runner] = {"auto": bench.choose_runner(), "ray": bench.run_on_ray, "turn": bench.run_in_turn}
-    runner = runners[verb.runner]
+    by_name: dict[str, runners.Runner] = {
+        "auto": runners.choose_runner(),
+        "ray": runners.run_on_ray,
+        "turn": runners.run_in_turn,
+    }
+    runner = by_name[verb.runner]
     verb.out.mkdir(parents=True, exist_ok=True)
     rows_file, common = verb.out / ROWS_FILE, verb.common
     if common.overwrite:
         rows_file.unlink(missing_ok=True)
-    if not common.threads and runner is bench.run_on_ray:
+    if not common.threads and runner is runners.run_on_ray:
         common = replace(common, threads=1)  # what a task of Ray takes; in turn, a job has the whole machine
     work = partial(measure, steps=verb.steps, every=verb.every, common=common, work=verb.out.resolve())
     try:
-        bench.run_jobs(jobs, rows_file, bench.Row, work, runner, on_row=lambda row: say(verb.is_quiet, describe(row)))
-        rows = list_points(verb, sources, bench.load_rows(rows_file, bench.Row))
+        runners.run_jobs(jobs, rows_file, curves.Row, work, runner, on_row=lambda row: say(verb.is_quiet, describe(row)))
+        rows = list_points(verb, sources, runners.load_rows(rows_file, curves.Row))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    bench.draw(rows, verb.out / PLOT_FILE)
-    differences = bench.differences(rows)
+    curves.draw(rows, verb.out / PLOT_FILE)
+    differences = curves.differences(rows)
     if verb.as_json:
         print_json({"rows": [asdict(row) for row in rows], "differences": differences})
     elif not verb.common.quiet:
@@ -130,17 +134,17 @@ class Source:
     run: str
     data: str
     scene: str
-    density: str
-    """Its checksum, for the field's."""
+    field: str
+    """The checksum of its field."""
 
     @classmethod
     def of_run(cls, run: Path, field: RadianceField, folder: str, scene: str) -> Source:
-        return cls(str(run.resolve()), folder, scene, checksum({"density": field.density}, ""))
+        return cls(str(run.resolve()), folder, scene, field_checksum(field))
 
     def job(self, verb: Bench, preset: str, quality: float) -> Job:
         from vqrf.bench.curves import Job
 
-        settings = mark_of(asdict(settings_of(preset, quality, verb.steps)), verb.common.seed, verb.every, self.density)
+        settings = mark_of(asdict(settings_of(preset, quality, verb.steps)), verb.common.seed, verb.every, self.field)
         return Job(self.run, self.data, self.scene, preset, float(quality), settings)
 
 
@@ -201,7 +205,7 @@ class Case:
             set_threads(common.threads)
         field, notes = load_run(Path(job.run))
         scene = load_like(notes, Path(job.data), ("train", "test"), every=every)
-        mark = mark_of(job.data, every, checksum({"density": field.density, "features": field.features}, ""))
+        mark = mark_of(job.data, every, field_checksum(field))
         return cls(field, notes, scene, common, work, mark)
 
     @property
@@ -209,16 +213,15 @@ class Case:
         return {"training": self.notes}
 
     def compress(self, config: Preset[Any]) -> Compressed:
-        from vqrf.compression.presets import compress
+        from vqrf.compression.job import Job
         from vqrf.compression.tuning import Checkpoints
 
-        density = checksum({"density": self.field.density}, "")
-        mark = fingerprint(self.scene, {**config.depends_on("warm"), "seed": self.common.seed, "density": density})
-        checkpoints = Checkpoints(warm=Checkpoint(self.work / f"{mark}.warm", mark))
-        common = self.common
-        return compress(
-            self.field, self.scene, config, seed=common.seed, device=common.device, quiet=True, checkpoints=checkpoints
-        )
+        job = Job(self.field, self.scene, config, notes=self.notes, seed=self.common.seed, device=self.common.device)
+        checkpoints = Checkpoints()
+        if "warm" in config.stages():  # what files at any quality have in common
+            mark = job.fingerprint(job.settings(config, "warm"))
+            checkpoints["warm"] = Checkpoint(self.work / f"{mark}.warm", mark)
+        return job.compress(config, checkpoints)
 
     def encode(self, small: Compressed) -> bytes:
         return encode(replace(small, metadata=self.metadata))
@@ -291,7 +294,7 @@ def size_of(n_bytes: int) -> tuple[str, str]:
 
 def bench_alternatives(verb: Bench) -> None:
     """Measure alternatives, and ours at the bytes that each takes."""
-    from vqrf.bench import curves as bench
+    from vqrf.bench import curves, runners
 
     try:
         jobs = list_contests(verb)
@@ -304,12 +307,12 @@ def bench_alternatives(verb: Bench) -> None:
             path.unlink(missing_ok=True)
     work = partial(compete, steps=verb.steps, every=verb.every, common=verb.common, work=out)
     try:
-        rows = bench.run_jobs(
+        rows = runners.run_jobs(
             jobs,
             rows_file,
-            bench.ContestRow,
+            curves.ContestRow,
             work,
-            bench.run_in_turn,
+            runners.run_in_turn,
             on_row=lambda row: say(verb.is_quiet, describe_contest(row)),
         )
     except ValueError as error:
@@ -329,7 +332,7 @@ def list_contests(verb: Bench) -> list[Contest]:
 
     contests = []
     for run, field, folder, scene in fields_of(verb):
-        facts = verb.common.seed, checksum({"density": field.density}, "")
+        facts = verb.common.seed, field_checksum(field)
         if (run / FACTORS_FILE).exists():
             method, points = "truncate", truncations(load_tensorf(run / FACTORS_FILE))
             mark = mark_of(FACTOR_STEPS, *facts)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as attribute
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vqrf import __version__
+from vqrf.bars import progress_bar, stage_bars
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import sections
@@ -83,6 +84,18 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Shown(Silent):
+    """A `Watch` that draws bars on the terminal; where there is none it keeps silent."""
+
+    def stages(self, steps: Mapping[str, int]) -> AbstractContextManager[Report]:
+        return stage_bars(dict(steps), False)
+
+    @contextmanager
+    def views(self, n_views: int) -> Iterator[Callable[[], None]]:
+        with progress_bar("eval", n_views, False) as advance:
+            yield lambda: advance(1, "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -406,7 +419,8 @@ def compress_file(
 ) -> Made:
     """Compress a field into a .vqrf file: all that `vqrf compress` does, in one call.
 
-    The same call goes on after it was killed. A seed, a device, or somebody to hear of its progress: see `Job`.
+    The same call goes on after it was killed, and draws bars where there is a terminal. A seed, a device, or somebody else to
+    hear of its progress: see `Job`.
 
     Args:
       preset: "compact", "paper", "demo", or settings such as `CompactPreset(bit_price=1e-9)`.
@@ -422,7 +436,7 @@ def compress_file(
     goal.check()
     at_goal = chosen if goal.quality is None else chosen.at_quality(goal.quality)
     said = {**notes_of_scene(scene), **(notes or {})}
-    return Job(field, scene, at_goal, goal, said).write(out, page, overwrite=overwrite)
+    return Job(field, scene, at_goal, goal, said).write(out, page, overwrite=overwrite, watch=Shown())
 
 
 def notes_of_scene(scene: Scene) -> dict[str, Any]:

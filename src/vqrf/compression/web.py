@@ -1,9 +1,9 @@
 """The profile `web`: colours that a browser shades fast, which a network's are not: it is baked into harmonics.
 
 A field without a network is left as it is, whichever its harmonics. Of Plenoxels' 27 the viewer reads seven texels for a run of
-samples, and of a baked field's 12 three. But baking puts the field on a lattice of four times as many voxels, where a network's
-edges between voxels need them, and Plenoxels have none: the file and the textures would be larger, the colours those of degree
-1 instead of 2, and the field tuned once more, to be shaded hardly faster (docs/log/viewer.md#what-does-colour-cost-in-a-frame).
+samples, and of a baked field's 12 three. But baking puts a field on a lattice of four times as many voxels. The edges that a
+network draws between voxels need them; Plenoxels do not. File and textures would be larger, the colours of degree 1 instead of
+2, and the field tuned once more (docs/log/bases.md). One preset did so before, the other baked whatever was not "sh".
 """
 
 from __future__ import annotations
