@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
-from fuzz_viewer import compare
+from fuzz_viewer import Answerer, compare, verdict
 
 VIEWER = Path(__file__).parents[2] / "viewer"
 N_MUTANTS = 2000
@@ -34,3 +36,18 @@ def test_both_decoders_say_the_same_of_damaged_files() -> None:
         counts[name]
         for name in ("header", "HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", "LEV1", "LEV0")
     )
+
+
+def test_a_length_that_is_too_great_is_found_before_what_is_wrong_with_a_later_row() -> None:
+    """FORMAT.md section 7 goes row by row; checksums are right, as whoever means harm sees to."""
+    data = (VIEWER.parent / "conformance" / "valid" / "one_codeword.vqrf").read_bytes()
+    (count,) = struct.unpack_from("<I", data, 12)
+    table = bytearray(data[32 : 32 + 32 * count])
+    struct.pack_into("<Q", table, 8, 1 << 40)  # the first row's stored length
+    struct.pack_into("<H", table, 32 + 6, 9)  # the second row's method
+    head = data[:28]
+    bad = head + struct.pack("<I", zlib.crc32(head + table)) + bytes(table) + data[32 + 32 * count :]
+    with Answerer() as answerer:
+        ((whole, cut_off),) = answerer.verdicts([bad])
+    assert whole == verdict(bad, False) and cut_off == verdict(bad, True)
+    assert whole.startswith("header 16 ")

@@ -109,7 +109,9 @@ function checkHeader(bytes, view) {
  */
 function readTable(bytes, view, count) {
   const rows = []
+  const length = view.getBigUint64(16, true)
   let next = 0
+  let end = BigInt(HEADER_BYTES + ROW_BYTES * count)
   for (let i = 0; i < count; i++) {
     const row = HEADER_BYTES + ROW_BYTES * i
     const name = String.fromCharCode(...bytes.subarray(row, row + 4))
@@ -130,8 +132,11 @@ function readTable(bytes, view, count) {
       next = at + 1
     }
     const [stored, decoded] = [view.getBigUint64(row + 8, true), view.getBigUint64(row + 16, true)]
+    end += stored
+    if (end > length) break // row by row, as FORMAT.md section 7 has it: what is wrong with a later one is not reached
     rows.push({ name, row, offset: 0, bytes: 0, raw: 0, crc: view.getUint32(row + 24, true), isHere: true, stored, decoded })
   }
+  if (end !== length) throw new FormatError('header', 16, `file length ${length} is not the sum of its parts`)
   return rows
 }
 
@@ -149,8 +154,6 @@ export function readSections(bytes, budget, truncated) {
   const rows = readTable(bytes, view, count)
   const length = view.getBigUint64(16, true)
   let end = BigInt(HEADER_BYTES + ROW_BYTES * count)
-  const sum = rows.reduce((total, { stored }) => total + stored, end)
-  if (sum !== length) throw new FormatError('header', 16, `file length ${length} is not the sum of its parts`)
   let isOptional = false
   for (const section of rows) {
     section.offset = Number(end)

@@ -18,8 +18,21 @@ const HASH_MS = 400
 /** Milliseconds between two updates of the frame rate. */
 const RATE_MS = 250
 
+/**
+ * The text that an address stands for; as it is, where it stands for none, as `%` alone does.
+ *
+ * @param {string} text
+ */
+const decoded = (text) => {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}
+
 /** @param {string} source */
-const nameOf = (source) => decodeURIComponent(source.split(/[?#]/)[0].split('/').pop() || source)
+const nameOf = (source) => decoded(source.split(/[?#]/)[0].split('/').pop() || source)
 
 export class VqrfViewer extends HTMLElement {
   static observedAttributes = ['src', 'label', 'bare', 'refresh']
@@ -333,7 +346,7 @@ export class VqrfViewer extends HTMLElement {
 
   takeViewFromAddress() {
     const found = this.hasAttribute('hash') ? VIEW.exec(location.hash) : null
-    if (found && this.stage?.orbit?.parse(decodeURIComponent(found[1]))) this.stage.moved()
+    if (found && this.stage?.orbit?.parse(decoded(found[1]))) this.stage.moved()
   }
 }
 
