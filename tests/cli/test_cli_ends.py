@@ -222,7 +222,8 @@ def test_the_version_is_said_by_both_ways_in() -> None:
     [
         (("traim",), "did you mean train?"),
         (("decompress", "a"), "did you mean convert?"),
-        (("process",), "did you mean train?"),
+        (("proces",), "did you mean process?"),
+        (("colmap", "a"), "did you mean process?"),
         (("zzzzzz",), "The verbs are train, compress"),
         (("info", "a", "--jsn"), "did you mean --json?"),
         (("render", "a", "--ouput", "b"), "did you mean --out"),

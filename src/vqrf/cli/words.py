@@ -44,6 +44,8 @@ MEANT = {
 """What other programs call what a verb does."""
 
 EXAMPLES = {
+    "process": ("my_photos --out my_scene", "walk.mp4 --out my_scene --frames 100"),
+    "check": ("my_scene", "nerf_synthetic/lego --json"),
     "train": ("nerf_synthetic/lego --out runs/lego --preset quick", "my_photos --out runs/mine"),
     "compress": (
         "runs/lego --data nerf_synthetic/lego --out lego.vqrf",
