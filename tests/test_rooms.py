@@ -133,7 +133,7 @@ PACKAGES = {
 }
 """Which wings or rooms may import what is not NumPy and not Python's own."""
 
-MAX_LINES, MAX_PARAMETERS = 700, 8
+MAX_LINES, MAX_PARAMETERS, MAX_FUNCTION_LINES, MAX_FIELDS = 700, 8, 50, 15
 FOREIGN_WORDS = re.compile("k0|rgbnet|mask_cache|alphainv|act_shift|vq_indexs")
 """What the papers' codes call things that have names here; `interop` reads them, and nobody else."""
 
@@ -242,6 +242,33 @@ def test_no_function_takes_more_parameters_than_can_be_remembered(path: Path) ->
             n = len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs)
             assert n <= MAX_PARAMETERS, f"{node.name} has {n}"
             assert node.args.kwarg is None, f"{node.name} takes **{node.args.kwarg and node.args.kwarg.arg}"
+
+
+@each_module
+def test_no_function_is_longer_than_can_be_seen_at_once(path: Path) -> None:
+    """Its docstring does not count."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[0]
+            is_documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            n = node.end_lineno - node.lineno + 1 - (is_documented and first.end_lineno - first.lineno + 1)
+            assert n <= MAX_FUNCTION_LINES, f"{node.name} has {n} lines"
+
+
+def fields_of(node: ast.ClassDef) -> set[str]:
+    """What a class annotates, but for the class's own variables."""
+    named = [part for part in node.body if isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.unparse(part.annotation)]
+    return {ast.unparse(part.target) for part in named}
+
+
+def test_no_dataclass_has_more_fields_than_can_be_remembered() -> None:
+    nodes = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    bases = {node.name: fields_of(node) for node in nodes}
+    for node in nodes:
+        if any("dataclass" in ast.unparse(part) for part in node.decorator_list):
+            inherited = (bases.get(re.sub(r"\[.*", "", ast.unparse(base)), set()) for base in node.bases)
+            n = len(fields_of(node).union(*inherited))
+            assert n <= MAX_FIELDS, f"{node.name} has {n}"
 
 
 def test_the_source_speaks_the_words_of_the_glossary() -> None:
