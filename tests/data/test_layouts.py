@@ -295,7 +295,7 @@ BAD: dict[str, tuple[str, Spoil, str, str]] = {
         "colmap text",
         text("sparse/0/images.txt", "1 1 0 0 0 nan 0 0 7 000.png\n\n"),
         "sparse/0/images.txt",
-        "photo 0 .*: pose has a value that is not finite",
+        "photo 0 .*: a value is not finite",
     ),
     "a camera that is not there": (
         "colmap text",

@@ -222,14 +222,15 @@ def pose_of(rows: object, what: str = "transform_matrix") -> Float64:
     Raises:
       ValueError: it is none, or none that a camera can have.
     """
-    n_columns = [len(row) for row in rows if isinstance(row, list)] if isinstance(rows, list) else []
-    if n_columns not in ([4, 4, 4], [4, 4, 4, 4]) or not isinstance(rows, list):
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ValueError(f"{what}: expected 4 rows of 4 numbers")
+    if [len(row) for row in rows] not in ([4, 4, 4], [4, 4, 4, 4]):
         raise ValueError(f"{what}: expected 4 rows of 4 numbers")
     if not all(is_number(value) for row in rows for value in row):
         raise ValueError(f"{what}: expected numbers")
     pose = np.array([*rows, [0, 0, 0, 1]][:4], np.float64)
     rotation = pose[:3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         scale = float(np.cbrt(abs(np.linalg.det(rotation)))) if np.isfinite(rotation).all() else 1.0
         if 1e-3 < scale < 1e3 and abs(scale - 1) > MAX_ROTATION_ERROR:
             pose[:3, :3] = rotation / scale

@@ -408,6 +408,8 @@ def pose_from_view(view: Sequence[float]) -> Float64:
       ValueError: the quaternion turns nothing, or the pose is none that a camera can have.
     """
     quaternion, translation = np.array(view[:4]), np.array(view[4:])
+    if not np.abs(view).max() < MAX_DISTANCE:  # nor where it is nan
+        raise ValueError("a value is not finite, or too large")
     length = float(np.linalg.norm(quaternion))
     if not 1e-6 < length < 1e6:
         raise ValueError("its quaternion is none")

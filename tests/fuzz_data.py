@@ -1,0 +1,165 @@
+"""Damaged datasets of every layout: each is read, or refused in one line, soon and in little memory.
+
+    python tests/fuzz_data.py 20000 [SEED]
+
+makes as many mutants of each layout. A mutant has a few of its lists and models damaged: bytes flipped, cut off or put in;
+numbers replaced by such that mean trouble; values of JSON replaced by others. Beside `SceneError` in one line nothing may be
+raised, no mutant may take `MAX_SECONDS`, and all of them together stay below `MAX_BYTES` of address space.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+from layouts import WRITERS, original_of
+
+from vqrf.data.builtin import built_in_scene
+from vqrf.data.listing import SceneError
+from vqrf.data.load import load_scene
+from vqrf.data.scene import save_scene
+
+MAX_SECONDS = 10.0
+MAX_BYTES = 3 << 30
+MAX_LINE = 1000
+"""Characters of a message, paths included."""
+
+TROUBLE = ["nan", "inf", "-inf", "0", "-1", "1e308", "-1e308", "1e-308", "9" * 20, "2147483648", "1e9", "0.5", "x"]
+TROUBLE += ["\u202e", "../../x", "/etc/passwd"]
+STRANGE: list[object] = [
+    None,
+    True,
+    [],
+    {},
+    "",
+    "x",
+    "../x",
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    10**30,
+    [[]],
+    {"a": 1},
+    "\0",
+    [1] * 50,
+]
+KEYS = ["k1", "k4", "cx", "w", "h", "fl_x", "camera_model", "is_fisheye", "time", "mask_path", "near", "far", "lens", "x\ny"]
+
+
+def damaged_bytes(data: bytes, dice: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(dice.randint(1, 4)):
+        at = dice.randrange(len(out) + 1)
+        kind = dice.randrange(4)
+        if kind == 0 and out:
+            out[at % len(out)] = dice.randrange(256)
+        elif kind == 1:
+            del out[at:]
+        elif kind == 2:
+            out[at:at] = bytes(dice.choices([0, 255, 1, 127, 128], k=dice.choice([1, 4, 8, 100])))
+        else:
+            out[at : at + 8] = dice.choice([b"\xff" * 8, bytes(8), b"\0\0\0\0\0\0\xf0\x7f", b"\0\0\x20\0\0\0\0\0"])
+    return bytes(out)
+
+
+def damaged_text(data: bytes, dice: random.Random) -> bytes:
+    text = data.decode("utf-8", "replace")
+    found = list(re.finditer(r"[-+.\w]+", text))
+    for word in sorted(dice.sample(found, min(len(found), dice.randint(1, 3))), key=lambda match: -match.start()):
+        text = text[: word.start()] + dice.choice(TROUBLE) + text[word.end() :]
+    lines = text.split("\n")
+    if dice.random() < 0.3:
+        lines.insert(dice.randrange(len(lines) + 1), dice.choice(lines))
+    if dice.random() < 0.3:
+        del lines[dice.randrange(len(lines))]
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def damaged_json(data: bytes, dice: random.Random) -> bytes:
+    tree = json.loads(data)
+    for _ in range(dice.randint(1, 3)):
+        place = tree
+        while isinstance(place, dict | list) and place:
+            key = dice.choice(list(place)) if isinstance(place, dict) else dice.randrange(len(place))
+            if dice.random() < 0.4 or not isinstance(place[key], dict | list):
+                place[key] = deepcopy(dice.choice(STRANGE))
+                break
+            place = place[key]
+        if isinstance(place, dict) and dice.random() < 0.4:
+            place[dice.choice(KEYS)] = deepcopy(dice.choice(STRANGE))
+    return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+
+def damages_of(file: Path) -> list[Callable[[bytes, random.Random], bytes]]:
+    """What suits a file's kind, and bytes for all."""
+    if file.suffix == ".json":
+        return [damaged_json, damaged_json, damaged_text, damaged_bytes]
+    return [damaged_text, damaged_text, damaged_bytes] if file.suffix == ".txt" else [damaged_bytes]
+
+
+def try_one(folder: Path, name: str) -> str:
+    """Read a mutant; says how it ended. Raises AssertionError where that is not right."""
+    start = time.monotonic()
+    try:
+        load_scene(folder, max_bytes=1 << 28)
+        ending = "read"
+    except SceneError as error:
+        line = str(error)
+        assert line.isprintable() and len(line) < MAX_LINE, f"{name}: {line!a}"
+        ending = "refused"
+    assert time.monotonic() - start < MAX_SECONDS, f"{name}: took {time.monotonic() - start:.1f} s"
+    return ending
+
+
+def fuzz(n: int, seed: int = 0) -> dict[str, dict[str, int]]:
+    """Make `n` mutants of each layout; returns how many were read and refused. Raises where one does what it may not."""
+    endings: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        base = Path(temporary)
+        save_scene(built_in_scene(n_train=3, n_test=1, side=8), base / "original")
+        original = original_of(base / "original", 8, 8, {"train": 1, "test": 1})
+        for layout, write in WRITERS.items():
+            folder = base / layout
+            write(original, folder)
+            files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".png", ".jpg"))
+            whole = {file: file.read_bytes() for file in files}
+            endings[layout] = {"read": 0, "refused": 0}
+            for i in range(n):
+                dice = random.Random(f"{seed} {layout} {i}")
+                changed = dice.sample(files, dice.choice([1, 1, 1, min(2, len(files))]))
+                for file in changed:
+                    file.write_bytes(dice.choice(damages_of(file))(whole[file], dice))
+                try:
+                    endings[layout][try_one(folder, f"{layout} {i}")] += 1
+                except Exception:
+                    kept = Path(tempfile.mkdtemp(prefix="fuzz-data-"))
+                    shutil.copytree(folder, kept, dirs_exist_ok=True)
+                    print(f"{layout}, mutant {i} of seed {seed}: kept in {kept}", file=sys.stderr)
+                    raise
+                for file in changed:
+                    file.write_bytes(whole[file])
+    return endings
+
+
+def main() -> None:
+    warnings.simplefilter("error")
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    n, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    for layout, counts in fuzz(n, seed).items():
+        print(f"{layout}: {counts['read']} read, {counts['refused']} refused")
+
+
+if __name__ == "__main__":
+    main()
