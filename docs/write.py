@@ -22,6 +22,7 @@ README, RESULTS, INDEX = DOCS.parent / "README.md", DOCS / "results.md", DOCS / 
 BEGIN, END = "<!-- written by docs/write.py -->\n\n", "<!-- end -->"
 SUBJECTS = (
     "training",
+    "box",
     "bases",
     "pyramid",
     "search",

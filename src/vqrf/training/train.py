@@ -45,7 +45,7 @@ from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
-from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, scene_box
+from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_part, scene_box
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
 from vqrf.training.parameters import AVERAGED, Moments, Parameters, decay
@@ -370,7 +370,7 @@ def fit_model(
     if coarse is None:
         first = coarse_model(scene, config, seed=seed, device=device)
         _run_stage("coarse", first, pool, seed, kept, watched)
-        coarse = first.field()
+        coarse = needed_part(first.field(), scene)
         if kept is not None:
             kept.save_coarse(coarse)
     if judge is not None:
