@@ -219,7 +219,7 @@ class CompressedField(Compressed):
         )
 
     def voxel_values(self) -> tuple[Float32, Float32]:
-        is_kept = self.partition[self.partition != PRUNED] == KEPT
+        is_kept = np.concatenate([slab[slab != PRUNED] == KEPT for slab in self.partition])  # no mask of all of it
         features = np.empty((len(is_kept), self.n_channels), np.float32)
         features[~is_kept] = float_table(self.codebook)[self.codes]
         features[is_kept] = self.kept.dequantize()

@@ -165,7 +165,7 @@ class PyramidField(Compressed):
 
     def nodes(self) -> list[Nodes]:
         """The levels, finest first."""
-        return build_nodes(self.partition != PRUNED, self.n_levels)
+        return build_nodes(self.partition.view(np.bool_), self.n_levels)
 
     def values_bytes(self) -> int:
         n_nodes = sum(map(len, self.coefficients))
