@@ -1,7 +1,7 @@
 #!/bin/bash
 # The kernels under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer. Only the baseline and the
 # best instruction set of this CPU are built. Needs g++, or what CXX names. The codec is sanitized by
-# tests/test_fuzz.py and tests/fuzz/run.sh.
+# tests/codec/test_fuzz.py and tests/fuzz/run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cxx=${CXX:-g++}
