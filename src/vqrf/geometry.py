@@ -25,6 +25,10 @@ MAX_ROTATION_ERROR = 1e-3
 MAX_COORDINATE = 1e12
 """Largest coordinate of a camera, in world units or in pixels: beyond it, squares overflow float32 on the way to a picture."""
 
+FAR_EXTENTS = 100.0
+"""How many times its size a scene may be from the origin before it is reckoned elsewhere: float32 tells 2^24 places apart, and
+a voxel is a hundredth of a scene."""
+
 VIEWING_DISTANCE = 3.0
 """Distance of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
 
@@ -94,6 +98,12 @@ class Camera:
         sides = self.width // n, self.height // n
         return replace(self, fx=self.fx / n, fy=self.fy / n, cx=self.cx / n, cy=self.cy / n, width=sides[0], height=sides[1])
 
+    def moved(self, offset: Float64) -> Camera:
+        """The same camera in a world that is moved by `offset` [3]."""
+        pose = self.pose.copy()
+        pose[:3, 3] += offset
+        return replace(self, pose=pose)
+
     def rays(self, pixels: NDArray[np.int64] | None = None) -> tuple[Float32, Float32]:
         """Origins [N,3] and unit directions [N,3], both float32, of the given pixels.
 
@@ -147,6 +157,20 @@ def seen_directions(found: Float64, x: Float64, y: Float64) -> Float64:
     straight = np.stack([x, y, np.ones_like(x)], -1)
     local: Float64 = np.where(np.isnan(found[:, 2:]), straight, found) * [1, -1, -1]
     return local
+
+
+def far_origin(lo: ArrayLike, hi: ArrayLike) -> Float64:
+    """By how much to move the world [3] so that a box is at its origin, if it is so far off that float32 is too coarse for it.
+
+    0 if it is not, which is so for all but surveyors' coordinates.
+
+    >>> far_origin((-1, -1, -1), (1, 1, 1)), far_origin((500_000, 0, 0), (500_002, 2, 2))
+    (array([0., 0., 0.]), array([-500001.,      -1.,      -1.]))
+    """
+    low, high = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+    centre = (low + high) / 2
+    is_far = np.abs(centre).max() > FAR_EXTENTS * (high - low).max()
+    return -centre if is_far else np.zeros(3)
 
 
 def cameras_around(
@@ -216,6 +240,11 @@ class Lattice:
         edge = float(np.prod(extent) / n_voxels) ** (1 / 3)
         side = np.maximum((extent / edge).astype(int), 2)
         return cls(tuple(low.tolist()), tuple(high.tolist()), tuple(side.tolist()))
+
+    def moved(self, offset: ArrayLike) -> Lattice:
+        """The same lattice in a world that is moved by `offset` [3]."""
+        lo, hi = (np.add(corner, offset).tolist() for corner in (self.lo, self.hi))
+        return Lattice(tuple(lo), tuple(hi), self.shape)
 
     @property
     def n_voxels(self) -> int:

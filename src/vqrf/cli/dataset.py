@@ -98,4 +98,5 @@ def lines_of(scene: Scene) -> Iterator[str]:
 
 
 def _numbers(values: Iterable[float]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
+    """Seven digits, which tell a millimetre at a kilometre."""
+    return " ".join(f"{value:.7g}" for value in values)

@@ -7,6 +7,7 @@ demo      the same, for small scenes in little time
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vqrf.bars import stage_bars
@@ -18,8 +19,9 @@ from vqrf.compression.preset import Preset
 from vqrf.compression.tuning import Checkpoints, Tuning
 from vqrf.compression.web import bake, is_fast
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene
+from vqrf.data.scene import Scene, moved_scene
 from vqrf.fields.field import RadianceField
+from vqrf.geometry import far_origin
 from vqrf.training.loop import Report
 
 PRESETS: dict[str, Preset[Any]] = {
@@ -59,6 +61,9 @@ def compress(
     chosen = preset_of(preset)
     if not scene.train:
         raise ValueError("the scene has no training views")
+    offset = far_origin(field.lattice.lo, field.lattice.hi)
+    if offset.any():  # what is far from the origin is tuned at it, for float32's sake
+        scene, field = moved_scene(scene, offset), replace(field, lattice=field.lattice.moved(offset))
     with stage_bars(chosen.stages(), quiet or report is not None) as show:
         pool, kept = RayPool(scene.train), checkpoints or Checkpoints()
         tuning = Tuning(pool, chosen.rays_per_step, seed, device, report or show, kept)
@@ -67,7 +72,7 @@ def compress(
         importance = measure_importance(field, tuning.pool)
         expect_seen(importance)
         small: Compressed = chosen.tune(field, importance, tuning)
-    return small
+    return replace(small, lattice=small.lattice.moved(-offset)) if offset.any() else small
 
 
 def preset_of(preset: str | Preset[Any]) -> Preset[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -93,6 +93,17 @@ class Scene:
         sizes = sorted({(view.camera.width, view.camera.height) for view in self.train + self.test})
         size = "" if not sizes else ", {}x{}".format(*sizes[0]) if len(sizes) == 1 else f", {len(sizes)} sizes of photos"
         return f"Scene({self.name!r}, {len(self.train)} training views, {len(self.test)} held out{size})"
+
+
+def moved_scene(scene: Scene, offset: Float64) -> Scene:
+    """The same scene in a world that is moved by `offset` [3]."""
+    if not offset.any():
+        return scene
+    train, test = (
+        tuple(replace(view, camera=view.camera.moved(offset)) for view in views) for views in (scene.train, scene.test)
+    )
+    box = None if scene.box is None else (scene.box[0] + offset, scene.box[1] + offset)
+    return replace(scene, train=train, test=test, box=box)
 
 
 def save_scene(scene: Scene, path: str | Path) -> None:

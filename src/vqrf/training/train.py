@@ -39,10 +39,10 @@ from torch.nn.functional import max_pool3d
 
 from vqrf.bars import stage_bars
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene, camera_bounds
+from vqrf.data.scene import Scene, camera_bounds, moved_scene
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Lattice
+from vqrf.geometry import Lattice, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_part, scene_box
@@ -88,6 +88,7 @@ class FieldModel:
         self.mlp = Parameters({f"mlp{i}": Moments.of(array) for i, array in enumerate(initial)})
         self.rates: Tensor | None = None
         self.seed = seed
+        self.origin = np.zeros(3)
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
     def _allocate(self, n_voxels: int, old: Grid | None = None, allowed: np.ndarray | None = None) -> None:
@@ -243,7 +244,7 @@ class FieldModel:
         density, features = (values.cpu().numpy().copy() for values in self.grid.shown)
         arrays = [array.cpu().numpy().copy() for pair in self._layers("values") for array in pair]
         return RadianceField(
-            lattice=self.lattice,
+            lattice=self.lattice.moved(self.origin) if self.origin.any() else self.lattice,
             density=density,
             features=features,
             color_mlp=tuple(zip(arrays[::2], arrays[1::2], strict=True)),
@@ -361,6 +362,8 @@ def fit_model(
 
     Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
     """
+    offset = far_origin(*camera_bounds(scene))
+    scene = moved_scene(scene, offset)  # a scene far from the origin is learnt at it, where float32 is fine enough
     pool = RayPool(scene.train)
     kept = None if run is None else Run.of(run, scene, config, seed)
     if run is not None:
@@ -376,6 +379,7 @@ def fit_model(
     if judge is not None:
         judge("coarse", coarse)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
+    fine.origin = -offset
     _run_stage("fine", fine, pool, seed, kept, watched)
     return fine
 
