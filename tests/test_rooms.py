@@ -72,6 +72,7 @@ WINGS = {
         "cost",
         "verdict",
         "teacher",
+        "losses",
         "loop",
         "train",
         "bake",

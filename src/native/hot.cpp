@@ -241,7 +241,7 @@ struct TargetLoss {
         stats.background_entropy += weight * static_cast<double>(-(p * std::log(p) + (1 - p) * std::log(1 - p)));
         if (last > 1e-6f && last < 1 - 1e-6f)
             slope.background += weight * loss.background_entropy / static_cast<float>(n_rays) * (std::log(1 - p) - std::log(p));
-        if (loss.target_channels == 4) {
+        if (loss.target_channels == 4 && !std::isnan(target[3])) {  // one that nobody knows is no target
             const float error = last - (1 - target[3]);
             stats.opacity += weight * (static_cast<double>(error) * error);
             slope.background += weight * loss.opacity * 2 * error / static_cast<float>(n_rays);

@@ -229,11 +229,14 @@ def test_there_are_no_rays_without_views() -> None:
         RayPool([])
 
 
-def test_known_opacities_come_with_the_colours_and_known_for_some_views_only_are_refused(views: list[View]) -> None:
+def test_known_opacities_come_with_the_colours_and_those_of_views_without_any_are_nan(views: list[View]) -> None:
     opaque = [replace(view, opacity=view.image[..., 1] + view.image[..., 2]) for view in views]
     targets = RayPool(opaque).sample(500, seed=(1,)).targets
     assert targets.shape == (500, 4)
     bytes_of = np.rint(targets * 255).astype(int)
     np.testing.assert_array_equal(bytes_of[:, 3], bytes_of[:, 1] + bytes_of[:, 2])
-    with pytest.raises(ValueError, match="all have an opacity, or none"):
-        RayPool([opaque[0], views[1]])
+    mixed = RayPool([opaque[0], views[1], opaque[2]]).sample(500, seed=(1,)).targets
+    np.testing.assert_array_equal(mixed[:, :3], targets[:, :3])
+    is_unknown = pixels_of(mixed[:, :3])[:, 0] == 1
+    assert 0 < is_unknown.sum() < 500
+    np.testing.assert_array_equal(mixed[:, 3], np.where(is_unknown, np.nan, targets[:, 3]))

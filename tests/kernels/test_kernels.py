@@ -512,6 +512,20 @@ def test_a_ray_of_weight_0_is_not_looked_at_and_weights_of_1_are_none() -> None:
     assert of_half["n_live"] == of_some["n_live"] and of_half["mse"] == pytest.approx(of_some["mse"] / 2)
 
 
+def test_a_ray_whose_opacity_is_unknown_counts_as_one_without_a_target_for_it() -> None:
+    volume, rays, targets = make_volume("small", False), make_rays(40), random_targets(40)
+    mixed, apart = zero_gradients(volume), zero_gradients(volume)
+    is_known = np.arange(40) % 3 == 0
+    of_known = reference.render_gradients(volume, *rays, targets, LOSSES, apart, weights=is_known.astype(float))
+    reference.render_gradients(volume, *rays, targets[:, :3].copy(), LOSSES, apart, weights=(~is_known).astype(float))
+    targets[~is_known, 3] = np.nan
+    terms = reference.render_gradients(volume, *rays, targets, LOSSES, mixed)
+    assert terms["opacity"] == pytest.approx(of_known["opacity"]) and terms["opacity"] > 0
+    np.testing.assert_array_equal(mixed.touched, apart.touched)
+    np.testing.assert_allclose(mixed.density, apart.density, atol=1e-15)
+    np.testing.assert_allclose(mixed.features, apart.features, atol=1e-15)
+
+
 def test_the_entropy_is_flat_where_a_ray_is_all_wall_or_all_background() -> None:
     volume, rays = make_volume("logits", False), make_rays(40)
     for raw in (200.0, -200.0):

@@ -14,6 +14,7 @@ import torch
 from changed import changed
 from tiny import TINY, Interrupted, Recorder, assert_same_field, emptied
 
+from vqrf.data.builtin import built_in_scene
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds
 from vqrf.fields.cells import active_voxels
@@ -32,6 +33,12 @@ from vqrf.training.parameters import AVERAGED, Parameters
 from vqrf.training.run import COARSE_FILE, clear_run
 from vqrf.training.stages import FINE_LOSSES, PRESETS, Penalties, Sampling, TrainConfig
 from vqrf.training.train import AVERAGE_FROM, FieldModel, coarse_model, fit, fit_model
+
+
+def tiny_scene_of(side: int) -> Scene:
+    """The tiny scene, its photos of another size."""
+    return built_in_scene(n_train=12, n_test=3, side=side)
+
 
 needs_native = pytest.mark.skipif(not has_native(), reason="needs the compiled core")
 
@@ -89,6 +96,17 @@ def test_fewer_photos_than_a_voxel_is_to_be_seen_by_are_learnt_all_the_same(scen
     few = replace(scene, train=scene.train[:n_views])
     field = fit(few, TINY)
     assert evaluate(field, few.train).psnr > evaluate(emptied(field), few.train).psnr + 3
+
+
+def test_views_of_other_sizes_with_and_without_opacity_are_learnt_together(scene: Scene) -> None:
+    small = replace(tiny_scene_of(24), near=scene.near)
+    mixed = []
+    for number, view in enumerate((*scene.train[:6], *small.train[6:])):
+        opacity = np.where((view.image == 255).all(-1), 0, 255).astype(np.uint8)
+        mixed.append(replace(view, opacity=opacity if number % 2 else None))
+    field = fit(replace(scene, train=tuple(mixed)), TINY)
+    assert np.isfinite(field.density).all() and np.isfinite(field.features).all()
+    assert evaluate(field, scene.test).psnr > evaluate(emptied(field), scene.test).psnr + 2
 
 
 # How the lattice grows

@@ -96,7 +96,7 @@ class Batch:
 
     Attributes:
       origins, directions: [N,3] float32; directions have unit length.
-      targets: [N,3] float32 rgb, 0..1, or [N,4] with the opacity, 0..1.
+      targets: [N,3] float32 rgb, 0..1, or [N,4] with the opacity, 0..1, or NaN where it is unknown.
       weights: [N] float32 in 0..1, how much each ray counts; None where all count alike.
       patch: where the rays are square patches, one after the other and row by row, the side of one; None where they are
         no neighbours.
@@ -222,18 +222,17 @@ class RayPool(PixelSource):
     """Photos as a `RaySource`. Their pixels stay where the views have them.
 
     Args:
-      views: non-empty, of any sizes, all with opacity or all without. Pixels of weight 0 are never sampled.
+      views: non-empty, of any sizes. Where some have an opacity and some have none, that of the others' pixels is NaN. Pixels
+        of weight 0 are never sampled.
 
     Raises:
-      ValueError: as of `PixelSource`; no pixel counts, or only some views have an opacity.
+      ValueError: as of `PixelSource`, or no pixel counts.
     """
 
     def __init__(self, views: Sequence[View], *, patch: int | None = None) -> None:
         super().__init__([view.camera for view in views], patch=patch)
-        if len({view.opacity is None for view in views}) > 1:
-            raise ValueError("expected views that all have an opacity, or none")
         self._pixels = [_Pixels.of(view) for view in views]
-        self._has_opacity = views[0].opacity is not None
+        self._has_opacity = any(view.opacity is not None for view in views)
         self._has_weights = any(view.weight is not None for view in views)
         if self._has_weights:
             self.restrict(np.ones(self.cameras.n_pixels, bool))
@@ -246,6 +245,9 @@ class RayPool(PixelSource):
             if begin < end:
                 view.put(found, order[begin:end], pixels[order[begin:end]] - start)
         values = found.astype(np.float32) / np.float32(255)
+        for view, begin, end in zip(self._pixels, ends[:-1], ends[1:], strict=True):
+            if view.opacity is None:
+                values[order[begin:end], 3] = np.nan
         targets = np.ascontiguousarray(values[:, : 4 if self._has_opacity else 3])
         return targets, values[:, 4].copy() if self._has_weights else None
 

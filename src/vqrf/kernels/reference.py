@@ -171,7 +171,7 @@ def render_gradients(
 
     Args:
       origins, directions: [N,3]; directions of unit length. Without rays every number is 0.
-      targets: [N,3] rgb, 0..1, or [N,4] with the opacity, 0..1.
+      targets: [N,3] rgb, 0..1, or [N,4] with the opacity, 0..1; NaN where a ray's opacity is unknown, which is no target then.
       losses: see `LossWeights`.
       weights: [N] >= 0, what each ray counts in every term; None: all count 1. The terms stay sums over rays divided by N. A
         ray of weight 0 is not looked at: it touches no voxel, and its target may be anything.
@@ -273,6 +273,7 @@ def _loss_terms(seen: Rendering, target: Tensor, share: Tensor | None, n_rays: i
     """The terms of the loss, of some of the n_rays rays that they are means over, each with its weight `share`."""
     target, opacity = target[:, :3], target[:, 3:]  # the second is empty where the opacity is unknown
     share = torch.ones_like(seen.background_weight) if share is None else share
+    off_opacity = torch.where(opacity.isnan(), 0.0, 1 - seen.background_weight[:, None] - opacity.nan_to_num())
     p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
     entropy = -p * p.log() - (1 - p) * (1 - p).log()
     off = (seen.color - target[seen.shaded.ray_id]).square().sum(-1)
@@ -280,7 +281,7 @@ def _loss_terms(seen: Rendering, target: Tensor, share: Tensor | None, n_rays: i
         "mse": (share[:, None] * (seen.pixel - target).square()).sum() / (3 * n_rays),
         "background_entropy": (share * entropy).sum() / n_rays,
         "point_color": (share[seen.shaded.ray_id] * seen.shaded_weight.detach() * off).sum() / n_rays,
-        "opacity": (share[:, None] * (1 - seen.background_weight[:, None] - opacity).square()).sum() / n_rays,
+        "opacity": (share[:, None] * off_opacity.square()).sum() / n_rays,
     }
 
 

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vqrf.data.rays import RaySource
+from vqrf.data.rays import Batch, RaySource
 from vqrf.fields.storage import Arrays
 from vqrf.kernels import Gradients, LossWeights, Volume, select
+from vqrf.kernels.contract import Backend
 from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.losses import Loss, Pixels, squared_error
 
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
@@ -72,12 +74,16 @@ def optimize(
     seed: tuple[int, ...],
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
+    loss: Loss | None = None,
 ) -> Iterator[Progress]:
     """Run `steps` steps of `model` on rays of `source`, yielding after each.
 
     The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
     and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
     step depends on the seed, its number and the model's state.
+
+    Args:
+      loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
     """
     kernels = select(device)
     start = 0 if checkpoint is None else resume(model, source, checkpoint, device)
@@ -85,12 +91,7 @@ def optimize(
         with torch_threads(kernels.torch_threads):
             if model.prepare(step):
                 source.keep_hits(model.volume)
-            batch = source.sample(rays_per_step, seed=(*seed, step))
-            origins, directions, targets = (torch.from_numpy(array).to(device) for array in batch.arrays)
-            weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
-            terms = kernels.render_gradients(
-                model.volume, origins, directions, targets, model.losses, model.gradients, weights=weights
-            )
+            terms = _differentiate(kernels, model, source.sample(rays_per_step, seed=(*seed, step)), loss, device)
             model.update(step)
         save = None
         if checkpoint is not None:
@@ -99,6 +100,22 @@ def optimize(
             if (step + 1) % REFRESH_STEPS == 0:
                 checkpoint.save_if_due(collect)
         yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"], save)
+
+
+def _differentiate(kernels: Backend, model: Model, batch: Batch, loss: Loss | None, device: str) -> dict[str, float]:
+    """Add the gradient of the loss over a batch to the model's; `mse` of the colours, and `n_shaded`, where it is counted."""
+    origins, directions, targets = (torch.from_numpy(array).to(device) for array in batch.arrays)
+    weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+    if loss is None:
+        return kernels.render_gradients(
+            model.volume, origins, directions, targets, model.losses, model.gradients, weights=weights
+        )
+    seen = kernels.render_rays(model.volume, origins, directions)
+    pixels = Pixels(*seen, targets, weights, batch.patch)
+    slopes = loss(pixels)
+    slopes_of = slopes.d_rgb, slopes.d_background_weight, slopes.d_depth
+    kernels.backpropagate(model.volume, origins, directions, *slopes_of, model.gradients)
+    return {"mse": squared_error(pixels).value, "n_shaded": math.nan}
 
 
 def _save(checkpoint: Checkpoint, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
