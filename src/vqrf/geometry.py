@@ -159,13 +159,27 @@ def seen_directions(found: Float64, x: Float64, y: Float64) -> Float64:
     return local
 
 
+def upright(up: ArrayLike) -> Float64:
+    """A rotation [3,3] that takes z to the unit vector `up` by the shortest way.
+
+    >>> upright((0, 0, 1))
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]])
+    """
+    x, y, z = np.asarray(up, np.float64)
+    if z < -1 + 1e-9:  # half a turn, about x
+        return np.diag([1.0, -1.0, -1.0])
+    return np.array([[1 - x * x / (1 + z), -x * y / (1 + z), x], [-x * y / (1 + z), 1 - y * y / (1 + z), y], [-x, -y, z]]) + 0.0
+
+
 def far_origin(lo: ArrayLike, hi: ArrayLike) -> Float64:
     """By how much to move the world [3] so that a box is at its origin, if it is so far off that float32 is too coarse for it.
 
     0 if it is not, which is so for all but surveyors' coordinates.
 
-    >>> far_origin((-1, -1, -1), (1, 1, 1)), far_origin((500_000, 0, 0), (500_002, 2, 2))
-    (array([0., 0., 0.]), array([-500001.,      -1.,      -1.]))
+    >>> far_origin((-1, -1, -1), (1, 1, 1)).tolist(), far_origin((500_000, 0, 0), (500_002, 2, 2)).tolist()
+    ([0.0, 0.0, 0.0], [-500001.0, -1.0, -1.0])
     """
     low, high = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
     centre = (low + high) / 2

@@ -44,6 +44,17 @@ def test_an_orbit_is_even_and_closes() -> None:
     assert np.ptp(places[:, 2]) < 1e-12
 
 
+@pytest.mark.parametrize("up", [(0.0, -1.0, 0.0), (0.0, 0.0, -1.0), (0.6, 0.0, 0.8), (-0.48, 0.6, -0.64)])
+def test_an_orbit_goes_around_what_is_up_and_stays_upright(up: tuple[float, float, float]) -> None:
+    cameras = orbit(LATTICE, 6, (8, 8), up)
+    middle = np.add(LATTICE.lo, LATTICE.hi) / 2
+    heights = [(camera.pose[:3, 3] - middle) @ up for camera in cameras]
+    np.testing.assert_allclose(heights, heights[0])
+    assert heights[0] > 0
+    for camera in cameras:
+        assert abs(camera.pose[:3, 0] @ up) < 1e-12 and camera.pose[:3, 1] @ up > 0.5
+
+
 def test_a_spiral_rises() -> None:
     heights = [camera.pose[2, 3] for camera in spiral(LATTICE, 9, (8, 8))]
     assert (np.diff(heights) > 0).all()

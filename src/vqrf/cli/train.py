@@ -84,6 +84,8 @@ def load_sized(data: Path, preset: str, downscale: int, background: str, photos:
         images["hold_out"] = scene.hold_out
     if photos.axes is not None:
         images["axes"] = photos.axes
+    if scene.up != (0.0, 0.0, 1.0):
+        images["up"] = list(scene.up)
     if scene.masked:
         images["masks"] = {"mean": scene.masked, "is_inverted": photos.masks_inverted}
         images["masks"]["folder"] = None if photos.masks is None else str(photos.masks)

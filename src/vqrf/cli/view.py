@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 import time
 import webbrowser
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -39,7 +40,7 @@ from vqrf.fields.preview import preview
 from vqrf.files import read_file, write_atomically
 from vqrf.geometry import Camera, Lattice
 from vqrf.memory import decoding_budget, expect_room
-from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
+from vqrf.rendering.film import PathError, Vector, Z, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.page import page_with_scene
 from vqrf.rendering.render import render, save_image
 from vqrf.rendering.serve import SceneServer, Source
@@ -89,7 +90,7 @@ class Render:
     def run(self) -> None:
         self._expect_output()
         field, notes, _ = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
-        views = self._views_along_path(field.lattice)
+        views = self._views_along_path(field.lattice, up_of_notes(notes))
         if views is None:
             if self.data is None:
                 raise UsageError("expected cameras: give --data FOLDER, or --path orbit, spiral or FILE")
@@ -128,7 +129,7 @@ class Render:
             film = f", or with --path a film NAME{CLIP_SUFFIX}" if self.path is None or self.out.suffix != CLIP_SUFFIX else ""
             raise UsageError(f"{self.out}: {self.out.suffix} is not written; give a folder for PNG files{film}")
 
-    def _views_along_path(self, lattice: Lattice) -> dict[str, Camera] | None:
+    def _views_along_path(self, lattice: Lattice, up: Vector) -> dict[str, Camera] | None:
         """Cameras by the name of their picture, or None if no path is asked for."""
         if self.path is None:
             return None
@@ -142,7 +143,7 @@ class Render:
         if self.out.suffix == CLIP_SUFFIX and not even(size):
             raise UsageError(f"{self.out}: a film needs an even width and height, got {self.width}x{self.height}")
         if self.path in ("orbit", "spiral"):
-            cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size)
+            cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size, up)
         elif not Path(self.path).exists():
             raise UsageError(f"--path {self.path}: expected orbit, spiral or a JSON file, and there is no such file")
         else:
@@ -151,6 +152,15 @@ class Render:
             except PathError as error:
                 raise UsageError(str(error)) from None
         return {f"{i:04}.png": camera for i, camera in enumerate(cameras)}
+
+
+def up_of_notes(notes: dict[str, Any]) -> Vector:
+    """What is up in the world of a field's cameras; z where the notes do not say, or something else."""
+    said = notes.get("up")
+    if not isinstance(said, list) or len(said) != 3 or not all(type(value) is float and abs(value) <= 1 for value in said):
+        return Z
+    length = math.hypot(*said)
+    return (said[0] / length, said[1] / length, said[2] / length) if length > 0.5 else Z
 
 
 @dataclass(frozen=True)

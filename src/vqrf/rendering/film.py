@@ -1,6 +1,7 @@
 """Ways for a camera to go past a scene, and films of what it sees.
 
-Notation. The camera circles the middle of the lattice at a distance from which the whole of it is in view; world +Z is up.
+Notation. The camera circles the middle of the lattice at a distance from which the whole of it is in view; world +Z is up,
+unless somebody says what else is.
 A path in a file is one of two kinds of JSON: nerfstudio's (`camera_path`, each with `camera_to_world` and `fov`, the vertical
 angle in degrees) or a dataset's `transforms.json`, whose cameras are read as the dataset's own (`vqrf.data.camera_json`).
 """
@@ -23,7 +24,7 @@ from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
 from vqrf.files import expect_file
-from vqrf.geometry import Camera, Float32, Float64, Lattice
+from vqrf.geometry import Camera, Float32, Float64, Lattice, upright
 
 MAX_PATH_BYTES = 1 << 26
 """Most bytes of a camera path; a frame takes some hundreds."""
@@ -37,6 +38,9 @@ PITCH = math.radians(25)
 SPIRAL_PITCHES = math.radians(-5), math.radians(60)
 SPIRAL_TURNS = 2
 
+Vector = tuple[float, float, float]
+Z: Vector = (0.0, 0.0, 1.0)
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -45,26 +49,28 @@ class PathError(ValueError):
     """A file holds no camera path; the message says why."""
 
 
-def orbit(lattice: Lattice, n_views: int, size: Size) -> list[Camera]:
+def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
     """Once around, at one height; the last view is one step before the first, so that a film of it has no seam.
 
     >>> cameras = orbit(Lattice((-1, -1, -1), (1, 1, 1), (2, 2, 2)), 4, (16, 16))
     >>> [bool(np.allclose(camera.pose[:3, 3] @ cameras[0].pose[:3, 3], 0)) for camera in cameras]
     [False, False, False, False]
     """
-    return [_look(lattice, 2 * math.pi * i / n_views, PITCH, size) for i in range(n_views)]
+    return [_look(lattice, 2 * math.pi * i / n_views, PITCH, size, up) for i in range(n_views)]
 
 
-def spiral(lattice: Lattice, n_views: int, size: Size) -> list[Camera]:
+def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
     """Twice around, rising from a little below the horizon to a view from above."""
     low, high = SPIRAL_PITCHES
     shares = [i / max(n_views - 1, 1) for i in range(n_views)]
-    return [_look(lattice, 2 * math.pi * SPIRAL_TURNS * s, low + s * (high - low), size) for s in shares]
+    return [_look(lattice, 2 * math.pi * SPIRAL_TURNS * s, low + s * (high - low), size, up) for s in shares]
 
 
-def _look(lattice: Lattice, yaw: float, pitch: float, size: Size) -> Camera:
+def _look(lattice: Lattice, yaw: float, pitch: float, size: Size, up: Vector) -> Camera:
     back = np.array([math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)])
     right = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
+    if tuple(up) != Z:
+        back, right = upright(up) @ back, upright(up) @ right
     radius = float(np.linalg.norm(lattice.extent)) / 2
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
