@@ -193,8 +193,18 @@ def test_the_user_says_how_many_photos_are_held_out(tmp_path: Path, hold_out: st
 
 @pytest.mark.parametrize("hold_out", ["1", "-1", "many", "9" * 99, "2.5"])
 def test_a_hold_out_that_cannot_be_is_refused(tmp_path: Path, hold_out: str) -> None:
-    with pytest.raises(ValueError, match="hold_out: expected own, 0, or a number from 2"):
+    with pytest.raises(ValueError, match="hold_out: expected own, sector, 0, or a number from 2"):
         load_scene(write(tmp_path, tree_of()), options=SceneOptions(hold_out=hold_out))
+
+
+def test_a_sector_of_the_cameras_is_held_out(tmp_path: Path) -> None:
+    tree = tree_of()
+    tree["frames"] = [
+        {"file_path": f"images/{i:04}.jpg", "transform_matrix": pose_at(2 * math.pi * (5 * i % 24) / 24)} for i in range(24)
+    ]
+    scene = load_scene(write(tmp_path, tree), options=SceneOptions(hold_out="sector"))
+    assert sorted(round(math.degrees(math.atan2(*view.camera.pose[[1, 0], 3]))) for view in scene.test) == [0, 15, 30]
+    assert (len(scene.train), scene.hold_out) == (21, "sector")
 
 
 def test_val_is_taken_where_blenders_layout_has_no_test(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class Photos:
     up: tuple[float, float, float] | None = None
     """What is up."""
     hold_out: str = ""
-    """Photos to score with: own (as the dataset says), 8 (every 8th) or 0 (none); if not given own, or else 8."""
+    """Photos to score with: own (as the dataset says), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0
+    (none); if not given own, or else 8."""
     axes: Literal["opengl", "opencv"] | None = None
     """Of the poses: opencv has y down and z forward; opengl takes them as they are, even where that looks wrong."""
 
@@ -88,7 +89,7 @@ def lines_of(scene: Scene) -> Iterator[str]:
     width, height = max(sizes)
     size = f"{width}x{height}" if len(sizes) == 1 else f"{len(sizes)} sizes, up to {width}x{height}"
     averaged = f", {scene.downscale}x{scene.downscale} pixels averaged" if scene.downscale > 1 else ""
-    held_out = {"own": "the dataset's own split", "0": "none held out"}.get(
+    held_out = {"own": "the dataset's own split", "0": "none held out", "sector": "a sector held out"}.get(
         scene.hold_out, f"every {scene.hold_out}th held out"
     )
     yield f"{scene.name}: {len(scene.train)} photos to train on, {size}{averaged}; {held_out}"

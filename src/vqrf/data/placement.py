@@ -120,7 +120,7 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
       is_plain: whether photos show a thing on a plain or transparent background.
     """
     looks = look_of(np.stack([camera.pose for camera in cameras]))
-    up = up_of(cameras) if wishes.up is None else _unit(np.array(wishes.up))
+    up = up_of(np.stack([camera.pose for camera in cameras])) if wishes.up is None else _unit(np.array(wishes.up))
     centre = _vector(looks.centre) if looks.is_at_one else None
     box = None if wishes.box is None else (np.array(wishes.box[:3]), np.array(wishes.box[3:]))
     source = "" if box is None else "the user"
@@ -215,11 +215,11 @@ def fault_of(cameras: Sequence[Camera]) -> str | None:
     return None
 
 
-def up_of(cameras: Sequence[Camera]) -> Vector:
-    """What is up for cameras that are held level: across all of their horizons. An axis of the world, if one is near."""
-    rights, ups = (np.stack([camera.pose[:3, i] for camera in cameras]) for i in (0, 1))
+def up_of(poses: Float64) -> Vector:
+    """What is up for poses [N,4,4] of cameras held level: across their horizons. An axis of the world, if one is near."""
+    rights, ups = poses[:, :3, 0], poses[:, :3, 1]
     mean = ups.mean(0)
-    values, vectors = np.linalg.eigh(rights.T @ rights / len(cameras))
+    values, vectors = np.linalg.eigh(rights.T @ rights / len(poses))
     across = vectors[:, 0] * np.sign(vectors[:, 0] @ mean or 1.0)
     length = float(np.linalg.norm(mean))
     is_clear = values[1] > MIN_SPREAD and across @ mean > length / 2
