@@ -121,6 +121,25 @@ def test_what_a_write_left_that_was_killed_is_gone_when_a_training_ends(data: Pa
     assert {path.name for path in out.iterdir()} == ITS_FILES
 
 
+@needs_native
+def test_a_tuning_that_is_stopped_says_how_to_go_on_and_ends_in_the_same_bytes_and_leaves_nothing(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "small" / "scene.vqrf", tmp_path / "whole" / "scene.vqrf"
+    for path in (out, whole):
+        path.parent.mkdir()
+    command = ("compress", run, "--data", data, "--preset", "demo", "--out")
+    ended = stopped("tune", 37, signal.SIGINT, *command, out)
+    assert ended.returncode == 130, ended
+    assert ended.stderr.splitlines()[0] == "vqrf: tuning: tune 80 steps"
+    assert "stopped after step 38 of 80 of the stage tune; the same command goes on" in ended.stderr.splitlines()[-1]
+    (out.parent / TEMPORARY.format("0" * 16)).write_bytes(b"half of a checkpoint")
+    assert "going on after step 38 of 80" in succeeds(*command, out).err
+    succeeds(*command, whole)
+    assert out.read_bytes() == whole.read_bytes()
+    assert {path.name for path in out.parent.iterdir()} == {"scene.vqrf", "scene.html"}
+
+
 def test_a_training_of_nothing_ends_after_the_coarse_stage_in_a_line_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     outcome = vqrf("train", data, "--out", out, "--preset", "demo", "--near", 60, "--far", 90)

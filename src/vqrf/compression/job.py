@@ -37,7 +37,7 @@ from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import field_checksum
-from vqrf.files import write_atomically
+from vqrf.files import remove_stale, write_atomically
 from vqrf.geometry import Float32
 from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
 from vqrf.rendering.report import ReportRow, write_report
@@ -327,6 +327,7 @@ class Desk:
             self.journal().clear()
         if not self.is_device:
             self.beside("unfinished").unlink(missing_ok=True)
+            remove_stale(self.out.resolve().parent)
 
     def finished(self, mark: Mapping[str, Any], before: Evaluation, watch: Watch) -> tuple[Made, Scored]:
         """What was written before the job was killed."""
