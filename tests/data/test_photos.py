@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_transparent_pixels_show_any_colour(tmp_path: Path, name: str, rgb: tupl
 def test_a_background_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="background: expected white, black or #rrggbb, got 'pink'"):
         load_scene(dataset(tmp_path, [PIL.Image.fromarray(random_photo())]), background="pink")
+
+
+def test_photos_of_an_iphone_are_read_where_their_package_is_there_and_else_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = dataset(tmp_path, [PIL.Image.fromarray(random_photo(0, 64, 64))])
+    tree = json.loads((folder / "transforms.json").read_text())
+    tree["frames"][0]["file_path"] = "0.heic"
+    (folder / "transforms.json").write_text(json.dumps(tree))
+    (folder / "0.png").rename(folder / "0.heic")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(SceneError, match=r"0.heic: needs pillow-heif: pip install 'vqrf\[heic\]'"):
+            load_scene(folder)
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(PIL.Image.fromarray(np.full((64, 64, 3), 90, np.uint8))).save(folder / "0.heic", quality=90)
+    assert np.abs(load_scene(folder).train[0].image.astype(int) - 90).max() <= 3
 
 
 # --- masks

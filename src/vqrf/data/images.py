@@ -7,6 +7,7 @@ Images are bytes: rgb already composited on the background, because a hundred vi
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import warnings
@@ -24,7 +25,10 @@ from vqrf.geometry import Float32
 
 Bytes = NDArray[np.uint8]
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
+"""Of which an older Pillow has no AVIF, and none has HEIF by itself."""
+
+HEIC_ENDINGS = (".heic", ".heif")
 IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P")
 """Of 8 bits. Pillow gives colours of 16 bits as RGB and RGBA, by their upper bytes."""
 
@@ -237,8 +241,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The image file, its pixels not yet read. What goes wrong while it is open becomes a SceneError."""
     if not path.is_file():
         raise SceneError(path, "there is no such image")
+    if path.suffix.lower() in HEIC_ENDINGS:
+        try:
+            pillow_heif = importlib.import_module("pillow_heif")
+        except ImportError:
+            raise SceneError(path, "needs pillow-heif: pip install 'vqrf[heic]', or convert it to JPEG") from None
+        pillow_heif.register_heif_opener()  # twice is as good as once
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        Image.init()
+        with Image.open(path, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as image:
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise SceneError(path, "has more pixels than an image may have") from None
