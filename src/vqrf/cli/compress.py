@@ -12,7 +12,7 @@ import tyro
 
 from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
-from vqrf.cli.progress import step_bars, tell_plan
+from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, print_json, say
 from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
 from vqrf.data.scene import View
@@ -123,10 +123,8 @@ class Bars:
         self.quiet, self.is_begun = quiet, False
 
     def stages(self, steps: Mapping[str, int]) -> AbstractContextManager[Report]:
-        if not self.is_begun:  # the trials of a search are many
-            tell_plan(self.quiet, "tuning", dict(steps), None, None)
-            self.is_begun = True
-        return step_bars(dict(steps), None, self.quiet)
+        what, self.is_begun = None if self.is_begun else "tuning", True  # the trials of a search are many
+        return step_bars(dict(steps), None, self.quiet, what)
 
     @contextmanager
     def views(self, n_views: int) -> Iterator[Callable[[], None]]:

@@ -52,19 +52,26 @@ def text_of_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool) -> Iterator[Report]:
+def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool, what: str | None = None) -> Iterator[Report]:
     """What to call after every step: a bar or a line of text for the user, a line of JSON for `metrics`, an end if asked for.
 
     Args:
       stages: their steps, in order.
+      what: is done, for a plan with the first step, when nothing can be refused any more; None: no plan.
 
     Raises:
       KeyboardInterrupt, Terminated: Ctrl-C, SIGTERM; the message says how to go on.
     """
     with stage_bars(stages, quiet) as show, _Stop.held() as stop:
         watch = _Watch(show, stop, None if metrics is None else _Metrics(metrics, list(stages)), stages, quiet)
+
+        def report(stage: str, progress: StepProgress) -> None:
+            if what is not None and not watch.begun:
+                tell_plan(quiet, what, stages, None, None)
+            watch.report(stage, progress)
+
         try:
-            yield watch.report
+            yield report
         except (KeyboardInterrupt, Terminated) as error:
             if error.args:
                 raise
