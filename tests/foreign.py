@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def official_view(folder: Path, view: str, prefix: str = "") -> tuple[np.ndarray
 
 def decibels(field: RadianceField, origins: np.ndarray, directions: np.ndarray, colors: np.ndarray) -> float:
     rgb = select().render_rays(field.volume(), origins, directions)[0]
-    return float(-10 * np.log10(np.mean((rgb - colors) ** 2, dtype=np.float64)))
+    error = float(np.mean((rgb - colors) ** 2, dtype=np.float64))
+    return -10 * math.log10(error) if error else math.inf
 
 
 def small_tree(seed: int = 0) -> dict[str, Any]:
