@@ -255,15 +255,15 @@ def level_bytes(data: bytes) -> list[bytes]:
 def test_a_stage_ends_in_the_mean_of_its_last_parameters(trained: RadianceField, importance: np.ndarray, scene: Scene) -> None:
     steps, model = 80, PyramidModel(trained, importance, TINY_RATE)
     assert model.config.steps == steps
-    seen = [model.mlp[0].values.clone()]
+    seen = [model.mlp["mlp0"].values.clone()]
     for _ in optimize(model, RayPool(scene.train), steps=steps, rays_per_step=64, seed=(0,)):
-        seen.append(model.mlp[0].values.clone())
+        seen.append(model.mlp["mlp0"].values.clone())
     mean = seen[0]
     for values in seen[4::4]:  # half of the newest: four steps of the eight that a tenth of all are
         mean = mean + (values - mean) / 2
     model.settle()
-    torch.testing.assert_close(model.mlp[0].values, mean)
-    assert not torch.equal(model.mlp[0].values, seen[-1])
+    torch.testing.assert_close(model.mlp["mlp0"].values, mean)
+    assert not torch.equal(model.mlp["mlp0"].values, seen[-1])
     assert_shows_what_the_file_holds(model)
     settled = model.pack()
     model.settle()

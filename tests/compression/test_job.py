@@ -112,6 +112,19 @@ def test_a_job_does_not_go_on_with_the_work_of_another_field(
         Job(other, scene, SHORT).write(tmp_path / "a.vqrf")
 
 
+def test_a_tuning_that_was_saved_in_another_layout_is_refused_in_one_line(
+    trained: RadianceField, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "seconds", 0.0)
+    job, out = Job(trained, scene, SHORT), tmp_path / "a.vqrf"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(room, "SAVED_LAYOUT", room.SAVED_LAYOUT - 1)
+        job.write(out, watch=Watching(("tune", 33)))
+    with pytest.raises(StorageError, match=r"^[^\n]*a\.vqrf\.checkpoint: [^\n]*give --overwrite[^\n]*$"):
+        job.write(out)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("goal", [Goal(), Goal(target_size="14kB")], ids=["settings", "search"])
 @pytest.mark.parametrize("place", ["page", "clear"])
 def test_a_job_killed_after_its_file_was_written_writes_the_page_and_clears_the_rest(

@@ -8,7 +8,7 @@ import torch
 
 from vqrf.kernels import select
 from vqrf.training.grids import VoxelGrid, resample
-from vqrf.training.parameters import Moments, Parameters, decay
+from vqrf.training.parameters import Moments, Parameters, decay, share_of_newest
 
 SHAPE = (3, 4, 5)
 ACTIVE = torch.tensor([0, 7, 8, 31, 59])
@@ -33,6 +33,25 @@ def test_both_of_two_together_are_named_and_learn_as_they_did_alone() -> None:
         moments.update(select(), None, 0.1, 1)
         assert not moments.gradient.any()
     torch.testing.assert_close(alone.values, together["grid"].values, rtol=0, atol=0)
+
+
+def test_an_update_of_a_network_is_that_of_each_of_its_arrays() -> None:
+    arrays = [torch.linspace(-1, 1, 12).view(4, 3), torch.zeros(4)]
+    alone, network = [Moments.of(array.clone()) for array in arrays], Parameters.of_layers(array.clone() for array in arrays)
+    assert list(network) == ["mlp0", "mlp1"]
+    for moments in (*alone, *network.values()):
+        moments.gradient.fill_(0.5)
+    for moments in alone:
+        moments.update(select(), None, 0.1, 1)
+    network.update(select(), 0.1, 1)
+    for expected, moments, before in zip(alone, network.values(), arrays, strict=True):
+        torch.testing.assert_close(moments.values, expected.values, rtol=0, atol=0)
+        assert (moments.values != before).all() and not moments.gradient.any()
+
+
+def test_the_newest_get_their_share_of_a_tenth_of_the_steps_and_at_most_all() -> None:
+    assert share_of_newest(4, 80) == 0.5 and share_of_newest(32, 480) == pytest.approx(2 / 3)
+    assert share_of_newest(4, 8) == 1.0
 
 
 def test_what_went_through_a_state_is_the_same_where_anything_looks() -> None:

@@ -219,7 +219,7 @@ class Case:
         job = Job(self.field, self.scene, config, notes=self.notes, seed=self.common.seed, device=self.common.device)
         checkpoints = Checkpoints()
         if "warm" in config.stages():  # what files at any quality have in common
-            mark = job.fingerprint(job.settings(config, "warm"))
+            mark = job.fingerprint_of_tuning(config, "warm")
             checkpoints["warm"] = Checkpoint(self.work / f"{mark}.warm", mark)
         return job.compress(config, checkpoints)
 

@@ -46,7 +46,7 @@ from vqrf.geometry import Float64
 from vqrf.kernels import BITS_UNIT, Gradients, select
 from vqrf.kernels.equation import inputs_of_layers, tensors
 from vqrf.training.loop import REFRESH_STEPS, torch_threads
-from vqrf.training.parameters import AVERAGED, Means, Moments
+from vqrf.training.parameters import Moments, Parameters, decay, share_of_newest
 from vqrf.training.stages import LearningRates
 
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
@@ -266,19 +266,15 @@ class PyramidModel:
         whatever their steps become.
         """
         self.config, self.first, self.last = config, first, last
-        for _, moments in self._named():
-            for part in (moments.first, moments.second):
-                part.zero_()
+        self.parameters.rest()
         for channels in (self.density, self.latents):
             channels.steps = channels.whole_steps * config.rounding.fineness
         self._fit_weights()
-        self.averages = Means({name: moments.values.clone() for name, moments in self._named()})
         self._show(find_cells=True)
 
     def settle(self) -> None:
         """End a stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
-        for name, moments in self._named():
-            moments.values.copy_(self.averages[name])
+        self.parameters.settle()
         self._show(find_cells=True)
 
     def _start(self, occupied: NDArray[np.bool_], importance: NDArray[np.float64], seed: int) -> None:
@@ -299,15 +295,16 @@ class PyramidModel:
         else:
             self.basis = torch.from_numpy(from_latents.astype(np.float32)).to(self.device)
         self.basis_transposed = None if self.basis is None else self.basis.T.contiguous()
-        self.mlp = [Moments.of(array.to(self.device)) for array in layers]
+        self.mlp = Parameters.of_layers(array.to(self.device) for array in layers)
         latents = (features.double() @ torch.from_numpy(to_latents)).float().to(self.device)
         density = torch.from_numpy(field.density[occupied][:, None])
         unit, slower = suited.density_unit, 1.0 if layers else HARMONICS_RATES
         density = density.clamp(self.floor - DENSITY_BELOW, self.floor + DENSITY_ABOVE).to(self.device)
         one = torch.ones(1, device=self.device)
         step = unit * suited.fineness * config.rounding.density_step
-        self.density = self._channels(density, one * step, slower * unit * config.rates.density)
-        self.latents = self._channels(latents, one.repeat(latents.shape[1]), slower * config.rates.features)
+        self.density = self._channels("density", density, one * step, slower * unit * config.rates.density)
+        self.latents = self._channels("latents", latents, one.repeat(latents.shape[1]), slower * config.rates.features)
+        self.parameters = self.density.parameters | self.latents.parameters | self.mlp
 
     def _fit_weights(self) -> None:
         """Make the quantisers of the MLP, by what each layer takes in at the looks."""
@@ -318,19 +315,21 @@ class PyramidModel:
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
             features = latents if self.basis is None else latents @ self.basis
             hidden = inputs_of_layers(self.base, features, self.looks.directions.to(self.device))
-            for weight, bias in zip(self.mlp[::2], self.mlp[1::2], strict=True):
-                sums = torch.nn.functional.linear(hidden, weight.values, bias.values)
-                self.weight_quantizers += [quantizer_of_weight(weight.values, hidden, sums), quantizer_of_bias(bias.values)]
+            arrays = [moments.values for moments in self.mlp.values()]
+            for weight, bias in zip(arrays[::2], arrays[1::2], strict=True):
+                sums = torch.nn.functional.linear(hidden, weight, bias)
+                self.weight_quantizers += [quantizer_of_weight(weight, hidden, sums), quantizer_of_bias(bias)]
                 hidden = sums.relu()
 
-    def _channels(self, values: Tensor, steps: Tensor, rate: float) -> Channels:
+    def _channels(self, kind: str, values: Tensor, steps: Tensor, rate: float) -> Channels:
         levels = analyse(values, self.parents, self.children, steps, self.config.rounding.dead_zone, self.kernels)
         first_bits = [torch.zeros_like(level, dtype=torch.uint8) for level in levels]
         shown = [torch.empty_like(level) for level in levels]
-        return Channels([Moments.of(level) for level in levels], steps, steps, rate, first_bits, shown)
+        parameters = Parameters({f"{kind}{i}": Moments.of(level) for i, level in enumerate(levels)})
+        return Channels(parameters, steps, steps, rate, first_bits, shown)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
-        arrays = [getattr(moments, attribute) for moments in self.mlp]
+        arrays = [getattr(moments, attribute) for moments in self.mlp.values()]
         if attribute == "values":
             arrays = [quantizer(array) for quantizer, array in zip(self.weight_quantizers, arrays, strict=True)]
         return tuple(zip(arrays[::2], arrays[1::2], strict=True))
@@ -374,18 +373,16 @@ class PyramidModel:
         if step % BITS_EVERY == 0:
             self._look_around()
         self._take_gradients()
-        decay = self.first * (self.last / self.first) ** (step / max(self.config.steps, 1))
+        share_left = decay(step, self.config.steps, self.last, self.first)
         weight = self.config.bit_price * (1.0 if self.mlp else HARMONICS_PRICE) / math.log(2)
         for channels in (self.density, self.latents):
             channels.lower(self.kernels, self.children)
             for moments, bits in zip(channels.levels, channels.first_bits, strict=True):
                 self.kernels.add_rate_gradient(moments.values, channels.steps, bits, weight, moments.gradient)
-                moments.update(self.kernels, None, channels.rate * decay, step + 1)
-        for moments in self.mlp:
-            moments.update(self.kernels, None, self.config.rates.mlp * decay, step + 1)
+                moments.update(self.kernels, None, channels.rate * share_left, step + 1)
+        self.mlp.update(self.kernels, self.config.rates.mlp * share_left, step + 1)
         if (self.config.steps - 1 - step) % AVERAGE_EVERY == 0:
-            newest = min(AVERAGE_EVERY / (AVERAGED * self.config.steps), 1.0)
-            self.averages.take({name: moments.values for name, moments in self._named()}, newest)
+            self.parameters.average(share_of_newest(AVERAGE_EVERY, self.config.steps))
         self.touched.zero_()
 
     def _take_gradients(self) -> None:
@@ -395,29 +392,13 @@ class PyramidModel:
             rows = channels.levels[0].gradient
             self.kernels.move_gradients(gradient.view(-1, rows.shape[1]), self.voxels, self.touched.view(-1), matrix, rows)
 
-    def _named(self) -> list[tuple[str, Moments]]:
-        return [
-            *((f"density{i}", moments) for i, moments in enumerate(self.density.levels)),
-            *((f"latents{i}", moments) for i, moments in enumerate(self.latents.levels)),
-            *((f"mlp{i}", moments) for i, moments in enumerate(self.mlp)),
-        ]
-
-    def _beside(self) -> dict[str, Tensor]:
-        """What a checkpoint needs that is not in the moments."""
-        kinds = (("density", self.density), ("latents", self.latents))
-        bits = {f"{kind}{i}.bits": level for kind, channels in kinds for i, level in enumerate(channels.first_bits)}
-        return {f"{name}.average": average for name, average in self.averages.items()} | bits
-
     def state(self) -> dict[str, Tensor]:
-        moments = {f"{name}.{part}": getattr(m, part) for name, m in self._named() for part in Moments.KEPT_PARTS}
-        return moments | self._beside() | {"cells": self._cells}
+        return self.parameters.state() | self.density.named_bits | self.latents.named_bits | {"cells": self._cells}
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
-        for name, moments in self._named():
-            for part in Moments.KEPT_PARTS:
-                getattr(moments, part).copy_(state[f"{name}.{part}"])
-        for name, tensor in self._beside().items():
-            tensor.copy_(state[name])
+        self.parameters.restore(state)
+        for name, bits in (self.density.named_bits | self.latents.named_bits).items():
+            bits.copy_(state[name])
         self._cells, self._skip = state["cells"], self.kernels.measure_skip(state["cells"])
         self._show(find_cells=False)
 
@@ -425,7 +406,7 @@ class PyramidModel:
         """What the parameters decode to: `expand` of it is `volume`."""
         field, dead_zone = self.field, self.config.rounding.dead_zone
         pairs = zip(self.density.whole(dead_zone), self.latents.whole(dead_zone), strict=True)
-        tables: list[Table] = [q.pack(m.values) for q, m in zip(self.weight_quantizers, self.mlp, strict=True)]
+        tables: list[Table] = [q.pack(m.values) for q, m in zip(self.weight_quantizers, self.mlp.values(), strict=True)]
         return PyramidField(
             lattice=field.lattice,
             partition=self.partition,

@@ -31,7 +31,7 @@ from vqrf.compression.goal import NO_GOAL, Goal
 from vqrf.compression.preset import Preset
 from vqrf.compression.presets import compress, preset_of
 from vqrf.compression.search import FieldDial, Found, Journal, Target, Trial, search
-from vqrf.compression.tuning import Checkpoints, Tuning
+from vqrf.compression.tuning import SAVED_LAYOUT, Checkpoints, Tuning
 from vqrf.compression.web import is_fast
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
@@ -156,6 +156,10 @@ class Job:
         """Of everything that a result depends on: the whole field, the photos, the notes, and the settings."""
         whole = {**settings, "training": dict(self.notes), "field": field_checksum(self.field)}
         return fingerprint(self.scene, whole)
+
+    def fingerprint_of_tuning(self, preset: Preset[Any], stage: str) -> str:
+        """Of everything that a tuning's checkpoint depends on: the job up to there, and how checkpoints are laid out."""
+        return self.fingerprint({**self.settings(preset, stage), "layout": SAVED_LAYOUT})
 
     def compress(self, preset: Preset[Any], checkpoints: Checkpoints, watch: Watch = SILENT) -> Compressed:
         """Compress, at settings of any quality."""
@@ -298,7 +302,7 @@ class Desk:
         found = Checkpoints()
         for stage in preset.stages():
             path = self.beside("checkpoint" if stage == "tune" else stage)
-            found[stage] = Checkpoint(path, self.job.fingerprint(self.job.settings(preset, stage)))
+            found[stage] = Checkpoint(path, self.job.fingerprint_of_tuning(preset, stage))
         return found
 
     def journal(self) -> Journal:

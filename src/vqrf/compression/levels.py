@@ -12,23 +12,34 @@ from torch import Tensor
 from vqrf.codec.pyramid import MAX_MAGNITUDE, Nodes, children_of
 from vqrf.kernels import Children
 from vqrf.kernels.contract import Backend
-from vqrf.training.parameters import Moments
+from vqrf.training.parameters import Moments, Parameters
 
 
 @dataclass
 class Channels:
     """What is learnt of one kind of values, density or latents: a `Moments` [N_l,C] for each level, finest first.
 
+    `first_bits` is what a first step away from 0 costs, for each level as its coefficients are, in units of `BITS_UNIT`.
     `shown` is where `show` leaves what each level comes to: memory that is new every step takes as long as the work on it.
     `steps` [C] are those of the stage, `whole_steps` those of `warm`.
     """
 
-    levels: list[Moments]
+    parameters: Parameters
     whole_steps: Tensor
     steps: Tensor
     rate: float
     first_bits: list[Tensor]
     shown: list[Tensor]
+
+    @property
+    def levels(self) -> list[Moments]:
+        """The parameters, finest first."""
+        return list(self.parameters.values())
+
+    @property
+    def named_bits(self) -> dict[str, Tensor]:
+        """`first_bits`, as a checkpoint calls them."""
+        return {f"{name}.bits": bits for name, bits in zip(self.parameters, self.first_bits, strict=True)}
 
     def show(self, kernels: Backend, parents: list[Tensor], dead_zone: float) -> Tensor:
         """[N,C] at the voxels, every coefficient rounded; overwritten by the next call."""

@@ -39,7 +39,7 @@ from vqrf.geometry import Float32, Float64
 from vqrf.kernels import Gradients, select
 from vqrf.kernels.equation import tensors
 from vqrf.training.loop import REFRESH_STEPS
-from vqrf.training.parameters import Moments
+from vqrf.training.parameters import Moments, Parameters, decay
 
 RATE_UNITS = {"softplus": 1.0, "relu": 0.13, "mlp": 1.0, "sh": 1.0, "sh_relu": 0.07}
 """What the rates of a tuning are in units of, by the field's activation and shading: before a ReLU, values are smaller than
@@ -172,7 +172,8 @@ class TiedModel:
         self.stored = torch.from_numpy(np.flatnonzero(partition != PRUNED)).to(device)
         self.table = Moments.of(torch.from_numpy(np.concatenate([codebook, kept])).to(device))
         self.density = Moments.of(torch.from_numpy(field.density[..., None].copy()).to(device))
-        self.mlp = [Moments.of(torch.from_numpy(a.copy()).to(device)) for pair in field.color_mlp for a in pair]
+        self.mlp = Parameters.of_layers(torch.from_numpy(a.copy()).to(device) for pair in field.color_mlp for a in pair)
+        self.parameters = Parameters({"density": self.density}, self.stored) | Parameters({"table": self.table}) | self.mlp
         self.floor = field.equation.floor
         self.empty = float(np.float32(self.floor - EMPTY_MARGIN))
         self.density_quantizer = Quantizer.around(field.density[partition != PRUNED], config.density_steps)
@@ -185,7 +186,7 @@ class TiedModel:
         self._show(find_cells=True)
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
-        arrays = [getattr(moments, attribute) for moments in self.mlp]
+        arrays = [getattr(moments, attribute) for moments in self.mlp.values()]
         if attribute == "values":
             arrays = [array.half().float() for array in arrays]
         return tuple(zip(arrays[::2], arrays[1::2], strict=True))
@@ -216,38 +217,27 @@ class TiedModel:
 
     def update(self, step: int) -> None:
         rates, equation = self.config.rates, self.field.equation
-        decay = rates.end ** (step / self.config.steps)
-        of_density, of_features = (decay * RATE_UNITS[kind] for kind in (equation.activation, equation.shading))
+        share_left = decay(step, self.config.steps, rates.end)
+        of_density, of_features = (share_left * RATE_UNITS[kind] for kind in (equation.activation, equation.shading))
         features = self.gradients.features.view(-1, self.field.n_channels)
         self.kernels.tie_gradients(features, self.rows.view(-1), self.touched.view(-1), self.table.gradient)
         self.density.update(self.kernels, self.touched, rates.density * of_density, step + 1)
         self.table.update(self.kernels, None, rates.features * of_features, step + 1)
-        for moments in self.mlp:
-            moments.update(self.kernels, None, rates.mlp * decay, step + 1)
+        self.mlp.update(self.kernels, rates.mlp * share_left, step + 1)
         self.touched.zero_()
 
-    def _named(self) -> list[tuple[str, Moments]]:
-        """What is checkpointed whole."""
-        return [("table", self.table), *((f"mlp{i}", moments) for i, moments in enumerate(self.mlp))]
-
     def state(self) -> dict[str, Tensor]:
-        state = {f"density.{part}": getattr(self.density, part).view(-1)[self.stored] for part in Moments.KEPT_PARTS}
-        for name, moments in self._named():
-            state |= {f"{name}.{part}": getattr(moments, part) for part in Moments.KEPT_PARTS}
-        return state | {"cells": self._cells}
+        return self.parameters.state() | {"cells": self._cells}
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
-        for part in Moments.KEPT_PARTS:
-            getattr(self.density, part).view(-1)[self.stored] = state[f"density.{part}"]
-            for name, moments in self._named():
-                getattr(moments, part).copy_(state[f"{name}.{part}"])
+        self.parameters.restore(state)
         self._cells, self._skip = state["cells"], self.kernels.measure_skip(state["cells"])
         self._show(find_cells=False)
 
     def pack(self) -> CompressedField:
         """What the parameters decode to, as integers and small tables: `expand` of it is exactly `volume`."""
         field = self.field
-        half: list[Table] = [moments.values.half().cpu().numpy() for moments in self.mlp]
+        half: list[Table] = [moments.values.half().cpu().numpy() for moments in self.mlp.values()]
         return CompressedField(
             lattice=field.lattice,
             partition=self.partition,

@@ -12,6 +12,9 @@ from vqrf.training.stages import STAGES
 TUNINGS = ("tune", "bake", "warm")
 """Names of the tunings, each with batches of its own. A new one goes to the end: a name's place seeds its batches."""
 
+SAVED_LAYOUT = 2
+"""Number of how tunings name and shape what they save; it goes up when that changes, and older checkpoints are refused."""
+
 
 class Checkpoints(dict[str, Checkpoint]):
     """Where the tunings of a compression are saved now and then, by their names; those that are not in it are not saved.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +22,11 @@ MEAN = "mean"
 def decay(step: int, steps: int, last: float, first: float = 1.0) -> float:
     """Share of the learning rates at a step of a stage: it falls exponentially from `first` to `last`."""
     return float(first * (last / first) ** (step / max(steps, 1)))
+
+
+def share_of_newest(every: int, steps: int) -> float:
+    """Share of their mean, 0..1, that the newest parameters get every `every` steps of a stage of `steps`."""
+    return min(every / (AVERAGED * steps), 1.0)
 
 
 @dataclass
@@ -53,18 +58,6 @@ class Moments:
         kernels.masked_adam(x, g, m, v, touched, rate=rate, step=step)
 
 
-class Means(dict[str, Tensor]):
-    """Exponential means of parameters, by their names."""
-
-    def take(self, newest: dict[str, Tensor], share: float) -> None:
-        """Give the newest values their share, 0..1. The first ones are the mean, and are not copied."""
-        for name, values in newest.items():
-            if name in self:
-                self[name].lerp_(values, share)
-            else:
-                self[name] = values
-
-
 class Parameters(Mapping[str, Moments]):
     """All that a model learns, by name.
 
@@ -82,6 +75,11 @@ class Parameters(Mapping[str, Moments]):
         self._active = dict.fromkeys(moments, active)
         self.means: dict[str, Tensor] = {}
 
+    @classmethod
+    def of_layers(cls, arrays: Iterable[Tensor]) -> Parameters:
+        """Those of an MLP, from its weights and biases in turn."""
+        return cls({f"mlp{i}": Moments.of(array) for i, array in enumerate(arrays)})
+
     def __or__(self, other: Parameters) -> Parameters:
         """Both together, without means yet."""
         both = Parameters(self._moments | other._moments)
@@ -96,6 +94,11 @@ class Parameters(Mapping[str, Moments]):
 
     def __len__(self) -> int:
         return len(self._moments)
+
+    def update(self, kernels: Backend, rate: float, step: int) -> None:
+        """One Adam step on all of every array; `step` counts from 1. Clears the gradients."""
+        for moments in self.values():
+            moments.update(kernels, None, rate, step)
 
     def rest(self) -> None:
         """Forget the Adam moments, and start the means at the values: a new stage begins."""

@@ -48,7 +48,7 @@ from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_part, scene_box
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
-from vqrf.training.parameters import AVERAGED, Moments, Parameters, decay
+from vqrf.training.parameters import Parameters, decay, share_of_newest
 from vqrf.training.run import Run
 from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig, config_of, preset_for
 
@@ -84,8 +84,7 @@ class FieldModel:
         self.kernels = select(device)
         self.losses = stage.losses
         self.step = 0
-        initial = initial_mlp(stage.appearance, seed, device)
-        self.mlp = Parameters({f"mlp{i}": Moments.of(array) for i, array in enumerate(initial)})
+        self.mlp = Parameters.of_layers(initial_mlp(stage.appearance, seed, device))
         self.rates: Tensor | None = None
         self.seed = seed
         self.origin = np.zeros(3)
@@ -220,8 +219,7 @@ class FieldModel:
             sparsity=self.stage.penalties.sparsity,
         )
         self.grid.update(self.kernels, self.touched, rates, since)
-        for moments in self.mlp.values():
-            moments.update(self.kernels, None, self.stage.rates.mlp * share_left, step + 1)
+        self.mlp.update(self.kernels, self.stage.rates.mlp * share_left, step + 1)
         self.touched.zero_()
         self._average(self.stage.steps - 1 - step)
 
@@ -229,7 +227,7 @@ class FieldModel:
         """Take the parameters into their means now and then, once no more than `AVERAGE_FROM` of the steps are left."""
         if n_left % REFRESH_STEPS or n_left > AVERAGE_FROM * self.stage.steps:
             return
-        self.parameters.average(min(REFRESH_STEPS / (AVERAGED * self.stage.steps), 1.0))
+        self.parameters.average(share_of_newest(REFRESH_STEPS, self.stage.steps))
 
     def settle(self) -> None:
         """End the stage: take the mean of the last parameters for them. Doing so twice changes nothing."""
