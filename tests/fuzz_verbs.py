@@ -44,13 +44,14 @@ from test_interop_tensorf import small_tree as tensorf_tree  # noqa: E402
 from vqrf.cli.convert import Convert  # noqa: E402
 from vqrf.cli.ends import ending_in_words  # noqa: E402
 from vqrf.cli.main import Eval, Info, Verify  # noqa: E402
-from vqrf.cli.terminal import FIELD_FILE, Common  # noqa: E402
+from vqrf.cli.terminal import Common  # noqa: E402
 from vqrf.cli.view import Export, Render  # noqa: E402
 from vqrf.codec.bitstream import encode  # noqa: E402
 from vqrf.codec.compressed import CompressedField  # noqa: E402
 from vqrf.data.builtin import built_in_scene  # noqa: E402
 from vqrf.data.scene import save_scene  # noqa: E402
 from vqrf.fields.field import expand  # noqa: E402
+from vqrf.fields.run import FIELD_FILE  # noqa: E402
 from vqrf.fields.storage import load_arrays, save_arrays, save_field  # noqa: E402
 from vqrf.geometry import Lattice  # noqa: E402
 from vqrf.interop import zip_of_vqrf  # noqa: E402

@@ -59,7 +59,7 @@ WINGS = {
         "builtin",
         "rays",
     ),
-    "fields": ("factors", "field", "cells", "storage", "preview"),
+    "fields": ("factors", "field", "cells", "storage", "run", "preview"),
     "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": ("render", "evaluate", "html", "contact", "report", "page", "serve", "film"),
     "training": (
@@ -94,7 +94,7 @@ WINGS = {
         "search",
         "job",
     ),
-    "bench": ("alternatives", "published", "curves", "runners"),
+    "bench": ("alternatives", "published", "curves", "runners", "jobs"),
     "cli": (
         "terminal",
         "dataset",

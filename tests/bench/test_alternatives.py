@@ -15,12 +15,11 @@ import pytest
 from test_cli import data, refuses, run, succeeds  # noqa: F401 (fixtures)
 from tiny import TINY, TINY_COMPRESS, TINY_RATE, assert_same_compressed
 
-from vqrf.bench import alternatives
+from vqrf.bench import alternatives, jobs
 from vqrf.bench.alternatives import Derivatives, PruneConfig, decode_factors, encode_factors, measure_derivatives, prune_round
 from vqrf.bench.curves import ContestRow
 from vqrf.bench.runners import load_rows
 from vqrf.cli import bench as cli_bench
-from vqrf.cli.terminal import FACTORS_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import KEPT, PRUNED, CompressedField
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
@@ -30,6 +29,7 @@ from vqrf.fields.cells import active_voxels
 from vqrf.fields.factors import LineFactors, truncate_lines
 from vqrf.fields.factors import expand as expand_factors
 from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.run import FACTORS_FILE
 from vqrf.fields.storage import StorageError
 from vqrf.interop import TensorfField, tensorf_of
 from vqrf.rendering.evaluate import evaluate
@@ -283,7 +283,7 @@ def test_pruning_is_measured_against_ours_and_a_run_that_was_killed_goes_on(
 
     monkeypatch.setattr(alternatives, "prune_round", spied)
     with monkeypatch.context() as patch:
-        patch.setattr(cli_bench, "search_ours", killed)
+        patch.setattr(jobs, "search_ours", killed)
         with pytest.raises(Killed):
             succeeds(*flags)
     assert len(made) == 1 and not (out / cli_bench.CONTESTS_FILE).exists()

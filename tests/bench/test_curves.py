@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from test_cli import data, refuses, run, scene, succeeds  # noqa: F401 (fixtures
 from tiny import TINY, TINY_COMPRESS
 
 from vqrf.bench import curves as bench
-from vqrf.bench import runners
+from vqrf.bench import jobs, runners
 from vqrf.bench.curves import Curve, Job, Row, rate_difference
 from vqrf.bench.published import anchors_of
 from vqrf.bench.runners import load_rows, run_in_turn, run_jobs, save_rows
@@ -303,17 +304,40 @@ def test_the_field_of_several_jobs_is_scored_once(
         calls.append(len(views))
         return evaluate(field, views)
 
-    monkeypatch.setattr(cli_bench, "FIELD_SCORES", {})
-    monkeypatch.setattr(cli_bench, "evaluate", count)
+    monkeypatch.setattr(jobs, "FIELD_SCORES", {})
+    monkeypatch.setattr(jobs, "evaluate", count)
     flags = ("bench", "rd", "--runs", run, "--data", data, "--out", tmp_path / "bench", "--presets", "demo", "--runner", "turn")
     rows = json.loads(succeeds(*flags, "--qualities", 0, 100, "--json").out)["rows"]
     assert len(calls) == 3
     assert rows[0]["field_psnr"] == rows[1]["field_psnr"] != rows[0]["psnr"]
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_photo_that_changed_makes_rows_of_its_own(run: Path, data: Path, tmp_path: Path, split: str) -> None:  # noqa: F811
+    conditions = jobs.Conditions(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    before = jobs.Source.of_run(run, data, conditions)
+    same = jobs.Source.of_run(run, copy, conditions)
+    photo = sorted((copy / split).glob("*.png"))[0]
+    with PIL.Image.open(photo) as image:
+        changed = np.array(image)
+    changed[0, 0, :3] ^= 255
+    changed[0, 0, 3:] = 255
+    PIL.Image.fromarray(changed).save(photo)
+    after = jobs.Source.of_run(run, copy, conditions)
+    keys = [source.job("demo", 50, conditions).key for source in (before, same, after)]
+    assert keys[0] == keys[1] != keys[2]
+    contests = [source.contests(["demo"], conditions)[0] for source in (before, same, after)]
+    assert contests[0].key == contests[1].key != contests[2].key
+    is_learnt_from = split == "train"
+    assert (contests[0].mark != contests[2].mark) == is_learnt_from  # what is only scored anew is not made anew
+
+
 def test_bench_refuses_what_cannot_be(run: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
     flags = ("bench", "rd", "--runs", run, "--data", data, "--out", tmp_path / "out", "--presets", "demo", "--quiet")
     refuses(*flags, "--qualities", 101, saying=("quality: expected 0..100, got 101",))
+    refuses(*flags, "--every", 0, saying=("expected --every at least 1",))
     refuses(*flags, "--qualities", 50, 50, saying=("come twice",))
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()

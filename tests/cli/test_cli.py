@@ -23,7 +23,6 @@ from tiny import TINY, TINY_COMPRESS, TINY_RATE, tiny_scene
 
 from vqrf.cli import main as cli
 from vqrf.cli.main import NO_CORE, main
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.job import spread
@@ -31,6 +30,7 @@ from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import expand
+from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render

@@ -12,13 +12,13 @@ from test_cli import refuses, succeeds, unchanged
 from test_interop_tensorf import small_tree as tensorf_tree
 from tiny import TINY_COMPRESS, assert_same_compressed, assert_same_field
 
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import CompressedField
 from vqrf.compression.paper import tied_model
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field, save_field
 from vqrf.interop import load_checkpoint, load_dvgo, load_svox2, load_vqrf
 from vqrf.rendering.evaluate import evaluate

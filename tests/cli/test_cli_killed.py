@@ -22,8 +22,8 @@ from tiny import Interrupted, Recorder
 
 from vqrf.cli import compress as cli_compress
 from vqrf.cli import train as cli_train
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
+from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field, save_field
 from vqrf.kernels import has_native
 from vqrf.training.checkpoint import Checkpoint

@@ -16,11 +16,11 @@ import pytest
 from test_bitstream import generate
 from test_cli import refuses, succeeds, unchanged, vqrf
 
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField
+from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_arrays, save_arrays, save_field
 from vqrf.geometry import Lattice
 

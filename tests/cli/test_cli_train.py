@@ -17,9 +17,9 @@ import pytest
 from test_cli import data, files_in, refuses, run, scene, succeeds, tiny_presets, unchanged, vqrf  # noqa: F401 (fixtures)
 from test_cli_killed import KILLED, killed
 
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
 from vqrf.data.scene import Scene, save_scene
+from vqrf.fields.run import FIELD_FILE
 from vqrf.files import TEMPORARY
 from vqrf.kernels import has_native
 from vqrf.training import run as run_module

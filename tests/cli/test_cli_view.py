@@ -20,12 +20,12 @@ from tiny import TINY, assert_same_field
 
 from vqrf.cli import view as cli_view
 from vqrf.cli.main import main
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
+from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field, save_field
 from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene

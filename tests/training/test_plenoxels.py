@@ -13,13 +13,13 @@ from test_cli import refuses, succeeds
 from test_train import interrupted
 from tiny import TINY, TINY_COMPRESS, assert_same_field
 
-from vqrf.cli.terminal import FIELD_FILE
 from vqrf.codec.bitstream import decode, encode, verify
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.compression.presets import compress
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field
 from vqrf.interop import bytes_of_svox2
 from vqrf.kernels import has_native

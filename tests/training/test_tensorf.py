@@ -12,12 +12,12 @@ from test_cli import succeeds
 from test_train import interrupted
 from tiny import TINY, TINY_RATE, assert_same_field
 
-from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.factors import LineFactors, expand
 from vqrf.fields.field import RadianceField
+from vqrf.fields.run import FACTORS_FILE, FIELD_FILE
 from vqrf.fields.storage import load_field
 from vqrf.interop import load_checkpoint, load_tensorf
 from vqrf.kernels import has_native, reference

@@ -11,25 +11,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.cli.dataset import convert_dataset
-from vqrf.cli.terminal import (
-    FACTORS_FILE,
-    FIELD_FILE,
-    NO_LIMITS,
-    LimitFlags,
-    UsageError,
-    load_any,
-    load_compressed,
-    load_like,
-    load_run,
-    named,
-    say,
-    tell,
-)
+from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, load_any, load_compressed, named, say, tell
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, drawing_fault_of
+from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_like, load_run
 from vqrf.fields.storage import StorageError, save_field
 from vqrf.files import write_atomically
 from vqrf.interop import (

@@ -25,7 +25,6 @@ from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpo
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.process import Process
 from vqrf.cli.terminal import (
-    FIELD_FILE,
     NO_LIMITS,
     Common,
     CommonFlags,
@@ -33,11 +32,9 @@ from vqrf.cli.terminal import (
     Limits,
     Said,
     UsageError,
-    expect_run,
+    expect_counts,
     expect_writable,
     load_compressed,
-    load_like,
-    load_run,
     named,
     one_line,
     print_json,
@@ -56,6 +53,7 @@ from vqrf.data.builtin import built_in_scene
 from vqrf.data.load import load_scene
 from vqrf.data.scene import save_scene
 from vqrf.fields.field import drawing_fault_of
+from vqrf.fields.run import FIELD_FILE, expect_run, load_like, load_run
 from vqrf.fields.storage import describe_field
 from vqrf.files import write_atomically
 from vqrf.interop import is_checkpoint
@@ -89,6 +87,7 @@ class Eval:
     common: CommonFlags = Common()
 
     def run(self) -> None:
+        expect_counts(self.every, self.downscale)
         field, notes, sizes = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         views = getattr(scene, self.split)

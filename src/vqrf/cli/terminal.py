@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -23,22 +23,11 @@ from rich.table import Table
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import SIGNATURE, sections
-from vqrf.data.listing import MAX_SIDE, SceneError, is_color
-from vqrf.data.load import SceneOptions, load_scene
-from vqrf.data.photos import Masks
-from vqrf.data.scene import Scene
-from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.storage import load_field
+from vqrf.fields.run import load_run
 from vqrf.files import expect_file, read_file
 from vqrf.memory import decoding_budget, parse_bytes
 
-if TYPE_CHECKING:
-    pass
-
-FIELD_FILE = "field.safetensors"
-FACTORS_FILE = "tensorf.th"
-"""Beside it, where the voxels were learnt as factors: a checkpoint of TensoRF."""
 WIDEST_TABLE = 1000
 """Characters, more than any table has."""
 JSON_VERSION = 1
@@ -124,51 +113,10 @@ CommonFlags = Annotated[Common, tyro.conf.arg(name="machine"), tyro.conf.OmitArg
 """Flags of their own group in the help: its title is the name, and no flag begins with it."""
 
 
-def load_like(notes: dict[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
-    """The dataset as the field was trained on it: same downscale (unless given), same background.
-
-    Notes may come from any file, so they are asked for and not believed.
-    """
-    background = notes.get("background")
-    if not isinstance(background, str) or not is_color(background):
-        background = "white"
+def expect_counts(every: int, downscale: int = 0) -> None:
+    """Refuse flags that say which photos to take, and how large, where they cannot be."""
     if every < 1 or downscale < 0:
         raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
-    trained, side, hold_out, axes = (notes.get(name) for name in ("downscale", "side", "hold_out", "axes"))
-    if not isinstance(hold_out, str):  # a run that does not say was trained on the dataset's own split
-        hold_out = OWN if "downscale" in notes else ""
-    is_sized = not downscale and type(side) is int and 0 < side < MAX_SIDE
-    size = downscale or (trained if type(trained) is int and 0 < trained < MAX_SIDE else 1)
-    try:
-        return load_scene(
-            data,
-            splits=splits,
-            downscale=None if is_sized else size,
-            side=side,
-            background=background,
-            every=every,
-            options=SceneOptions(
-                hold_out=hold_out,
-                axes=axes if axes in ("opengl", "opencv") else None,
-                masks=masks_of_notes(notes.get("masks")),
-            ),
-        )
-    except SceneError:
-        raise
-    except ValueError as error:
-        raise UsageError(f"the notes beside the field: {error}") from None
-
-
-def masks_of_notes(said: object) -> Masks:
-    """The masks that a field was trained with."""
-    if not isinstance(said, dict):
-        return Masks()
-    folder, mean = said.get("folder"), said.get("mean")
-    return Masks(
-        folder=Path(folder) if isinstance(folder, str) and Path(folder).is_dir() else None,
-        mean=mean if mean in ("background", "ignored") else None,
-        is_inverted=said.get("is_inverted") is True,
-    )
 
 
 def expect_writable(path: Path, common: Common) -> None:
@@ -222,18 +170,6 @@ def load_compressed(path: Path) -> tuple[Compressed, dict[str, int]]:
     data = read_bytes(path)
     with named(path):
         return decode(data, max_bytes=decoding_budget()), {name: size for name, _, size in sections(data)}
-
-
-def expect_run(path: Path) -> None:
-    if not path.is_dir():
-        raise UsageError(f"{path}: is no run folder")
-    if not (path / FIELD_FILE).exists():
-        raise UsageError(f"{path}: holds no {FIELD_FILE}; is it a run folder, and has its training ended?")
-
-
-def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
-    expect_run(path)
-    return load_field(path / FIELD_FILE)
 
 
 def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:

@@ -14,12 +14,13 @@ import tyro
 
 from vqrf.cli.dataset import PhotoFlags, Photos, flags_named, lines_of
 from vqrf.cli.progress import step_bars, tell_plan
-from vqrf.cli.terminal import FACTORS_FILE, FIELD_FILE, Common, CommonFlags, UsageError, load_run, say
+from vqrf.cli.terminal import Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField
+from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_run
 from vqrf.fields.storage import save_field
 from vqrf.files import remove_stale, write_atomically
 from vqrf.interop import bytes_of_tensorf, tensorf_of

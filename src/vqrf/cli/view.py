@@ -18,15 +18,13 @@ import tyro
 from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, load_field_of
 from vqrf.cli.terminal import (
-    FIELD_FILE,
     NO_LIMITS,
     Common,
     CommonFlags,
     LimitFlags,
     UsageError,
+    expect_counts,
     expect_writable,
-    load_like,
-    load_run,
     named,
     read_bytes,
     say,
@@ -37,6 +35,7 @@ from vqrf.codec.compressed import Compressed
 from vqrf.data.scene import View as PhotoView
 from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.preview import preview
+from vqrf.fields.run import FIELD_FILE, load_like, load_run
 from vqrf.files import read_file, write_atomically
 from vqrf.geometry import Camera, Lattice
 from vqrf.memory import decoding_budget, expect_room
@@ -94,6 +93,7 @@ class Render:
         if views is None:
             if self.data is None:
                 raise UsageError("expected cameras: give --data FOLDER, or --path orbit, spiral or FILE")
+            expect_counts(self.every, self.downscale)
             scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
             field = field.with_background(scene.background)
             views = pictures_of(getattr(scene, self.split))

@@ -154,8 +154,7 @@ class Job:
 
     def fingerprint(self, settings: Mapping[str, Any]) -> str:
         """Of everything that a result depends on: the whole field, the photos, the notes, and the settings."""
-        whole = {**settings, "training": dict(self.notes), "field": field_checksum(self.field)}
-        return fingerprint(self.scene, whole)
+        return fingerprint_of(self.field, self.scene, self.notes, settings)
 
     def fingerprint_of_tuning(self, preset: Preset[Any], stage: str) -> str:
         """Of everything that a tuning's checkpoint depends on: the job up to there, and how checkpoints are laid out."""
@@ -395,6 +394,11 @@ class Desk:
             metadata=job.describe(job.preset, replace(before, views=WIDEST_VIEWS), before),
         )
         return search(dial, target, self.journal(), on_trial=watch.trial)
+
+
+def fingerprint_of(field: RadianceField, scene: Scene, notes: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """A short name of a whole field, of the photos that it learns from, of its notes, and of settings of JSON types."""
+    return fingerprint(scene, {**settings, "training": dict(notes), "field": field_checksum(field)})
 
 
 def target_of(goal: Goal, before: Evaluation) -> Target:

@@ -1,8 +1,4 @@
-"""Our own weights on disk: safetensors with a JSON header, written atomically, readable without torch.
-
-A run folder holds `field.safetensors` (the trained field), `config.json` (what it was trained with), `metrics.jsonl` (one
-line per report) and, while training goes on, checkpoints. Nothing in it names another path: it can be moved.
-"""
+"""Our own weights on disk: safetensors with a JSON header, written atomically, readable without torch."""
 
 from __future__ import annotations
 
