@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import data, refuses, run, scene, succeeds  # noqa: F401 (fixtures)
+from test_cli import data, refuses, run, scene, succeeds, vqrf  # noqa: F401 (fixtures)
 from tiny import TINY, TINY_COMPRESS
 
 from vqrf.bench import curves as bench
@@ -24,6 +24,7 @@ from vqrf.bench.curves import Curve, Job, Row, rate_difference
 from vqrf.bench.published import anchors_of
 from vqrf.bench.runners import load_rows, run_in_turn, run_jobs, save_rows
 from vqrf.cli import bench as cli_bench
+from vqrf.cli.terminal import Terminated
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
@@ -288,6 +289,35 @@ def test_bench_measures_draws_and_goes_on(run: Path, data: Path, tmp_path: Path)
     assert [row["quality"] for row in added["rows"]] == [0, 25, 50, 75, 100]  # with what the folder holds already
     other = json.loads(succeeds(*flags, "--qualities", 0, "--every", 2, "--json").out)
     assert [row["quality"] for row in other["rows"]] == [0]  # scores of other views are no points of this curve
+
+
+@needs_scipy
+@needs_matplotlib
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_bench_that_is_stopped_keeps_its_rows_and_says_how_to_go_on(
+    run: Path,  # noqa: F811
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    code: int,
+) -> None:
+    out, measure, n_measured = tmp_path / "bench", jobs.measure, 0
+    flags = ("bench", "rd", "--runs", run, "--data", data, "--out", out, "--presets", "demo", "--runner", "turn")
+
+    def stopped_at_the_second(job: Job, *, conditions: jobs.Conditions) -> Row:
+        nonlocal n_measured
+        n_measured += 1
+        if n_measured == 2:
+            raise error
+        return measure(job, conditions=conditions)
+
+    monkeypatch.setattr(jobs, "measure", stopped_at_the_second)
+    outcome = vqrf(*flags, "--qualities", 0, 100)
+    assert outcome.code == code
+    assert outcome.err.splitlines()[-1] == f"vqrf: stopped; the same command goes on with what {out} has no row of"
+    succeeds(*flags, "--qualities", 0, 100)
+    assert n_measured == 3
 
 
 @needs_scipy

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
+from vqrf.cli.progress import telling_way_on
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_counts, print_json, print_whole, say
 from vqrf.compression.goal import PresetName
 
@@ -53,10 +54,11 @@ class Bench:
     def run(self) -> None:
         expect_counts(self.every)
         verb = replace(self, presets=self.presets or PRESETS_OF_KIND[self.kind])
-        if self.kind == "rd":
-            bench_curves(verb)
-        else:
-            bench_alternatives(verb)
+        with telling_way_on(lambda: f"with what {self.out} has no row of"):
+            if self.kind == "rd":
+                bench_curves(verb)
+            else:
+                bench_alternatives(verb)
 
     @property
     def is_quiet(self) -> bool:

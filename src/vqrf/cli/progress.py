@@ -70,12 +70,24 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool, what: s
                 tell_plan(quiet, what, stages, None, None)
             watch.report(stage, progress)
 
-        try:
+        with telling_way_on(lambda: "from the last save" if watch.is_saved else None):
             yield report
-        except (KeyboardInterrupt, Terminated) as error:
-            if error.args:
-                raise
-            raise type(error)("stopped" + ("; the same command goes on from the last save" if watch.is_saved else "")) from None
+
+
+@contextmanager
+def telling_way_on(way_on: Callable[[], str | None]) -> Iterator[None]:
+    """Where Ctrl-C or SIGTERM end what is done inside, say how the same command goes on, unless that was said.
+
+    Args:
+      way_on: answers "from ..." or "with ..."; None: there is nothing to go on with.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        if error.args:
+            raise
+        way = way_on()
+        raise type(error)("stopped" if way is None else f"stopped; the same command goes on {way}") from None
 
 
 class _Watch:
