@@ -26,6 +26,9 @@ READ_THREADS = 4
 DECODE_BYTES = 12
 """Bytes that a pixel of a photo takes while it is read: as the file's own, as RGBA, and a strip of it as floats."""
 
+DECODE_BUDGET = 1 << 30
+"""Bytes of photos that are read at a time, if it is more than one: four of 20 megapixels."""
+
 MASKS_LOOKED_AT = 8
 """Of all masks, how many are asked what they mean."""
 
@@ -207,7 +210,9 @@ def read_views(tasks: Sequence[Task], background: Color) -> tuple[View, ...]:
         weight = averaged_mask(mask, task.n) if mask is not None and on is None else None
         return image, opacity, _seen(weight, task.camera)
 
-    with ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1)) as pool:
+    largest = max((task.n_pixels for task in tasks), default=1)
+    n_threads = max(min(READ_THREADS, os.cpu_count() or 1, DECODE_BUDGET // (DECODE_BYTES * largest)), 1)
+    with ThreadPoolExecutor(n_threads) as pool:
         images = list(pool.map(read, tasks))
     has_opacity = any(opacity.min() < 255 for _, opacity, _ in images)
     return tuple(
