@@ -222,7 +222,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("hello " * 100), "no file of this program"),
     "another program's": (lambda path: save_file({"density": np.zeros(3)}, path), "no file of this program"),
     "another program's notes": (lambda path: save_file({"a": np.zeros(3)}, path, {"vqrf": "{}"}), "checksum"),
-    "a checkpoint": (lambda path: save_arrays(path, {}, {"format": "vqrf-checkpoint-2"}), "expected format"),
+    "a checkpoint": (lambda path: save_arrays(path, {}, {"format": "vqrf-checkpoint-3"}), "expected format"),
     "a list": (lambda path: save_arrays(path, {}, [1]), "expected format"),  # type: ignore[arg-type]
     "without density": (without_density, "no usable field"),
     "with one layer too many": (with_header(n_layers=1), "no usable field"),

@@ -9,7 +9,7 @@ import numpy as np
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import cameras_around
-from vqrf.training.box import MIN_VIEWS, NEEDED_WEIGHT, count_needing, needed_part, scene_box
+from vqrf.training.box import MIN_VIEWS, NEEDED_WEIGHT, count_needing, needed_cells, needed_part, scene_box
 
 CAMERAS = cameras_around((0.0, 0.0, 0.0), 1.0, 20, 48)
 
@@ -48,3 +48,13 @@ def test_a_field_whose_box_is_tight_is_left_as_it_is(ball_field: RadianceField) 
 def test_where_nothing_is_needed_all_stays(ball_field: RadianceField) -> None:
     empty = replace(ball_field, density=np.full_like(ball_field.density, -100))
     assert needed_part(empty, scene_of(20)) is empty
+
+
+def test_cells_are_needed_at_a_surface_and_neither_behind_it_nor_where_fog_hides(ball_field: RadianceField) -> None:
+    """Fog inside of the ball would be seen by a camera there, and by none of those that there are."""
+    needed = needed_cells(ball_field, scene_of(20))
+    centres = np.stack(np.meshgrid(*[np.arange(15) + 0.5] * 3, indexing="ij"), -1)
+    radius = np.linalg.norm(ball_field.lattice.world_from_index(centres), axis=-1)
+    assert needed.dtype == np.uint8 and needed.shape == (15, 15, 15)
+    assert needed[np.abs(radius - 0.55) < 0.03].all()
+    assert not needed[radius < 0.1].any() and not needed[radius > 1.0].any()

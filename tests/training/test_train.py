@@ -165,6 +165,23 @@ def test_growing_keeps_the_image_but_for_its_sharpening(scene: Scene, ball_field
     assert np.abs(after.rgb - before.rgb).mean() < 0.03 * before.opacity.mean()
 
 
+def test_halfway_cells_that_no_photo_needs_close_and_what_photos_see_stays(scene: Scene, ball_field: RadianceField) -> None:
+    stage = replace(TINY.fine, grow_at=(), n_voxels=20**3, sampling=Sampling(alpha_init=1e-6))
+    inside = replace(scene, near=ball_field.equation.near)
+    model = FieldModel(stage, (np.full(3, -1.0), np.full(3, 1.0)), inside, coarse=coarse_ball(ball_field))
+    place = model.lattice.world_from_index(np.stack(np.meshgrid(*map(np.arange, model.lattice.shape), indexing="ij"), -1))
+    radius = torch.from_numpy(np.linalg.norm(place, axis=-1))
+    model.grid.density.values[..., 0] = torch.where(radius < 0.6, 60.0, -60.0) - model.equation.density_bias
+    model.prepare(0)
+    assert model.volume.cells[radius[:-1, :-1, :-1] < 0.15].all(), "the inside of the ball is occupied"
+    before = render(model.volume, scene.test[0].camera)
+    assert model.prepare(stage.halfway)
+    assert not model.allowed.view(model.volume.cells.shape)[radius[:-1, :-1, :-1] < 0.15].any()
+    np.testing.assert_allclose(render(model.volume, scene.test[0].camera).opacity, before.opacity, atol=1e-3)
+    model.prepare(REFRESH_STEPS)
+    assert not model.volume.cells[radius[:-1, :-1, :-1] < 0.15].any(), "they stay closed"
+
+
 def test_a_lattice_grows_by_doublings_to_its_full_size_and_sharpens(scene: Scene) -> None:
     model = FieldModel(TINY.fine, camera_bounds(scene), scene)
     sizes, biases, opacities = [], [], []

@@ -22,3 +22,12 @@ def voxels_of_cells(cells: NDArray[np.uint8]) -> NDArray[np.bool_]:
         view = tuple(slice(offset, offset + side) for offset, side in zip(corner, cells.shape, strict=True))
         voxels[view] |= cells != 0
     return voxels
+
+
+def cells_of_voxels(voxels: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Cells [X-1,Y-1,Z-1] uint8 with a corner among the given voxels [X,Y,Z]."""
+    sides = tuple(side - 1 for side in voxels.shape)
+    cells = np.zeros(sides, bool)
+    for corner in np.ndindex(2, 2, 2):
+        cells |= voxels[tuple(slice(offset, offset + side) for offset, side in zip(corner, sides, strict=True))]
+    return cells.astype(np.uint8)

@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool3d
 
 from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene
-from vqrf.fields.cells import active_voxels, voxels_of_cells
+from vqrf.fields.cells import active_voxels, cells_of_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice
 from vqrf.kernels import select
@@ -22,6 +22,10 @@ MIN_VIEWS = 3
 NEEDED_WEIGHT = 0.01
 """Mean weight that a coarse voxel gives to the pixels of a view that needs it. On ship at 400x400 the box is the same from 0.01
 to 0.1; at 0.003 specks come in."""
+
+FINE_NEEDED_WEIGHT = 1e-3
+"""The same within the fine stage, whose voxels are an eighth as large and know the scene. On ship at 400x400 what is below it
+adds nothing to the photos, and what it drops at 0.003 is missed (docs/log/box.md#how-does-the-fog-under-the-dish-go)."""
 
 TIGHT = 0.6
 """Volume of the box of what views need, by that of all that is alive: from here on the latter is taken. Ship has 0.42."""
@@ -74,7 +78,7 @@ def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarra
     for camera in (view.camera for view in scene.train):
         distance = np.linalg.norm(camera.local(points), axis=-1)
         across = edge * np.sqrt(camera.fx * camera.fy) / np.maximum(distance, edge)
-        every = max(int(np.median(across) / RAYS_ACROSS), 1) if len(across) else 1
+        every = max(round(float(np.median(across)) / RAYS_ACROSS), 1) if len(across) else 1
         rows, columns = np.arange(every // 2, camera.height, every), np.arange(every // 2, camera.width, every)
         importance.fill(0)
         rays = CameraTable([camera]).rays((rows[:, None] * camera.width + columns).ravel())
@@ -83,11 +87,20 @@ def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarra
     return needing
 
 
+def needed_voxels(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
+    """Voxels [X,Y,Z] bool that `MIN_VIEWS` training views need, or all of them where there are fewer; see `count_needing`."""
+    return count_needing(field, scene, least) >= max(min(MIN_VIEWS, len(scene.train)), 1)
+
+
+def needed_cells(fine: RadianceField, scene: Scene) -> np.ndarray:
+    """Cells [X-1,Y-1,Z-1] uint8 of a half trained field with a corner that photos need."""
+    return cells_of_voxels(needed_voxels(fine, scene, FINE_NEEDED_WEIGHT))
+
+
 def needed_part(coarse: RadianceField, scene: Scene) -> RadianceField:
     """The coarse field with nothing where too few views need anything: fog and specks, which would widen the box of the fine
     stage. All of it where that box is tight already, or where nothing would be left."""
-    n_least = max(min(MIN_VIEWS, len(scene.train)), 1)
-    needed = count_needing(coarse, scene, NEEDED_WEIGHT) >= n_least
+    needed = needed_voxels(coarse, scene, NEEDED_WEIGHT)
     part = replace(coarse, density=np.where(needed, coarse.density, np.float32(UNSEEN_DENSITY)))
     before, after = (np.prod(np.subtract(hi, lo)) for lo, hi in (scene_box(coarse), scene_box(part)))
     return part if needed.any() and after < TIGHT * before else coarse

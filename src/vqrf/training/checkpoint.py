@@ -14,7 +14,7 @@ import numpy as np
 from vqrf.data.scene import Scene
 from vqrf.fields.storage import Arrays, StorageError, load_arrays, save_arrays
 
-CHECKPOINT_FORMAT = "vqrf-checkpoint-2"
+CHECKPOINT_FORMAT = "vqrf-checkpoint-3"
 
 SHARE_OF_SAVES = 0.05
 """Share of a long run's time that goes to its checkpoints, at most: those of the largest fields are a gigabyte."""

@@ -116,6 +116,11 @@ class StageConfig:
     losses: LossWeights = FINE_LOSSES
     penalties: Penalties = Penalties()
 
+    @property
+    def halfway(self) -> int:
+        """The step at which a fine stage looks what photos need: half of its steps, or the first after the last growth."""
+        return max(self.steps // 2, *(at + 1 for at in self.grow_at), 1)
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -26,6 +26,7 @@ features as they are, and half as many of them.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -45,7 +46,7 @@ from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
-from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_part, scene_box
+from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_cells, needed_part, scene_box
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, optimize
 from vqrf.training.parameters import Parameters, decay, share_of_newest
@@ -90,20 +91,20 @@ class FieldModel:
         self.origin = np.zeros(3)
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
-    def _allocate(self, n_voxels: int, old: Grid | None = None, allowed: np.ndarray | None = None) -> None:
+    def _allocate(self, n_voxels: int, old: Grid | None = None, reach: np.ndarray | None = None) -> None:
         """Put the lattice at `n_voxels`: at its start, or resampled from the `old` grid.
 
         Args:
-          allowed: cells of the new lattice, flat; None for those that the coarse stage leaves.
+          reach: cells of the new lattice, flat, whose voxels it holds; None for those that the coarse stage leaves.
         """
         self.lattice = Lattice.with_voxels(*self.box, n_voxels)
         shape = self.lattice.shape
         self.equation = self._equation_for(n_voxels)
-        self.allowed, active = None, torch.arange(self.lattice.n_voxels, device=self.device)
+        self.reach, self.allowed, active = None, None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
-            cells = cells if allowed is None else allowed.reshape(cells.shape)
-            self.allowed = torch.from_numpy(cells).to(self.device)
+            cells = cells if reach is None else reach.reshape(cells.shape)
+            self.reach = self.allowed = torch.from_numpy(cells).to(self.device)
             active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         self.grid = self._grid_at_start(active) if old is None else old.on(shape, active)
         self.parameters = self.grid.parameters | self.mlp
@@ -192,19 +193,32 @@ class FieldModel:
         self.step = step
         if step in self.stage.grow_at:
             n_voxels = self.stage.n_voxels >> (len(self.stage.grow_at) - 1 - self.stage.grow_at.index(step))
-            allowed = self._sparse_cells(n_voxels) if self.stage.is_sparse else None
+            reach = self._sparse_cells(n_voxels) if self.stage.is_sparse else None
             del self.gradients  # the grid gives them up
-            self._allocate(n_voxels, self.grid, allowed)
+            self._allocate(n_voxels, self.grid, reach)
+        elif self.coarse is not None and step == self.stage.halfway:
+            self._close_unneeded()
         elif step % REFRESH_STEPS == 0:
             self._refresh()
         self.grid.show(self.kernels)
-        return self.coarse is not None and step in (0, *self.stage.grow_at[-1:], self.stage.steps // 2)
+        return self.coarse is not None and step in (0, *self.stage.grow_at[-1:], self.stage.halfway)
 
     def _sparse_cells(self, n_voxels: int) -> np.ndarray:
         """The cells of a lattice of `n_voxels` in or next to cells that are occupied now."""
         self._refresh()
         near = max_pool3d(self.volume.cells.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
         return cells_on(near.to(torch.uint8).cpu().numpy(), Lattice.with_voxels(*self.box, n_voxels))
+
+    def _close_unneeded(self) -> None:
+        """Allow nothing any more in cells that no photos need (`box.needed_cells`): fog that none of them shows.
+
+        Half of the steps are left, in which what stays learns to do without it.
+        """
+        assert self.allowed is not None
+        needed = needed_cells(self._here(), self.scene)
+        if needed.any():
+            self.allowed = self.allowed & torch.from_numpy(needed).to(self.device)
+        self._refresh()
 
     def update(self, step: int) -> None:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
@@ -238,11 +252,16 @@ class FieldModel:
         """The field as it stands, its cells limited to those occupied now."""
         self.step = self.stage.steps
         self._refresh()
+        here = copy.deepcopy(self._here())
+        return replace(here, lattice=here.lattice.moved(self.origin)) if self.origin.any() else here
+
+    def _here(self) -> RadianceField:
+        """The field in the cells found last and in the world that it is learnt in: a view of what is learnt, no copy."""
         self.grid.show(self.kernels)
-        density, features = (values.cpu().numpy().copy() for values in self.grid.shown)
-        arrays = [array.cpu().numpy().copy() for pair in self._layers("values") for array in pair]
+        density, features = (values.cpu().numpy() for values in self.grid.shown)
+        arrays = [array.cpu().numpy() for pair in self._layers("values") for array in pair]
         return RadianceField(
-            lattice=self.lattice.moved(self.origin) if self.origin.any() else self.lattice,
+            lattice=self.lattice,
             density=density,
             features=features,
             color_mlp=tuple(zip(arrays[::2], arrays[1::2], strict=True)),
@@ -253,15 +272,16 @@ class FieldModel:
     def state(self) -> dict[str, Tensor]:
         threshold = torch.tensor(self.volume.equation.alpha_threshold, dtype=torch.float64)
         state = self.parameters.state() | {"cells": self.volume.cells, "alpha_threshold": threshold}
-        if self.stage.is_sparse and self.allowed is not None:
-            state["allowed"] = self.allowed.reshape(-1)
+        if self.reach is not None and self.allowed is not None:
+            state |= {"reach": self.reach.reshape(-1), "allowed": self.allowed}
         return state
 
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         grown = sum(at < step for at in self.stage.grow_at)
         self.step = step
-        allowed = state["allowed"].cpu().numpy() if "allowed" in state else None
-        self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), allowed=allowed)
+        reach = state["reach"].cpu().numpy() if "reach" in state else None
+        self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), reach=reach)
+        self.allowed = state.get("allowed")
         self.parameters.restore(state)
         self._occupy(state["cells"], replace(self.equation, alpha_threshold=float(state["alpha_threshold"])))
 
