@@ -15,6 +15,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import mmap
+import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -41,13 +44,15 @@ from foreign import small_tree as dvgo_tree  # noqa: E402
 from test_interop_svox2 import small_arrays  # noqa: E402
 from test_interop_tensorf import small_tree as tensorf_tree  # noqa: E402
 
+from vqrf.cli import view as cli_view  # noqa: E402
 from vqrf.cli.convert import Convert  # noqa: E402
 from vqrf.cli.ends import ending_in_words  # noqa: E402
 from vqrf.cli.main import Eval, Info, Verify  # noqa: E402
-from vqrf.cli.terminal import Common  # noqa: E402
+from vqrf.cli.terminal import Running, Writing  # noqa: E402
 from vqrf.cli.view import Export, Render  # noqa: E402
 from vqrf.codec.bitstream import encode  # noqa: E402
-from vqrf.codec.compressed import CompressedField  # noqa: E402
+from vqrf.codec.compressed import Compressed, CompressedField, Quantized, items_of  # noqa: E402
+from vqrf.codec.pyramid import PyramidField  # noqa: E402
 from vqrf.data.builtin import built_in_scene  # noqa: E402
 from vqrf.data.scene import save_scene  # noqa: E402
 from vqrf.fields.field import expand  # noqa: E402
@@ -60,11 +65,18 @@ from vqrf.interop.folder import _parts  # noqa: E402
 from vqrf.interop.parts import UNHEARD_OF  # noqa: E402
 from vqrf.interop.values import NumpyArray, Tensor  # noqa: E402
 from vqrf.memory import limited  # noqa: E402
+from vqrf.rendering import evaluate  # noqa: E402
 from vqrf.rendering.serve import SceneServer  # noqa: E402
 
 SECONDS = 10
 BUDGET = 1 << 30
-QUIET = Common(threads=1, quiet=True, overwrite=True)
+OF_LIBRARIES = 1 << 29
+"""Bytes of addresses that libraries and threads take when they are first asked for something."""
+AT_ONCE = 500
+"""Numbers of a process: one that dies hides no more."""
+MOST_FAULTS = 20
+RUNNING = Running(threads=1, quiet=True)
+QUIET = Writing(threads=1, quiet=True, overwrite=True)
 MOST_CHARACTERS = 700
 
 Verb = Callable[[], None]
@@ -95,7 +107,13 @@ def outcome(run: Verb) -> str:
     finally:
         signal.alarm(0)
     line = said.getvalue()
-    if code not in (0, 2) or UNHEARD_OF in line or "fault of this program" in line or len(line) > MOST_CHARACTERS:
+    if (
+        "not enough memory" in line
+        or code not in (0, 2)
+        or UNHEARD_OF in line
+        or "fault of this program" in line
+        or len(line) > MOST_CHARACTERS
+    ):
         return f"FAULT code {code}: {line[:300]}"
     lines = line.splitlines() + printed.getvalue().splitlines()
     if (code == 2 and line.count("\n") != 1) or not all(text.isprintable() for text in lines):
@@ -114,7 +132,7 @@ def random_file(rng: random.Random) -> bytes:
     n_channels = rng.choice((1, 2, 3, 5))
     widths = [
         n_channels + 3 + 6 * rng.randrange(3),
-        *(rng.choice((1, 2, 8, 16, 17, 100, 300)) for _ in range(rng.randrange(12))),
+        *(rng.choice((1, 2, 8, 16, 17, rng.choice((8, 8, 100, 300)))) for _ in range(rng.randrange(12))),
         3,
     ]
     options: dict[str, Any] = {"widths": widths}
@@ -143,38 +161,72 @@ def random_file(rng: random.Random) -> bytes:
     if rng.random() < 0.2:
         metadata["training"] = rng.choice(({"downscale": True}, {"downscale": 10**30}, {"side": -1}, {"hold_out": "x"}, [1]))
     made = replace(small, equation=replace(small.equation, **change), lattice=lattice, metadata=metadata)
-    if isinstance(made, CompressedField) and rng.random() < 0.1:
-        made = replace(made, kept=replace(made.kept, scale=made.kept.scale * np.float32(rng.choice((0, -1, 1e38)))))
-    return encode(made)
+    return encode(with_large_values(rng, made) if rng.random() < 0.3 else made)
 
 
-def verbs_of_file(path: Path, data: Path, out: Path) -> dict[str, Verb]:
+def with_large_values(rng: random.Random, made: Compressed) -> Compressed:
+    """With scales at and beyond the ends of what can be drawn."""
+    by = np.float32(rng.choice((0, -1, 1e10, 1e25, 1e30, 3e36, 1e38)))
+    with np.errstate(over="ignore"):
+        if isinstance(made, CompressedField):
+            name = rng.choice(("kept", "density"))
+            table = getattr(made, name)
+            return replace(made, **{name: replace(table, scale=table.scale * by)})
+        if made.color_mlp and rng.random() < 0.5:
+            layers = [
+                (Quantized(items_of(weight).view(np.uint16), by[None], by[None]), bias) for weight, bias in made.color_mlp
+            ]
+            return replace(made, color_mlp=tuple(layers))
+        return replace(made, steps=made.steps * by) if isinstance(made, PyramidField) else made
+
+
+def verbs_of_file(rng: random.Random, path: Path, data: Path, out: Path) -> dict[str, Verb]:
+    """All verbs that take such a file; of two ways that cost much, one."""
     picture = {"path": "orbit", "frames": 1, "width": 8, "height": 8, "common": QUIET}
     return {
-        "info": Info(path).run,
+        "info": Info(path, as_json=rng.random() < 0.8).run,
         "verify": Verify(path).run,
+        **({"strict": Verify(path, strict=True).run} if rng.random() < 0.1 else {}),
         "render": Render(path, out / "frames", **picture).run,  # type: ignore[arg-type]
-        "eval": Eval(path, data, every=100, common=QUIET).run,
-        "convert": Convert(path, out / "a.tar", overwrite=True).run,
-        "run": Convert(path, out / "run", overwrite=True).run,
+        "eval": Eval(path, data, every=100, common=RUNNING).run,
+        "convert": Convert(path, out / rng.choice(("a.tar", "run", "again.vqrf", "a.zip", "a.npz")), overwrite=True).run,
         "export": Export(path, out / "a.html", overwrite=True).run,
     }
 
 
-def fuzz_files(n: int, seed: int, work: Path) -> Iterator[tuple[str, str]]:
+@contextlib.contextmanager
+def finite_pictures() -> Iterator[None]:
+    """A picture that is none, which files of whole numbers would hide, is a fault."""
+    before = cli_view.render
+
+    def checked(*arguments: Any, **named: Any) -> Any:
+        image = before(*arguments, **named)
+        assert all(np.isfinite(part).all() for part in (image.rgb, image.depth, image.opacity)), "a picture is not finite"
+        return image
+
+    cli_view.render = evaluate.render = checked
+    try:
+        yield
+    finally:
+        cli_view.render = evaluate.render = before
+
+
+def fuzz_files(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str]]:
     save_scene(built_in_scene(0, n_train=1, n_test=1, side=11), work / "data")
     path = work / "a.vqrf"
-    for i in range(n):
+    for i in numbers:
+        rng = random.Random(f"{seed} {i}")
         try:
-            path.write_bytes(random_file(random.Random(f"{seed} {i}")))
+            path.write_bytes(random_file(rng))
         except ValueError:  # constants that no file holds
             yield "files", "not made"
             continue
         ends = {}
-        for name, run in verbs_of_file(path, work / "data", work).items():
-            ends[name] = outcome(run)
+        for name, run in verbs_of_file(rng, path, work / "data", work).items():
+            with finite_pictures():
+                ends[name] = outcome(run)
             yield f"{name} {i}", ends[name]
-        drawn = {ends[name] for name in ("verify", "render", "export", "run")}
+        drawn = {ends[name] for name in ("verify", "render", "export")}
         if len(drawn) > 1 and not any("FAULT" in end for end in drawn):
             yield f"verbs {i}", f"FAULT they do not agree: {ends}"
 
@@ -302,9 +354,9 @@ def makers(work: Path) -> dict[str, tuple[str, dict[str, Any], Callable[[dict[st
     }
 
 
-def fuzz_checkpoints(n: int, seed: int, work: Path) -> Iterator[tuple[str, str]]:
+def fuzz_checkpoints(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str]]:
     formats = makers(work)
-    for i in range(n):
+    for i in numbers:
         rng = random.Random(f"{seed} {i}")
         name = rng.choice(list(formats))
         suffix, tree, make = formats[name]
@@ -321,13 +373,14 @@ def fuzz_checkpoints(n: int, seed: int, work: Path) -> Iterator[tuple[str, str]]
 # ----------------------------------------------------------------------------------------------------------------- headers
 
 
-def fuzz_headers(n: int, seed: int, work: Path) -> Iterator[tuple[str, str]]:
+def fuzz_headers(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str]]:
     run = work / "field"
     run.mkdir()
-    field = expand(generate.make_field(0, (4, 5, 4), n_channels=6, widths=[6 + 3 + 6, 8, 3]))
+    small = generate.make_field(0, (4, 5, 4), n_channels=6, widths=[6 + 3 + 6, 8, 3])
+    field = expand(replace(small, lattice=Lattice((-1.5, -2.0, -1.5), (1.5, 2.0, 1.5), (4, 5, 4))))  # cubes, as .tar has
     save_field(run / FIELD_FILE, field, notes={"scene": "x", "downscale": 1})
     arrays, header = load_arrays(run / FIELD_FILE, "vqrf-field-1")
-    for i in range(n):
+    for i in numbers:
         rng = random.Random(f"{seed} {i}")
         tree = spoilt(rng, {"header": header, "arrays": arrays})
         odd = tree.get("arrays") if isinstance(tree.get("arrays"), dict) else arrays
@@ -370,13 +423,13 @@ def random_request(rng: random.Random, port: int) -> bytes:
     return bytes(data[: rng.choice((len(data), len(data), rng.randrange(1, len(data) + 1)))])
 
 
-def fuzz_server(n: int, seed: int, work: Path) -> Iterator[tuple[str, str]]:
+def fuzz_server(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str]]:
     scene, said = bytes(range(256)) * 2000, io.StringIO()
     with redirect_stderr(said), SceneServer(lambda: scene, "x") as server:
         port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        for i in range(n):
+        for i in numbers:
             rng, end = random.Random(f"{seed} {i}"), "ok"
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SECONDS) as client:
                 try:
@@ -394,28 +447,66 @@ def fuzz_server(n: int, seed: int, work: Path) -> Iterator[tuple[str, str]]:
 FUZZERS = {"files": fuzz_files, "checkpoints": fuzz_checkpoints, "headers": fuzz_headers, "server": fuzz_server}
 
 
-def tally(kind: str, n: int, seed: int, shown: int = 20) -> tuple[Counter[str], list[str]]:
-    """How many ended how, by verb or format, and the faults."""
+def tally(
+    kind: str, numbers: range, seed: int, at: Callable[[str], None] = lambda name: None
+) -> tuple[Counter[str], list[str]]:
+    """How many ended how, by verb or format, and the faults; `at` is told each name before the next begins."""
     counts: Counter[str] = Counter()
     faults = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, end in FUZZERS[kind](n, seed, Path(folder)):
+        for name, end in FUZZERS[kind](numbers, seed, Path(folder)):
+            at(name)
             counts[f"{name.rsplit(' ', 1)[0]}: {end.split(' ')[0]}"] += 1
             if end.startswith("FAULT"):
                 faults.append(f"{kind} seed {seed}, {name}: {end}")
-                if len(faults) >= shown:
-                    break
     return counts, faults
+
+
+def tally_apart(kind: str, numbers: range, seed: int) -> tuple[Counter[str], list[str], int]:
+    """As `tally`, in a process of its own that may take `BUDGET` and what it began with; the MiB that it took besides.
+
+    A process that dies, or that no signal of its own stops, is a fault of the number that it was at.
+    """
+    last, pipe = mmap.mmap(-1, 256), multiprocessing.Pipe(duplex=False)
+    if (child := os.fork()) == 0:
+        begun = resident()
+        soft = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + BUDGET + OF_LIBRARIES
+        resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
+
+        def note(name: str) -> None:
+            last[:] = name.encode()[:256].ljust(256)
+
+        pipe[1].send((*tally(kind, numbers, seed, note), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10) - begun))
+        os._exit(0)
+    pipe[1].close()
+    try:
+        if not pipe[0].poll(len(numbers) * SECONDS):
+            os.kill(child, signal.SIGKILL)
+        return pipe[0].recv()  # type: ignore[no-any-return]
+    except EOFError:
+        return Counter(), [f"{kind} seed {seed}: the process died after {last[:].decode().strip()}"], 0
+    finally:
+        os.waitpid(child, 0)
+
+
+def resident() -> int:
+    """MiB that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
 
 
 def main() -> None:
     kind, n, seed = sys.argv[1], int(sys.argv[2]), int((sys.argv[3:] or ["0"])[0])
-    start = time.monotonic()
-    counts, faults = tally(kind, n, seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{n} {kind} in {time.monotonic() - start:.0f} s, at most {peak} MiB, {len(faults)} faults")
+    start, peak, counts, faults = time.monotonic(), 0, Counter[str](), list[str]()
+    for first in range(0, n, AT_ONCE):
+        some, bad, mib = tally_apart(kind, range(first, min(first + AT_ONCE, n)), seed)
+        print(*bad, sep="\n", end="\n" if bad else "", flush=True)
+        counts, faults, peak = counts + some, faults + bad, max(peak, mib)
+        if len(faults) >= MOST_FAULTS:
+            break
+        if first % (10 * AT_ONCE) == 0:
+            print(f"{first + AT_ONCE} of {n} after {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    print(f"{n} {kind} in {time.monotonic() - start:.0f} s, at most {peak} MiB besides, {len(faults)} faults")
     print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    print(*faults, sep="\n", end="\n" if faults else "")
     sys.exit(bool(faults))
 
 

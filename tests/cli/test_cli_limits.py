@@ -17,7 +17,7 @@ from test_bitstream import generate
 from test_cli import refuses, succeeds, unchanged, vqrf
 
 from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import Compressed, CompressedField
+from vqrf.codec.compressed import Compressed, CompressedField, Quantized
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField
 from vqrf.fields.run import FIELD_FILE
@@ -25,6 +25,7 @@ from vqrf.fields.storage import load_arrays, save_arrays, save_field
 from vqrf.geometry import Lattice
 
 PLAIN = generate.make_field(0, (4, 5, 6), widths=[], n_channels=3)
+DEEP = generate.make_field(0, (4, 5, 6), n_channels=3, widths=[12, 8, 8, 3])
 ORBIT = ("--path", "orbit", "--frames", 1, "--width", 16, "--height", 16)
 EXIT_BAD_INPUT = 2
 
@@ -51,6 +52,12 @@ def box(lo: tuple[float, float, float], hi: tuple[float, float, float]) -> Compr
     return replace(PLAIN, lattice=Lattice(lo, hi, PLAIN.lattice.shape))
 
 
+def steep(small: CompressedField) -> tuple[tuple[Any, Any], ...]:
+    """Its layers, each of which is finite, and whose products are infinite: what a sigmoid makes of two of them is NaN."""
+    scale, none = np.float32([1e17]), np.float32([0])
+    return tuple((Quantized(np.full(weight.shape, 3, np.uint16), scale, none), bias) for weight, bias in small.color_mlp)
+
+
 UNDRAWABLE: dict[str, tuple[Compressed, str]] = {
     "a box that is a place in float32": (box((0.0, 0.0, 1.0), (1.0, 1.0, 1.0 + 1e-12)), "one place in float32"),
     "a box beyond float32": (box((-1e308,) * 3, (1e308,) * 3), "bounds"),
@@ -62,6 +69,9 @@ UNDRAWABLE: dict[str, tuple[Compressed, str]] = {
     "a threshold of everything": (constants(alpha_threshold=1.0), "alpha_threshold"),
     "an interval of nothing": (constants(interval=1e-38), "interval"),
     "values beyond float32": (replace(PLAIN, density=replace(PLAIN.density, scale=np.float32([3e38]))), "not finite"),
+    "values whose differences are": (replace(PLAIN, density=replace(PLAIN.density, scale=np.float32([1e35]))), "density"),
+    "features whose sums are": (replace(PLAIN, kept=replace(PLAIN.kept, scale=np.float32([1e35]))), "features"),
+    "layers whose sums are": (replace(DEEP, color_mlp=steep(DEEP)), "color_mlp"),
 }
 
 

@@ -12,7 +12,7 @@ import tyro
 from rich.table import Table
 
 from vqrf.cli.dataset import PhotoFlags, Photos, flags_named
-from vqrf.cli.terminal import NO_LIMITS, Common, LimitFlags, expect_writable, print_json, print_whole, say
+from vqrf.cli.terminal import NO_LIMITS, LimitFlags, Writing, expect_writable, print_json, print_whole, say
 from vqrf.data.check import Check as Found
 from vqrf.data.check import check_scene, reprojection_errors
 from vqrf.data.colmap import list_observations
@@ -47,7 +47,7 @@ class Check:
 
     def run(self) -> None:
         if self.out is not None:
-            expect_writable(self.out, Common(overwrite=self.overwrite))
+            expect_writable(self.out, Writing(overwrite=self.overwrite))
         listing = list_photos(self.data)
         with flags_named():
             options = self.photos.options()

@@ -78,7 +78,7 @@ def open_checkpoint(
 ) -> Imported:
     """A checkpoint's field; how its grids lie, or svox2's scale, is guessed from one of the photos where it is not given.
 
-    What was guessed, and what was lost, it says on the error stream unless `quiet`.
+    What was guessed, what is doubted, and what was lost, it says on the error stream unless `quiet`.
 
     Raises:
       StorageError: the checkpoint cannot be used.
@@ -93,6 +93,8 @@ def open_checkpoint(
             corners, reason = _guessed(path, sampling, views[:1])
         tell(quiet, f"{path}: {reason}")
     made = load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
+    if doubt := made.facts.get("doubt"):
+        tell(quiet, f"{path}: {doubt}")
     if made.n_cut:
         tell(quiet, f"{path}: its mask cuts {made.n_cut} cells with something in them, which are now in it or not")
     return made

@@ -30,7 +30,10 @@ from vqrf.cli.terminal import (
     CommonFlags,
     LimitFlags,
     Limits,
+    Running,
+    RunningFlags,
     Said,
+    Seeded,
     UsageError,
     expect_counts,
     expect_writable,
@@ -84,7 +87,7 @@ class Eval:
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
-    common: CommonFlags = Common()
+    common: RunningFlags = Running()
 
     def run(self) -> None:
         expect_counts(self.every, self.downscale)
@@ -267,7 +270,7 @@ def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> N
     common = verb.common
     if common.threads < 0:
         raise UsageError(f"--threads: expected 0 or more, got {common.threads}")
-    if not 0 <= common.seed <= MAX_SEED:
+    if isinstance(common, Seeded) and not 0 <= common.seed <= MAX_SEED:
         raise UsageError(f"--seed: expected 0..{MAX_SEED}, got {common.seed}")
     if not has_native() and not common.quiet:
         print(NO_CORE, file=sys.stderr)
@@ -275,7 +278,7 @@ def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> N
         from vqrf.kernels.native import set_threads
 
         set_threads(common.threads)
-    if not isinstance(verb, Process | Render | Eval):
+    if isinstance(common, Common):
         import torch
 
         if common.threads:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from vqrf.bars import bars_on_terminal
-from vqrf.cli.terminal import Common, CommonFlags, UsageError, print_json, say, tell
+from vqrf.cli.terminal import Seeded, SeededFlags, UsageError, print_json, say, tell
 from vqrf.data.frames import FILM_ENDINGS, MAX_FRAMES, pick_frames
 from vqrf.data.images import bombs_refused, upright_photo
 from vqrf.data.listing import MAX_SHOTS, PHOTO_ENDINGS, some_names
@@ -57,7 +57,7 @@ class Process:
     """Up to so many photos each is compared with each. Of more, in order, each with the next ones, and some from all over."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
-    common: CommonFlags = Common()
+    common: SeededFlags = Seeded()
 
     def run(self) -> None:
         if not 2 <= self.frames <= MAX_FRAMES:

@@ -65,24 +65,51 @@ class Terminated(BaseException):
 
 
 @dataclass(frozen=True)
-class Common:
+class Running:
     """Flags of the verbs that work for a while.
 
     Attributes:
-      seed: of everything random.
       threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
-      device: where to train: cpu, or a torch device such as cuda.
       quiet: print nothing but results.
-      overwrite: replace what is there.
       max_memory: refuse what would take more, such as 8GB; half of what is free, if not given.
     """
 
-    seed: int = 0
     threads: int = 0
-    device: str = "cpu"
     quiet: bool = False
-    overwrite: bool = False
     max_memory: str | None = None
+
+
+@dataclass(frozen=True)
+class Writing(Running):
+    """Of those that write something.
+
+    Attributes:
+      overwrite: replace what is there.
+    """
+
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Seeded(Writing):
+    """Of those with chance in them.
+
+    Attributes:
+      seed: of everything random.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Common(Seeded):
+    """Of those that learn.
+
+    Attributes:
+      device: where to train: cpu, or a torch device such as cuda.
+    """
+
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -109,6 +136,9 @@ class Limits:
 
 LimitFlags = Annotated[Limits, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
 NO_LIMITS = Limits()
+RunningFlags = Annotated[Running, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
+WritingFlags = Annotated[Writing, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
+SeededFlags = Annotated[Seeded, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
 CommonFlags = Annotated[Common, tyro.conf.arg(name="machine"), tyro.conf.OmitArgPrefixes]
 """Flags of their own group in the help: its title is the name, and no flag begins with it."""
 
@@ -119,7 +149,7 @@ def expect_counts(every: int, downscale: int = 0) -> None:
         raise UsageError(f"expected --every at least 1 and --downscale at least 0, got {every} and {downscale}")
 
 
-def expect_writable(path: Path, common: Common) -> None:
+def expect_writable(path: Path, common: Writing) -> None:
     """Refuse, before long work, a file that cannot be written or is to stay."""
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, expected a file to write")

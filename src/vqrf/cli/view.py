@@ -19,10 +19,10 @@ from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, load_field_of
 from vqrf.cli.terminal import (
     NO_LIMITS,
-    Common,
-    CommonFlags,
     LimitFlags,
     UsageError,
+    Writing,
+    WritingFlags,
     expect_counts,
     expect_writable,
     named,
@@ -84,7 +84,7 @@ class Render:
     downscale: int = 0
     """0: as trained."""
     options: ImportFlags = AS_THEY_ARE
-    common: CommonFlags = Common()
+    common: WritingFlags = Writing()
 
     def run(self) -> None:
         self._expect_output()
@@ -213,7 +213,7 @@ class Export:
             expect_drawable(decode(data, max_bytes=decoding_budget()))
         if self.out.suffix not in PAGE_SUFFIXES:
             raise UsageError(f"{self.out}: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}")
-        expect_writable(self.out, Common(overwrite=self.overwrite))
+        expect_writable(self.out, Writing(overwrite=self.overwrite))
         page = page_with_scene(data, self.scene.name)
         write_atomically(self.out, page)
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")

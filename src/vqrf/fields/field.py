@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from vqrf.codec.compressed import PRUNED, Compressed, float_table, items_of
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume, select
-from vqrf.kernels.constants import Equation, count_view_frequencies, drawing_fault, shading_fault
+from vqrf.kernels.constants import (
+    MAX_SUM,
+    MAX_VALUE,
+    Equation,
+    count_view_frequencies,
+    drawing_fault,
+    shading_fault,
+)
 from vqrf.memory import expect_room
 
 BYTES_BESIDE = 12
@@ -39,8 +46,8 @@ class RadianceField:
         cells next to a voxel that is not pruned).
 
     Raises:
-      ValueError: shapes disagree, the shading does not go with the layers and channels, a value is not finite, or nothing can
-        be drawn with the equation.
+      ValueError: shapes disagree, the shading does not go with the layers and channels, a value is not finite or too large
+        to be drawn (see `values_fault`), or nothing can be drawn with the equation.
     """
 
     lattice: Lattice
@@ -61,11 +68,10 @@ class RadianceField:
         equation = self.equation
         if fault := shading_fault(equation.shading, len(self.color_mlp), self.n_channels, equation.feature_frequencies):
             raise ValueError(f"features: {fault}")
-        arrays = [self.density, self.features, *(a for layer in self.color_mlp for a in layer)]
-        if not all(np.isfinite(part).all() for a in arrays for part in a):  # part by part: a mask of all takes room
-            raise ValueError("the field has a value that is not finite")
         if fault := layers_fault(self.color_mlp, self.n_channels, equation.feature_frequencies):
             raise ValueError(f"color_mlp: {fault}")
+        if fault := values_fault(self.density, self.features, self.color_mlp):
+            raise ValueError(fault)
         n_weights = sum(weight.size for weight, _ in self.color_mlp)
         if fault := drawing_fault(self.lattice.lo, self.lattice.hi, equation, n_weights):
             raise ValueError(fault)
@@ -111,8 +117,29 @@ def drawing_fault_of(compressed: Compressed) -> str | None:
     if fault := drawing_fault(lattice.lo, lattice.hi, equation, n_weights):
         return fault
     with np.errstate(over="ignore", invalid="ignore"):
-        arrays = [*compressed.voxel_values(), *(float_table(table) for layer in compressed.color_mlp for table in layer)]
-    return None if all(np.isfinite(array).all() for array in arrays) else "the field has a value that is not finite"
+        layers = tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp)
+        return values_fault(*compressed.voxel_values(), layers, compressed.empty_density)
+
+
+def values_fault(density: Float32, features: Float32, layers: Layers, empty_density: float = 0.0) -> str | None:
+    """Why float32 cannot hold what a renderer makes of these values; None if it can. FORMAT.md section 2 has these limits."""
+    most = {"density": _largest(density), "features": _largest(features), "empty density": abs(empty_density)}
+    if not all(map(math.isfinite, (*most.values(), *(_largest(array) for layer in layers for array in layer)))):
+        return "the field has a value that is not finite"
+    for name, largest in most.items():
+        if largest > MAX_VALUE:
+            return f"{name}: expected values within {MAX_VALUE:.3g}, got {largest:.3g}"
+    bound = max(most["features"], 1.0)  # of what enters a layer: features, directions, waves of both
+    for weight, bias in layers:
+        bound = float((np.abs(weight).sum(1, dtype=np.float64) * bound + np.abs(bias)).max())
+        if bound > MAX_SUM:
+            return f"color_mlp: a layer may sum up to {bound:.3g}, which float32 does not hold"
+    return None
+
+
+def _largest(values: Float32) -> float:
+    """The largest absolute value; NaN where there is one. No copy is made."""
+    return float(max(values.max(), -values.min())) if values.size else 0.0
 
 
 def layers_fault(layers: Layers, n_channels: int, feature_frequencies: int) -> str | None:

@@ -109,6 +109,9 @@ def reading(path: Path) -> Iterator[None]:
         raise CheckpointError(path, f"{UNHEARD_OF} ({type(error).__name__}: {error})") from error
 
 
+FORWARD_FACING = "is the sign of a forward-facing scene, in a space that is not read: its pictures would be wrong"
+"""What is doubted of a checkpoint that does not say which space it is in."""
+
 UNHEARD_OF = "cannot be read"
 """What is said of a cause that has no words of its own."""
 

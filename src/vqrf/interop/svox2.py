@@ -35,7 +35,7 @@ from vqrf.fields.field import RadianceField, dense_bytes
 from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32
 from vqrf.interop.archives import Npz, bytes_of_npz
-from vqrf.interop.parts import USUAL, Imported, Outline, Sampling, lattice_of, listed, reading
+from vqrf.interop.parts import FORWARD_FACING, USUAL, Imported, Outline, Sampling, lattice_of, listed, reading
 from vqrf.interop.values import Refused
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, LEAST_EXTENT, MAX_COORDINATE, Equation, interval_of_step
 from vqrf.memory import expect_room
@@ -132,6 +132,10 @@ class _Opened:
             lattice = lattice_of(self.own[:3], self.own[3:6], sides)
             equation = equation.with_numbers([equation.density_bias, *self.own[6:13]])
         facts = {"kind": "svox2 checkpoint", "reso": list(shape), "rows": n_rows}
+        if (
+            radius[2] == 1 < radius[:2].min() and not center.any() and self.own is None
+        ):  # as the official loader of LLFF's scenes
+            facts["doubt"] = f"radius {radius.tolist()} {FORWARD_FACING}"
         self.outline = Outline(lattice, n_channels, (), equation, facts)
 
     def field(self, max_bytes: int | None) -> RadianceField:

@@ -28,7 +28,7 @@ from vqrf.fields.factors import Factors, LineFactors, expand
 from vqrf.fields.field import Layers, RadianceField, dense_bytes
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import bytes_of_torch, load_torch
-from vqrf.interop.parts import Imported, Outline, Parts, highest, lattice_of, reading
+from vqrf.interop.parts import FORWARD_FACING, Imported, Outline, Parts, highest, lattice_of, reading
 from vqrf.interop.values import Refused
 from vqrf.kernels.constants import Activation, Equation, count_view_frequencies
 from vqrf.memory import expect_room
@@ -101,7 +101,9 @@ class TensorfField:
 
     def facts(self) -> dict[str, Any]:
         """What there is to say of it, JSON-able."""
+        is_odd = (self.near, self.far, self.activation) == (0, 1, "relu")  # as the official settings of LLFF's scenes
         return {
+            **({"doubt": f"near_far [0, 1] with relu {FORWARD_FACING}"} if is_odd else {}),
             "kind": "TensoRF checkpoint",
             "decomposition": "VM" if isinstance(self.factors, Factors) else "CP",
             "density_components": self.factors.n_density,

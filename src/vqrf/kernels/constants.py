@@ -154,6 +154,12 @@ MAX_COORDINATE = float(1 << 40)
 LEAST_EXTENT = 1 / MAX_COORDINATE
 """World units: between these float32 has room for squares and quotients. The Earth is 2^24 metres wide."""
 
+MAX_VALUE = 2.0**100
+"""Of raw density and features: what interpolates and shades them stays within float32. Fields have some hundreds."""
+
+MAX_SUM = 2.0**126
+"""Of a layer: beyond it float32 may have infinity, and a colour that is none."""
+
 INTERVALS = 2.0**-64, 2.0**64
 LEAST_ALPHA = 2.0**-149
 """The least that float32 has."""
