@@ -20,10 +20,11 @@ from test_bitstream import generate
 from test_cli import refuses, succeeds, vqrf
 
 from vqrf import __version__
+from vqrf.cli import main as cli_main
 from vqrf.cli.ends import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from vqrf.cli.main import Info, Verb, Verify
-from vqrf.cli.terminal import MAX_LINE, one_line, printable
-from vqrf.cli.words import read_words
+from vqrf.cli.terminal import MAX_LINE, Limits, one_line, printable
+from vqrf.cli.words import EXAMPLES, read_words
 from vqrf.codec.bitstream import encode
 from vqrf.interop.archives import bytes_of_zip
 
@@ -94,6 +95,33 @@ def test_a_signal_is_one_line_and_its_own_code(
     monkeypatch.setattr(Info, "run", fail)
     outcome = vqrf("info", file)
     assert outcome.code == code and outcome.err.count("\n") == 1 and "stopped" in outcome.err
+
+
+@pytest.mark.parametrize("is_debug", [False, True], ids=["as it is", "with VQRF_DEBUG"])
+@pytest.mark.parametrize("verb", get_args(Verb), ids=lambda verb: verb.__name__.lower())
+def test_no_verb_ends_in_a_traceback_unless_it_is_asked_for(
+    verb: type, is_debug: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a fault lies: in the verb, in what is set up before it, in its limits, or in how its words are read."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("unheard of\n\x1b[31m")
+
+    monkeypatch.setenv("VQRF_DEBUG", "1" if is_debug else "")
+    name = verb.__name__.lower()
+    words = shlex.split(EXAMPLES[name][0])
+    for room, function in ((verb, "run"), (Limits, "n_bytes"), (cli_main, "read_words"), (cli_main, "set_up")):
+        with monkeypatch.context() as patch:
+            patch.setattr(cli_main, "set_up", lambda _: None)  # which loads PyTorch
+            patch.setattr(room, function, fail)
+            if function == "set_up" and not hasattr(verb, "common"):
+                continue
+            outcome = vqrf(name, *words)
+        said = [line for line in outcome.err.splitlines() if line.startswith("vqrf: ")]
+        assert outcome.code == EXIT_FAULT and len(said) == 1 and "a fault of this program: TypeError: unheard of" in said[0]
+        assert said[0].isprintable()
+        assert ("Traceback" in outcome.err) == is_debug
+        assert is_debug or outcome.err.count("\n") == 1
 
 
 def test_the_traceback_is_there_for_who_asks(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,8 @@ export class Renderer {
     gl.linkProgram(program)
     if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
       const logs = gl.getAttachedShaders(program)?.map((shader) => gl.getShaderInfoLog(shader)) ?? []
-      throw new NoGraphics(`The graphics driver refused a shader: ${[gl.getProgramInfoLog(program), ...logs].join(' ')}`)
+      console.warn('vqrf-viewer: a shader was refused:', gl.getProgramInfoLog(program), ...logs) // for who can read it
+      throw new NoGraphics('The graphics of this device cannot draw this scene; its colour network may be too large for them.')
     }
     return program
   }

@@ -1,6 +1,7 @@
 /** Decodes and makes textures, away from the page's thread. */
 
 import { decode, FormatError } from './decode.js'
+import { drawingFault, valuesFault } from './limits.js'
 import { makeTextures, TooLarge } from './textures.js'
 
 /**
@@ -21,6 +22,9 @@ import { makeTextures, TooLarge } from './textures.js'
  * @typedef {Early | Loaded | Failed} Answer
  */
 
+/** The file is whole, and nothing can be drawn of it. */
+class Undrawable extends Error {}
+
 /** @type {any} */
 const scope = globalThis
 
@@ -31,9 +35,17 @@ const scope = globalThis
  */
 function load(bytes, maxSide) {
   const start = performance.now()
-  const field = decode(bytes, { onColour: (early) => scope.postMessage({ early }) })
+  const expect = (/** @type {string | undefined} */ fault) => {
+    if (fault) throw new Undrawable(`The file is whole, but cannot be drawn: ${fault}`)
+  }
+  const onColour = (/** @type {Early['early']} */ early) => {
+    expect(drawingFault(early))
+    scope.postMessage({ early })
+  }
+  const field = decode(bytes, { onColour })
   const decoded = performance.now()
   const drawn = makeTextures(field, maxSide)
+  expect(valuesFault(drawn))
   const { head, sections, metadata } = field
   const [decodeMs, texturesMs] = [decoded - start, performance.now() - decoded]
   const facts = { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs }
@@ -46,7 +58,7 @@ function failure(error) {
     const { message, section, offset, reason } = error
     return { error: { message, section, offset, reason } }
   }
-  if (error instanceof TooLarge) return { error: { message: error.message } }
+  if (error instanceof TooLarge || error instanceof Undrawable) return { error: { message: error.message } }
   if (error instanceof RangeError) return { error: { message: 'there is not enough memory for this field' } }
   throw error
 }

@@ -36,6 +36,9 @@ MAX_LINE = 600
 """Characters of a line about what is wrong, whatever a file has in it."""
 
 
+CHECKPOINT = "a zip; if it is a checkpoint, vqrf compress makes a .vqrf of it, and vqrf convert a run folder"
+"""What is said of it by a verb that takes none."""
+
 KINDS = (
     (b"ply", "a PLY of points or splats"),
     (b"glTF", "a glTF"),
@@ -43,7 +46,8 @@ KINDS = (
     (b"\xff\xd8", "a JPEG"),
     (b"\x1f\x8b", "something gzipped"),
     (b"\x78\x9c", "something deflated, such as a snapshot of instant-ngp"),
-    (b"PK", "a zip"),
+    (b"PK", CHECKPOINT),
+    (b"\x80\x02\x8a\x0a", CHECKPOINT.replace("a zip", "what torch wrote before its files were zips")),
     (b"<!do", "a web page"),
     (b"{", "JSON"),
 )
@@ -182,8 +186,11 @@ def read_bytes(path: Path, *, of_any_kind: bool = False) -> bytes:
         if start != SIGNATURE[: len(start)] and of_any_kind:
             return start
         if start != SIGNATURE[: len(start)]:
-            what = next((f", but {kind}" for begin, kind in KINDS if start.startswith(begin)), "")
-            raise UsageError(f"{path}: header at byte 0: not a .vqrf file{what}; {READ}")
+            what = next((kind for begin, kind in KINDS if start.startswith(begin)), None)
+            rest = f", but {what}" if what else ""
+            raise UsageError(
+                f"{path}: header at byte 0: not a .vqrf file{rest}{'' if what and 'checkpoint' in what else f'; {READ}'}"
+            )
     return read_file(path)
 
 
