@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrf.files import read_file, remove_stale, write_atomically
+from vqrf.files import making, read_file, remove_stale, write_atomically
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file() -> None:
 WRITING = """
 import os, sys
 from pathlib import Path
-from vqrf.files import write_atomically
+from vqrf.files import making, write_atomically
 os.fsync = lambda _: (print("half", flush=True), sys.stdin.readline())
 write_atomically(sys.argv[1], b"new")
 """
@@ -130,3 +130,28 @@ def test_what_a_write_left_that_was_killed_is_removed_and_one_that_goes_on_is_no
     assert going.returncode == 0
     assert path.read_bytes() == b"new" and {file.name for file in tmp_path.iterdir()} == {"file", ".another.tmp"}
     remove_stale(tmp_path / "gone")
+
+
+def test_the_next_that_writes_into_a_folder_clears_up_after_one_that_was_killed(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", WRITING, str(tmp_path / "file")]
+    variables = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables) as killed:
+        assert killed.stdout is not None and killed.stdout.readline() == "half\n"
+        killed.kill()
+    assert len(list(tmp_path.iterdir())) == 1
+    write = "import sys; from vqrf.files import write_atomically; write_atomically(sys.argv[1], b'')"
+    subprocess.run([sys.executable, "-c", write, str(tmp_path / "other")], env=variables, check=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["other"]
+
+
+def test_what_others_write_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "film"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="half"), making(path) as temporary:
+        temporary.write_bytes(b"some")
+        raise ValueError("half")
+    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["film"]
+    with making(path) as temporary:
+        temporary.write_bytes(b"whole")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"whole" and [file.name for file in tmp_path.iterdir()] == ["film"]

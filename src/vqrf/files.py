@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,8 +73,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` so that `path` holds the old bytes or all of the new ones, whatever happens in between.
 
     The bytes go to a file beside it, which is flushed to the disk and renamed; on failure it is removed, and where this process
-    is killed, `remove_stale` does so later. A path that exists and is no regular file (a device, a pipe) cannot be replaced: it
-    is written directly.
+    is killed, the next that writes into the folder does so. A path that exists and is no regular file (a device, a pipe) cannot
+    be replaced: it is written directly.
 
     Raises:
       OSError: the folder is missing, the disk is full, ...; `filename` is `path`.
@@ -82,29 +85,59 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             with path.open("wb") as file:
                 file.write(data)
         else:
-            _write_beside(path.resolve(), data)  # a link goes on pointing where it did
+            with _beside(path.resolve()) as (_, file):  # a link goes on pointing where it did
+                file.write(data)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _write_beside(target: Path, data: bytes) -> None:
-    """Write a file beside `target`, locked as long as it is there, and rename it to that."""
+@contextmanager
+def making(path: str | Path) -> Iterator[Path]:
+    """The name of a file that others write in place of `path`: it becomes that where the block ends well, and else is removed.
+
+    Raises:
+      OSError: as `write_atomically`, but with another name.
+    """
+    with _beside(Path(path).resolve()) as (temporary, _):
+        yield temporary
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `target`, locked as long as it is there, flushed to the disk and renamed to `target` at the end."""
+    _remove_stale_once(target.parent)
+    temporary, file = _begin(target)
+    try:
+        with file:
+            yield temporary, file
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:
+                temporary.replace(target)
+        if fcntl is None:  # where an open file cannot be renamed
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _begin(target: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = target.with_name(TEMPORARY.format(secrets.token_hex(8)))
+        file = temporary.open("xb")
         try:
-            with temporary.open("xb") as file:
-                if not _lock(file, waits=True):
-                    continue
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                if fcntl is not None:
-                    temporary.replace(target)
-                    return
-            temporary.replace(target)  # where an open file cannot be renamed
-            return
-        finally:
+            if _lock(file, waits=True):
+                return temporary, file
+        except BaseException:
+            file.close()
             temporary.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+@functools.cache
+def _remove_stale_once(folder: Path) -> None:
+    """Once in a process, as a folder may have many files."""
+    remove_stale(folder)
 
 
 def _lock(file: BinaryIO, *, waits: bool) -> bool:

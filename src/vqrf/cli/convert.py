@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.cli.dataset import convert_dataset
-from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, load_any, load_compressed, named, say, tell
+from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, is_file_of_ours, load_any, load_compressed, named, say, tell
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import is_dataset, load_scene
@@ -173,6 +173,8 @@ def load_to_compress(
         made = open_checkpoint(path, options, photos=(data, "test") if data else None, exact=False, quiet=quiet)
         field, notes = made.field, made.facts
     else:
+        if path.is_file() and is_file_of_ours(path):
+            raise UsageError(f"{path}: is compressed already; vqrf convert makes a run folder of it, which could be again")
         field, notes = load_run(path)
     photos = None
     if data is not None:

@@ -171,6 +171,13 @@ def is_device(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
+def is_file_of_ours(path: Path) -> bool:
+    """Whether a file begins as a .vqrf does."""
+    expect_file(path)
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
 def read_bytes(path: Path, *, of_any_kind: bool = False) -> bytes:
     """A .vqrf file, of which no more than its first bytes is read where these are of something else.
 

@@ -9,8 +9,6 @@ angle in degrees) or a dataset's `transforms.json`, whose cameras are read as th
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +21,7 @@ from numpy.typing import NDArray
 from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read_json
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
-from vqrf.files import expect_file
+from vqrf.files import expect_file, making
 from vqrf.geometry import Camera, Float32, Float64, Lattice, upright
 
 MAX_PATH_BYTES = 1 << 26
@@ -198,21 +196,13 @@ def writing_clip(path: str | Path, size: Size, frames_per_second: int) -> Iterat
     """
     import av
 
-    target = Path(path).resolve()
-    handle, temporary = tempfile.mkstemp(suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    try:
-        with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
-            stream.width, stream.height = size
-            stream.pix_fmt = "yuv420p"
-            yield ClipWriter(container, stream)
-            for packet in stream.encode(None):
-                container.mux(packet)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with making(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        yield ClipWriter(container, stream)
+        for packet in stream.encode(None):
+            container.mux(packet)
 
 
 def even(size: Sequence[int]) -> bool:
