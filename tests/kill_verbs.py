@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -161,11 +162,13 @@ def run_apart(words: list[str], log: Path, kill: Kill) -> Ended:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Every file's bytes; of what was measured only which steps, as the seconds differ."""
+    """Every file's bytes; but for the seconds that its writing took."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.name == METRICS_FILE:
             found[path.name] = [(line["stage"], line["step"]) for line in map(json.loads, path.read_text().splitlines())]
+        elif path.name.endswith(".search.json"):
+            found[path.name] = re.sub(r'"seconds": ?[0-9.]+', "", path.read_text())
         elif path.is_file():
             found[str(path.relative_to(folder))] = path.read_bytes()
     return found

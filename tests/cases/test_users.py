@@ -156,10 +156,10 @@ def test_a4_near_and_far_follow_a_world_of_any_size(apart: Apart, tmp_path: Path
 
         return change
 
-    base, large = (facts(apart, dataset(tmp_path / str(by), scaled(by))) for by in (1.0, 1000.0))
-    assert base["near"] < base["distance"] < base["far"]
-    for name in ("near", "far", "distance"):
-        assert large[name] == pytest.approx(1000 * base[name], rel=1e-3)
+    found = {by: facts(apart, dataset(tmp_path / str(by), scaled(by))) for by in (1.0, 0.001, 1000.0)}
+    for by, said in found.items():
+        assert said["distance"] == pytest.approx(by * found[1.0]["distance"], rel=0.01)
+        assert said["near"] < said["distance"] < said["far"] < 4 * said["distance"]
 
 
 @pytest.mark.parametrize("kind", ["opencv", "world to camera"])
@@ -170,11 +170,11 @@ def test_a5_axes_of_another_program_are_doubted_before_an_hour_is_spent(kind: st
             pose = pose * [1, -1, -1, 1] if kind == "opencv" else np.linalg.inv(pose)
             frame["transform_matrix"] = pose.tolist()
 
-    end = apart.run("check", dataset(tmp_path / "data", turned), "--json")
+    end = apart.run("check", dataset(tmp_path / "data", turned))
     if end.code == 2:
         refuses(end, "--axes" if kind == "opencv" else "camera")
     else:
-        assert json.loads(succeeds(end).out)["warnings"]
+        assert "odd: " in succeeds(end).out
 
 
 def test_a6_a_photo_that_lies_is_turned_as_its_camera_says(apart: Apart, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a12_what_is_handed_in_by_mistake_is_named(apart: Apart, thing: Path, tm
     refuses(apart.run("info", tmp_path / "x.splat"), "not a .vqrf file", reads)
     refuses(apart.run("info", tmp_path / "x.ingp"), "snapshot of instant-ngp", reads)
     refuses(apart.run("info", tmp_path / "empty.tar"), "empty.tar")
-    refuses(apart.run("info", tmp_path / "octree.npz"), "octree.npz", "svox2")
+    refuses(apart.run("info", tmp_path / "octree.npz"), "is no checkpoint that is read", "svox2", "data_dim.npy")
     refuses(apart.run("check", tmp_path / "photos"), "is no dataset", "vqrf process")
     refuses(apart.run("render", thing, "--path", "circle", "--out", tmp_path / "o"), "orbit, spiral or a JSON file")
     refuses(apart.run("info", "https://example.org/a.vqrf"), "example.org")

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vqrf.data.images import read_head
 from vqrf.data.listing import SceneError
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.photos import Masks
@@ -218,3 +219,16 @@ def test_masks_beside_a_model_of_colmap_are_found(tmp_path: Path) -> None:
         PIL.Image.fromarray(soft_mask()).save(folder / "masks" / f"{i:03}.png.png")
     for i, view in enumerate(views(folder)):
         assert_is_background(view, i, soft_mask())
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    """As white as a mask may be, and as large as no photo of a byte in two thousand pixels is."""
+    for side, is_bomb in ((2000, False), (5000, True)):
+        path = tmp_path / f"{side}.png"
+        PIL.Image.new("1", (side, side)).save(path)
+        assert path.stat().st_size * 2048 < side * side
+        if is_bomb:
+            with pytest.raises(SceneError, match="as no photo has"):
+                read_head(path)
+        else:
+            assert read_head(path).size == (side, side)

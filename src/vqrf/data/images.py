@@ -73,6 +73,10 @@ def bombs_refused() -> Iterator[None]:
         yield
 
 
+MANY_PIXELS, MOST_PIXELS_OF_BYTE = 1 << 24, 2048
+"""A file with more of both is a bomb: a byte of deflate becomes 1032 at most, and of a photo some twenty."""
+
+
 @dataclass(frozen=True)
 class Head:
     """What the head of an image file says: the size in which its pixels are stored, and how a viewer turns it.
@@ -92,8 +96,11 @@ class Head:
 
 
 def read_head(path: Path) -> Head:
-    """The head of a file. Raises SceneError."""
+    """The head of a file. Raises SceneError, of a small file with so many pixels that it was made to take time, too."""
     with _opened(path) as image:
+        n_pixels, n_bytes = image.width * image.height, path.stat().st_size
+        if n_pixels > MANY_PIXELS and n_pixels > MOST_PIXELS_OF_BYTE * n_bytes:
+            raise SceneError(path, f"has {n_pixels} pixels in {n_bytes} bytes, as no photo has")
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
         return Head(image.size, orientation if isinstance(orientation, int) and orientation in TURNS else 1)
 

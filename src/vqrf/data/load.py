@@ -22,7 +22,7 @@ LAYOUTS = (blender, transforms, colmap, llff, nsvf)
 
 READ_AS = (
     "Blender (transforms_train.json), instant-ngp and nerfstudio (transforms.json), COLMAP (sparse/0), LLFF (poses_bounds.npy)"
-    " and NSVF (intrinsics.txt, pose, rgb)"
+    " and NSVF (intrinsics.txt, pose, rgb); vqrf process makes one of photos"
 )
 
 PLAIN_LEVELS, PLAIN_SHARE = 12, 0.9

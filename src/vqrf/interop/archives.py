@@ -200,6 +200,10 @@ class Archive:
 # --------------------------------------------------------------------------------------------------------- torch
 
 
+NAMES_SHOWN, NAME_SHOWN = 4, 40
+"""Of an archive of something else: how many of its members' names are said, and how much of each."""
+
+
 def load_torch(path: Path, max_bytes: int | None = None) -> Any:
     """What `torch.save` wrote, zip or legacy; tensors are read when they are asked for.
 
@@ -222,6 +226,10 @@ def load_torch(path: Path, max_bytes: int | None = None) -> Any:
         raise CheckpointError(path, f"is no file of torch that is read: {error}") from error
     archive = Archive(path, path, max_bytes=max_bytes)
     found = [name for name in archive.members if PurePosixPath(name).name == TORCH_PICKLE]
+    if not found:
+        names = ", ".join(name[:NAME_SHOWN] for name in list(archive.members)[:NAMES_SHOWN])
+        kinds = f"torch's ({TORCH_PICKLE}), svox2's (links.npy) and official VQRF's (metadata.npz)"
+        raise CheckpointError(path, f"is no checkpoint that is read, which are {kinds}: it holds {names or 'nothing'}")
     if len(found) != 1:
         archive.refuse(TORCH_PICKLE, f"expected one such member, as torch writes it, found {len(found)}")
     folder = found[0].removesuffix(TORCH_PICKLE)
