@@ -6,4 +6,4 @@ from fuzz_data import fuzz
 
 
 def test_damaged_datasets_of_every_layout_are_read_or_refused_in_one_line() -> None:
-    assert all(sum(counts.values()) == 60 for counts in fuzz(60, seed=1).values())
+    assert all(counts["read"] + counts["refused"] == 60 for counts in fuzz(60, seed=1).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vqrf.data.images import read_head
+from vqrf.data.images import read_head, read_photo
 from vqrf.data.listing import SceneError
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.photos import Masks
@@ -232,3 +233,45 @@ def test_a_small_file_of_many_pixels_is_refused_before_they_are_read(tmp_path: P
                 read_head(path)
         else:
             assert read_head(path).size == (side, side)
+
+
+def test_exif_that_is_damaged_is_passed_over_without_a_word(tmp_path: Path) -> None:
+    dataset(tmp_path, [PIL.Image.fromarray(random_photo())])
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    file = tmp_path / "0.png"
+    damaged = exif.tobytes()[:-8]
+    PIL.Image.fromarray(random_photo()).save(file, "JPEG", exif=damaged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(views(tmp_path)) == 1
+
+
+def test_the_head_of_a_png_is_read_without_its_pixels(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    PIL.Image.fromarray(random_photo()).save(file)
+    file.write_bytes(file.read_bytes()[:60])
+    assert read_head(file).size == (WIDTH, HEIGHT)
+
+
+def test_a_png_says_by_exif_how_it_is_turned(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(random_photo()).save(tmp_path / "a.png", exif=exif)
+    assert read_head(tmp_path / "a.png").orientation == 6
+
+
+def test_a_photo_that_asks_for_too_much_memory_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object) -> None:
+        raise MemoryError
+
+    PIL.Image.fromarray(random_photo()).save(tmp_path / "a.png")
+    monkeypatch.setattr(PIL.Image.Image, "convert", ask)
+    with pytest.raises(SceneError, match=r"a\.png: cannot be read: it asks for too much memory"):
+        read_photo(tmp_path / "a.png", 1, (1.0, 1.0, 1.0))
+
+
+def test_a_folder_with_a_link_to_itself_is_no_dataset(tmp_path: Path) -> None:
+    (tmp_path / "poses_bounds.npy").symlink_to("poses_bounds.npy")
+    with pytest.raises(SceneError, match=r"is no dataset: it holds poses_bounds\.npy;"):
+        load_scene(tmp_path)

@@ -47,6 +47,9 @@ TURNS = {
 }
 """What an orientation of EXIF asks for."""
 
+PNG_EXIF = {"exif", "Raw profile type exif"}
+"""Where the head of a PNG has EXIF. Where it has none, Pillow reads all of the pixels to look behind them."""
+
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations by which width and height change places."""
 
@@ -66,9 +69,10 @@ PIXELS_PER_STRIP = 1 << 20
 
 @contextmanager
 def bombs_refused() -> Iterator[None]:
-    """Make Pillow refuse images of too many pixels, of which it only warns. Around everything that opens images, and not
-    around each: the filter of warnings is the whole process's."""
+    """Make Pillow refuse images of too many pixels, of which it only warns, and keep to itself what it finds odd about EXIF.
+    Around everything that opens images, and not around each: the filter of warnings is the whole process's."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
@@ -101,7 +105,8 @@ def read_head(path: Path) -> Head:
         n_pixels, n_bytes = image.width * image.height, path.stat().st_size
         if n_pixels > MANY_PIXELS and n_pixels > MOST_PIXELS_OF_BYTE * n_bytes:
             raise SceneError(path, f"has {n_pixels} pixels in {n_bytes} bytes, as no photo has")
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        may_turn = image.format != "PNG" or not PNG_EXIF.isdisjoint(image.info)
+        orientation = image.getexif().get(ORIENTATION_TAG, 1) if may_turn else 1
         return Head(image.size, orientation if isinstance(orientation, int) and orientation in TURNS else 1)
 
 
@@ -264,8 +269,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise SceneError(path, f"is no image, or not one of {', '.join(IMAGE_FORMATS)}") from None
     except SceneError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on a broken file
-        raise SceneError(path, f"cannot be read: {error}") from None
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:  # what Pillow's decoders raise on a broken file
+        raise SceneError(path, f"cannot be read: {str(error) or 'it asks for too much memory'}") from None
 
 
 def _composite(rgba: Bytes, downscale: int, background: Color) -> tuple[Bytes, Bytes]:

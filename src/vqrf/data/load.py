@@ -175,7 +175,8 @@ def is_dataset(folder: Path) -> bool:
 def _contents(folder: Path) -> str:
     """What a folder holds, in a few words."""
     with os.scandir(folder) as entries:
-        names = sorted(ascii(entry.name)[1:-1] + "/" * entry.is_dir() for entry, _ in zip(entries, range(1000), strict=False))
+        found = [(ascii(entry.name)[1:-1], entry) for entry, _ in zip(entries, range(1000), strict=False)]
+        names = sorted(name + "/" * entry.is_dir(follow_symlinks=False) for name, entry in found)  # a link may be to itself
     return some_names(names) if names else "nothing"
 
 

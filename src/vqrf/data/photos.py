@@ -212,8 +212,11 @@ def read_views(tasks: Sequence[Task], background: Color) -> tuple[View, ...]:
 
     largest = max((task.n_pixels for task in tasks), default=1)
     n_threads = max(min(READ_THREADS, os.cpu_count() or 1, DECODE_BUDGET // (DECODE_BYTES * largest)), 1)
-    with ThreadPoolExecutor(n_threads) as pool:
-        images = list(pool.map(read, tasks))
+    if n_threads == 1:
+        images = [read(task) for task in tasks]
+    else:
+        with ThreadPoolExecutor(n_threads) as pool:
+            images = list(pool.map(read, tasks))
     has_opacity = any(opacity.min() < 255 for _, opacity, _ in images)
     return tuple(
         View(task.camera, image, task.name, opacity if has_opacity else None, weight)
