@@ -40,6 +40,8 @@ from vqrf.data.load import load_scene
 from vqrf.data.scene import save_scene
 
 MAX_SECONDS = 10.0
+"""Of CPU, as the machine may be busy."""
+
 MAX_BYTES = 3 << 30
 MAX_LINE = 1000
 """Characters of a message, paths included."""
@@ -181,7 +183,7 @@ def restore(file: Path, whole: bytes) -> None:
 
 def try_one(folder: Path, name: str) -> str:
     """Read a mutant; says how it ended. Raises AssertionError where that is not right."""
-    start = time.monotonic()
+    start = time.process_time()
     try:
         load_scene(folder, max_bytes=1 << 28)
         list_observations(folder)
@@ -190,7 +192,7 @@ def try_one(folder: Path, name: str) -> str:
         line = str(error)
         assert line.isprintable() and len(line) < MAX_LINE, f"{name}: {line!a}"
         ending = "refused"
-    assert time.monotonic() - start < MAX_SECONDS, f"{name}: took {time.monotonic() - start:.1f} s"
+    assert time.process_time() - start < MAX_SECONDS, f"{name}: took {time.process_time() - start:.1f} s"
     return ending
 
 

