@@ -59,6 +59,18 @@ def test_one_call_writes_a_file_that_says_what_was_measured_of_it(trained: Radia
         compress_file(trained, scene, tmp_path / "a.vqrf", SHORT)
 
 
+def test_without_photos_held_out_a_file_is_made_that_claims_no_score(
+    trained: RadianceField, scene: Scene, tmp_path: Path
+) -> None:
+    alone = replace(scene, test=())
+    made = compress_file(trained, alone, tmp_path / "a.vqrf", TINY_COMPRESS, page=tmp_path / "a.html")
+    assert not {"test", "field_test", "fast"} & set(decode(made.data).metadata)
+    assert {view.name for view in made.after.views} <= {view.name for view in scene.train}
+    assert "none are held out" in (tmp_path / "a.html").read_text()
+    with pytest.raises(JobError, match="no photos held out, and so no PSNR to aim at"):
+        compress_file(trained, alone, tmp_path / "b.vqrf", TINY_RATE, Goal(max_drop=0.1))
+
+
 def test_one_call_meets_a_size_and_keeps_its_trials(trained: RadianceField, scene: Scene, tmp_path: Path) -> None:
     made = compress_file(trained, scene, tmp_path / "a.vqrf", replace(SHORT, steps=4), Goal(target_size="14kB"))
     assert 0.95 * 14000 <= made.n_bytes <= 14000

@@ -76,9 +76,9 @@ class Compress:
         from vqrf.compression.web import is_fast
 
         field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
+        expect_scorable(scene.test or scene.train)
         if not scene.test:
-            raise UsageError(f"{self.data}: has no photos held out to score with")
-        expect_scorable(scene.test)
+            say(self.common.quiet or self.as_json, f"{self.data}: holds no photos out, so the file will have no score")
         preset = self.settings(is_baked=not is_fast(field))
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device)
         compress_into(job, self.out, page, self.common, self.as_json)
@@ -146,10 +146,13 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
     except JobError as error:
         raise UsageError(str(error)) from None
     change, n_bytes = made.after.psnr - made.before.psnr, made.n_bytes
+    scores = f"PSNR {made.before.psnr:.2f} -> {made.after.psnr:.2f} dB ({change:+.2f})"
+    if not job.scene.test:
+        scores = f"no score, {change:+.2f} dB on photos that it learnt from"
     say(
         quiet,
         f"{out}: {n_bytes} bytes ({n_bytes / MEGABYTE:.3f} MB), 1/{job.field.grid_bytes / n_bytes:.0f} of the grids; "
-        f"PSNR {made.before.psnr:.2f} -> {made.after.psnr:.2f} dB ({change:+.2f}); {made.seconds:.0f} s; report {page}",
+        f"{scores}; {made.seconds:.0f} s; report {page}",
     )
     if made.preset.profile == "web":
         say(quiet, f"fast colours: {change:+.2f} dB against the field's own")

@@ -50,6 +50,11 @@ WIDEST_VIEWS = (ViewScore("", 88.88888, 0.888888, 0.0),)
 """Scores that are as long in a file as any: its size is known before they are."""
 MEGABYTE = 10**6
 
+SEEN_VIEWS = 8
+"""Of the training views, so many are compared where none are held out."""
+
+NO_SCORE = ", compared on photos that it learnt from, as none are held out"
+
 SURE_SHARE = 0.8
 """A target below this share of a file with next to no voxel in it is out of reach: tuning moves a network's bytes by less."""
 
@@ -135,7 +140,8 @@ class Job:
     """One field into one file.
 
     Attributes:
-      scene: its training views are learnt from, its test views score.
+      scene: its training views are learnt from, its test views score. Without these there is no score: some of the training
+        views are compared in their place, and the file says nothing of it.
       preset: settings, from which the goal's dial starts.
       notes: of JSON types, how the field was trained: what a file says of it, such as "downscale" and "background".
     """
@@ -147,6 +153,12 @@ class Job:
     notes: Mapping[str, Any] = attribute(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def compared(self) -> tuple[View, ...]:
+        """The views on which field and file are compared: those held out, or some that are learnt from where there are none."""
+        train = self.scene.train
+        return self.scene.test or tuple(train[i] for i in sorted(spread(len(train), SEEN_VIEWS)))
 
     def settings(self, preset: Preset[Any], stage: str = "tune") -> dict[str, Any]:
         """What a stage's end depends on besides the field, the photos and the notes."""
@@ -168,10 +180,11 @@ class Job:
             )
 
     def score(self, small: RadianceField, watch: Watch = SILENT) -> Scored:
-        """On the test views."""
-        chosen, images = spread(len(self.scene.test), PAGE_VIEWS), {}
-        count = iter(range(len(self.scene.test)))
-        with watch.views(len(self.scene.test)) as advance:
+        """On the views that are compared."""
+        views = self.compared
+        chosen, images = spread(len(views), PAGE_VIEWS), {}
+        count = iter(range(len(views)))
+        with watch.views(len(views)) as advance:
 
             def on_view(view: View, image: Any, _: ViewScore) -> None:
                 number = next(count)
@@ -179,7 +192,7 @@ class Job:
                     images[number] = image.rgb
                 advance()
 
-            scores = evaluate(small.with_background(self.scene.background), self.scene.test, on_view=on_view)
+            scores = evaluate(small.with_background(self.scene.background), views, on_view=on_view)
         return Scored(scores, images)
 
     def describe(self, preset: Preset[Any], after: Evaluation, before: Evaluation) -> dict[str, Any]:
@@ -192,13 +205,16 @@ class Job:
         if after.views == WIDEST_VIEWS:
             dials |= preset.WIDEST_DIALS
         web = {"fast": {"psnr": fast, "exact_psnr": exact, "loss": round(exact - fast, 4)}}
+        scores = {
+            "test": {"n_views": len(self.scene.test), "psnr": fast, "ssim": round(after.ssim, 5)},
+            "field_test": {"psnr": exact, "ssim": round(before.ssim, 5)},
+            **(web if preset.profile == "web" else {}),
+        }
         return {
             "generator": f"vqrf {__version__}",
             "training": dict(self.notes),
             "compression": {"preset": preset.name, **dials},
-            "test": {"n_views": len(self.scene.test), "psnr": fast, "ssim": round(after.ssim, 5)},
-            "field_test": {"psnr": exact, "ssim": round(before.ssim, 5)},
-            **(web if preset.profile == "web" else {}),
+            **(scores if self.scene.test else {}),
         }
 
     def check(self) -> None:
@@ -211,9 +227,9 @@ class Job:
             self.goal.check()
         except ValueError as error:
             raise JobError(str(error)) from None
-        if not self.scene.test:
-            raise JobError(f"{self.scene.name}: has no photos held out to score with")
-        for view in self.scene.test:
+        if not self.scene.test and (self.goal.max_drop is not None or self.goal.target_psnr is not None):
+            raise JobError(f"{self.scene.name}: has no photos held out, and so no PSNR to aim at; name a size or a quality")
+        for view in self.compared:
             height, width = view.image.shape[:2]
             if min(height, width) < SSIM_WINDOW:
                 reason = f"is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels"
@@ -266,11 +282,11 @@ class Job:
         return len(encode(replace(small, metadata=metadata)))
 
     def _write_page(self, page: Path, made: Made, before: Scored, after: Scored) -> None:
-        views = enumerate(self.scene.test)
+        views = enumerate(self.compared)
         rows = [ReportRow(v.name, v.colors(), before.images[i], after.images[i]) for i, v in views if i in after.images]
         write_report(
             page,
-            title=f"{self.scene.name}: {made.n_bytes / MEGABYTE:.2f} MB",
+            title=f"{self.scene.name}: {made.n_bytes / MEGABYTE:.2f} MB" + ("" if self.scene.test else NO_SCORE),
             rows=rows,
             before=before.evaluation,
             after=made.after,
