@@ -111,7 +111,7 @@ def in_words(facts: dict[str, Any]) -> dict[str, str]:
         listed = [str(value) for value in values]
         return ", ".join(listed[:DIGITS]) + (f" and {len(listed) - DIGITS} more" if len(listed) > DIGITS else "")
 
-    held_out = "by the dataset" if facts["hold_out"] == "own" else f"every {facts['hold_out']}th"
+    held_out = {"own": "by the dataset", "sector": "a sector"}.get(facts["hold_out"], f"every {facts['hold_out']}th")
     words = {
         "layout": facts["layout"],
         "photos": f"{facts['n_train']} to train on, {facts['n_test']} held out" + (f" ({held_out})" if facts["n_test"] else ""),

@@ -46,7 +46,7 @@ def _encoded(image: Bytes, image_format: str, quality: int = 0) -> bytes:
 def table_of(facts: Mapping[str, object]) -> str:
     """Names beside what they are, as a table."""
     lines = [f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>' for name, value in facts.items()]
-    return f'<div class="scroll"><table><tbody>{"".join(lines)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="facts"><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 _PAGE = """<!doctype html>
@@ -112,6 +112,7 @@ b.train { color: var(--bar); } b.test { color: var(--test); } b.doubt { color: v
 table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); font-size: 14px; }
 th, td { padding: 4px 14px; border-bottom: 1px solid var(--line); text-align: left; overflow-wrap: anywhere; }
 th { font-weight: 500; color: var(--dim); }
+.facts th { overflow-wrap: normal; }
 .scores td, .scores thead th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 tfoot td, tfoot th { font-weight: 600; color: var(--ink); }
 """
