@@ -58,6 +58,7 @@ WINGS = {
         "check",
         "builtin",
         "rays",
+        "exposure",
     ),
     "fields": ("factors", "field", "cells", "storage", "run", "preview"),
     "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +50,8 @@ class Train:
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: str = "white"
     """What stands behind transparent pixels: white, black, or a colour as #rrggbb."""
+    exposure: bool = False
+    """Learn how the photos differ in exposure and white balance, and undo it. Costs some sharpness where they do not differ."""
     view: bool = False
     """Show the field in the browser while it is trained."""
     photos: PhotoFlags = Photos()
@@ -59,7 +61,7 @@ class Train:
         preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
         scene, images = load_sized(self.data, preset, self.downscale, self.background, self.photos)
         with showing(scene.name) if self.view else nullcontext() as watch:
-            train_into(self.out, scene, preset, images, self.common, watch)
+            train_into(self.out, scene, preset, images, self.common, watch, learns_exposure=self.exposure)
 
 
 def load_sized(data: Path, preset: str, downscale: int, background: str, photos: Photos) -> tuple[Scene, dict[str, Any]]:
@@ -94,7 +96,14 @@ def load_sized(data: Path, preset: str, downscale: int, background: str, photos:
 
 
 def train_into(
-    run: Path, scene: Scene, preset: str, images: dict[str, Any], common: Common, watch: Watch | None = None
+    run: Path,
+    scene: Scene,
+    preset: str,
+    images: dict[str, Any],
+    common: Common,
+    watch: Watch | None = None,
+    *,
+    learns_exposure: bool = False,
 ) -> None:
     """Train into a run folder, or go on with what is in it.
 
@@ -106,7 +115,7 @@ def train_into(
     from vqrf.training.stages import PRESETS
     from vqrf.training.verdict import judge, remarks_on
 
-    config = PRESETS[preset]
+    config = replace(PRESETS[preset], learns_exposure=learns_exposure)
     kept = Run.of(run, scene, config, common.seed)
     if common.overwrite:
         for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
@@ -126,6 +135,8 @@ def train_into(
     start = time.perf_counter()
     model = _trained(run, scene, config, common, watch)
     field, factors = model.field(), model.grid.factors()
+    if model.exposures is not None:
+        notes["exposures"] = model.exposures
     fault = judge(field, scene, "fine")
     if factors is not None:
         made = tensorf_of(field, factors, scene.far)

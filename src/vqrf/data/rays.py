@@ -57,9 +57,13 @@ class CameraTable:
             self._bend(numbers, directions)
         return origins, directions
 
+    def views_of(self, pixels: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The number of the camera [N] of each pixel [N]."""
+        return np.searchsorted(self.starts, pixels, side="right") - 1
+
     def _bend(self, numbers: NDArray[np.int64], directions: Float32) -> None:
         """Change the directions [N,3] of pixels that a lens bends; exactly, for a few hundredths of a step."""
-        view = np.searchsorted(self.starts, numbers, side="right") - 1
+        view = self.views_of(numbers)
         bent = np.flatnonzero(self._lens_of[view] >= 0)
         view = view[bent]
         row, column = np.divmod(numbers[bent] - self.starts[view], self._widths[view])
@@ -74,7 +78,7 @@ class CameraTable:
 
         A patch that would lead out of its camera's image is moved inside; no image is smaller than one.
         """
-        view = np.searchsorted(self.starts, pixels, side="right") - 1
+        view = self.views_of(pixels)
         start, width = self.starts[view], self._widths[view]
         height = (self.starts[view + 1] - start) // width
         row, column = np.divmod(pixels - start, width)
@@ -123,6 +127,9 @@ class RaySource(Protocol):
     def keep_hits(self, volume: Volume[B]) -> None:
         """From now on leave out rays that meet no occupied cell of `volume`: they teach nothing."""
 
+    def follow(self, volume: Volume[B], *, seed: tuple[int, ...]) -> None:
+        """Learn from what the field looks like now how batches have to be, if there is something to learn; often called."""
+
     def state(self) -> dict[str, NDArray[Any]]:
         """What `restore` needs to keep the same rays; names are a source's own."""
 
@@ -156,6 +163,9 @@ class PixelSource(ABC):
         """Which pixels, by number, have a weight above 0; None where all have."""
         return None
 
+    def follow(self, volume: Volume[B], *, seed: tuple[int, ...]) -> None:  # noqa: B027 (most sources are as they are)
+        """Nothing: pixels are as they are."""
+
     @property
     def n_kept(self) -> int:
         return self.cameras.n_pixels if self._kept is None else len(self._kept)
@@ -169,13 +179,16 @@ class PixelSource(ABC):
         n_of_patch = 1 if self.patch is None else self.patch**2
         if n % n_of_patch:
             raise ValueError(f"expected a multiple of {n_of_patch} rays, got {n}")
-        pixels = np.random.default_rng(seed).integers(0, self.n_kept, n // n_of_patch)
-        if self._kept is not None:
-            pixels = self._kept[pixels].astype(np.int64)
+        pixels = self.draw(n // n_of_patch, seed=seed)
         if self.patch is not None:
             pixels = self.cameras.patches(pixels, self.patch)
         origins, directions = self.cameras.rays(pixels)
         return Batch(origins, directions, *self.look_up(pixels, origins, directions), self.patch)
+
+    def draw(self, n: int, *, seed: tuple[int, ...]) -> NDArray[np.int64]:
+        """The numbers of `n` random kept pixels, with replacement."""
+        pixels = np.random.default_rng(seed).integers(0, self.n_kept, n)
+        return pixels if self._kept is None else self._kept[pixels].astype(np.int64)
 
     def chunks(self) -> Iterator[tuple[Float32, Float32]]:
         """The rays of all pixels that count, in order, kept or not."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqrf.data.exposure import without_exposures
 from vqrf.data.listing import MAX_SIDE, SceneError, is_color
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.photos import Masks
@@ -42,7 +43,7 @@ def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
 
 
 def load_like(notes: Mapping[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
-    """The dataset as the field was trained on it: same downscale, background, masks and photos held out.
+    """The dataset as the field was trained on it: same downscale, background, masks, exposures and photos held out.
 
     Args:
       notes: of the field. They may come from any file, so they are asked for and not believed.
@@ -66,7 +67,7 @@ def load_like(notes: Mapping[str, Any], data: Path, splits: tuple[str, ...], dow
     is_sized = not downscale and type(side) is int and 0 < side < MAX_SIDE
     size = downscale or (trained if type(trained) is int and 0 < trained < MAX_SIDE else 1)
     try:
-        return load_scene(
+        scene = load_scene(
             data,
             splits=splits,
             downscale=None if is_sized else size,
@@ -83,6 +84,7 @@ def load_like(notes: Mapping[str, Any], data: Path, splits: tuple[str, ...], dow
         raise
     except ValueError as error:
         raise StorageError("the notes beside the field", str(error)) from None
+    return without_exposures(scene, notes.get("exposures"))
 
 
 def masks_of_notes(said: object) -> Masks:

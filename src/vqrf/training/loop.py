@@ -22,6 +22,9 @@ from vqrf.training.losses import Loss, Pixels, squared_error
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
 
+FOLLOW_STEPS = 64
+"""Steps between two looks of a source at the field."""
+
 SOURCE = "source."
 """Before the names of what a source keeps in a checkpoint."""
 
@@ -91,6 +94,8 @@ def optimize(
         with torch_threads(kernels.torch_threads):
             if model.prepare(step):
                 source.keep_hits(model.volume)
+            if step % FOLLOW_STEPS == 0:
+                source.follow(model.volume, seed=(*seed, step, FOLLOW_STEPS))
             terms = _differentiate(kernels, model, source.sample(rays_per_step, seed=(*seed, step)), loss, device)
             model.update(step)
         save = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
@@ -51,8 +52,8 @@ class Run:
         """Where a stage is saved now and then."""
         return Checkpoint(self.folder / CHECKPOINT_FILES[stage], self.fingerprint)
 
-    def load_coarse(self) -> RadianceField | None:
-        """The finished coarse stage of a training that was stopped later, if there is one.
+    def load_coarse(self) -> tuple[RadianceField, list[Any] | None] | None:
+        """The finished coarse stage of a training that was stopped later, and what its source had learnt, if there is one.
 
         Raises:
           StorageError: it is of other photos or settings, or damaged.
@@ -62,11 +63,11 @@ class Run:
             return None
         field, notes = load_field(path)
         self._expect(path, notes.get("fingerprint"))
-        return field
+        return field, notes.get("learnt")
 
-    def save_coarse(self, field: RadianceField) -> None:
+    def save_coarse(self, field: RadianceField, learnt: list[Any] | None) -> None:
         """Keep the finished coarse stage instead of its checkpoint."""
-        save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint})
+        save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint, "learnt": learnt})
         (self.folder / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
 
 

@@ -124,11 +124,16 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A preset: the images' side it is meant for, and the two stages."""
+    """A preset: the images' side it is meant for, and the two stages.
+
+    Attributes:
+      learns_exposure: whether photos differ in exposure and white balance, which is learnt and undone (`vqrf.data.exposure`).
+    """
 
     image_side: int
     coarse: StageConfig
     fine: StageConfig
+    learns_exposure: bool = False
 
 
 COARSE = StageConfig(

@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from vqrf.bars import stage_bars
+from vqrf.data.exposure import ExposedPool, Exposures, exposures_of
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds, moved_scene
 from vqrf.fields.cells import voxels_of_cells
@@ -89,6 +90,7 @@ class FieldModel:
         self.rates: Tensor | None = None
         self.seed = seed
         self.origin = np.zeros(3)
+        self.exposures: Exposures | None = None
         self._allocate(stage.n_voxels >> len(stage.grow_at))
 
     def _allocate(self, n_voxels: int, old: Grid | None = None, reach: np.ndarray | None = None) -> None:
@@ -382,23 +384,28 @@ def fit_model(
     """
     offset = far_origin(*camera_bounds(scene))
     scene = moved_scene(scene, offset)  # a scene far from the origin is learnt at it, where float32 is fine enough
-    pool = RayPool(scene.train)
+    pool = ExposedPool(scene) if config.learns_exposure else RayPool(scene.train)
     kept = None if run is None else Run.of(run, scene, config, seed)
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
     watched = Watched(report, watch)
-    coarse = None if kept is None else kept.load_coarse()
-    if coarse is None:
+    found = None if kept is None else kept.load_coarse()
+    if found is None:
         first = coarse_model(scene, config, seed=seed, device=device)
         _run_stage("coarse", first, pool, seed, kept, watched)
         coarse = needed_part(first.field(), scene)
         if kept is not None:
-            kept.save_coarse(coarse)
+            kept.save_coarse(coarse, pool.sums.tolist() if isinstance(pool, ExposedPool) else None)
+    else:
+        coarse, learnt = found
+        if isinstance(pool, ExposedPool):
+            pool.learn(np.array(learnt, np.float64))
     if judge is not None:
         judge("coarse", coarse)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
     fine.origin = -offset
     _run_stage("fine", fine, pool, seed, kept, watched)
+    fine.exposures = exposures_of(scene, pool.maps) if isinstance(pool, ExposedPool) else None
     return fine
 
 
