@@ -528,6 +528,25 @@ def test_a_damaged_file_is_named_with_its_place_and_the_scene_before_stays(
     tab.page.get_by_role("application", name="3-D scene good.vqrf").wait_for()
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"step_world": 2e-9}, "step_world: a ray has"), ({"interval": 1e-30}, "interval: "), ({"near": 0.5}, None)],
+    ids=["samples without an end", "an interval of nothing", "what can be drawn"],
+)
+def test_what_is_whole_and_cannot_be_drawn_says_why_and_shows_no_shader(
+    change: dict[str, Any], reason: str | None, tab: Tab, export: Callable[[bytes], str], ball_file: bytes
+) -> None:
+    tab.open(export(ball_file))
+    small = decode(ball_file)
+    choose(tab, "odd.vqrf", encode(replace(small, equation=replace(small.equation, **change))))
+    if reason is None:
+        tab.page.get_by_role("application", name="3-D scene odd.vqrf").wait_for()
+        return
+    alert = tab.page.get_by_role("alert")
+    alert.filter(has_text=f"The file is whole, but cannot be drawn: {reason}").wait_for()
+    assert tab.ask(f"{VIEWER}.facts.bytes") == len(ball_file)
+
+
 def test_a_file_that_is_dropped_is_shown(
     tab: Tab, export: Callable[[bytes], str], ball_file: bytes, ball_field: RadianceField
 ) -> None:
