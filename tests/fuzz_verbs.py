@@ -69,6 +69,8 @@ from vqrf.rendering import evaluate  # noqa: E402
 from vqrf.rendering.serve import SceneServer  # noqa: E402
 
 SECONDS = 10
+"""Of computing, however busy the machine is; of waiting, `PATIENCE` times as many."""
+PATIENCE = 12
 BUDGET = 1 << 30
 OF_LIBRARIES = 1 << 29
 """Bytes of addresses that libraries and threads take when they are first asked for something."""
@@ -93,8 +95,10 @@ def outcome(run: Verb) -> str:
         raise Hang
 
     said, printed, code = io.StringIO(), io.StringIO(), 0
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(PATIENCE * SECONDS)
     try:
         with redirect_stderr(said), redirect_stdout(printed), limited(BUDGET), ending_in_words():
             run()
@@ -105,6 +109,7 @@ def outcome(run: Verb) -> str:
     except BaseException as error:
         return f"FAULT {type(error).__name__}: {error}"
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
     line = said.getvalue()
     if (
@@ -431,7 +436,7 @@ def fuzz_server(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, st
         thread.start()
         for i in numbers:
             rng, end = random.Random(f"{seed} {i}"), "ok"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SECONDS) as client:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE * SECONDS) as client:
                 try:
                     client.sendall(random_request(rng, port))
                     client.shutdown(socket.SHUT_WR)
@@ -439,7 +444,7 @@ def fuzz_server(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, st
                         while client.recv(1 << 16):
                             pass
                 except TimeoutError:
-                    end = f"FAULT no end in {SECONDS} s"
+                    end = f"FAULT no end in {PATIENCE * SECONDS} s"
             yield f"server {i}", f"FAULT {said.getvalue()[:200]}" if said.getvalue() else end
         server.shutdown()
 
@@ -480,7 +485,7 @@ def tally_apart(kind: str, numbers: range, seed: int) -> tuple[Counter[str], lis
         os._exit(0)
     pipe[1].close()
     try:
-        if not pipe[0].poll(len(numbers) * SECONDS):
+        if not pipe[0].poll(len(numbers) * PATIENCE * SECONDS):
             os.kill(child, signal.SIGKILL)
         return pipe[0].recv()  # type: ignore[no-any-return]
     except EOFError:

@@ -16,9 +16,10 @@ from fuzz_verbs import tally
 
 @pytest.fixture(autouse=True)
 def own_alarm() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGPROF)}
     yield
-    signal.signal(signal.SIGALRM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("kind", "n"), [("files", 15), ("checkpoints", 120), ("headers", 60), ("server", 300)])

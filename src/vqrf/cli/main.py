@@ -285,8 +285,9 @@ def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> N
             torch.set_num_threads(common.threads)
         try:
             torch.empty(0, device=common.device)
-        except (RuntimeError, AssertionError) as error:  # torch raises one for a strange name, the other for a lack of CUDA
-            raise UsageError(f"--device {common.device}: {str(error).splitlines()[0]}") from None
+        except (RuntimeError, AssertionError, NotImplementedError):  # a strange name, a lack of CUDA, another machine's
+            here = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]
+            raise UsageError(f"--device {common.device}: cannot be used here; there is {' and '.join(here)}") from None
 
 
 Verb = Process | Check | Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo

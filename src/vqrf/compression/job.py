@@ -345,8 +345,8 @@ class Desk:
         if is_anew:
             self.journal().clear()
         if not self.is_device:
-            self.beside("unfinished").unlink(missing_ok=True)
             remove_stale(self.out.resolve().parent)
+            self.beside("unfinished").unlink(missing_ok=True)  # last: without it the job has ended
 
     def finished(self, mark: Mapping[str, Any], before: Evaluation, watch: Watch) -> tuple[Made, Scored]:
         """What was written before the job was killed."""
