@@ -18,10 +18,12 @@ from test_cli import data, files_in, refuses, run, scene, succeeds, tiny_presets
 from test_cli_killed import KILLED, killed
 
 from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
+from vqrf.data import exposure
 from vqrf.data.scene import Scene, save_scene
-from vqrf.fields.run import FIELD_FILE
+from vqrf.fields.run import FIELD_FILE, load_like, load_run
 from vqrf.files import TEMPORARY
 from vqrf.kernels import has_native
+from vqrf.training import loop
 from vqrf.training import run as run_module
 from vqrf.training.run import COARSE_FILE
 
@@ -75,6 +77,19 @@ def test_equal_trainings_write_equal_bytes_and_lines_of_one_run_however_often_th
     assert places[0] == places[1]
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds)
+
+
+def test_exposures_that_were_learnt_are_undone_for_whoever_reads_the_photos_of_a_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposure, "EXPLAINED", -np.inf)
+    monkeypatch.setattr(loop, "FOLLOW_STEPS", 8)
+    succeeds("train", data, "--out", tmp_path / "run", "--preset", "demo", "--exposure")
+    notes = load_run(tmp_path / "run")[1]
+    undone, plain = (load_like(said, data, ("train",)).train for said in (notes, {**notes, "exposures": None}))
+    assert set(notes["exposures"]) == {view.name for view in plain}
+    off = [np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(undone, plain, strict=True)]
+    assert 0 < max(off) < 60
 
 
 def test_a_training_says_first_what_it_will_do(data: Path, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def _doubts_about_photos(photos: Sequence[PhotoFacts]) -> list[str]:
         "off its points": "their poses may be wrong",
         "blurred": "leave them out",
         "overexposed": "what is burnt out has no colour",
-        "of another brightness": "lock the exposure, or leave them out",
+        "of another brightness": "train with --exposure, or leave them out",
     }
     lines = []
     for kind, names in by_kind.items():
