@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from vqrf.fields.factors import Factors
-from vqrf.kernels import PLANE_AXES, Gradients, LossWeights, Volume, reference
+from vqrf.kernels import PLANE_AXES, FactorArrays, Gradients, LossWeights, Volume, reference
 from vqrf.kernels.constants import Equation
 
 WIDTHS: dict[str, tuple[int, ...]] = {
@@ -90,8 +92,57 @@ def make_rays(n_rays: int, dtype: type = np.float64) -> Rays:
     return origins.astype(dtype), directions.astype(dtype)
 
 
+def factored(volume: Volume, sizes: tuple[int, int]) -> Volume:
+    """A volume of random factors in the place of its density and features, `sizes` of density and of features on each plane.
+
+    Its density is that of the voxels that they stand for, and its cells are found there.
+    """
+    dtype, n_channels = volume.density.dtype, volume.features.shape[-1]
+    single = random_factors(np.random.default_rng(sizes), volume.density.shape, *sizes, n_channels)
+    planes, lines = (tuple(0.7 * array.astype(dtype) for array in arrays) for arrays in (single.planes, single.lines))
+    factors = FactorArrays(planes, lines, single.mix.astype(dtype))
+    density = dense(factors)[0].numpy()
+    cells = reference.find_cells(density, volume.equation.floor, np.asarray(volume.cells))
+    return replace(
+        volume,
+        density=density,
+        features=np.zeros((0, n_channels), dtype),
+        rows=None,
+        cells=cells,
+        skip=reference.measure_skip(cells),
+        factors=factors,
+    )
+
+
+def expanded(volume: Volume) -> Volume:
+    """The volume of voxels that a factored one stands for."""
+    assert volume.factors is not None
+    density, features = dense(volume.factors)
+    return replace(volume, density=density.numpy(), features=features.numpy(), factors=None)
+
+
+def dense(factors: FactorArrays) -> tuple[torch.Tensor, torch.Tensor]:
+    """Density [X,Y,Z] and features [X,Y,Z,C] of all voxels; differentiable."""
+    shape = len(factors.lines[2]), len(factors.lines[1]), len(factors.lines[0])
+    density, features = reference.products_of_factors(factors, torch.ones(shape).nonzero())
+    return density.view(shape), features.view(*shape, -1)
+
+
+def arrays_of(factors: FactorArrays) -> tuple[np.ndarray, ...]:
+    return (*factors.planes, *factors.lines, factors.mix)
+
+
 def zero_gradients(volume: Volume) -> Gradients:
     n_channels = volume.features.shape[-1]
+    if volume.factors is not None:
+        zeros = [np.zeros_like(array) for array in arrays_of(volume.factors)]
+        return Gradients(
+            density=np.zeros(0, volume.density.dtype),
+            features=np.zeros_like(volume.features),
+            layers=tuple((np.zeros_like(weight), np.zeros_like(bias)) for weight, bias in volume.layers),
+            touched=np.zeros(sum(plane[..., 0].size for plane in zeros[:3]), np.uint8),
+            factors=FactorArrays(tuple(zeros[:3]), tuple(zeros[3:6]), zeros[6]),
+        )
     return Gradients(
         density=np.zeros_like(volume.density),
         features=np.zeros((*volume.density.shape, n_channels), volume.density.dtype),

@@ -86,47 +86,21 @@ void bind_sum_by_code(Matrix<const float> values, Row<const double> weights, Row
     without_gil([&] { sum_by_code(rows(values), weights.data(), codes.data(), rows(sums), totals.data()); });
 }
 
-template <class T, class View>
-void read_factors(nb::object object, const FactorView &f, View &to) {
-    for (int p = 0; p < 3; ++p) {
-        const int64_t a = f.shape[PLANE_AXES[p][0]], b = f.shape[PLANE_AXES[p][1]], c = f.shape[PLANE_AXES[p][2]];
-        const int64_t rank = f.n_density + f.n_features;
-        to.plane[p] = array<T>(object.attr("planes")[p], "planes", {a, b, rank}).data();
-        to.line[p] = array<T>(object.attr("lines")[p], "lines", {c, rank}).data();
-    }
-    to.mix = array<T>(object.attr("mix"), "mix", {3, f.n_features, f.channels}).data();
-}
-
-FactorView view_factors(nb::object factors, const Dense<float> &density) {
-    FactorView f{};
-    expect(density.ndim() == 3, "density: expected [X,Y,Z]");
-    for (int axis = 0; axis < 3; ++axis) f.shape[axis] = static_cast<int>(density.shape(axis));
-    const auto mix = array<const float>(factors.attr("mix"), "mix", {3, -1, -1});
-    f.n_features = static_cast<int>(mix.shape(1)), f.channels = static_cast<int>(mix.shape(2));
-    const auto line = array<const float>(factors.attr("lines")[0], "lines", {-1, -1});
-    f.n_density = static_cast<int>(line.shape(1)) - f.n_features;
-    expect(f.n_density >= 1 && f.n_features >= 1 && f.n_features <= MAX_RANK && f.channels >= 1 && f.channels <= MAX_CHANNELS,
-           "factors: expected components of density, 1 to " + std::to_string(MAX_RANK) + " of features, and 1 to " +
-               std::to_string(MAX_CHANNELS) + " channels");
-    read_factors<const float>(factors, f, f);
-    return f;
-}
-
 void expand_factors(nb::object factors, Dense<const uint8_t> marks, Dense<float> density, std::optional<Dense<float>> features) {
-    const FactorView f = view_factors(factors, density);
+    expect(density.ndim() == 3, "density: expected [X,Y,Z]");
+    const int shape[3] = {static_cast<int>(density.shape(0)), static_cast<int>(density.shape(1)), static_cast<int>(density.shape(2))};
+    const FactorView f = view_factors(factors, shape);
     expect(marks.size() == density.size(), "marks: expected [X,Y,Z]");
     expect(!features || features->size() == density.size() * f.channels, "features: expected [X,Y,Z,C]");
     without_gil([&] { kernels().expand_factors(f, marks.data(), density.data(), features ? features->data() : nullptr); });
 }
 
-void gather_factors(nb::object factors, Dense<const uint8_t> marks, Dense<float> density, Dense<float> features,
-                    nb::object gradients) {
-    const FactorView f = view_factors(factors, density);
-    expect(marks.size() == density.size(), "marks: expected [X,Y,Z]");
-    expect(features.size() == density.size() * f.channels, "features: expected [X,Y,Z,C]");
-    FactorGradientView to{};
-    read_factors<float>(gradients, f, to);
-    without_gil([&] { kernels().gather_factors(f, marks.data(), density.data(), features.data(), to); });
+void bind_add_sparsity(Matrix<const float> values, Matrix<float> gradient, std::optional<Row<const uint8_t>> touched,
+                       int64_t n_columns, float weight) {
+    expect(same_shape(values, gradient), "values and gradient: expected one shape [V,R]");
+    expect(n_columns >= 0 && n_columns <= static_cast<int64_t>(values.shape(1)), "n_columns: expected no more than there are");
+    expect(!touched || touched->shape(0) == values.shape(0), "touched: expected one per row");
+    without_gil([&] { add_sparsity(rows(values), n_columns, touched ? touched->data() : nullptr, weight, gradient.data()); });
 }
 
 void bind_tie_gradients(Matrix<float> gradient, Row<const int32_t> row, Row<const uint8_t> touched,
@@ -176,7 +150,8 @@ void bind_arrays(nb::module_ &m) {
           nb::arg("matrix").none(), nb::arg("row_gradient"));
     m.def("expand_factors", &expand_factors, nb::arg("factors"), nb::arg("marks"), nb::arg("density"),
           nb::arg("features").none());
-    m.def("gather_factors", &gather_factors);
+    m.def("add_sparsity", &bind_add_sparsity, nb::arg("values"), nb::arg("gradient"), nb::arg("touched").none(),
+          nb::arg("n_columns"), nb::arg("weight"));
     m.def("constants", &constants);
     m.def("set_threads", [](int n) { without_gil([&] { ThreadPool::Turn().set_threads(n); }); });
     m.def("n_threads", [] { return without_gil([] { return ThreadPool::Turn().n_threads(); }); });

@@ -78,9 +78,15 @@ Volume read_volume(nb::object object) {
     }
     expect(static_cast<int64_t>(v.shape[0]) * v.shape[1] * v.shape[2] <= MAX_VOXELS, "density: too many voxels");
     v.density = keep<const float>(volume, object.attr("density"), "density", {-1, -1, -1});
-    nb::object features = object.attr("features"), rows = object.attr("rows");
+    nb::object features = object.attr("features"), rows = object.attr("rows"), factors = object.attr("factors");
     const int64_t X = v.shape[0], Y = v.shape[1], Z = v.shape[2];
-    if (rows.is_none()) {
+    if (!factors.is_none()) {
+        expect(rows.is_none(), "rows: expected none beside factors");
+        v.factors = view_factors(factors, v.shape);
+        v.channels = v.factors.channels;
+        v.features = keep<const float>(volume, features, "features", {0, v.channels});
+        volume.owners.push_back(factors);
+    } else if (rows.is_none()) {
         v.features = keep<const float>(volume, features, "features", {X, Y, Z, -1});
         v.channels = static_cast<int>(array<const float>(features, "features", {X, Y, Z, -1}).shape(3));
     } else {
@@ -133,9 +139,18 @@ GradientView read_gradients(Volume &volume, nb::object gradients) {
     const VolumeView &v = volume.view;
     const int64_t X = v.shape[0], Y = v.shape[1], Z = v.shape[2];
     GradientView to{};
-    to.density = keep<float>(volume, gradients.attr("density"), "gradients.density", {X, Y, Z});
-    to.features = keep<float>(volume, gradients.attr("features"), "gradients.features", {X, Y, Z, v.channels});
-    to.touched = keep<uint8_t>(volume, gradients.attr("touched"), "gradients.touched", {X, Y, Z});
+    if (v.is_factored()) {
+        nb::object factors = gradients.attr("factors");
+        expect(!factors.is_none(), "gradients.factors: expected those of the volume's factors");
+        read_factors<float>(factors, v.factors, to.factors);
+        volume.owners.push_back(factors);
+        const int64_t n_rows = v.factors.n_rows(0) + v.factors.n_rows(1) + v.factors.n_rows(2);
+        to.touched = keep<uint8_t>(volume, gradients.attr("touched"), "gradients.touched", {n_rows});
+    } else {
+        to.density = keep<float>(volume, gradients.attr("density"), "gradients.density", {X, Y, Z});
+        to.features = keep<float>(volume, gradients.attr("features"), "gradients.features", {X, Y, Z, v.channels});
+        to.touched = keep<uint8_t>(volume, gradients.attr("touched"), "gradients.touched", {X, Y, Z});
+    }
     nb::object layers = gradients.attr("layers");
     expect(static_cast<int>(nb::len(layers)) == v.n_layers, "gradients.layers: wrong number");
     for (int i = 0; i < v.n_layers; ++i) {

@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -55,6 +56,32 @@ template <class Body>
 auto without_gil(Body &&body) {
     const nb::gil_scoped_release release;
     return body();
+}
+
+template <class T, class View>
+void read_factors(nb::handle object, const FactorView &f, View &to) {
+    for (int p = 0; p < 3; ++p) {
+        const int64_t a = f.shape[PLANE_AXES[p][0]], b = f.shape[PLANE_AXES[p][1]], c = f.shape[PLANE_AXES[p][2]];
+        const int64_t rank = f.n_density + f.n_features;
+        to.plane[p] = array<T>(object.attr("planes")[p], "planes", {a, b, rank}).data();
+        to.line[p] = array<T>(object.attr("lines")[p], "lines", {c, rank}).data();
+    }
+    to.mix = array<T>(object.attr("mix"), "mix", {3, f.n_features, f.channels}).data();
+}
+
+// The factors of a lattice of that shape; the arrays must outlive the view.
+inline FactorView view_factors(nb::handle factors, const int *shape) {
+    FactorView f{};
+    std::copy_n(shape, 3, f.shape);
+    const auto mix = array<const float>(factors.attr("mix"), "mix", {3, -1, -1});
+    f.n_features = static_cast<int>(mix.shape(1)), f.channels = static_cast<int>(mix.shape(2));
+    const auto line = array<const float>(factors.attr("lines")[0], "lines", {-1, -1});
+    f.n_density = static_cast<int>(line.shape(1)) - f.n_features;
+    expect(f.n_density >= 1 && f.n_features >= 1 && f.n_features <= MAX_RANK && f.channels >= 1 && f.channels <= MAX_CHANNELS,
+           "factors: expected components of density, 1 to " + std::to_string(MAX_RANK) + " of features, and 1 to " +
+               std::to_string(MAX_CHANNELS) + " channels");
+    read_factors<const float>(factors, f, f);
+    return f;
 }
 
 }  // namespace vqrf

@@ -1,9 +1,10 @@
-// Factored lattices: density and features as products of planes and lines. Twin: src/vqrf/kernels/reference.py; what the arrays
-// are: `FactorArrays` in src/vqrf/kernels/__init__.py. Included by hot.cpp per instruction set.
-//
-// Determinism: the adjoint is cut into a fixed number of slabs of x; what several slabs add to is summed per slab, then in order.
+// Factored lattices: density and features as products of planes and lines, at voxels and at the samples of rays. Twin:
+// src/vqrf/kernels/reference.py and equation.py; what the arrays are: `FactorArrays` in src/vqrf/kernels/__init__.py. Included by
+// hot.cpp per instruction set. How gradients come back: scatter.hpp.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "isa.hpp"
@@ -12,161 +13,172 @@
 
 namespace vqrf::VQRF_ISA {
 
-constexpr int N_SLABS = 8;
-// Floats of plane p and of its line.
-static inline int64_t plane_size(const FactorView &f, int p) {
-    return static_cast<int64_t>(f.shape[PLANE_AXES[p][0]]) * f.shape[PLANE_AXES[p][1]] * (f.n_density + f.n_features);
-}
-static inline int64_t line_size(const FactorView &f, int p) {
-    return static_cast<int64_t>(f.shape[PLANE_AXES[p][2]]) * (f.n_density + f.n_features);
-}
+// The mix, packed for products: what leads from the products of planes and lines to channels, and back.
+struct Mix {
+    int rank, columns;           // components of the features on a plane, and channels, in whole vectors
+    std::vector<float> forward;  // [3 rank][columns]
+    std::vector<float> back;     // [3][channels][rank]
 
-// Where the components of a voxel begin, in plane p and in its line.
-struct Place {
-    int64_t plane, line;
-
-    Place(const FactorView &f, int p, const int *at) {
-        const int rank = f.n_density + f.n_features;
-        plane = (static_cast<int64_t>(at[PLANE_AXES[p][0]]) * f.shape[PLANE_AXES[p][1]] + at[PLANE_AXES[p][1]]) * rank;
-        line = static_cast<int64_t>(at[PLANE_AXES[p][2]]) * rank;
+    explicit Mix(const FactorView &f) : rank(round_up(f.n_features, LANES)), columns(round_up(f.channels, LANES)) {
+        forward.assign(static_cast<size_t>(3) * rank * columns, 0), back.assign(static_cast<size_t>(3) * f.channels * rank, 0);
+        for (int p = 0; p < 3; ++p)
+            for (int r = 0; r < f.n_features; ++r)
+                for (int c = 0; c < f.channels; ++c) {
+                    const float value = f.mix[(static_cast<int64_t>(p) * f.n_features + r) * f.channels + c];
+                    forward[static_cast<size_t>(p * rank + r) * columns + c] = value;
+                    back[static_cast<size_t>(p * f.channels + c) * rank + r] = value;
+                }
     }
 };
 
-// Call visit(voxel, its place in the lattice) for every marked voxel of planes x0..x1-1, in order.
-template <class Visit>
-static inline void for_marked(const FactorView &f, const uint8_t *marks, int x0, int x1, const Visit &visit) {
-    const int64_t plane = static_cast<int64_t>(f.shape[1]) * f.shape[2];
-    for (int x = x0; x < x1; ++x)
-        for (int64_t i = 0; i < plane; ++i) {
-            const int64_t voxel = x * plane + i;
-            uint64_t eight;
-            if (i + 8 <= plane && (std::memcpy(&eight, marks + voxel, 8), eight == 0)) {
-                i += 7;
-                continue;
-            }
-            if (!marks[voxel]) continue;
-            const int at[3] = {x, static_cast<int>(i / f.shape[2]), static_cast<int>(i % f.shape[2])};
-            visit(voxel, at);
-        }
+constexpr int BATCH_SPOTS = 8 * TILE_ROWS;  // places whose products stay in the first- or second-level cache
+
+// Write the features of n places: fill(i, p, to) writes the products of plane p at place i, and features(i) is where its channels
+// go. `products` is scratch.
+template <class Fill, class Features>
+static void mix_products(const FactorView &f, const Mix &mix, int n, std::vector<float> &products, const Fill &fill,
+                         const Features &features) {
+    const int width = 3 * mix.rank;
+    products.assign(static_cast<size_t>(BATCH_SPOTS) * width, 0);
+    for (int begin = 0; begin < n; begin += BATCH_SPOTS) {
+        const int rows = lesser(n - begin, BATCH_SPOTS);
+        for (int i = 0; i < rows; ++i)
+            for (int p = 0; p < 3; ++p) fill(begin + i, p, &products[static_cast<size_t>(i) * width + p * mix.rank]);
+        product<TILE_ROWS>(
+            products.data(), width, 1, mix.forward.data(), mix.columns, width, round_up(rows, TILE_ROWS), mix.columns,
+            [](int, int) { return vf{}; },
+            [&](int row, int column, vf z) {
+                if (row >= rows) return;
+                float *to = features(begin + row) + column;
+                if (column + LANES <= f.channels) return store(to, z);
+                for (int lane = 0; column + lane < f.channels; ++lane) to[lane] = z[lane];
+            });
+    }
 }
 
-// RD, RF, C: components of density and features and channels; 0 where they are only known at run time.
-template <int RD, int RF, int C>
-static void expand_slab(const FactorView &f, const uint8_t *marks, int x0, int x1, float *density, float *features) {
-    const int n_density = RD ? RD : f.n_density, n_features = RF ? RF : f.n_features, channels = C ? C : f.channels;
-    for_marked(f, marks, x0, x1, [&](int64_t voxel, const int *at) {
-        float sum = 0, color[MAX_CHANNELS] = {};
-        for (int p = 0; p < 3; ++p) {
-            const Place place(f, p, at);
-            const float *a = f.plane[p] + place.plane, *b = f.line[p] + place.line;
-            for (int r = 0; r < n_density; ++r) sum += a[r] * b[r];
-            if (!features) continue;
-            const float *mix = f.mix + static_cast<int64_t>(p) * n_features * channels;
-            for (int r = 0; r < n_features; ++r) {
-                const float x = a[n_density + r] * b[n_density + r];
-                for (int c = 0; c < channels; ++c) color[c] += x * mix[r * channels + c];
-            }
-        }
-        density[voxel] = sum;
-        if (features)
-            for (int c = 0; c < channels; ++c) features[voxel * channels + c] = color[c];
+// The sum over r of term(kind of `by_lanes`, r), always in the same order.
+template <class Term>
+static inline float sum_of_terms(int n, const Term &term) {
+    vf sums{};
+    float rest = 0;
+    by_lanes(n, [&](auto of, int r) {
+        if constexpr (std::is_same_v<decltype(of), Lanes>)
+            sums += term(of, r);
+        else
+            rest += term(of, r);
     });
+    return rest + sum_of_lanes(sums);
 }
 
-// What slabs share: plane YZ, the lines of y and z, and the mix.
-struct SharedGradients {
-    std::vector<float> plane, line_y, line_z, mix;
+// ------------------------------------------------------------------------------------------------------- at voxels
 
-    void clear(const FactorView &f) {
-        plane.assign(plane_size(f, 2), 0), line_z.assign(line_size(f, 0), 0), line_y.assign(line_size(f, 1), 0);
-        mix.assign(static_cast<size_t>(3) * f.n_features * f.channels, 0);
+// The components of a voxel, on plane p and on its line.
+struct AtVoxel {
+    const float *plane, *line;
+
+    AtVoxel(const FactorView &f, int p, int64_t voxel) {
+        const int64_t row = voxel / f.shape[2];
+        const int64_t at[3] = {row / f.shape[1], row % f.shape[1], voxel % f.shape[2]};
+        const int *axes = PLANE_AXES[p];
+        plane = f.plane[p] + (at[axes[0]] * f.shape[axes[1]] + at[axes[1]]) * f.rank();
+        line = f.line[p] + at[axes[2]] * f.rank();
+    }
+    template <class Of>
+    auto product(Of of, int r) const {
+        return of.get(plane + r) * of.get(line + r);
     }
 };
-
-static std::vector<SharedGradients> &shared_gradients() {
-    static std::vector<SharedGradients> all(N_SLABS);
-    return all;
-}
-
-template <int RD, int RF, int C>
-static void gather_slab(const FactorView &f, const uint8_t *marks, int x0, int x1, float *density, float *features,
-                        const FactorGradientView &to, SharedGradients &shared) {
-    const int n_density = RD ? RD : f.n_density, n_features = RF ? RF : f.n_features, channels = C ? C : f.channels;
-    float *plane_to[3] = {to.plane[0], to.plane[1], shared.plane.data()};
-    float *line_to[3] = {shared.line_z.data(), shared.line_y.data(), to.line[2]};
-    for_marked(f, marks, x0, x1, [&](int64_t voxel, const int *at) {
-        const float by_density = density[voxel];
-        float by_color[MAX_CHANNELS];
-        for (int c = 0; c < channels; ++c) by_color[c] = features[voxel * channels + c];
-        density[voxel] = 0;
-        for (int c = 0; c < channels; ++c) features[voxel * channels + c] = 0;
-        for (int p = 0; p < 3; ++p) {
-            const Place place(f, p, at);
-            const float *a = f.plane[p] + place.plane, *b = f.line[p] + place.line;
-            float *__restrict a_to = plane_to[p] + place.plane, *__restrict b_to = line_to[p] + place.line;
-            for (int r = 0; r < n_density; ++r) a_to[r] += by_density * b[r], b_to[r] += by_density * a[r];
-            const float *mix = f.mix + static_cast<int64_t>(p) * n_features * channels;
-            float *__restrict mix_to = shared.mix.data() + static_cast<int64_t>(p) * n_features * channels;
-            float by_product[MAX_RANK];
-            for (int r = 0; r < n_features; ++r) {
-                float sum = 0;
-                for (int c = 0; c < channels; ++c) sum += by_color[c] * mix[r * channels + c];
-                by_product[r] = sum;
-            }
-            for (int r = 0; r < n_features; ++r) {
-                const float x = a[n_density + r], y = b[n_density + r], product = x * y;
-                a_to[n_density + r] += by_product[r] * y, b_to[n_density + r] += by_product[r] * x;
-                for (int c = 0; c < channels; ++c) mix_to[r * channels + c] += by_color[c] * product;
-            }
-        }
-    });
-}
-
-static int slab_start(const FactorView &f, int slab) { return f.shape[0] * slab / N_SLABS; }
-
-static bool is(const FactorView &f, int n_density, int n_features, int channels) {
-    return f.n_density == n_density && f.n_features == n_features && f.channels == channels;
-}
-
-template <int RD, int RF, int C>
-static void expand_all(const FactorView &f, const uint8_t *marks, float *density, float *features) {
-    const ThreadPool::Turn turn;
-    turn.parallel_for(f.shape[0], [&](int64_t x) {
-        expand_slab<RD, RF, C>(f, marks, static_cast<int>(x), static_cast<int>(x) + 1, density, features);
-    });
-}
 
 static void expand_factors(const FactorView &f, const uint8_t *marks, float *density, float *features) {
-    const auto expand = is(f, 16, 32, 12) ? expand_all<16, 32, 12> : is(f, 16, 48, 12) ? expand_all<16, 48, 12> : expand_all<0, 0, 0>;
-    expand(f, marks, density, features);
-}
-
-template <int RD, int RF, int C>
-static void gather_all(const FactorView &f, const uint8_t *marks, float *density, float *features, const FactorGradientView &to) {
+    const int64_t n_plane = static_cast<int64_t>(f.shape[1]) * f.shape[2];
+    const Mix mix(f);
     const ThreadPool::Turn turn;
-    turn.parallel_for(N_SLABS, [&](int64_t slab) {
-        SharedGradients &shared = shared_gradients()[slab];
-        shared.clear(f);
-        const int s = static_cast<int>(slab);
-        gather_slab<RD, RF, C>(f, marks, slab_start(f, s), slab_start(f, s + 1), density, features, to, shared);
-    });
-    const auto add = [](float *sum, const std::vector<float> &part) {
-        for (size_t i = 0; i < part.size(); ++i) sum[i] += part[i];
-    };
-    turn.parallel_for(4, [&](int64_t which) {
-        for (const SharedGradients &shared : shared_gradients()) {
-            if (which == 0) add(to.plane[2], shared.plane);
-            if (which == 1) add(to.line[0], shared.line_z);
-            if (which == 2) add(to.line[1], shared.line_y);
-            if (which == 3) add(to.mix, shared.mix);
+    turn.parallel_for(f.shape[0], [&](int64_t x) {
+        std::vector<int64_t> marked;
+        std::vector<float> products;
+        for (int64_t voxel = x * n_plane; voxel < (x + 1) * n_plane; ++voxel) {
+            uint64_t eight;
+            if (voxel + 8 <= (x + 1) * n_plane && (std::memcpy(&eight, marks + voxel, 8), eight == 0))
+                voxel += 7;
+            else if (marks[voxel])
+                marked.push_back(voxel);
         }
+        for (const int64_t voxel : marked) {
+            float sum = 0;
+            for (int p = 0; p < 3; ++p) {
+                const AtVoxel at(f, p, voxel);
+                sum += sum_of_terms(f.n_density, [&](auto of, int r) { return at.product(of, r); });
+            }
+            density[voxel] = sum;
+        }
+        if (!features) return;
+        mix_products(
+            f, mix, static_cast<int>(marked.size()), products,
+            [&](int i, int p, float *to) {
+                const AtVoxel at(f, p, marked[i]);
+                by_lanes(f.n_features, [&](auto of, int r) { of.put(to + r, at.product(of, f.n_density + r)); });
+            },
+            [&](int i) { return features + marked[i] * f.channels; });
     });
 }
 
-static void gather_factors(const FactorView &f, const uint8_t *marks, float *density, float *features,
-                           const FactorGradientView &to) {
-    const auto gather = is(f, 16, 32, 12) ? gather_all<16, 32, 12> : is(f, 16, 48, 12) ? gather_all<16, 48, 12> : gather_all<0, 0, 0>;
-    gather(f, marks, density, features, to);
+// ------------------------------------------------------------------------------------------- at the samples of rays
+
+// Where a sample lies on plane p and on its line: numbers of rows, and their shares. The corners are (a, b), (a, b + 1),
+// (a + 1, b), (a + 1, b + 1).
+struct Spot {
+    int64_t corner[4], point[2];
+    float share[4], along[2];
+
+    Spot() = default;
+    Spot(const FactorView &f, int p, const int *cell, const float *inside) {
+        const int *axes = PLANE_AXES[p];
+        const int64_t side = f.shape[axes[1]];
+        const float a = inside[axes[0]], b = inside[axes[1]], c = inside[axes[2]];
+        corner[0] = cell[axes[0]] * side + cell[axes[1]];
+        corner[1] = corner[0] + 1, corner[2] = corner[0] + side, corner[3] = corner[2] + 1;
+        share[0] = (1 - a) * (1 - b), share[1] = (1 - a) * b, share[2] = a * (1 - b), share[3] = a * b;
+        point[0] = cell[axes[2]], point[1] = point[0] + 1;
+        along[0] = 1 - c, along[1] = c;
+    }
+};
+
+static inline void cell_of_voxel(const int *shape, int32_t voxel, int *cell) {
+    const int32_t row = voxel / shape[2];
+    cell[0] = row / shape[1], cell[1] = row % shape[1], cell[2] = voxel % shape[2];
+}
+
+// The components of a sample from `first` on, on plane p and on its line.
+struct AtSample {
+    const float *corner[4], *point[2];
+    const Spot &spot;
+
+    AtSample(const FactorView &f, int p, const Spot &spot, int first) : spot(spot) {
+        const int64_t rank = f.rank();
+        for (int i = 0; i < 4; ++i) corner[i] = f.plane[p] + spot.corner[i] * rank + first;
+        for (int i = 0; i < 2; ++i) point[i] = f.line[p] + spot.point[i] * rank + first;
+    }
+    template <class Of>
+    auto plane(Of of, int r) const {
+        return spot.share[0] * of.get(corner[0] + r) + spot.share[1] * of.get(corner[1] + r) +
+               spot.share[2] * of.get(corner[2] + r) + spot.share[3] * of.get(corner[3] + r);
+    }
+    template <class Of>
+    auto line(Of of, int r) const {
+        return spot.along[0] * of.get(point[0] + r) + spot.along[1] * of.get(point[1] + r);
+    }
+};
+
+static inline float factor_density(const FactorView &f, int32_t voxel, const float *inside) {
+    int cell[3];
+    cell_of_voxel(f.shape, voxel, cell);
+    float sum = 0;
+    for (int p = 0; p < 3; ++p) {
+        const Spot spot(f, p, cell, inside);
+        const AtSample at(f, p, spot, 0);
+        sum += sum_of_terms(f.n_density, [&](auto of, int r) { return at.plane(of, r) * at.line(of, r); });
+    }
+    return sum;
 }
 
 }  // namespace vqrf::VQRF_ISA

@@ -1,15 +1,17 @@
 // The kernels of one instruction set. Compiled several times with other flags and another VQRF_ISA; see CMakeLists.txt.
 //
 // Determinism: rays are cut into N_SLOTS ranges that depend on their number only, each range is worked through in order, and
-// slots are combined in order. Gradients reach voxels sorted by x plane, so every voxel sums its contributions in one fixed
-// order whoever does it. Results are therefore the same for any number of threads, bit for bit.
+// slots are combined in order. How gradients reach what was sampled is in scatter.hpp. Results are therefore the same for any
+// number of threads, bit for bit.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "factors.hpp"
 #include "harmonics.hpp"
 #include "march.hpp"
 #include "mlp.hpp"
+#include "scatter.hpp"
 #include "threads.hpp"
 
 namespace vqrf::VQRF_ISA {
@@ -24,23 +26,16 @@ struct RayRange {
 
 static RayRange slot_range(int64_t n, int slot) { return {n * slot / N_SLOTS, n * (slot + 1) / N_SLOTS}; }
 
-// What one live sample adds to its 8 voxels.
-struct Record {
-    int32_t voxel;
-    float share[3];
-    float amount;          // to the density, or to the importance
-    int64_t feature = -1;  // where its feature gradient starts, -1 for none
-};
-
 struct Group {
     std::vector<Sample> samples;
     std::vector<int64_t> rays;
     std::vector<int32_t> first;   // first sample of each ray, and one past the last
     std::vector<int32_t> shaded;  // per sample: its number among the shaded ones, -1 for none
+    std::vector<int32_t> colored; // per shaded one: its number among the samples; where the volume has factors
     std::vector<float> background;
     std::vector<int32_t> view_of;
     int n_shaded = 0;
-    std::vector<float> features, rgb, rgb_gradient, input_gradient, harmonics, encodings, view_parts, view_gradients;
+    std::vector<float> features, rgb, rgb_gradient, input_gradient, harmonics, encodings, view_parts, view_gradients, products;
     Activations activations;
     BackwardScratch scratch;
 
@@ -124,7 +119,7 @@ static inline void gather_features(const VolumeView &v, const Sample &s, float *
 }
 
 static inline void prefetch_features(const VolumeView &v, int32_t voxel) {
-    if (v.rows) return;
+    if (v.rows || v.is_factored()) return;
     const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
     for (int64_t base : {int64_t{0}, sy, sx, sx + sy}) {
         const char *p = reinterpret_cast<const char *>(v.features + (voxel + base) * v.channels);
@@ -148,14 +143,51 @@ static void march_into(const VolumeView &v, const RayView &rays, int64_t ray, Gr
     }));
 }
 
-// Features and colours of the group's shaded samples.
-static void shade(const VolumeView &v, const RayView &rays, const Mlp &mlp, Group &g) {
-    g.first.push_back(static_cast<int32_t>(g.samples.size()));
-    const int C = v.channels, n = g.n_shaded, n_rays = static_cast<int>(g.rays.size()), stride = v.n_inputs();
-    g.features.resize(static_cast<size_t>(n) * stride);
-    g.rgb.resize(static_cast<size_t>(n) * 3);
+// Features of the group's shaded samples, as the first of what the network takes of each.
+static void read_features(const VolumeView &v, const Mix *mix, Group &g) {
+    const size_t stride = v.n_inputs();
+    g.features.resize(g.n_shaded * stride);
+    if (!v.is_factored()) {
+        for (size_t i = 0; i < g.samples.size(); ++i)
+            if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[g.shaded[i] * stride]);
+        return;
+    }
+    const FactorView &f = v.factors;
+    g.colored.resize(g.n_shaded);
     for (size_t i = 0; i < g.samples.size(); ++i)
-        if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[static_cast<size_t>(g.shaded[i]) * stride]);
+        if (g.shaded[i] >= 0) g.colored[g.shaded[i]] = static_cast<int32_t>(i);
+    mix_products(
+        f, *mix, g.n_shaded, g.products,
+        [&](int i, int p, float *to) {
+            const Sample &s = g.samples[g.colored[i]];
+            int cell[3];
+            cell_of_voxel(f.shape, s.voxel, cell);
+            const Spot spot(f, p, cell, s.share);
+            const AtSample at(f, p, spot, f.n_density);
+            by_lanes(f.n_features, [&](auto of, int r) { of.put(to + r, at.plane(of, r) * at.line(of, r)); });
+        },
+        [&](int i) { return &g.features[i * stride]; });
+}
+
+// What the kernels of rays make of a volume once for all rays.
+struct Prepared {
+    Mlp mlp;
+    std::optional<Mix> mix;
+
+    explicit Prepared(const VolumeView &v) {
+        if (v.n_layers) mlp.prepare(v);
+        if (v.is_factored()) mix.emplace(v.factors);
+    }
+    const Mix *mix_or_null() const { return mix ? &*mix : nullptr; }
+};
+
+// Features and colours of the group's shaded samples.
+static void shade(const VolumeView &v, const RayView &rays, const Prepared &prepared, Group &g) {
+    g.first.push_back(static_cast<int32_t>(g.samples.size()));
+    const int C = v.channels, n = g.n_shaded, n_rays = static_cast<int>(g.rays.size());
+    g.rgb.resize(static_cast<size_t>(n) * 3);
+    read_features(v, prepared.mix_or_null(), g);
+    const Mlp &mlp = prepared.mlp;
     if (v.n_layers == 0) {
         const int n_harmonics = C / 3;
         g.harmonics.resize(static_cast<size_t>(n_rays) * n_harmonics);
@@ -190,15 +222,14 @@ static void composite(const VolumeView &v, const Group &g, int r, float *pixel, 
 
 static void render(const VolumeView &v, const RayView &rays, float *rgb, float *background_weight, float *depth) {
     const ThreadPool::Turn turn;
-    Mlp mlp;
-    if (v.n_layers) mlp.prepare(v);
+    const Prepared prepared(v);
     turn.parallel_for(N_SLOTS, [&](int64_t slot) {
         Group &g = slots()[slot].group;
         const RayRange range = slot_range(rays.n, static_cast<int>(slot));
         for (int64_t ray = range.begin; ray < range.end;) {
             g.clear();
             for (; ray < range.end && !g.full(); ++ray) march_into(v, rays, ray, g);
-            shade(v, rays, mlp, g);
+            shade(v, rays, prepared, g);
             for (size_t r = 0; r < g.rays.size(); ++r) {
                 composite(v, g, static_cast<int>(r), rgb + 3 * g.rays[r], depth + g.rays[r]);
                 background_weight[g.rays[r]] = g.background[r];
@@ -333,91 +364,10 @@ static void group_backward(const VolumeView &v, const Loss &loss, const Mlp &mlp
         view_backward(mlp, &g.view_gradients[r * v.width], &g.encodings[r * v.n_view], slot.mlp);
 }
 
-struct SortedRecord {
-    Record record;
-    const float *feature;
-};
-
-// All slots' records by x plane of their cell, within a plane in ray order; `first[x]` is where plane x starts.
-static void sort_records(const ThreadPool::Turn &turn, const VolumeView &v, std::vector<SortedRecord> &sorted, std::vector<int64_t> &first) {
-    const int planes = v.shape[0] - 1;
-    const int64_t plane = static_cast<int64_t>(v.shape[1]) * v.shape[2];
-    static std::vector<int64_t> offset;
-    offset.assign(static_cast<size_t>(N_SLOTS) * planes, 0);
-    turn.parallel_for(N_SLOTS, [&](int64_t s) {
-        for (const Record &r : slots()[s].records) ++offset[s * planes + r.voxel / plane];
-    });
-    first.assign(planes + 1, 0);
-    int64_t total = 0;
-    for (int x = 0; x < planes; ++x) {
-        first[x] = total;
-        for (int s = 0; s < N_SLOTS; ++s) {
-            const int64_t n = offset[static_cast<size_t>(s) * planes + x];
-            offset[static_cast<size_t>(s) * planes + x] = total;
-            total += n;
-        }
-    }
-    first[planes] = total;
-    if (static_cast<int64_t>(sorted.size()) < total) sorted.resize(total + total / 4);
-    turn.parallel_for(N_SLOTS, [&](int64_t s) {
-        const Slot &slot = slots()[s];
-        for (const Record &r : slot.records)
-            sorted[offset[s * planes + r.voxel / plane]++] = {r, r.feature < 0 ? nullptr : &slot.feature_gradients[r.feature]};
-    });
-}
-
-// Hand every record to add(record, corner shares, corner voxels, first corner, last corner) so that each voxel is written by
-// one task only, in an order that does not depend on the tasks: plane x gets the far corners of plane x - 1, then the near ones
-// of x.
-template <class Add>
-static void scatter_by_plane(const ThreadPool::Turn &turn, const VolumeView &v, const Add &add) {
-    static std::vector<SortedRecord> sorted;
-    static std::vector<int64_t> first;
-    sort_records(turn, v, sorted, first);
-    const int planes = v.shape[0] - 1;
-    const int64_t total = first[planes];
-    std::vector<int> cuts{0};  // tasks own voxel planes [cuts[i], cuts[i + 1]); balanced by records
-    for (int x = 1; x < planes; ++x)
-        if (first[x] * N_SLOTS >= total * static_cast<int64_t>(cuts.size())) cuts.push_back(x);
-    cuts.push_back(v.shape[0]);
-    turn.parallel_for(static_cast<int64_t>(cuts.size()) - 1, [&](int64_t task) {
-        const int begin = cuts[task], end = cuts[task + 1];
-        for (int x = std::max(begin - 1, 0); x < std::min(end, planes); ++x) {
-            const int first_corner = x >= begin ? 0 : 4, last_corner = x + 1 < end ? 8 : 4;
-            for (int64_t i = first[x]; i < first[x + 1]; ++i) {
-                float w[8];
-                int32_t corners[8];
-                corner_shares(sorted[i].record.share, w);
-                corner_voxels(v, sorted[i].record.voxel, corners);
-                add(sorted[i], i + 6 < first[x + 1] ? &sorted[i + 6] : nullptr, w, corners, first_corner, last_corner);
-            }
-        }
-    });
-}
-
-template <class Loss>
-static BatchStats differentiate(const VolumeView &v, const RayView &rays, const Loss &loss, const GradientView &to) {
-    const ThreadPool::Turn turn;
-    Mlp mlp;
-    if (v.n_layers) mlp.prepare(v);
-    turn.parallel_for(N_SLOTS, [&](int64_t number) {
-        Slot &slot = slots()[number];
-        Group &g = slot.group;
-        slot.records.clear(), slot.feature_gradients.clear();
-        slot.stats = BatchStats{};
-        if (v.n_layers) slot.mlp.clear(mlp);
-        const RayRange range = slot_range(rays.n, static_cast<int>(number));
-        for (int64_t ray = range.begin; ray < range.end;) {
-            g.clear();
-            for (; ray < range.end && !g.full(); ++ray)
-                if (loss.counts(ray)) march_into(v, rays, ray, g);
-            shade(v, rays, mlp, g);
-            group_backward(v, loss, mlp, slot);
-        }
-    });
+static void scatter_to_voxels(const ThreadPool::Turn &turn, const VolumeView &v, const GradientView &to) {
     const int C = v.channels;
     const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
-    scatter_by_plane(turn, v, [&](const SortedRecord &s, const SortedRecord *ahead, const float *w, const int32_t *corners, int begin, int end) {
+    scatter_by_plane(turn, v, slots(), [&](const SortedRecord &s, const SortedRecord *ahead, const float *w, const int32_t *corners, int begin, int end) {
         if (ahead && ahead->feature)
             for (int64_t base : {int64_t{0}, sy, sx, sx + sy}) {
                 const float *p = to.features + (ahead->record.voxel + base) * C;
@@ -440,6 +390,32 @@ static BatchStats differentiate(const VolumeView &v, const RayView &rays, const 
             }
         }
     });
+}
+
+template <class Loss>
+static BatchStats differentiate(const VolumeView &v, const RayView &rays, const Loss &loss, const GradientView &to) {
+    const ThreadPool::Turn turn;
+    const Prepared prepared(v);
+    const Mlp &mlp = prepared.mlp;
+    turn.parallel_for(N_SLOTS, [&](int64_t number) {
+        Slot &slot = slots()[number];
+        Group &g = slot.group;
+        slot.records.clear(), slot.feature_gradients.clear();
+        slot.stats = BatchStats{};
+        if (v.n_layers) slot.mlp.clear(mlp);
+        const RayRange range = slot_range(rays.n, static_cast<int>(number));
+        for (int64_t ray = range.begin; ray < range.end;) {
+            g.clear();
+            for (; ray < range.end && !g.full(); ++ray)
+                if (loss.counts(ray)) march_into(v, rays, ray, g);
+            shade(v, rays, prepared, g);
+            group_backward(v, loss, mlp, slot);
+        }
+    });
+    if (v.is_factored())
+        scatter_to_factors(turn, v, slots(), *prepared.mix, to);
+    else
+        scatter_to_voxels(turn, v, to);
     BatchStats stats;
     for (const Slot &slot : slots()) {
         stats.squared_error += slot.stats.squared_error;
@@ -473,7 +449,7 @@ static void importance(const VolumeView &v, const RayView &rays, double *to) {
                 if (w > v.alpha_threshold) slot.records.push_back({s.voxel, {s.share[0], s.share[1], s.share[2]}, w, -1});
             });
     });
-    scatter_by_plane(turn, v, [&](const SortedRecord &s, const SortedRecord *, const float *w, const int32_t *corners, int begin, int end) {
+    scatter_by_plane(turn, v, slots(), [&](const SortedRecord &s, const SortedRecord *, const float *w, const int32_t *corners, int begin, int end) {
         for (int corner = begin; corner < end; ++corner)
             to[corners[corner]] += static_cast<double>(w[corner]) * s.record.amount;
     });
@@ -628,7 +604,6 @@ extern const Kernels VQRF_TABLE = {VQRF_NAME,
                                    VQRF_ISA::hits,
                                    VQRF_ISA::adam,
                                    VQRF_ISA::assign,
-                                   VQRF_ISA::expand_factors,
-                                   VQRF_ISA::gather_factors};
+                                   VQRF_ISA::expand_factors};
 
 }  // namespace vqrf

@@ -35,6 +35,8 @@ static inline T lesser(T a, T b) { return a < b ? a : b; }
 template <class T>
 static inline T greater(T a, T b) { return a > b ? a : b; }
 
+static inline int round_up(int64_t n, int to) { return static_cast<int>((n + to - 1) / to * to); }
+
 static inline vf load(const float *p) { return *reinterpret_cast<const vf_mem *>(p); }
 static inline void store(float *p, vf v) { *reinterpret_cast<vf_mem *>(p) = v; }
 static inline v4 load4(const float *p) { return *reinterpret_cast<const v4_mem *>(p); }
@@ -71,6 +73,10 @@ static inline act to_act(float x) {  // round to nearest even; values here are f
     std::memcpy(&bits, &x, 4);
     return static_cast<act>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+// Products of floats, where a unit is something else.
+static inline vf load_units(const float *p) { return load(p); }
+static inline vf splat_unit(float x) { return splat(x); }
+static inline vf dot(vf sum, vf a, vf b) { return sum + a * b; }
 
 #else
 
@@ -89,22 +95,46 @@ static inline act to_act(float x) { return x; }
 
 #endif
 
+// Call body(Lanes or One, i) for the numbers 0..n-1: as many at once as a vector has lanes, and what is left one by one.
+struct Lanes {
+    static vf get(const float *p) { return load(p); }
+    static void put(float *p, vf v) { store(p, v); }
+};
+struct One {
+    static float get(const float *p) { return *p; }
+    static void put(float *p, float v) { *p = v; }
+};
+template <class Body>
+static inline void by_lanes(int n, const Body &body) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) body(Lanes{}, i);
+    for (; i < n; ++i) body(One{}, i);
+}
+
+static inline float sum_of_lanes(vf v) {
+    float lane[LANES];
+    store(lane, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    return lane[0];
+}
+
 // C[row][column] for rows [0, rows), columns [0, columns): init(row, column) plus the sum over k of A(row, k) * B(k, column),
 // handed to store(row, column, vector). `rows` is a multiple of ROWS, `columns` of LANES.
-// A unit (row, k) is a[row * a_row + k * a_k]; B unit (k, column) is b[k * ldb + column].
-template <int ROWS, int VECTORS, class Init, class Store>
-static inline void product_tile(const unit *a, int64_t a_row, int64_t a_k, const unit *b, int64_t ldb, int depth, int row,
+// A unit (row, k) is a[row * a_row + k * a_k]; B unit (k, column) is b[k * ldb + column]. Unit: of the batch, or float.
+template <int ROWS, int VECTORS, class Unit, class Init, class Store>
+static inline void product_tile(const Unit *a, int64_t a_row, int64_t a_k, const Unit *b, int64_t ldb, int depth, int row,
                                 int column, const Init &init, const Store &save) {
     vf sum[ROWS][VECTORS];
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = init(row + r, column + v * LANES);
-    const unit *a0 = a + row * a_row;
-    const unit *b0 = b + column;
+    const Unit *a0 = a + row * a_row;
+    const Unit *b0 = b + column;
     for (int k = 0; k < depth; ++k) {
-        vu right[VECTORS];
+        decltype(load_units(b0)) right[VECTORS];
         for (int v = 0; v < VECTORS; ++v) right[v] = load_units(b0 + k * ldb + v * LANES);
         for (int r = 0; r < ROWS; ++r) {
-            const vu left = splat_unit(a0[r * a_row + k * a_k]);
+            const auto left = splat_unit(a0[r * a_row + k * a_k]);
             for (int v = 0; v < VECTORS; ++v) sum[r][v] = dot(sum[r][v], left, right[v]);
         }
     }
@@ -112,8 +142,8 @@ static inline void product_tile(const unit *a, int64_t a_row, int64_t a_k, const
         for (int v = 0; v < VECTORS; ++v) save(row + r, column + v * LANES, sum[r][v]);
 }
 
-template <int ROWS, class Init, class Store>
-static inline void product(const unit *a, int64_t a_row, int64_t a_k, const unit *b, int64_t ldb, int depth, int rows,
+template <int ROWS, class Unit, class Init, class Store>
+static inline void product(const Unit *a, int64_t a_row, int64_t a_k, const Unit *b, int64_t ldb, int depth, int rows,
                            int columns, const Init &init, const Store &save) {
     int column = 0;
     for (; column + TILE_VECTORS * LANES <= columns; column += TILE_VECTORS * LANES)

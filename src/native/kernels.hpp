@@ -41,6 +41,23 @@ struct Rows {
     T *row(int64_t i) const { return data + i * columns; }
 };
 
+// Planes XY, XZ, YZ against lines Z, Y, X: the axes of a plane, and that of its line.
+constexpr int PLANE_AXES[3][3] = {{0, 1, 2}, {0, 2, 1}, {1, 2, 0}};
+
+// A lattice as products of planes and lines, see factors.hpp.
+struct FactorView {
+    int shape[3];
+    int n_density, n_features, channels;
+    const float *plane[3], *line[3], *mix;  // [.,.,n_density + n_features], [., the same], [3,n_features,channels]
+
+    int rank() const { return n_density + n_features; }
+    int64_t n_rows(int p) const { return static_cast<int64_t>(shape[PLANE_AXES[p][0]]) * shape[PLANE_AXES[p][1]]; }
+};
+
+struct FactorGradientView {
+    float *plane[3], *line[3], *mix;
+};
+
 struct VolumeView {
     float lo[3], hi[3];
     int shape[3];
@@ -48,6 +65,7 @@ struct VolumeView {
     const float *features;
     const int32_t *rows;  // or null: voxel v has row v
     int64_t n_rows;       // rows of `features`, where there are `rows`
+    FactorView factors;   // in the place of density and features where there is a `mix`
     int channels;
     const uint8_t *cells;
     const uint8_t *skip;
@@ -65,6 +83,8 @@ struct VolumeView {
     int n_view;               // entries of the view encoding
     int feature_frequencies;  // 0 without layers
 
+    bool is_factored() const { return factors.mix != nullptr; }
+
     // What a layer takes of a sample's features: themselves and their sines and cosines.
     int n_inputs() const { return channels * (1 + 2 * feature_frequencies); }
 };
@@ -80,7 +100,8 @@ struct GradientView {
     float *features;
     float *weight[MAX_LAYERS];
     float *bias[MAX_LAYERS];
-    uint8_t *touched;
+    uint8_t *touched;            // voxels, or rows of the three planes one after the other
+    FactorGradientView factors;  // in the place of density and features where the volume has factors
 };
 
 struct LossView {
@@ -131,20 +152,6 @@ struct ChildView {
     int64_t n;
 };
 
-// Planes XY, XZ, YZ against lines Z, Y, X: the axes of a plane, and that of its line.
-constexpr int PLANE_AXES[3][3] = {{0, 1, 2}, {0, 2, 1}, {1, 2, 0}};
-
-// A lattice as products of planes and lines, see factors.hpp.
-struct FactorView {
-    int shape[3];
-    int n_density, n_features, channels;
-    const float *plane[3], *line[3], *mix;  // [.,.,n_density + n_features], [., the same], [3,n_features,channels]
-};
-
-struct FactorGradientView {
-    float *plane[3], *line[3], *mix;
-};
-
 // The kernels that are compiled for each instruction set. Tasks are deterministic whatever thread runs them.
 struct Kernels {
     const char *name;
@@ -158,8 +165,6 @@ struct Kernels {
     void (*assign)(const float *vectors, int64_t n, int channels, const float *codebook, int n_codes, int32_t *codes,
                    float *distances);
     void (*expand_factors)(const FactorView &, const uint8_t *marks, float *density, float *features);
-    void (*gather_factors)(const FactorView &, const uint8_t *marks, float *density, float *features,
-                           const FactorGradientView &);
 };
 
 extern const Kernels kernels_baseline;
@@ -186,6 +191,7 @@ void add_total_variation(const float *values, const int64_t *shape, int64_t chan
 // rows.cpp
 void sum_by_code(Rows<const float> values, const double *weights, const int32_t *codes, Rows<double> sums, double *totals);
 void tie_gradients(Rows<float> gradient, const int32_t *rows, const uint8_t *touched, Rows<float> table_gradient);
+void add_sparsity(Rows<const float> values, int64_t n_columns, const uint8_t *touched, float weight, float *gradient);
 void move_gradients(Rows<float> gradient, const int64_t *voxels, const uint8_t *touched, const float *matrix,
                     Rows<float> row_gradient);
 

@@ -1,6 +1,7 @@
 // Rays through the lattice: sample positions, empty-space skipping, live samples. Included by hot.cpp per instruction set.
 #pragma once
 
+#include "factors.hpp"
 #include "isa.hpp"
 #include "kernels.hpp"
 
@@ -123,7 +124,7 @@ static inline float march(const VolumeView &v, const float *origin, const float 
     float transmittance = 1;
     if (!enter(v, origin, direction, path)) return transmittance;
     walk(v, path, [&](int32_t voxel, const float *share, int i) {
-        const float density = density_at(v, voxel, share);
+        const float density = v.is_factored() ? factor_density(v.factors, voxel, share) : density_at(v, voxel, share);
         if (density <= v.density_floor) return true;
         Sample s;
         activate(v, density, s.alpha, s.slope);

@@ -20,8 +20,6 @@ namespace vqrf::VQRF_ISA {
 
 constexpr int FEATURE_PAD = 16;  // columns of products whose other side is the features or the three colours
 
-static inline int round_up(int64_t n, int to) { return static_cast<int>((n + to - 1) / to * to); }
-
 struct Mlp {
     int channels = 0, n_inputs = 0, padded_inputs = 0, width = 0, n_view = 0, n_middle = 0;
     std::vector<float> feature_weight;  // [n_inputs][W]

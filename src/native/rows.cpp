@@ -44,6 +44,18 @@ void tie_gradients(Rows<float> gradient, const int32_t *rows, const uint8_t *tou
     });
 }
 
+void add_sparsity(Rows<const float> values, int64_t n_columns, const uint8_t *touched, float weight, float *gradient) {
+    const ThreadPool::Turn turn;
+    for_pieces(turn, values.n, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            if (touched && !touched[i]) continue;
+            const float *from = values.row(i);
+            float *to = gradient + i * values.columns;
+            for (int64_t c = 0; c < n_columns; ++c) to[c] += from[c] > 0 ? weight : from[c] < 0 ? -weight : 0;
+        }
+    });
+}
+
 // No two voxels share a row, so that rows can be shared out.
 void move_gradients(Rows<float> gradient, const int64_t *voxels, const uint8_t *touched, const float *matrix,
                     Rows<float> row_gradient) {

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from kernel_scenes import LOSSES, make_rays, make_volume, random_factors, random_targets, zero_gradients
+from kernel_scenes import LOSSES, dense, make_rays, make_volume, random_factors, random_targets, zero_gradients
 
 from vqrf import kernels
 from vqrf.codec.pyramid import children_of
@@ -77,9 +77,8 @@ def test_factors_of_too_many_components_go_to_the_reference(capfd: pytest.Captur
     factors, shape = random_factors(np.random.default_rng(0), (3, 4, 5), 1, 129, 2), (3, 4, 5)
     density, features = np.zeros(shape, np.float32), np.zeros((*shape, 2), np.float32)
     select().expand_factors(factors, np.ones(shape, np.uint8), density, features)
-    np.testing.assert_allclose(density, reference.products_of_factors(factors)[0], atol=1e-4)
-    select().gather_factors(factors, np.ones(shape, np.uint8), density, features, factors)
-    assert not density.any()
+    for ours, theirs in zip((density, features), dense(factors), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert "129 components of a feature (at most 128)" in capfd.readouterr().err
 
 
@@ -227,12 +226,6 @@ def of_arrays(kernels: Any) -> dict[str, Callable[[], list[Any]]]:
         kernels.expand_factors(factors, marks, *made)
         return list(made)
 
-    def gather() -> list[Any]:
-        given = np.ones(shape, np.float32), np.ones((*shape, 12), np.float32)
-        to = random_factors(np.random.default_rng(0), shape, 16, 32, 12)
-        kernels.gather_factors(factors, marks, *given, to)
-        return [*to.planes, *to.lines, to.mix]
-
     return {
         "pixel_rays": lambda: list(kernels.pixel_rays(pixels, starts, widths, pinholes, poses)),
         "find_cells": lambda: [kernels.find_cells(density, 0.0, None)],
@@ -248,7 +241,7 @@ def of_arrays(kernels: Any) -> dict[str, Callable[[], list[Any]]]:
         "round_to_steps": lambda: changed(kernels.round_to_steps, 3, fine, steps, 0.1, np.zeros_like(fine)),
         "add_rate_gradient": lambda: changed(kernels.add_rate_gradient, 4, fine, steps, bits, 0.3, fine),
         "expand_factors": expand,
-        "gather_factors": gather,
+        "add_sparsity": lambda: changed(kernels.add_sparsity, 1, fine, fine, touched, n_columns=5, weight=0.1),
     }
 
 

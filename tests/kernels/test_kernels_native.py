@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from changed import changed
-from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_factors, random_targets, zero_gradients
+from kernel_scenes import (
+    LOSSES,
+    Rays,
+    arrays_of,
+    every_scene,
+    make_rays,
+    make_volume,
+    random_factors,
+    random_targets,
+    zero_gradients,
+)
 
 from vqrf.codec.pyramid import children_of
 from vqrf.kernels import Children, Gradients, Volume, has_native, reference
@@ -67,6 +77,8 @@ def results_of(gradients: Gradients) -> Results:
     results = {"gradient_density": gradients.density, "gradient_features": gradients.features, "touched": gradients.touched}
     for number, (weight, bias) in enumerate(gradients.layers):
         results |= {f"gradient_weight_{number}": weight, f"gradient_bias_{number}": bias}
+    if gradients.factors is not None:
+        results |= {f"gradient_factor_{number}": array for number, array in enumerate(arrays_of(gradients.factors))}
     return results
 
 
@@ -167,7 +179,7 @@ def run_tying(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
 
 def run_factors(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     results = {}
-    for sizes in ((3, 7, 5), (16, 32, 12), (16, 48, 12)):
+    for sizes in ((3, 7, 5), (16, 32, 12), (16, 48, 27)):
         rng = np.random.default_rng(16)
         factors, shape = random_factors(rng, (11, 6, 9), *sizes), (11, 6, 9)
         marks = (rng.random(shape) < 0.4).astype(np.uint8)
@@ -178,15 +190,13 @@ def run_factors(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
         )
         kernels.expand_factors(factors, marks, density, features)
         kernels.expand_factors(factors, marks, alone, None)
-        of_density = rng.normal(size=shape).astype(np.float32)
-        of_features = rng.normal(size=features.shape).astype(np.float32)
-        gradients = random_factors(rng, shape, *sizes)
-        kernels.gather_factors(factors, marks, of_density, of_features, gradients)
-        arrays = (*gradients.planes, *gradients.lines, gradients.mix)
-        results |= {f"gradient_{sizes[1]}_{i}": array for i, array in enumerate(arrays)}
-        made = {"density": density, "features": features, "alone": alone, "left": of_density, "left_features": of_features}
+        made = {"density": density, "features": features, "alone": alone}
         results |= {f"{name}_{sizes[1]}": array for name, array in made.items()}
-    return results
+    values, gradient = rng.normal(size=(2, 9000, 7)).astype(np.float32)
+    touched, everywhere = rng.integers(0, 2, 9000).astype(np.uint8), gradient.copy()
+    kernels.add_sparsity(values, gradient, touched, n_columns=3, weight=0.3)
+    kernels.add_sparsity(values, everywhere, None, n_columns=7, weight=0.3)
+    return results | {"sparse": gradient, "sparse_everywhere": everywhere}
 
 
 def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:

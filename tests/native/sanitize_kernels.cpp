@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
@@ -57,6 +59,26 @@ std::vector<uint8_t> skip_by_hand(const std::vector<uint8_t> &cells, const int *
     return skip;
 }
 
+// The arrays of factors, or of their gradients: three planes, three lines, the mix.
+struct FactorStore {
+    std::vector<std::vector<float>> arrays;
+    FactorView view{};
+    FactorGradientView gradients{};
+
+    FactorStore(int n_density, int n_features, int channels, float scale) {
+        const int shape[3] = {X, Y, Z}, rank = n_density + n_features;
+        for (const auto &axes : PLANE_AXES) arrays.push_back(normals(static_cast<size_t>(shape[axes[0]]) * shape[axes[1]] * rank, scale));
+        for (const auto &axes : PLANE_AXES) arrays.push_back(normals(static_cast<size_t>(shape[axes[2]]) * rank, scale));
+        arrays.push_back(normals(static_cast<size_t>(3) * n_features * channels, scale));
+        view.n_density = n_density, view.n_features = n_features, view.channels = channels;
+        view.mix = gradients.mix = arrays[6].data();
+        for (int p = 0; p < 3; ++p) {
+            view.shape[p] = shape[p];
+            view.plane[p] = gradients.plane[p] = arrays[p].data(), view.line[p] = gradients.line[p] = arrays[3 + p].data();
+        }
+    }
+};
+
 // A random volume that owns its arrays. `n_middle` -1: no colour MLP, the features are rgb logits or harmonics. `frequencies`: of the
 // features.
 struct Scene {
@@ -65,6 +87,7 @@ struct Scene {
     std::vector<int32_t> rows;
     std::vector<uint8_t> cells, skip;
     std::vector<std::vector<float>> layers;
+    std::unique_ptr<FactorStore> factors;
 
     Scene(int channels, int n_middle, int width, bool has_rows, int frequencies = 0)
         : density(normals(VOXELS, 3)), features(normals(static_cast<size_t>(has_rows ? N_ROWS : VOXELS) * channels, 1)) {
@@ -89,6 +112,13 @@ struct Scene {
         make_rays();
         view.density = density.data(), view.features = features.data(), view.rows = has_rows ? rows.data() : nullptr;
         view.cells = cells.data(), view.skip = skip.data();
+    }
+
+    // The same with factors in the place of density and features.
+    Scene &&factored(int n_density, int n_features) && {
+        factors = std::make_unique<FactorStore>(n_density, n_features, view.channels, 1.0f);
+        view.factors = factors->view, view.density = view.features = nullptr;
+        return std::move(*this);
     }
 
     int n_in(int layer) const { return layer == 0 ? view.n_inputs() + VIEW : view.sides[layer - 1]; }
@@ -151,7 +181,13 @@ void run_step(const Kernels &kernels, const Scene &scene, Answers &answers) {
     std::vector<std::vector<float>> layers;
     for (const auto &layer : scene.layers) layers.emplace_back(layer.size());
     GradientView to{};
+    std::unique_ptr<FactorStore> of_factors;
     to.density = density.data(), to.features = features.data(), to.touched = touched.data();
+    if (v.is_factored()) {
+        of_factors = std::make_unique<FactorStore>(v.factors.n_density, v.factors.n_features, v.channels, 0.0f);
+        touched.assign(X * Y + X * Z + Y * Z, 0);
+        to = {nullptr, nullptr, {}, {}, touched.data(), of_factors->gradients};
+    }
     for (int layer = 0; layer < v.n_layers; ++layer)
         to.weight[layer] = layers[2 * layer].data(), to.bias[layer] = layers[2 * layer + 1].data();
     const BatchStats stats = kernels.gradients(v, scene.rays(), {scene.targets.data(), 4, 0.1f, 0.1f, 0.1f, nullptr}, to);
@@ -164,6 +200,11 @@ void run_step(const Kernels &kernels, const Scene &scene, Answers &answers) {
     kernels.backpropagate(v, scene.rays(), {scene.origins.data(), nullptr, nullptr}, to);
     answers.add(density), answers.add(features);
     for (const auto &layer : layers) answers.add(layer);
+    if (v.is_factored()) {
+        for (const auto &array : of_factors->arrays) answers.add(array);
+        answers.doubles.insert(answers.doubles.end(), touched.begin(), touched.end());
+        return;
+    }
 
     std::vector<float> values(features.size(), 1), first(features.size()), second(features.size()), rates(VOXELS, 0.1f);
     AdamView adam{values.data(), features.data(), first.data(), second.data(), touched.data(), rates.data(), VOXELS,
@@ -184,32 +225,16 @@ void run_codes(const Kernels &kernels, const Scene &scene, Answers &answers) {
     answers.doubles.insert(answers.doubles.end(), codes.begin(), codes.end());
 }
 
-// Factors of the lattice with some voxels marked, and what their gradients gather.
+// Factors of the lattice with some voxels marked.
 void run_factors(const Kernels &kernels, int n_density, int n_features, int channels, Answers &answers) {
-    const int shape[3] = {X, Y, Z}, rank = n_density + n_features;
-    std::vector<std::vector<float>> arrays, gathered;
-    FactorView f{{X, Y, Z}, n_density, n_features, channels, {}, {}, nullptr};
-    for (const auto &axes : PLANE_AXES) {
-        arrays.push_back(normals(static_cast<size_t>(shape[axes[0]]) * shape[axes[1]] * rank, 1));
-        arrays.push_back(normals(static_cast<size_t>(shape[axes[2]]) * rank, 1));
-    }
-    arrays.push_back(normals(static_cast<size_t>(3) * n_features * channels, 1));
-    for (const auto &array : arrays) gathered.emplace_back(array.size());
-    FactorGradientView to{{}, {}, gathered[6].data()};
-    f.mix = arrays[6].data();
-    for (int p = 0; p < 3; ++p) {
-        f.plane[p] = arrays[2 * p].data(), f.line[p] = arrays[2 * p + 1].data();
-        to.plane[p] = gathered[2 * p].data(), to.line[p] = gathered[2 * p + 1].data();
-    }
+    const FactorStore factors(n_density, n_features, channels, 1.0f);
     std::vector<uint8_t> marks(VOXELS);
     for (int voxel = 0; voxel < VOXELS; ++voxel) marks[voxel] = voxel % 7 == 0 || voxel % 1000 > 900;
     std::vector<float> density(VOXELS), features(static_cast<size_t>(VOXELS) * channels), alone(VOXELS);
-    kernels.expand_factors(f, marks.data(), density.data(), features.data());
-    kernels.expand_factors(f, marks.data(), alone.data(), nullptr);
+    kernels.expand_factors(factors.view, marks.data(), density.data(), features.data());
+    kernels.expand_factors(factors.view, marks.data(), alone.data(), nullptr);
     expect(alone == density, "the density depends on whether features are wanted");
     answers.add(density), answers.add(features);
-    kernels.gather_factors(f, marks.data(), density.data(), features.data(), to);
-    for (const auto &array : gathered) answers.add(array);
 }
 
 // Pixels of two views, and what lattices, rows and levels are put through.
@@ -270,6 +295,10 @@ void run_rows(int columns, Answers &answers) {
         tie_gradients({gradient.data(), N, columns}, codes.data(), touched.data(), {sum.data(), M, columns});
         answers.add(moved), answers.add(gradient), answers.add(sum);
     }
+    for (const uint8_t *marks : {static_cast<const uint8_t *>(nullptr), static_cast<const uint8_t *>(touched.data())}) {
+        add_sparsity({fine.data(), N, columns}, (columns + 1) / 2, marks, 0.1f, raised.data());
+        answers.add(raised);
+    }
     answers.doubles.insert(answers.doubles.end(), sums.begin(), sums.end());
 }
 
@@ -323,7 +352,8 @@ void check_two_callers(const Kernels &kernels) {
 }
 
 void check_kernels(const Kernels &kernels) {
-    const Scene scenes[] = {{3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {27, -1, 0, true},
+    const Scene scenes[] = {Scene(27, 1, 32, false, 2).factored(16, 48), Scene(5, 1, 16, false).factored(3, 7),
+                            Scene(3, -1, 0, false).factored(1, 128), {3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {27, -1, 0, true},
                             {4, 0, 16, true},  {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false},
                             {27, 1, 32, false, 2}, {3, 0, 16, true, 10},   {12, 2, 134, false}, {4, 3, 1, true}};
     for (const Scene &scene : scenes) {
@@ -332,11 +362,11 @@ void check_kernels(const Kernels &kernels) {
             set_threads(i ? 3 : 1);
             run_rays(kernels, scene, answers[i]);
             run_step(kernels, scene, answers[i]);
-            run_codes(kernels, scene, answers[i]);
+            if (!scene.factors) run_codes(kernels, scene, answers[i]);
         }
         expect(answers[0] == answers[1], std::string(kernels.name) + ": results depend on the number of threads");
     }
-    const int sizes[][3] = {{3, 7, 5}, {16, 32, 12}, {16, 48, 12}, {1, 128, 64}};
+    const int sizes[][3] = {{3, 7, 5}, {16, 32, 12}, {16, 48, 27}, {1, 128, 64}};
     for (const auto &size : sizes) {
         Answers answers[2];
         const std::mt19937 before = generator;

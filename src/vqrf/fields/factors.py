@@ -2,7 +2,8 @@
 
 `Factors` is `vqrf.kernels.FactorArrays`, where the formula is, in plain NumPy and checked. A plane interpolated on its two
 axes times a line interpolated on the third is trilinear, so factors say exactly what the dense lattice says that `expand`
-makes of them, also between the voxels: whatever takes a `RadianceField` takes what they stand for.
+makes of them, also between the voxels: whatever takes a `RadianceField` takes what they stand for. The kernels of rays draw
+both, to the same pixels but for rounding.
 
 Paper: TensoRF (arXiv 2203.09517), the VM decomposition. A sum of products of three lines, its CP, is one in which every plane
 is a product of two lines.

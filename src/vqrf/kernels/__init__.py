@@ -93,8 +93,8 @@ class Volume(Generic[A]):
 
     Attributes:
       lo, hi: world coordinates of the first and last voxel.
-      density: [X,Y,Z] raw density.
-      features: [X,Y,Z,C]; with `rows`, a table [R,C] that voxels point into.
+      density: [X,Y,Z] raw density; with `factors` the kernels of rays look at its shape alone.
+      features: [X,Y,Z,C]; with `rows`, a table [R,C] that voxels point into; with `factors`, [0,C].
       rows: None, or [X,Y,Z] int32: the row of `features` of each voxel, -1 for a pruned voxel, whose features are 0 and
         which takes no gradient. Tied voxels share a row.
       layers: colour MLP as ((weight [out,in], bias [out]), ...), ReLU between; first `in` is C + 3 + 6n + 2CF, last
@@ -102,6 +102,9 @@ class Volume(Generic[A]):
       cells: [X-1,Y-1,Z-1] uint8, 1 where the cell is occupied.
       skip: [ceil((X-1)/SKIP_BLOCK), ...] uint8 from `measure_skip(cells)`.
       equation: the constants of the notation above.
+      factors: in the place of density and features, see `FactorArrays`: planes and lines are interpolated at the samples of
+        rays, which gives what the voxels that they stand for give, but for rounding. Then there are no `rows`. None: the
+        voxels have values of their own.
 
     Raises:
       ValueError: rays would have more samples than `MAX_SAMPLES`.
@@ -116,6 +119,7 @@ class Volume(Generic[A]):
     cells: A
     skip: A
     equation: Equation
+    factors: FactorArrays[A] | None = None
 
     def __post_init__(self) -> None:
         step_world = self.equation.step_world
@@ -132,13 +136,16 @@ class Gradients(Generic[A]):
       density: [X,Y,Z].
       features: [X,Y,Z,C], also when the volume has `rows`.
       layers: like `Volume.layers`.
-      touched: [X,Y,Z] uint8, set to 1 at every voxel that got a gradient (density or features); never cleared here.
+      touched: [X,Y,Z] uint8, set to 1 at every voxel that got a gradient (density or features); never cleared here. With
+        `factors` [X*Y + X*Z + Y*Z], the same of the rows of the three planes, one plane after the other.
+      factors: of a volume that has some, with nothing in density and features; None of any other.
     """
 
     density: A
     features: A
     layers: tuple[tuple[A, A], ...]
     touched: A
+    factors: FactorArrays[A] | None = None
 
 
 PLANE_AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))

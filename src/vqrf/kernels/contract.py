@@ -100,14 +100,7 @@ class Kernels(Protocol):
 
     def expand_factors(self, factors: FactorArrays[B], marks: Array, density: Array, features: Array | None) -> None: ...
 
-    def gather_factors(
-        self,
-        factors: FactorArrays[B],
-        marks: Array,
-        density_gradient: Array,
-        feature_gradient: Array,
-        gradients: FactorArrays[B],
-    ) -> None: ...
+    def add_sparsity(self, values: Array, gradient: Array, touched: Array | None, *, n_columns: int, weight: float) -> None: ...
 
 
 class Backend(Kernels, Protocol):
@@ -183,17 +176,6 @@ class Assembled:
 
     def expand_factors(self, factors: FactorArrays[B], marks: Array, density: Array, features: Array | None) -> None:
         self._for(factors, "expand_factors").expand_factors(factors, marks, density, features)
-
-    def gather_factors(
-        self,
-        factors: FactorArrays[B],
-        marks: Array,
-        density_gradient: Array,
-        feature_gradient: Array,
-        gradients: FactorArrays[B],
-    ) -> None:
-        able = self._for(factors, "gather_factors")
-        able.gather_factors(factors, marks, density_gradient, feature_gradient, gradients)
 
     def _for(self, subject: Volume[B] | FactorArrays[B], kernel: str) -> Kernels:
         """Who has the kernel and can do it for the subject: this back end, or else the reference."""

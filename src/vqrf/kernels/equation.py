@@ -9,6 +9,7 @@ a sample is -log(1 - alpha).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqrf.kernels import STOP_TRANSMITTANCE, A, Array, Volume
+from vqrf.kernels import PLANE_AXES, STOP_TRANSMITTANCE, A, Array, FactorArrays, Volume
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies, shading_fault
 
 # --------------------------------------------------------------------------------------- arrays and tensors
@@ -55,15 +56,19 @@ def tensors(volume: Volume[Any]) -> Volume[Tensor]:
         layers=tuple((tensor_of(weight), tensor_of(bias)) for weight, bias in volume.layers),
         cells=tensor_of(volume.cells),
         skip=tensor_of(volume.skip),
+        factors=None if volume.factors is None else each_factor(volume.factors, tensor_of),
     )
     if fault := volume.equation.fault():
         raise ValueError(fault)
     shape = tuple(tensors.density.shape)
     if tuple(tensors.cells.shape) != tuple(side - 1 for side in shape):
         raise ValueError(f"cells: expected {[side - 1 for side in shape]}, got {list(tensors.cells.shape)}")
-    voxels = tensors.features.shape[:-1] if tensors.rows is None else tensors.rows.shape
-    if tuple(voxels) != shape:
-        raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
+    if tensors.factors is None:
+        voxels = tensors.features.shape[:-1] if tensors.rows is None else tensors.rows.shape
+        if tuple(voxels) != shape:
+            raise ValueError(f"features or rows: expected voxels {list(shape)}, got {list(voxels)}")
+    else:
+        _expect_factors(tensors.factors, tensors)
     n_channels = tensors.features.shape[-1]
     n_frequencies = volume.equation.feature_frequencies
     if fault := shading_fault(volume.equation.shading, len(tensors.layers), n_channels, n_frequencies):
@@ -73,6 +78,22 @@ def tensors(volume: Volume[Any]) -> Volume[Tensor]:
         if count_view_frequencies(n_inputs, n_channels, n_frequencies) is None:
             raise ValueError(f"layers: expected {n_channels * (1 + 2 * n_frequencies)} + 3 + 6n inputs, got {n_inputs}")
     return tensors
+
+
+def each_factor(factors: FactorArrays[Any], change: Callable[[Any], Tensor]) -> FactorArrays[Tensor]:
+    """The factors with every array changed alike."""
+    planes, lines = (tuple(map(change, arrays)) for arrays in (factors.planes, factors.lines))
+    return FactorArrays((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), change(factors.mix))
+
+
+def _expect_factors(factors: FactorArrays[Tensor], volume: Volume[Tensor]) -> None:
+    """Refuse factors that are not of the volume's lattice and channels."""
+    shape, rank = volume.density.shape, factors.lines[0].shape[-1]
+    if volume.rows is not None or tuple(volume.features.shape) != (0, factors.mix.shape[-1]):
+        raise ValueError(f"features: expected [0, {factors.mix.shape[-1]}] and no rows beside factors")
+    for plane, line, (a, b, c) in zip(factors.planes, factors.lines, PLANE_AXES, strict=True):
+        if tuple(plane.shape) != (shape[a], shape[b], rank) or tuple(line.shape) != (shape[c], rank):
+            raise ValueError(f"factors: expected those of voxels {list(shape)}")
 
 
 def rays_of(volume: Volume[Tensor], *arrays: Array) -> tuple[Tensor, ...]:
@@ -192,14 +213,48 @@ def keep_live(volume: Volume[Tensor], samples: Samples, n_rays: int) -> Samples:
 # ------------------------------------------------------------------------------------ values at the samples
 
 
+def plane_rows(samples: Samples, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """For each of the planes of a lattice: the rows [M,4] at the corners around each sample and their shares, and the entries
+    [M,2] of the plane's line and their shares."""
+    first, share = samples.voxels[:, 0], samples.shares.view(-1, 2, 2, 2)
+    cell = first // (shape[1] * shape[2]), first // shape[2] % shape[1], first % shape[2]
+    bit, found = torch.arange(2, device=first.device), []
+    for a, b, c in PLANE_AXES:
+        rows = (cell[a][:, None, None] + bit[:, None]) * shape[b] + cell[b][:, None, None] + bit
+        found.append((rows.view(-1, 4), share.sum(1 + c).view(-1, 4), cell[c][:, None] + bit, share.sum((1 + a, 1 + b))))
+    return found
+
+
+def read_factors(volume: Volume[Tensor], samples: Samples) -> list[Tensor]:
+    """For each plane: its components at the samples times those of its line, [M,R].
+
+    Source: TensoRF (arXiv 2203.09517), eq. 3 and 12: planes bilinearly, lines linearly.
+    """
+    assert volume.factors is not None
+    products = []
+    where = plane_rows(samples, tuple(volume.density.shape))
+    for plane, line, (rows, shares, entries, along) in zip(volume.factors.planes, volume.factors.lines, where, strict=True):
+        on_plane = (shares[..., None] * plane.reshape(-1, plane.shape[-1])[rows]).sum(1)
+        products.append(on_plane * (along[..., None] * line[entries]).sum(1))
+    return products
+
+
 def read_density(volume: Volume[Tensor], samples: Samples) -> tuple[Tensor, Tensor]:
-    """Raw density at the samples [M] and at their voxels [M,8]."""
+    """Raw density at the samples [M] and at their voxels [M,8]; of factors [M,0], as these are read without voxels."""
+    if volume.factors is not None:
+        n_density = volume.factors.lines[0].shape[1] - volume.factors.mix.shape[1]
+        density = torch.stack([product[:, :n_density].sum(-1) for product in read_factors(volume, samples)]).sum(0)
+        return density, density.new_zeros(len(density), 0)
     at_voxels = volume.density.reshape(-1)[samples.voxels]
     return (samples.shares * at_voxels).sum(-1), at_voxels
 
 
 def read_features(volume: Volume[Tensor], samples: Samples) -> tuple[Tensor, Tensor]:
-    """Features at the samples [M,C] and at their voxels [M,8,C]; those of a pruned voxel are 0."""
+    """Features at the samples [M,C] and at their voxels [M,8,C]; those of a pruned voxel are 0. Of factors [M,0,C]."""
+    if volume.factors is not None:
+        mix, products = volume.factors.mix, read_factors(volume, samples)
+        parts = [product[:, -mix.shape[1] :] @ by_channel for product, by_channel in zip(products, mix, strict=True)]
+        return torch.stack(parts).sum(0), mix.new_zeros(len(products[0]), 0, mix.shape[-1])
     n_channels = volume.features.shape[-1]
     table = volume.features.reshape(-1, n_channels)
     row = samples.voxels

@@ -64,6 +64,8 @@ def fault(subject: Volume[B] | FactorArrays[B]) -> str | None:
         _, n_features, n_channels = subject.mix.shape
         counts = {"MAX_RANK": n_features, "MAX_CHANNELS": n_channels}
     else:
+        if subject.factors is not None and (reason := fault(subject.factors)) is not None:
+            return reason
         widths = [len(bias) for _, bias in subject.layers[:-1]]
         if len(subject.layers) == 1:
             return "a single colour layer"
@@ -225,7 +227,5 @@ def expand_factors(factors: FactorArrays[B], marks: Array, density: Array, featu
     _native.expand_factors(factors, marks, density, features)
 
 
-def gather_factors(
-    factors: FactorArrays[B], marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays[B]
-) -> None:
-    _native.gather_factors(factors, marks, density_gradient, feature_gradient, gradients)
+def add_sparsity(values: Array, gradient: Array, touched: Array | None, *, n_columns: int, weight: float) -> None:
+    _native.add_sparsity(values, gradient, touched, n_columns, weight)

@@ -26,6 +26,7 @@ from vqrf.kernels import (
     BITS_UNIT,
     FIRST_STEP,
     MAX_STEPS,
+    PLANE_AXES,
     SKIP_BLOCK,
     A,
     Array,
@@ -38,8 +39,10 @@ from vqrf.kernels import (
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import (
     Rendering,
+    each_factor,
     keep_live,
     march,
+    plane_rows,
     rays_of,
     render,
     result_like,
@@ -64,8 +67,8 @@ LOSS_TERMS = ("background_entropy", "point_color", "opacity")
 
 MAX_SKIP = 255
 
-PRODUCTS = ("xyr,zr->xyzr", "xzr,yr->xyzr", "yzr,xr->xyzr")
-"""Each plane times its line, per component."""
+CHUNK_VOXELS = 2**18
+"""Voxels expanded from factors together: 64 MB for each plane of 64 components."""
 
 
 def _chunks(volume: Volume[Tensor], n_rays: int) -> Iterator[slice]:
@@ -177,7 +180,7 @@ def render_gradients(
         ray of weight 0 is not looked at: it touches no voxel, and its target may be anything.
       gradients: arrays of the volume's dtype. A voxel is marked as touched if it is one of the 8 voxels of a
         live sample. A pruned one (`rows` -1) is not, and gets no gradient, neither for its density nor for
-        its features.
+        its features. With `factors`, a row of a plane is marked if it is one of the 4 around a live sample.
 
     Returns:
       `mse` (mean over N*3 numbers), `background_entropy` (mean over rays), `point_color` (sum over shaded
@@ -251,18 +254,22 @@ def backpropagate(
 
 
 def _writable_gradients(gradients: Gradients[B]) -> Gradients[Tensor]:
+    factors = gradients.factors
     return Gradients(
         density=writable(gradients.density, "gradients.density"),
         features=writable(gradients.features, "gradients.features"),
         layers=tuple((writable(w, "gradients.layers"), writable(b, "gradients.layers")) for w, b in gradients.layers),
         touched=writable(gradients.touched, "gradients.touched"),
+        factors=None if factors is None else each_factor(factors, lambda array: writable(array, "gradients.factors")),
     )
 
 
 def leaves_of(volume: Volume[Tensor]) -> Volume[Tensor]:
     """The volume with what it can learn cut off from where that came from, so that gradients end there."""
+    factors = volume.factors
     return replace(
         volume,
+        factors=None if factors is None else each_factor(factors, lambda array: array.detach().requires_grad_()),
         density=volume.density.detach().requires_grad_(),
         features=volume.features.detach().requires_grad_(),
         layers=tuple((w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in volume.layers),
@@ -288,9 +295,13 @@ def _loss_terms(seen: Rendering, target: Tensor, share: Tensor | None, n_rays: i
 def _add_gradients(volume: Volume[Tensor], seen: Rendering, loss: Tensor, into: Gradients[Tensor]) -> None:
     """Differentiate the loss up to the values at the voxels, then add those where they came from.
 
-    Cutting there keeps the work in proportion to the samples: autograd alone makes a dense lattice per chunk.
+    Cutting there keeps the work in proportion to the samples: autograd alone makes a dense lattice per chunk. Planes and lines
+    are not cut: they are small.
     """
     weights = [array for layer in volume.layers for array in layer]
+    if volume.factors is not None:
+        _add_factor_gradients(volume, seen, loss, into)
+        return
     by_density, by_features, *by_weights = torch.autograd.grad(
         loss, [seen.density_at_voxels, seen.features_at_voxels, *weights]
     )
@@ -305,6 +316,23 @@ def _add_gradients(volume: Volume[Tensor], seen: Rendering, loss: Tensor, into: 
     )
     for target, gradient in zip((array for layer in into.layers for array in layer), by_weights, strict=True):
         target += gradient
+
+
+def _add_factor_gradients(volume: Volume[Tensor], seen: Rendering, loss: Tensor, into: Gradients[Tensor]) -> None:
+    """The same where what is sampled are factors."""
+    factors, of_factors = volume.factors, into.factors
+    assert factors is not None
+    assert of_factors is not None
+    leaves, targets = (
+        [*arrays.planes, *arrays.lines, arrays.mix, *(array for layer in layers for array in layer)]
+        for arrays, layers in ((factors, volume.layers), (of_factors, into.layers))
+    )
+    for target, gradient in zip(targets, torch.autograd.grad(loss, leaves), strict=True):
+        target += gradient
+    before = 0
+    for plane, (rows, *_) in zip(factors.planes, plane_rows(seen.samples, tuple(volume.density.shape)), strict=True):
+        into.touched[before + rows.reshape(-1)] = 1
+        before += plane.shape[0] * plane.shape[1]
 
 
 @torch.no_grad()
@@ -621,16 +649,16 @@ def add_rate_gradient(values: Array, steps: Array, first_bits: Array, weight: fl
 # ---------------------------------------------------------------------------------------------------- factors
 
 
-def products_of_factors(factors: FactorArrays[B]) -> tuple[Tensor, Tensor]:
-    """The density [X,Y,Z] and features [X,Y,Z,C] that factors stand for, see `FactorArrays`. Differentiable in all of them."""
+def products_of_factors(factors: FactorArrays[B], voxels: Tensor) -> tuple[Tensor, Tensor]:
+    """The density [N] and features [N,C] that factors stand for at voxels [N,3], see `FactorArrays`. Differentiable in all."""
     mix = tensor_of(factors.mix)
     n_features, n_channels = mix.shape[1:]
-    density, features = mix.new_zeros(()), mix.new_zeros(n_channels)
-    for product, plane, line, by_channel in zip(PRODUCTS, factors.planes, factors.lines, mix, strict=True):
-        components = torch.einsum(product, tensor_of(plane), tensor_of(line))
+    density, features = mix.new_zeros(len(voxels)), mix.new_zeros(len(voxels), n_channels)
+    for (a, b, c), plane, line, by_channel in zip(PLANE_AXES, factors.planes, factors.lines, mix, strict=True):
+        components = tensor_of(plane)[voxels[:, a], voxels[:, b]] * tensor_of(line)[voxels[:, c]]
         n_density = components.shape[-1] - n_features
-        density = density + components[..., :n_density].sum(-1)
-        features = features + components[..., n_density:] @ by_channel
+        density = density + components[:, :n_density].sum(-1)
+        features = features + components[:, n_density:] @ by_channel
     return density, features
 
 
@@ -646,32 +674,27 @@ def expand_factors(factors: FactorArrays[B], marks: Array, density: Array, featu
     Source: TensoRF (arXiv 2203.09517), eq. 3 and 11. Departs: at voxels, and not at the samples of rays, between which the
     result is the same.
     """
-    is_marked = tensor_of(marks) != 0
-    made = products_of_factors(factors)
-    writable(density, "density")[is_marked] = made[0][is_marked]
-    if features is not None:
-        writable(features, "features")[is_marked] = made[1][is_marked]
+    marked = torch.nonzero(tensor_of(marks))
+    for start in range(0, len(marked), CHUNK_VOXELS):
+        voxels = marked[start : start + CHUNK_VOXELS]
+        made, at = products_of_factors(factors, voxels), voxels.unbind(-1)
+        writable(density, "density")[at] = made[0]
+        if features is not None:
+            writable(features, "features")[at] = made[1]
 
 
-@torch.enable_grad()
-def gather_factors(
-    factors: FactorArrays[B], marks: Array, density_gradient: Array, feature_gradient: Array, gradients: FactorArrays[B]
-) -> None:
-    """Move the gradients of marked voxels to the factors that these come from, in place: the derivative of `expand_factors`.
+@torch.no_grad()
+def add_sparsity(values: Array, gradient: Array, touched: Array | None, *, n_columns: int, weight: float) -> None:
+    """Add the gradient of `weight` times the sum of magnitudes to the first columns of touched rows, in place.
 
     Args:
-      marks: [X,Y,Z] uint8. The gradients of other voxels are neither read nor cleared.
-      density_gradient: [X,Y,Z]; 0 afterwards where marked.
-      feature_gradient: [X,Y,Z,C]; 0 afterwards where marked.
-      gradients: shaped like `factors`; added to.
+      values, gradient: [V,R].
+      touched: [V] uint8, or None for all.
+      n_columns: how many, 0..R.
+
+    Source: TensoRF (arXiv 2203.09517), sec. 5, the L1 norm of the factors of the density. Departs: of what a step touches.
     """
-    is_marked = tensor_of(marks) != 0
-    leaves = [tensor_of(a).detach().requires_grad_() for a in (*factors.planes, *factors.lines, factors.mix)]
-    made = products_of_factors(FactorArrays((leaves[0], leaves[1], leaves[2]), (leaves[3], leaves[4], leaves[5]), leaves[6]))
-    given = writable(density_gradient, "density_gradient"), writable(feature_gradient, "feature_gradient")
-    into: tuple[Array, ...] = (*gradients.planes, *gradients.lines, gradients.mix)
-    weighted = [(value[is_marked] * gradient[is_marked]).sum() for value, gradient in zip(made, given, strict=True)]
-    for target, gradient in zip(into, torch.autograd.grad(torch.stack(weighted).sum(), leaves), strict=True):
-        writable(target, "gradients").add_(gradient)
-    for gradient in given:
-        gradient[is_marked] = 0
+    slope = weight * tensor_of(values)[:, :n_columns].sign()
+    if touched is not None:
+        slope *= (tensor_of(touched) != 0)[:, None]
+    writable(gradient, "gradient")[:, :n_columns] += slope

@@ -1,16 +1,17 @@
 """What the voxels of a lattice are while they are learnt: values of their own, or factors.
 
-A grid shows itself to the kernels as density [X,Y,Z] and features [X,Y,Z,C], takes the gradients of these, and can be put on
-another lattice over the same box. `VoxelGrid` learns the voxels themselves (DVGO, Plenoxels), `FactorGrid` the planes and lines
-whose products they are (TensoRF, arXiv 2203.09517). As bilinear planes times linear lines are trilinear inside a cell, the
-second renders by the kernels of the first: before a step the voxels of occupied cells are expanded, after it the gradients of
-the voxels that it touched are gathered.
+A grid shows itself to the kernels as density [X,Y,Z] and features [X,Y,Z,C], or as factors in their place, takes the gradients
+of these, and can be put on another lattice over the same box. `VoxelGrid` learns the voxels themselves (DVGO, Plenoxels),
+`FactorGrid` the planes and lines whose products they are (TensoRF, arXiv 2203.09517). These are read at the samples of rays: a
+step costs what is sampled, and of voxels only the density is made, now and then, to see which cells are occupied.
 
-Departs from TensoRF: a step costs what is occupied, and not what is sampled; density and features share a rate.
+Departs from TensoRF: density and features share a rate; factors that a step does not reach stay as they are, where TensoRF's
+sparsity draws them to 0.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.factors import Factors, LineFactors
-from vqrf.kernels import PLANE_AXES, FactorArrays
+from vqrf.kernels import PLANE_AXES, FactorArrays, select
 from vqrf.kernels.contract import Backend
 from vqrf.training.parameters import Moments, Parameters
 
@@ -66,6 +67,21 @@ def _carried(values: Tensor, shape: Shape, active: Tensor) -> Tensor:
     return carried
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the kernels of rays are given of a grid, or its gradient: as in `Volume` and `Gradients`.
+
+    Attributes:
+      density: [X,Y,Z].
+      features: [X,Y,Z,C]; [0,C] beside factors.
+      factors: None where voxels have values of their own.
+    """
+
+    density: Tensor
+    features: Tensor
+    factors: FactorArrays[Tensor] | None = None
+
+
 class VoxelGrid:
     """Every voxel with a density and features of its own.
 
@@ -78,8 +94,9 @@ class VoxelGrid:
     def __init__(self, density: Tensor, features: Tensor, active: Tensor) -> None:
         self.density, self.features, self.active = Moments.of(density), Moments.of(features), active
         self.parameters = Parameters({"density": self.density, "features": self.features}, active)
-        self.shown = self.density.values[..., 0], self.features.values
-        self.gradients = self.density.gradient[..., 0], self.features.gradient
+        self.touched = torch.zeros(density.shape[:3], dtype=torch.uint8, device=density.device)
+        self.shown = Shown(self.density.values[..., 0], self.features.values)
+        self.gradients = Shown(self.density.gradient[..., 0], self.features.gradient)
 
     @classmethod
     def at_rest(cls, shape: Shape, n_channels: int, active: Tensor, density: float) -> VoxelGrid:
@@ -100,21 +117,23 @@ class VoxelGrid:
     def show_density(self, kernels: Backend) -> None:
         """Do nothing: the voxels of a VoxelGrid are what it learns."""
 
-    def choose(self, cells: Tensor) -> None:
-        """From now on `show` the voxels at the corners of these cells [X-1,Y-1,Z-1] uint8."""
-
     def show(self, kernels: Backend) -> None:
         """Do nothing: the voxels of a VoxelGrid are what it learns."""
 
-    def update(self, kernels: Backend, touched: Tensor, rates: Rates, step: int) -> None:
-        """Apply the gradients of touched voxels, and clear them."""
+    def voxels(self, kernels: Backend, cells: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Density [X,Y,Z] and features [X,Y,Z,C]; on the CPU no copies."""
+        return self.shown.density.cpu().numpy(), self.shown.features.cpu().numpy()
+
+    def update(self, kernels: Backend, rates: Rates, step: int) -> None:
+        """Apply the gradients of touched voxels, and clear these and the marks."""
         for moments, rate, weight in (
             (self.density, rates.density, rates.density_variation),
             (self.features, rates.features, rates.feature_variation),
         ):
             if weight:
-                kernels.add_total_variation(moments.values, moments.gradient, touched, weight=weight)
-            moments.update(kernels, touched, rate, step)
+                kernels.add_total_variation(moments.values, moments.gradient, self.touched, weight=weight)
+            moments.update(kernels, self.touched, rate, step)
+        self.touched.zero_()
 
     def factors(self) -> None:
         """None: the voxels are not products."""
@@ -134,15 +153,23 @@ class FactorGrid:
     def __init__(self, decomposition: Decomposition, arrays: dict[str, Tensor], shape: Shape, active: Tensor) -> None:
         self.decomposition, self.shape, self.active = decomposition, shape, active
         self.parameters = Parameters({name: Moments.of(array) for name, array in arrays.items()})
-        n_channels = self.parameters["mix"].values.shape[-1]
-        self.shown = (
+        values, gradients = self._planes("values"), self._planes("gradient")
+        lines = [self.parameters[f"lines{p}"] for p in range(3)]
+        mix, empty = self.parameters["mix"], torch.zeros(0, arrays["mix"].shape[-1], device=active.device)
+        self.shown = Shown(
             torch.full(shape, UNSEEN_DENSITY, device=active.device),
-            torch.zeros(*shape, n_channels, device=active.device),
+            empty,
+            FactorArrays(values, (lines[0].values, lines[1].values, lines[2].values), mix.values),
         )
-        self.gradients = torch.zeros_like(self.shown[0]), torch.zeros_like(self.shown[1])
+        self.gradients = Shown(
+            torch.zeros(0, device=active.device),
+            empty.clone(),
+            FactorArrays(gradients, (lines[0].gradient, lines[1].gradient, lines[2].gradient), mix.gradient),
+        )
+        self.n_rows = [plane.shape[0] * plane.shape[1] for plane in values]
+        self.touched = torch.zeros(sum(self.n_rows), dtype=torch.uint8, device=active.device)
         self.active_marks = torch.zeros(shape, dtype=torch.uint8, device=active.device)
         self.active_marks.view(-1)[active] = 1
-        self.marks = self.active_marks
 
     @classmethod
     def at_random(
@@ -175,52 +202,60 @@ class FactorGrid:
                     arrays[f"{name}{p}"] = _resampled(self.parameters[f"{name}{p}"].values, [shape[axis] for axis in axes])
         return FactorGrid(self.decomposition, arrays, shape, active)
 
-    def _arrays(self, part: str) -> FactorArrays:
-        """Planes, lines and mix of values, or of gradients; planes that are products are made."""
-        array = {name: getattr(moments, part) for name, moments in self.parameters.items()}
-        lines = [array[f"lines{p}"] for p in range(3)]
+    def _planes(self, part: Literal["values", "gradient"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The planes of values, or of gradients; of lines alone, room for what they are products of."""
         if self.decomposition == "vm":
-            planes = [array[f"planes{p}"] for p in range(3)]
-        elif part == "values":
-            planes = [array[f"firsts{p}"][:, None] * array[f"seconds{p}"] for p in range(3)]
+            planes = [getattr(self.parameters[f"planes{p}"], part) for p in range(3)]
         else:
-            sides, rank = self.shape, lines[0].shape[1]
-            planes = [torch.zeros(sides[a], sides[b], rank, device=lines[0].device) for a, b, _ in PLANE_AXES]
-        return FactorArrays((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), array["mix"])
+            line = self.parameters["lines0"].values
+            planes = [line.new_zeros(self.shape[a], self.shape[b], line.shape[1]) for a, b, _ in PLANE_AXES]
+        return planes[0], planes[1], planes[2]
 
     def show_density(self, kernels: Backend) -> None:
         """Bring the density of all active voxels to what was learnt."""
-        kernels.expand_factors(self._arrays("values"), self.active_marks, self.shown[0], None)
-
-    def choose(self, cells: Tensor) -> None:
-        """From now on `show` the voxels at the corners of these cells [X-1,Y-1,Z-1] uint8; of the others the features are 0."""
-        marks = torch.from_numpy(voxels_of_cells(cells.cpu().numpy()).astype(np.uint8)).to(cells.device)
-        self.shown[1][(self.marks != 0) & (marks == 0)] = 0
-        self.marks = marks
+        self.show(kernels)
+        kernels.expand_factors(_there(self.shown), self.active_marks, self.shown.density, None)
 
     def show(self, kernels: Backend) -> None:
-        """Bring the voxels chosen to what was learnt."""
-        kernels.expand_factors(self._arrays("values"), self.marks, *self.shown)
-
-    def update(self, kernels: Backend, touched: Tensor, rates: Rates, step: int) -> None:
-        """Carry the gradients of touched voxels to the factors, apply them there, and clear all."""
-        values, gradients = self._arrays("values"), self._arrays("gradient")
-        kernels.gather_factors(values, touched, *self.gradients, gradients)
+        """Bring planes that are products to what was learnt."""
         if self.decomposition == "cp":
-            self._lower(gradients)
-        n_density = values.lines[0].shape[1] - values.mix.shape[1]
-        for name, moments in self.parameters.items():
-            if rates.sparsity and name != "mix":
-                of_density = moments.values[..., :n_density]
-                moments.gradient[..., :n_density] += rates.sparsity / of_density.numel() * of_density.sign()
-            moments.update(kernels, None, rates.mix if name == "mix" else rates.features, step)
+            for p, plane in enumerate(_there(self.shown).planes):
+                torch.mul(self.parameters[f"firsts{p}"].values[:, None], self.parameters[f"seconds{p}"].values, out=plane)
 
-    def _lower(self, gradients: FactorArrays) -> None:
+    def voxels(self, kernels: Backend, cells: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The density [X,Y,Z] of active voxels as it was last shown, and the features [X,Y,Z,C] at the corners of these cells
+        [X-1,Y-1,Z-1] uint8; others have none. Made anew."""
+        self.show(kernels)
+        density, factors = self.shown.density.cpu().numpy().copy(), _there(self.shown)
+        features = np.zeros((*self.shape, factors.mix.shape[-1]), np.float32)  # takes no memory before it is written to
+        planes, lines = ([array.cpu() for array in arrays] for arrays in (factors.planes, factors.lines))
+        here = FactorArrays((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), factors.mix.cpu())
+        select().expand_factors(here, voxels_of_cells(cells.cpu().numpy()).astype(np.uint8), density, features)
+        return density, features
+
+    def update(self, kernels: Backend, rates: Rates, step: int) -> None:
+        """Apply the gradients of rows that were touched, and of all lines; clear all."""
+        if self.decomposition == "cp":
+            self._lower(_there(self.gradients))
+        ends = list(itertools.accumulate(self.n_rows))
+        touched = {f"planes{p}": self.touched[end - self.n_rows[p] : end] for p, end in enumerate(ends)}
+        n_density = self.parameters["lines0"].values.shape[1] - self.parameters["mix"].values.shape[1]
+        for name, moments in self.parameters.items():
+            marks, rank = touched.get(name), moments.values.shape[-1]
+            if rates.sparsity and name != "mix":
+                values, gradient = (array.view(-1, rank) for array in (moments.values, moments.gradient))
+                weight = rates.sparsity / (len(values) * n_density)
+                kernels.add_sparsity(values, gradient, marks, n_columns=n_density, weight=weight)
+            moments.update(kernels, marks, rates.mix if name == "mix" else rates.features, step)
+        self.touched.zero_()
+
+    def _lower(self, gradients: FactorArrays[Tensor]) -> None:
         """From planes that are products to their two lines."""
         for p, plane in enumerate(gradients.planes):
             first, second = self.parameters[f"firsts{p}"], self.parameters[f"seconds{p}"]
             first.gradient += (plane * second.values).sum(1)
             second.gradient += (plane * first.values[:, None]).sum(0)
+            plane.zero_()
 
     def factors(self) -> Factors | LineFactors:
         """What the voxels are products of."""
@@ -242,6 +277,11 @@ class FactorGrid:
 
 
 Grid = VoxelGrid | FactorGrid
+
+
+def _there(shown: Shown) -> FactorArrays[Tensor]:
+    assert shown.factors is not None
+    return shown.factors
 
 
 def _resampled(array: Tensor, sides: list[int]) -> Tensor:

@@ -19,7 +19,8 @@ and a ReLU takes the place of softplus and sigmoid. When its lattice grows, cell
 Departs from Plenoxels: the coarse stage above finds the first cells, and what is dropped is chosen by density and not by
 weight; the lattice doubles its voxels; Adam instead of RMSProp; total variation is that of the voxels that a step touches.
 
-A TensoRF field (arXiv 2203.09517) is a fine stage whose voxels are products of planes and lines (`grids.FactorGrid`).
+A TensoRF field (arXiv 2203.09517) is a fine stage whose voxels are products of planes and lines (`grids.FactorGrid`), which the
+kernels read at the samples of rays.
 Departs from TensoRF: the coarse stage's box and cells take the place of its shrinking and its alpha mask; the network takes the
 features as they are, and half as many of them.
 """
@@ -110,8 +111,8 @@ class FieldModel:
             active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         self.grid = self._grid_at_start(active) if old is None else old.on(shape, active)
         self.parameters = self.grid.parameters | self.mlp
-        self.touched = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-        self.gradients = Gradients(*self.grid.gradients, self._layers("gradient"), self.touched)
+        of = self.grid.gradients
+        self.gradients = Gradients(of.density, of.features, self._layers("gradient"), self.grid.touched, of.factors)
         self._refresh()
 
     def _grid_at_start(self, active: Tensor) -> Grid:
@@ -162,22 +163,22 @@ class FieldModel:
         equation, sampling = self.equation, self.stage.sampling
         if self.step < sampling.faint_steps:
             equation = replace(equation, alpha_threshold=sampling.alpha_init / 10)
-        self._occupy(self.kernels.find_cells(self.grid.shown[0], equation.floor, self.allowed), equation)
+        self._occupy(self.kernels.find_cells(self.grid.shown.density, equation.floor, self.allowed), equation)
 
     def _occupy(self, cells: Tensor, equation: Equation) -> None:
         """Show what is learnt in these cells."""
-        self.grid.choose(cells)
-        density, features = self.grid.shown
+        shown = self.grid.shown
         self.volume = Volume(
             lo=self.lattice.lo,
             hi=self.lattice.hi,
-            density=density,
-            features=features,
+            density=shown.density,
+            features=shown.features,
             rows=None,
             layers=self._layers("values"),
             cells=cells,
             skip=self.kernels.measure_skip(cells),
             equation=equation,
+            factors=shown.factors,
         )
 
     def hide(self, seen: np.ndarray) -> None:
@@ -187,7 +188,7 @@ class FieldModel:
         """
         least = max(min(MIN_VIEWS, int(seen.max())), 1)
         share = torch.from_numpy((seen / max(seen.max(), 1)).astype(np.float32)).to(self.device)
-        self.grid.shown[0][torch.from_numpy(seen < least).to(self.device)] = UNSEEN_DENSITY
+        self.grid.shown.density[torch.from_numpy(seen < least).to(self.device)] = UNSEEN_DENSITY
         self.rates = share.reshape(-1)
         self._refresh()
 
@@ -234,9 +235,8 @@ class FieldModel:
             feature_variation=self.stage.penalties.feature_variation,
             sparsity=self.stage.penalties.sparsity,
         )
-        self.grid.update(self.kernels, self.touched, rates, since)
+        self.grid.update(self.kernels, rates, since)
         self.mlp.update(self.kernels, self.stage.rates.mlp * share_left, step + 1)
-        self.touched.zero_()
         self._average(self.stage.steps - 1 - step)
 
     def _average(self, n_left: int) -> None:
@@ -254,14 +254,15 @@ class FieldModel:
         """The field as it stands, its cells limited to those occupied now."""
         self.step = self.stage.steps
         self._refresh()
-        here = copy.deepcopy(self._here())
+        here = self._here()
+        if isinstance(self.grid, VoxelGrid):
+            here = copy.deepcopy(here)
         return replace(here, lattice=here.lattice.moved(self.origin)) if self.origin.any() else here
 
     def _here(self) -> RadianceField:
-        """The field in the cells found last and in the world that it is learnt in: a view of what is learnt, no copy."""
-        self.grid.show(self.kernels)
-        density, features = (values.cpu().numpy() for values in self.grid.shown)
-        arrays = [array.cpu().numpy() for pair in self._layers("values") for array in pair]
+        """The field in the cells found last and in the world that it is learnt in; the voxels of a `VoxelGrid` are no copy."""
+        density, features = self.grid.voxels(self.kernels, self.volume.cells)
+        arrays = [array.cpu().numpy().copy() for pair in self._layers("values") for array in pair]
         return RadianceField(
             lattice=self.lattice,
             density=density,
