@@ -31,7 +31,7 @@ from vqrf.training.grids import UNSEEN_DENSITY, resample
 from vqrf.training.loop import REFRESH_STEPS, optimize
 from vqrf.training.parameters import AVERAGED, Parameters
 from vqrf.training.run import COARSE_FILE, clear_run
-from vqrf.training.stages import FINE_LOSSES, PRESETS, Penalties, Sampling, TrainConfig
+from vqrf.training.stages import FINE_LOSSES, PRESETS, Penalties, Sampling, TrainConfig, suited_to
 from vqrf.training.train import AVERAGE_FROM, FieldModel, coarse_model, fit, fit_model
 
 
@@ -300,6 +300,14 @@ def test_cells_near_hold_what_is_alive_and_stay_near_it(shape: tuple[int, int, i
     assert cells[distance < 1.499].all()
     assert not cells[distance > 1.501].any()
     assert 0 < cells.mean() < 1
+
+
+def test_few_photos_get_fewer_steps_in_proportion_and_never_less_than_half() -> None:
+    full = PRESETS["standard"]
+    steps = {n: suited_to(full, n * 800**2).fine.steps for n in (1, 50, 75, 100, 400)}
+    assert steps == {1: 6000, 50: 6000, 75: 9000, 100: 12000, 400: 12000}
+    assert replace(suited_to(full, 1), fine=full.fine) == full, "nothing else changes"
+    assert all(max(preset.fine.grow_at) < suited_to(preset, 1).fine.halfway for preset in PRESETS.values())
 
 
 # Interruptions

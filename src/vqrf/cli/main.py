@@ -190,6 +190,7 @@ class Demo:
         from vqrf.compression.goal import NO_GOAL, is_unfinished
         from vqrf.compression.job import Job
         from vqrf.compression.presets import PRESETS
+        from vqrf.training.stages import config_of
 
         start = time.perf_counter()
         data, run, out, report, page = (self.out / name for name in ("data", "run", "scene.vqrf", "report.html", "scene.html"))
@@ -205,7 +206,7 @@ class Demo:
         if is_trained:
             finish_run(run, replace(self.common, quiet=True))
         else:
-            train_into(run, scene, "demo", {"downscale": 1, "background": "white"}, self.common)
+            train_into(run, scene, "demo", config_of("demo"), {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
         job = Job(field, scene, PRESETS["demo"], NO_GOAL, notes, self.common.seed, self.common.device)
         compress_into(job, out, report, self.common)

@@ -40,9 +40,10 @@ class Train:
     """Dataset folder, in Blender's layout, instant-ngp's or nerfstudio's, COLMAP's, LLFF's or NSVF's."""
     out: Path
     """Run folder to write."""
-    preset: Literal["demo", "quick", "standard", "large"] = "standard"
+    preset: Literal["demo", "quick", "standard", "large"] | None = None
     """Side of photos, voxels, and what it takes on two CPU cores. demo: 200, 112^3, 2 minutes. quick: 400, 128^3, 6 minutes,
-    1.9 GB. standard: 800, 160^3, 9 to 15 minutes, 3.1 GB, lego 34.4 dB. large: 800, 256^3, 21 minutes, 8.6 GB, lego 35.5 dB."""
+    1.9 GB. standard: 800, 160^3, 9 to 15 minutes, 3.1 GB, lego 34.4 dB. large: 800, 256^3, 21 minutes, 8.6 GB, lego 35.5 dB.
+    If not given, standard, with fewer steps where photos are few."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
     """Kind of field, of which all but dvgo are quick or standard. plenoxels: harmonics and no network, 400/128^3 or 800/256^3.
     tensorf: planes times lines, 400/128^3 or 800/200^3; tensorf-cp: lines alone. These write a checkpoint of TensoRF too."""
@@ -58,10 +59,16 @@ class Train:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        preset = self.preset if self.base == "dvgo" else f"{self.base}-{self.preset}"
+        from vqrf.training.stages import PRESETS, suited_to
+
+        size = self.preset or "standard"
+        preset = size if self.base == "dvgo" else f"{self.base}-{size}"
         scene, images = load_sized(self.data, preset, self.downscale, self.background, self.photos)
+        config = replace(PRESETS[preset], learns_exposure=self.exposure)
+        if self.preset is None:
+            config = suited_to(config, sum(view.camera.width * view.camera.height for view in scene.train))
         with showing(scene.name) if self.view else nullcontext() as watch:
-            train_into(self.out, scene, preset, images, self.common, watch, learns_exposure=self.exposure)
+            train_into(self.out, scene, preset, config, images, self.common, watch)
 
 
 def load_sized(data: Path, preset: str, downscale: int, background: str, photos: Photos) -> tuple[Scene, dict[str, Any]]:
@@ -99,23 +106,23 @@ def train_into(
     run: Path,
     scene: Scene,
     preset: str,
+    config: TrainConfig,
     images: dict[str, Any],
     common: Common,
     watch: Watch | None = None,
-    *,
-    learns_exposure: bool = False,
 ) -> None:
     """Train into a run folder, or go on with what is in it.
+
+    Args:
+      preset: the name that the field's notes have; config: its settings, or what became of them.
 
     Raises:
       UsageError: there is a field already, or nothing came of the training: where that is clear after the coarse stage nothing
         is kept of it, and otherwise the field is, to look at.
     """
     from vqrf.training.run import Run, clear_run
-    from vqrf.training.stages import PRESETS
     from vqrf.training.verdict import judge, remarks_on
 
-    config = replace(PRESETS[preset], learns_exposure=learns_exposure)
     kept = Run.of(run, scene, config, common.seed)
     if common.overwrite:
         for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):

@@ -208,6 +208,22 @@ def preset_for(side: int) -> str:
     return next((name for name in BY_SIZE if side <= PRESETS[name].image_side), BY_SIZE[-1])
 
 
+FULL_SET = 100
+"""Photos of its size that a preset's steps are meant for, as the synthetic scenes have."""
+
+LEAST_STEPS = 0.5
+"""Share of a preset's fine steps that the fewest photos get: growing takes a quarter of them."""
+
+
+def suited_to(config: TrainConfig, n_pixels: int) -> TrainConfig:
+    """The settings with as many fine steps as make each of `n_pixels` be looked at as often as those of `FULL_SET` photos.
+
+    More looks at few photos would only learn them by heart (docs/log/training.md#how-long-do-few-photos-take).
+    """
+    share = min(max(n_pixels / (FULL_SET * config.image_side**2), LEAST_STEPS), 1.0)
+    return replace(config, fine=replace(config.fine, steps=round(config.fine.steps * share)))
+
+
 def config_of(preset: str | TrainConfig) -> TrainConfig:
     """The settings of a preset; settings are what they are.
 
