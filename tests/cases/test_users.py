@@ -206,6 +206,16 @@ def test_a9_masks_that_a_listing_names_are_used(apart: Apart, tmp_path: Path) ->
     assert found["has_masks"] or found["has_opacity"]
 
 
+def test_d4_a_listing_without_an_end_is_counted_before_it_is_read(apart: Apart, tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "data")
+    path = folder / "transforms_train.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, "frames": tree["frames"][:1] * 20_001}))
+    refuses(apart.run("check", folder), "lists 20001 photos")
+    path.write_text('{"camera_angle_x": 0.7, "frames": [' + "[]," * 5_000_000 + "[]]}")
+    refuses(apart.run("check", folder), "values, the limit is")
+
+
 # ------------------------------------------------------------------------------------------------------------ paths of cameras
 
 POSE = [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0], [0, 0, 0, 1]]
@@ -306,4 +316,6 @@ def test_r_a_port_that_is_taken_and_flags_without_a_use_are_refused_in_a_line(ap
         refuses(apart.run("view", thing, "--no-open", "--port", taken.getsockname()[1]), "something else listens there")
     for verb, flag in (("eval", "--seed"), ("eval", "--overwrite"), ("render", "--device"), ("render", "--seed")):
         refuses(apart.run(verb, thing, flag, 1), flag, "no such flag")
+    for flags in (("--threads", "9" * 30), ("--threads", -1), ("--max-memory", "1e400GB"), ("--frames", "9" * 30)):
+        refuses(apart.run("render", thing, "--path", "orbit", "--out", thing.with_name("o"), *flags), flags[0])
     refuses(apart.run("compress", thing, "--out", thing.with_name("b.vqrf")), "is compressed already")

@@ -68,6 +68,8 @@ from vqrf.rendering.page import page_with_scene
 MAX_SEED = (1 << 63) - 1
 """The largest that PyTorch's generator takes."""
 
+MAX_THREADS = 1024
+
 NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
 
 
@@ -269,8 +271,8 @@ def facts_of(path: Path) -> dict[str, Any]:
 def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
-    if common.threads < 0:
-        raise UsageError(f"--threads: expected 0 or more, got {common.threads}")
+    if not 0 <= common.threads <= MAX_THREADS:
+        raise UsageError(f"--threads: expected 0..{MAX_THREADS}, got {common.threads}")
     if isinstance(common, Seeded) and not 0 <= common.seed <= MAX_SEED:
         raise UsageError(f"--seed: expected 0..{MAX_SEED}, got {common.seed}")
     if not has_native() and not common.quiet:
