@@ -347,11 +347,18 @@ def command_of(verb: str, data: Path, run: Path, compressed: Path, out: Path) ->
     }[verb]
 
 
-@pytest.mark.parametrize("case", spoil("train"))
-@pytest.mark.parametrize(
-    ("verb", "split"),
-    [("train", "train"), ("compress", "train"), ("compress", "test"), ("eval", "test"), ("render", "test")],
-)
+UNSCORED = ("compress", "test", "missing JSON")
+"""Nothing to score with is no fault of what is learnt from: a file is made, and has no score."""
+
+BAD_DATA = [
+    (verb, split, case)
+    for verb, split in (("train", "train"), ("compress", "train"), ("compress", "test"), ("eval", "test"), ("render", "test"))
+    for case in spoil(split)
+    if (verb, split, case) != UNSCORED
+]
+
+
+@pytest.mark.parametrize(("verb", "split", "case"), BAD_DATA)
 def test_bad_data_is_refused_before_anything_is_written(
     verb: str, split: str, case: str, copy: Path, run: Path, compressed: Path, tmp_path: Path
 ) -> None:
@@ -361,6 +368,15 @@ def test_bad_data_is_refused_before_anything_is_written(
     out.mkdir()
     refuses(*command_of(verb, copy, run, compressed, out), saying=(named, reason))
     assert list(out.iterdir()) == []
+
+
+def test_a_file_is_made_where_the_list_of_held_out_photos_is_missing(
+    copy: Path, run: Path, compressed: Path, tmp_path: Path
+) -> None:
+    removed("transforms_test.json")(copy)
+    said = succeeds(*command_of("compress", copy, run, compressed, tmp_path), "--steps", 2).out
+    assert "holds no photos out, so the file will have no score" in said and "on photos that it learnt from" in said
+    assert (tmp_path / "scene.vqrf").is_file()
 
 
 def test_images_too_small_to_score_are_refused(run: Path, data: Path) -> None:
