@@ -18,6 +18,7 @@ from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
 from vqrf.training import loop
 from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.stages import PRESETS
 from vqrf.training.train import fit, fit_model
 
 LEARNING = replace(TINY, learns_exposure=True)
@@ -58,14 +59,15 @@ def with_gains(view: View, gain: np.ndarray) -> View:
 @pytest.mark.slow
 def test_photos_of_different_exposure_make_the_field_of_photos_that_have_none() -> None:
     """Held-out photos that are as they are tell: what the exposures cost is halved at least."""
-    scene = built_in_scene(n_train=24, n_test=3, side=80)
+    scene = built_in_scene(n_train=30, n_test=3, side=100)
     random = np.random.default_rng(0)
-    gains = random.uniform(0.7, 1.3, (24, 1)) * random.uniform(0.93, 1.07, (24, 3))
+    gains = random.uniform(0.7, 1.3, (30, 1)) * random.uniform(0.93, 1.07, (30, 3))
     gains /= gains.mean(0)
     photos = replace(scene, train=tuple(map(with_gains, scene.train, gains)))
-    coarse = replace(TINY.coarse, steps=500, n_voxels=40**3, rays_per_step=1024)
-    fine = replace(TINY.fine, steps=800, n_voxels=56**3, grow_at=(80, 160, 240), rays_per_step=1024)
-    config = replace(TINY, coarse=coarse, fine=fine)
+    demo = PRESETS["demo"]
+    coarse = replace(demo.coarse, steps=600, n_voxels=48**3, rays_per_step=1024)
+    fine = replace(demo.fine, steps=1000, n_voxels=64**3, grow_at=(100, 200, 300), rays_per_step=1024)
+    config = replace(demo, coarse=coarse, fine=fine)
 
     def score(of: Scene, *, learns: bool) -> float:
         field: RadianceField = fit(of, replace(config, learns_exposure=learns))
