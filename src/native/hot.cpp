@@ -13,6 +13,7 @@
 #include "mlp.hpp"
 #include "scatter.hpp"
 #include "threads.hpp"
+#include "waves.hpp"
 
 namespace vqrf::VQRF_ISA {
 
@@ -146,7 +147,7 @@ static void march_into(const VolumeView &v, const RayView &rays, int64_t ray, Gr
 // Features of the group's shaded samples, as the first of what the network takes of each.
 static void read_features(const VolumeView &v, const Mix *mix, Group &g) {
     const size_t stride = v.n_inputs();
-    g.features.resize(g.n_shaded * stride);
+    g.features.resize(round_up(g.n_shaded, TILE_ROWS) * stride);
     if (!v.is_factored()) {
         for (size_t i = 0; i < g.samples.size(); ++i)
             if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[g.shaded[i] * stride]);

@@ -108,7 +108,7 @@ struct Activations {
 
 static inline const unit *as_units(const act *p) { return reinterpret_cast<const unit *>(p); }
 
-// features [n][n_inputs], view_of[n] index into view parts [.][W]; fills `a` and rgb [n][3].
+// features [n][n_inputs] with room for n in whole tiles, view_of[n] index into view parts [.][W]; fills `a` and rgb [n][3].
 static void mlp_forward(const Mlp &mlp, const float *features, const int32_t *view_of, const float *view_parts, int n,
                         Activations &a, float *rgb) {
     a.resize(mlp, n);
@@ -117,27 +117,13 @@ static void mlp_forward(const Mlp &mlp, const float *features, const int32_t *vi
     for (int begin = 0; begin < n; begin += BATCH) {
         const int rows = n - begin < BATCH ? n - begin : BATCH;
         const int padded = round_up(rows, TILE_ROWS);
-        for (int r = 0; r < padded; ++r) {
-            act *out = &a.hidden[0][static_cast<size_t>(begin + r) * W];
-            if (r >= rows) {
-                std::memset(out, 0, W * sizeof(act));
-                continue;
-            }
-            const float *feature = features + static_cast<size_t>(begin + r) * C;
-            const float *view = view_parts + static_cast<size_t>(view_of[begin + r]) * W;
-            for (int w = 0; w < W; w += 2 * LANES) {
-                const bool second = w + LANES < W;
-                vf z0 = load(view + w), z1 = second ? load(view + w + LANES) : vf{};
-                for (int c = 0; c < C; ++c) {
-                    const float *weight = &mlp.feature_weight[c * W + w];
-                    const vf f = splat(feature[c]);
-                    z0 += f * load(weight);
-                    if (second) z1 += f * load(weight + LANES);
-                }
-                store_act(out + w, relu(z0));
-                if (second) store_act(out + w + LANES, relu(z1));
-            }
-        }
+        act *first = &a.hidden[0][static_cast<size_t>(begin) * W];
+        product<TILE_ROWS>(
+            features + static_cast<size_t>(begin) * C, C, 1, mlp.feature_weight.data(), W, C, padded, W,
+            [&](int row, int column) {
+                return row < rows ? load(view_parts + static_cast<size_t>(view_of[begin + row]) * W + column) : vf{};
+            },
+            [&](int row, int column, vf z) { store_act(first + row * W + column, row < rows ? relu(z) : vf{}); });
         for (int m = 0; m < mlp.n_middle; ++m) {
             const float *bias = mlp.middle_bias[m].data();
             act *out = &a.hidden[m + 1][static_cast<size_t>(begin) * W];
@@ -303,33 +289,6 @@ static void mlp_backward(const Mlp &mlp, const Activations &a, const float *feat
                 for (int lane = 0; lane < LANES && column + lane < C; ++lane) to[column + lane] = z[lane];
             });
     }
-}
-
-// The first C of [n][n_inputs] are features; fills in their sines, then their cosines, all frequencies of one after the other.
-static void encode_features(const VolumeView &v, int n, float *inputs) {
-    const int C = v.channels, F = v.feature_frequencies;
-    for (int i = 0; i < n; ++i, inputs += v.n_inputs())
-        for (int c = 0; c < C; ++c)
-            for (int k = 0; k < F; ++k) {
-                const float angle = inputs[c] * static_cast<float>(1 << k);
-                inputs[C + c * F + k] = std::sin(angle);
-                inputs[C + (C + c) * F + k] = std::cos(angle);
-            }
-}
-
-// The gradient [n][C] of features, of that of their inputs; `inputs` as `encode_features` left them.
-static void encode_features_backward(const VolumeView &v, int n, const float *inputs, const float *input_gradient,
-                                     float *feature_gradient) {
-    const int C = v.channels, F = v.feature_frequencies;
-    for (int i = 0; i < n; ++i, inputs += v.n_inputs(), input_gradient += v.n_inputs(), feature_gradient += C)
-        for (int c = 0; c < C; ++c) {
-            float sum = input_gradient[c];
-            for (int k = 0; k < F; ++k) {
-                const int sine = C + c * F + k, cosine = sine + C * F;
-                sum += static_cast<float>(1 << k) * (inputs[cosine] * input_gradient[sine] - inputs[sine] * input_gradient[cosine]);
-            }
-            feature_gradient[c] = sum;
-        }
 }
 
 // The view part's share of layer 0: gradients [W][n_view] += view_gradient [W] x encoding [n_view], and the bias.
