@@ -22,8 +22,12 @@ Floats = NDArray[np.floating]
 MAX_ROTATION_ERROR = 1e-3
 """How far `R R^T` may be from the identity before a pose is refused: text files carry 4 to 6 digits."""
 
-MAX_COORDINATE = 1e12
-"""Largest coordinate of a camera, in world units or in pixels: beyond it, squares overflow float32 on the way to a picture."""
+MAX_COORDINATE = 2.0**45
+"""Largest coordinate of a camera, in world units: far beyond it, squares overflow float32 on the way to a picture. One that
+sees all of the largest box that is drawn (`vqrf.kernels.constants`) stands a quarter as far."""
+
+MAX_PIXELS = 1e12
+"""Largest focal length and place in an image."""
 
 FAR_EXTENTS = 100.0
 """How many times its size a scene may be from the origin before it is reckoned elsewhere: float32 tells 2^24 places apart, and
@@ -76,9 +80,9 @@ class Camera:
             raise ValueError(f"pose is not rigid: its 3x3 part is no rotation (off by {error:.3g})")
         if np.linalg.det(rotation) < 0:
             raise ValueError("pose is mirrored: the determinant of its 3x3 part is -1 (axes of a left-handed program?)")
-        if not all(0 < focal < MAX_COORDINATE for focal in (self.fx, self.fy)):
+        if not all(0 < focal < MAX_PIXELS for focal in (self.fx, self.fy)):
             raise ValueError(f"intrinsics: expected finite values and positive focal lengths, got {self.fx}, {self.fy}")
-        if not all(abs(at) < MAX_COORDINATE for at in (self.cx, self.cy)):
+        if not all(abs(at) < MAX_PIXELS for at in (self.cx, self.cy)):
             raise ValueError(f"intrinsics: expected finite values, got a principal point of {self.cx}, {self.cy}")
         if min(self.width, self.height) < 1:
             raise ValueError(f"image size: expected at least 1x1, got {self.width}x{self.height}")

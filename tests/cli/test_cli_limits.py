@@ -97,6 +97,17 @@ def test_what_cannot_be_drawn_is_refused_by_every_verb_alike_and_info_says_so(ca
     assert [each.name for each in tmp_path.iterdir()] == ["a.vqrf"]
 
 
+@pytest.mark.parametrize("path", ["orbit", "spiral"])
+def test_the_largest_and_the_least_box_have_cameras_around_them(path: str, tmp_path: Path) -> None:
+    words = ("--path", path, "--frames", 2, "--width", 8, "--height", 8)
+    for i, size in enumerate((2.0**40, 2.0**-40)):
+        small = constants(step_world=size / 50)
+        for j, low in enumerate((0.0, -size)):
+            lattice = Lattice((low,) * 3, (size,) * 3, small.lattice.shape)
+            file = written(replace(small, lattice=lattice), tmp_path / "a.vqrf")
+            succeeds("render", file, *words, "--out", tmp_path / f"{i}{j}")
+
+
 def test_constants_at_the_ends_of_what_a_file_holds_convert_or_are_refused_in_a_line(tmp_path: Path) -> None:
     for i, change in enumerate(
         ({"density_bias": -3e38}, {"density_bias": 3e38}, {"near": 3e38}, {"near": -3e38}, {"interval": 1e9})
