@@ -1,7 +1,8 @@
 """Files that attackers made, each through the verb that it broke: the right value or one line, within two gigabytes.
 
 The files are not part of this project. Where they are not beside it, tests of the same kinds make their own: see
-`tests/interop/test_interop_hostile.py`, `tests/cli/test_cli_limits.py`, `tests/cli/test_cli_ends.py`.
+`tests/cases/test_checkpoints.py`, `tests/interop/test_interop_hostile.py`, `tests/cli/test_cli_limits.py`,
+`tests/cli/test_cli_ends.py`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ pytestmark = [
 ]
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "A1 a mapping of mappings": ("info {in}/pickle-prod-hang/prod_tensor.tar", "sides"),
     "A2 a tuple nested deep": ("info {in}/pickle-segfault/th_deeptuple.th", "nested more than 64 deep"),
     "A2 a list where a text is expected": ("info {in}/pickle-segfault/th_unhash.th", "shadingMode: expected a text"),
     "A2 a list nested deep": ("info {in}/pickle-segfault/th_deepstr.th", "nested more than 64 deep"),
+    "A3 a tensor of half a million sides": ("info {in}/pickle-prod-hang/prod_tensor.tar", "sides"),
     "A3 a tensor of many sides": ("info {in}/pickle-prod-hang/prod_tensor_20k.tar", "the limit is 8"),
     "A3 an array of many sides": ("info {in}/pickle-prod-hang/prod_numpy.tar", "more than 8 sides"),
     "A4 a zip of nothing, drawn": (f"render {{in}}/vqrf-zip-bomb/vq_bomb.zip {ORBIT}", "--max-memory"),

@@ -216,6 +216,129 @@ def test_d4_a_listing_without_an_end_is_counted_before_it_is_read(apart: Apart, 
     refuses(apart.run("check", folder), "values, the limit is")
 
 
+# ------------------------------------------------------------------------------------------------ sizes, names, splits
+
+
+def test_a7_views_of_one_basename_have_each_a_picture(apart: Apart, thing: Path, tmp_path: Path) -> None:
+    """Two cameras of a rig number their photos alike."""
+
+    def rig(tree: Tree) -> None:
+        for i, frame in enumerate(tree["frames"]):
+            frame["file_path"] = f"./rig/cam{i}/0000"
+
+    folder = dataset(tmp_path / "data", rig)
+    for i in range(12):
+        (folder / "rig" / f"cam{i}").mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / "rig" / f"cam{i}" / "0000.png")
+    found = pictures(apart, thing, folder, tmp_path / "o")
+    assert len(found) == 2 and not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("size", [(4032, 3024), (3024, 4032), (1999, 1501)], ids=str)
+def test_a8_photos_of_phones_are_read_as_they_are_averaged(
+    size: tuple[int, int], apart: Apart, thing: Path, tmp_path: Path
+) -> None:
+    def jpeg(tree: Tree) -> None:
+        for frame in tree["frames"]:
+            frame["file_path"] += ".jpg"
+
+    folder = dataset(tmp_path / "data", jpeg)
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", size, (90, 120, 30)).save(photo)
+    for path in list(folder.rglob("*.png")):
+        path.with_suffix(".jpg").hardlink_to(photo)
+        path.unlink()
+    assert facts(apart, folder)["sizes"] == [list(size)]
+    scores = json.loads(succeeds(apart.run("eval", thing, "--data", folder, "--downscale", 70, "--json")).out)
+    assert len(scores["views"]) == 2 and np.isfinite(scores["psnr"])
+
+
+def sample(folder: Path, change: Callable[[Tree], object] = lambda tree: None) -> Path:
+    """16 photos of 16x16 in one list, as instant-ngp's sample has them, which `change` edits."""
+    dataset(folder)
+    tree = json.loads((folder / "transforms_train.json").read_text())
+    tree["frames"] = [dict(frame) for frame in (tree["frames"] * 2)[:16]]
+    for split in ("train", "test"):
+        (folder / f"transforms_{split}.json").unlink()
+    (folder / "images").mkdir()
+    for i, frame in enumerate(tree["frames"]):
+        frame["file_path"] = f"images/{i:04}.jpg"
+        Image.new("RGB", (16, 16), (16 * i, 90, 30)).save(folder / frame["file_path"])
+    change(tree)
+    (folder / "transforms.json").write_text(json.dumps(tree))
+    return folder
+
+
+def test_b_one_list_is_split_and_photos_that_are_gone_are_passed_over(apart: Apart, thing: Path, tmp_path: Path) -> None:
+    whole = facts(apart, sample(tmp_path / "whole"))
+    folder = sample(tmp_path / "part")
+    for i in (1, 3, 5, 10):
+        (folder / "images" / f"{i:04}.jpg").unlink()
+    said = succeeds(apart.run("check", folder)).out
+    assert "4 photos that are listed are not there: images/0001.jpg" in " ".join(said.split())
+    scored = [
+        json.loads(succeeds(apart.run("eval", thing, "--data", tmp_path / name, "--json")).out) for name in ("whole", "part")
+    ]
+    assert [len(scores["views"]) for scores in scored] == [2, 2]
+    assert whole["hold_out"] != "own"
+
+
+def test_b_photos_of_several_sizes_have_each_their_own(apart: Apart, thing: Path, tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "data")
+    photo = sorted((folder / "test").iterdir())[1]
+    Image.open(photo).resize((24, 24)).save(photo)
+    assert sorted(facts(apart, folder)["sizes"]) == [[16, 16], [24, 24]]
+    assert sorted(found.shape for found in pictures(apart, thing, folder, tmp_path / "o")) == [(16, 16, 3), (24, 24, 3)]
+
+
+NAMES: dict[str, str] = {
+    "backslashes": "images\\{:04}.jpg",
+    "no ending": "images/{:04}",
+    "another ending": "images/{:04}.png",
+    "capitals": "./images/{:04}.JPG",
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_b_a_photo_is_found_by_what_other_systems_call_it(case: str, apart: Apart, tmp_path: Path) -> None:
+    def renamed(tree: Tree) -> None:
+        for i, frame in enumerate(tree["frames"]):
+            frame["file_path"] = NAMES[case].format(i)
+
+    plain, other = (facts(apart, sample(tmp_path / name, change)) for name, change in (("a", lambda _: None), ("b", renamed)))
+    assert {**plain, "path": 0, "name": 0} == {**other, "path": 0, "name": 0}
+
+
+def test_b_a_dataset_without_held_out_photos_is_told_so_by_eval(apart: Apart, thing: Path, tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "data")
+    (folder / "transforms_test.json").rename(folder / "transforms_val.json")
+    assert len(json.loads(succeeds(apart.run("eval", thing, "--data", folder, "--json")).out)["views"]) == 2
+    (folder / "transforms_val.json").unlink()
+    end = apart.run("eval", thing, "--data", folder, "--json")
+    if end.code:
+        refuses(end, "transforms_test.json")
+    else:
+        assert json.loads(end.out)["views"]
+
+
+def test_b_photos_and_poses_that_are_none_are_named(apart: Apart, tmp_path: Path) -> None:
+    def with_pose(rows: Any) -> Callable[[Tree], None]:
+        return lambda tree: tree["frames"][1].update(transform_matrix=rows)
+
+    poses = {"transposed": np.transpose(POSE).tolist(), "nan": [[float("nan")] * 4] * 4, "text": "1 0 0 0", "flat": [1, 2, 3]}
+    for name, rows in poses.items():
+        refuses(apart.run("check", dataset(tmp_path / name, with_pose(rows))), "frame 1")
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "transforms_train.json").write_text("[]")
+    refuses(apart.run("check", tmp_path / "list"), "expected a JSON object, got list")
+    cmyk = dataset(tmp_path / "cmyk")
+    photo = sorted((cmyk / "train").iterdir())[0]
+    Image.new("CMYK", (16, 16)).save(photo, "JPEG")
+    refuses(apart.run("check", cmyk), photo.name, "CMYK")
+    photo.write_bytes(b"\x76\x2f\x31\x01" + bytes(60))  # the head of an EXR
+    refuses(apart.run("check", cmyk), photo.name)
+
+
 # ------------------------------------------------------------------------------------------------------------ paths of cameras
 
 POSE = [[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0], [0, 0, 0, 1]]
@@ -245,16 +368,18 @@ def test_a10_rows_of_a_matrix_and_centres_of_a_picture_are_honoured(apart: Apart
         "rows": {**focal, "cx": 8.0, "w": 16, "frames": [{"file_path": "x", "transform_matrix": POSE[:3]}]},
         "own": {"frames": [{"file_path": "x", "transform_matrix": POSE, **focal, "cx": 8.0, "w": 16}]},
         "cut": {**focal, "cx": 4.0, "w": 12, "frames": [{"file_path": "x", "transform_matrix": POSE}]},
+        "own cut": {**focal, "cx": 8.0, "w": 16, "frames": [{"file_path": "x", "transform_matrix": POSE, "cx": 4.0, "w": 12}]},
     }
     found = {}
     for name, tree in trees.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(tree))
-        size = ("--width", 12 if name == "cut" else 16, "--height", 16)
+        size = ("--width", 12 if "cut" in name else 16, "--height", 16)
         succeeds(apart.run("render", thing, "--path", tmp_path / f"{name}.json", *size, "--out", tmp_path / name))
         found[name] = np.asarray(Image.open(tmp_path / name / "0000.png"))
     np.testing.assert_array_equal(found["rows"], found["whole"])
     np.testing.assert_array_equal(found["own"], found["whole"])
     np.testing.assert_array_equal(found["cut"], found["whole"][:, 4:])
+    np.testing.assert_array_equal(found["own cut"], found["cut"])
 
 
 # -------------------------------------------------------------------------------------------------------------- what is said
