@@ -385,7 +385,7 @@ void read_partition(Bytes data, const Section &section, CompressedField &field) 
     const Shape shape = field.head.shape;
     Blocks blocks(shape);
     field.partition.assign(shape.n_voxels(), kPruned);
-    in.decode(kPartitionContexts, [&](Decoder &d) { code_partition(d, shape, blocks, field.partition); });
+    in.decode(kPartitionContexts, [&](Decoder &d) { code_partition(d, shape, blocks, std::span(field.partition)); });
     std::uint64_t n_coded = 0, n_kept = 0;
     std::vector<std::uint8_t> in_vain = blocks.occupied;
     for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
@@ -550,11 +550,10 @@ std::optional<CompressedField> decode_file(Bytes data, std::uint64_t max_bytes, 
 
 std::vector<std::uint8_t> encode_partition(Shape shape, Bytes partition) {
     Blocks blocks(shape);
-    std::vector<std::uint8_t> values(partition.begin(), partition.end());
     for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) blocks.occupied[block] |= values[i] != kPruned;
+        for (std::size_t i = begin; i < end; ++i) blocks.occupied[block] |= partition[i] != kPruned;
     });
-    return encode_with(kPartitionContexts, [&](Encoder &e) { code_partition(e, shape, blocks, values); });
+    return encode_with(kPartitionContexts, [&](Encoder &e) { code_partition(e, shape, blocks, partition); });
 }
 
 std::vector<std::uint8_t> encode_density(Shape shape, Bytes partition, Bytes levels) {

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdlib>
+#include <type_traits>
 
 #include "entropy.hpp"
 
@@ -112,9 +113,10 @@ void code_blocks(Coder &coder, Blocks &blocks) {
             }
 }
 
-// Code PRUNED / CODED / KEPT of every voxel, skipping empty blocks. On decoding `partition` arrives as zeros.
-template <class Coder>
-void code_partition(Coder &coder, Shape shape, Blocks &blocks, std::span<std::uint8_t> partition) {
+// Code PRUNED / CODED / KEPT of every voxel, skipping empty blocks. On decoding `partition` arrives as zeros; what is
+// encoded is only read, as a copy of a great lattice would take as much again.
+template <class Coder, class Value>
+void code_partition(Coder &coder, Shape shape, Blocks &blocks, std::span<Value> partition) {
     code_blocks(coder, blocks);
     Planes<std::uint8_t> planes(shape.y, shape.z, kPruned);
     for (std::uint32_t x = 0; x < shape.x && !coder.failed(); ++x, planes.next_plane())
@@ -133,7 +135,8 @@ void code_partition(Coder &coder, Shape shape, Blocks &blocks, std::span<std::ui
                     value = coder.bit(2 * kBlockContexts + split_context(around), value == kKept) ? kKept : kCoded;
                 else
                     value = kPruned;
-                partition[row + z] = planes[at] = value;
+                planes[at] = value;
+                if constexpr (!std::is_const_v<Value>) partition[row + z] = value;
             }
         }
 }
