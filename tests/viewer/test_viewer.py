@@ -443,6 +443,17 @@ def test_a_person_can_turn_move_zoom_and_come_back(tab: Tab, export: Callable[[b
     assert tab.open(link).view() == view
 
 
+@pytest.mark.parametrize("view", ["%", "%ff", "1,2", "NaN,0,0,0,0,1"])
+def test_an_address_that_says_no_view_shows_the_scene_from_where_it_begins(
+    view: str, tab: Tab, export: Callable[[bytes], str], ball_file: bytes
+) -> None:
+    url = export(ball_file)
+    start = tab.open(url).view()
+    tab.page.goto("about:blank")
+    assert tab.open(f"{url}#view={view}").view() == start
+    assert tab.page.get_by_role("alert").is_hidden() and not tab.errors
+
+
 def test_two_fingers_zoom_and_one_turns(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
     before = tab.open(export(ball_file)).view()
     touch = """(moves) => {
