@@ -325,7 +325,7 @@ void mark_block(const CompressedField &field, Part &part, Random &random) {
     });
     blocks.occupied[random.below(blocks.occupied.size())] = 1;
     Encoder encoder(kPartitionContexts);
-    code_partition(encoder, shape, blocks, values);
+    code_partition(encoder, shape, blocks, std::span(values));
     part.body = encoder.finish();
 }
 
