@@ -415,8 +415,8 @@ def test_what_is_not_there_or_is_something_else_is_refused(compressed: Path, run
         refuses("info", empty, saying=(empty, FIELD_FILE))
         refuses("eval", empty, "--data", data, saying=(empty, FIELD_FILE))
         refuses("verify", run, saying=(run, "is a folder"))
-        for field in (gone, compressed):
-            refuses("compress", field, "--data", data, "--out", file, saying=(field, "no run folder"))
+        for field, reason in ((gone, "is no run folder"), (compressed, "is compressed already")):
+            refuses("compress", field, "--data", data, "--out", file, saying=(field, reason))
         refuses("compress", empty, "--data", data, "--out", file, saying=(empty, FIELD_FILE))
         refuses("train", data, "--out", compressed, "--preset", "demo", saying=(compressed,))
 

@@ -145,6 +145,11 @@ def test_no_memory_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         refuses("info", file, saying=("not enough memory", "--max-memory"))
 
 
+def heed_interrupts() -> None:
+    """What is started in the background of a script inherits that it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_sigterm_ends_a_verb_with_its_code_and_one_line(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -152,13 +157,14 @@ def test_sigterm_ends_a_verb_with_its_code_and_one_line(tmp_path: Path) -> None:
     pipe.with_name("scene.vqrf").write_bytes(encode(PLAIN))
     variables = {**os.environ, "PYTHONPATH": ROOTS}
     for number, code in ((signal.SIGTERM, EXIT_TERMINATED), (signal.SIGINT, 0)):
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as run:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(words, env=variables, preexec_fn=heed_interrupts, **pipes) as run:
             assert run.stdout is not None and run.stderr is not None
             assert b"until Ctrl+C" in run.stdout.readline()
             time.sleep(0.2)
             run.send_signal(number)
-            said = run.stderr.read()
-            assert run.wait(20) == code
+            said = run.communicate(timeout=20)[1]
+            assert run.returncode == code
             assert said.count(b"\n") <= 1 and b"Traceback" not in said
 
 

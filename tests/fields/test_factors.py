@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from kernel_scenes import random_factors
 
 from vqrf.fields.factors import Factors, expand, truncate
-from vqrf.kernels import PLANE_AXES, FactorArrays, reference
+from vqrf.kernels import PLANE_AXES, reference
 
 SHAPE = (5, 6, 4)
 
@@ -56,42 +55,6 @@ def test_between_the_voxels_interpolated_factors_are_the_interpolated_lattice() 
             on_plane = np.einsum("abr,a,b->r", square, weights[a], weights[b])
             factored += (on_plane * (weights[c] @ line[low[c] : low[c] + 2]))[: factors.n_density].sum()
         assert factored == pytest.approx(trilinear, abs=1e-4)
-
-
-def doubles(factors: Factors) -> FactorArrays:
-    planes, lines = (tuple(torch.tensor(a, dtype=torch.float64) for a in arrays) for arrays in (factors.planes, factors.lines))
-    return FactorArrays(planes, lines, torch.tensor(factors.mix, dtype=torch.float64))  # type: ignore[arg-type]
-
-
-def test_gathering_is_the_derivative_of_expanding_where_marked() -> None:
-    factors, rng = doubles(factors_of(4)), np.random.default_rng(5)
-    marks = torch.tensor(rng.random(SHAPE) < 0.5).to(torch.uint8)
-    weights = torch.tensor(rng.normal(size=SHAPE)), torch.tensor(rng.normal(size=(*SHAPE, 7)))
-
-    def objective(plane: torch.Tensor, line: torch.Tensor, mix: torch.Tensor) -> float:
-        changed = replace(
-            factors, planes=(factors.planes[0], plane, factors.planes[2]), lines=(line, *factors.lines[1:]), mix=mix
-        )
-        density, features = torch.zeros(SHAPE, dtype=torch.float64), torch.zeros((*SHAPE, 7), dtype=torch.float64)
-        reference.expand_factors(changed, marks, density, features)
-        return float((density * weights[0]).sum() + (features * weights[1]).sum())
-
-    point = [factors.planes[1], factors.lines[0], factors.mix]
-    step = [torch.tensor(rng.normal(size=a.shape)) for a in point]
-    h = 1e-5
-    rise = objective(*(a + h * s for a, s in zip(point, step, strict=True)))
-    fall = objective(*(a - h * s for a, s in zip(point, step, strict=True)))
-    given = weights[0].clone(), weights[1].clone()
-    into = FactorArrays(
-        tuple(torch.zeros_like(a) for a in factors.planes),  # type: ignore[arg-type]
-        tuple(torch.zeros_like(a) for a in factors.lines),  # type: ignore[arg-type]
-        torch.zeros_like(factors.mix),
-    )
-    reference.gather_factors(factors, marks, *given, into)
-    slope = sum(float((a * s).sum()) for a, s in zip((into.planes[1], into.lines[0], into.mix), step, strict=True))
-    assert slope == pytest.approx((rise - fall) / (2 * h), rel=1e-6)
-    for ours, before in zip(given, weights, strict=True):
-        assert (ours[marks != 0] == 0).all() and (ours[marks == 0] == before[marks == 0]).all()
 
 
 @pytest.mark.parametrize(
