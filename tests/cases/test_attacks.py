@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,12 +80,6 @@ TAKEN: dict[str, tuple[str, str]] = {
     "B7 a thousand a side": ("info {in}/memory-bombs/big_1000_3.vqrf", "1000 x 1000 x 1000"),
     "B7 a thousand a side of 27 channels": ("verify {in}/memory-bombs/big_1000_27.vqrf", "every section is whole"),
 }
-
-
-@pytest.fixture(scope="module")
-def apart() -> Iterator[Apart]:
-    with Apart() as made:
-        yield made
 
 
 def ended(apart: Apart, words: str, out: Path) -> Ended:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does"),
     pytest.mark.slow,
 ]
-
-
-@pytest.fixture(scope="module")
-def apart() -> Iterator[Apart]:
-    with Apart() as made:
-        yield made
 
 
 def converted(apart: Apart, path: Path, out: Path) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does"),
     pytest.mark.slow,
 ]
-
-
-@pytest.fixture(scope="module")
-def apart() -> Iterator[Apart]:
-    with Apart() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

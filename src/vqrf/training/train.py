@@ -11,6 +11,7 @@ Departs from DVGO:
     fog on white that no loss removes and makes a step five times cheaper;
   - occupied cells are found anew every `REFRESH_STEPS` steps, and exactly (`kernels.find_cells`), instead of by a mask that
     only ever shrinks;
+  - halfway through the fine stage, cells that photos do not need are closed (`box.needed_cells`);
   - the fine stage's rates are three times DVGO's, so that a shorter stage gets as far;
   - where photos have an opacity, it is a loss.
 
