@@ -41,7 +41,7 @@ def test_every_row_of_results_says_its_version_its_date_and_its_command(write: M
 
 
 def test_the_readme_shows_no_row_of_another_version(write: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert write.readme_table().count("\n") > 4
+    assert write.readme_table().count("\n") > 2  # a row at least: it may be that one scene alone was measured anew
     monkeypatch.setattr(write, "current_versions", lambda: ["0000000"])
     assert write.readme_table().count("\n") == 2  # a head and its rule
 
