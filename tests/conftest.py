@@ -1,9 +1,13 @@
-"""What every room may use: a coloured ball in closed form with a camera on it, and a tiny scene with a field trained on it."""
+"""What every room may use: a coloured ball in closed form with a camera on it, a tiny scene with a field trained on it, and a
+place where verbs run apart from the tests. The only such file: pytest reads one module of a name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+from apart import Apart
 from tiny import TINY, tiny_scene
 
 from vqrf.compression.importance import measure_importance
@@ -72,3 +76,10 @@ def trained(scene: Scene) -> RadianceField:
 def importance(scene: Scene, trained: RadianceField) -> np.ndarray:
     """[X,Y,Z] of `trained` on `scene`."""
     return measure_importance(trained, RayPool(scene.train))
+
+
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Apart]:
+    """Where verbs run in processes of their own, begun once a module."""
+    with Apart() as made:
+        yield made

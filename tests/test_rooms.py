@@ -237,6 +237,12 @@ def test_no_file_is_longer_than_can_be_read() -> None:
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
 
 
+def test_names_of_test_modules_differ() -> None:
+    """pytest imports them by their names alone, those of fixtures too, and ends with an error at the second of one name."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 @each_module
 def test_no_function_takes_more_parameters_than_can_be_remembered(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
