@@ -471,7 +471,7 @@ void read_steps(Bytes data, const Section &section, CompressedField &field) {
 void read_levels(Bytes data, const std::array<Section, kKnown> &known, int first, CompressedField &field) {
     const auto width = static_cast<std::uint32_t>(field.steps.size());
     std::vector<Nodes> nodes(static_cast<std::size_t>(kKnown - first));
-    nodes[0] = {field.head.shape, std::move(field.partition), field.head.n_coded};
+    nodes[0] = {field.head.shape, field.partition, field.head.n_coded};
     for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
     const auto level_of = [&](int k) -> Nodes & { return nodes[static_cast<std::size_t>(kLEV0 - k)]; };
     for (int k = first; k < kKnown; ++k) Reader(data, known[k]).expect_raw(2 * level_of(k).n_nodes * width);
@@ -486,7 +486,6 @@ void read_levels(Bytes data, const std::array<Section, kKnown> &known, int first
             above = code_level(d, level_of(k), coarser, above, width, values);
         });
     }
-    field.partition = std::move(nodes[0].selected);
 }
 
 CompressedField decode_sections(Bytes data, std::uint64_t max_bytes, bool truncated) {
@@ -576,8 +575,8 @@ std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_
 std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partition, std::uint32_t width,
                                                      std::span<const std::span<const std::int16_t>> levels) {
     std::vector<Nodes> nodes(levels.size());
-    nodes[0] = {shape, std::vector<std::uint8_t>(partition.begin(), partition.end()), 0};
-    for (std::uint8_t &s : nodes[0].selected) nodes[0].n_nodes += s = s != kPruned;
+    nodes[0] = {shape, partition, 0};
+    for (const std::uint8_t s : partition) nodes[0].n_nodes += s != kPruned;
     for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
     std::vector<std::vector<std::uint8_t>> streams;
     std::vector<std::int8_t> above;

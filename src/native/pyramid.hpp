@@ -1,6 +1,8 @@
 // How a level of a pyramid is coded, and which nodes it has: FORMAT.md sections 4 and 6. Twins: vqrf/pyramid.py, vqrf/entropy.py.
 #pragma once
 
+#include <memory>
+
 #include "walks.hpp"
 
 namespace vqrf {
@@ -8,11 +10,12 @@ namespace vqrf {
 inline constexpr int kMaxLevels = 8;  // above the lattice's own
 inline constexpr int kParents = 8;
 
-// A level's nodes: where they are, and how many.
+// A level's nodes: where they are, and how many. The lattice's own are read where the partition lies, which may be a gigabyte.
 struct Nodes {
     Shape shape;
-    std::vector<std::uint8_t> selected;  // one for each place, 1 where there is a node
+    std::span<const std::uint8_t> selected;  // one for each place, 0 where there is no node
     std::uint64_t n_nodes = 0;
+    std::unique_ptr<std::uint8_t[]> own{};  // what `selected` shows, unless it belongs to somebody else
 };
 
 inline Shape coarser_shape(Shape s) { return {s.x / 2 + 1, s.y / 2 + 1, s.z / 2 + 1}; }
@@ -35,10 +38,11 @@ inline std::size_t parent_at(Shape coarser, int k, std::uint32_t x, std::uint32_
 
 // The level that `finer` hangs on.
 inline Nodes coarser_nodes(const Nodes &finer) {
-    Nodes nodes{coarser_shape(finer.shape), {}, 0};
-    nodes.selected.assign(nodes.shape.n_voxels(), 0);
+    const Shape shape = coarser_shape(finer.shape);
+    Nodes nodes{shape, {}, 0, std::make_unique<std::uint8_t[]>(shape.n_voxels())};
+    nodes.selected = {nodes.own.get(), shape.n_voxels()};
     for_each_node(finer, [&](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
-        for (int k = 0; k < kParents; ++k) nodes.selected[parent_at(nodes.shape, k, x, y, z)] = 1;
+        for (int k = 0; k < kParents; ++k) nodes.own[parent_at(shape, k, x, y, z)] = 1;
     });
     for (const std::uint8_t s : nodes.selected) nodes.n_nodes += s;
     return nodes;

@@ -112,6 +112,14 @@ def test_what_is_odd_and_whole_is_taken(case: str, apart: Apart, tmp_path: Path)
     assert end.peak_bytes <= MOST_BYTES
 
 
+def test_b8_a_thousand_a_side_costs_what_it_says_and_a_fifth(apart: Apart, tmp_path: Path) -> None:
+    words = "verify {in}/memory-bombs/big_1000_3.vqrf --max-memory"
+    end = ended(apart, f"{words} 1.1GB", tmp_path)
+    assert end.code == 0 and end.peak_bytes <= 1.2 * 1.1e9, end
+    end = ended(apart, f"{words} 0.9GB", tmp_path)
+    assert end.code == 2 and end.err.count("\n") == 1 and end.peak_bytes <= 1.2 * 0.9e9, end
+
+
 @pytest.mark.parametrize("name", ["down_bool", "down_huge"])
 def test_b10_a_downscale_that_is_none_is_not_believed(name: str, apart: Apart, tmp_path: Path) -> None:
     words = f"eval {{in}}/eval-downscale-true/{name}.vqrf --data {{in}}/dataset-bombs/angle_tiny"

@@ -542,17 +542,30 @@ def test_a_damaged_file_is_named_with_its_place_and_the_scene_before_stays(
     tab.page.get_by_role("application", name="3-D scene good.vqrf").wait_for()
 
 
+def network_of(width: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Layers of float16 zeros over three features and the direction as it stands."""
+    sides = [(width, 6), (width, width), (3, width)]
+    return tuple((np.zeros(side, np.float16), np.zeros(side[0], np.float16)) for side in sides)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"step_world": 2e-9}, "step_world: a ray has"), ({"interval": 1e-30}, "interval: "), ({"near": 0.5}, None)],
-    ids=["samples without an end", "an interval of nothing", "what can be drawn"],
+    [
+        ({"step_world": 2e-9}, "step_world: a ray has"),
+        ({"interval": 1e-30}, "interval: "),
+        ({"color_mlp": network_of(4096), "step_world": 0.02}, "the network's 16814080 weights"),
+        ({"near": 0.5}, None),
+    ],
+    ids=["samples without an end", "an interval of nothing", "a network 4096 wide", "what can be drawn"],
 )
 def test_what_is_whole_and_cannot_be_drawn_says_why_and_shows_no_shader(
     change: dict[str, Any], reason: str | None, tab: Tab, export: Callable[[bytes], str], ball_file: bytes
 ) -> None:
     tab.open(export(ball_file))
     small = decode(ball_file)
-    choose(tab, "odd.vqrf", encode(replace(small, equation=replace(small.equation, **change))))
+    layers = change.get("color_mlp", small.color_mlp)
+    constants = {name: value for name, value in change.items() if name != "color_mlp"}
+    choose(tab, "odd.vqrf", encode(replace(small, color_mlp=layers, equation=replace(small.equation, **constants))))
     if reason is None:
         tab.page.get_by_role("application", name="3-D scene odd.vqrf").wait_for()
         return

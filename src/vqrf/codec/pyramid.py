@@ -15,7 +15,7 @@ Source: the Laplacian pyramid (Burt and Adelson 1983) on the nodes that an octre
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,22 +64,21 @@ def select_levels(occupied: NDArray[np.bool_], n_levels: int) -> list[NDArray[np
     """Where the levels over the occupied voxels [X,Y,Z] have nodes, finest first: `n_levels` + 1 of them."""
     levels = [occupied]
     for _ in range(n_levels):
-        coarser = levels[-1]
-        for axis in range(3):
-            coarser = _halve(coarser, axis)
-        levels.append(coarser)
+        levels.append(_halve(levels[-1]))
     return levels
 
 
-def _halve(selected: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """What nodes along one axis hang on: an even one on i/2, an odd one on the two beside that."""
-    along = np.moveaxis(selected, axis, 0)
-    even, odd = along[::2], along[1::2]
-    above = np.zeros((len(along) // 2 + 1, *along.shape[1:]), bool)
-    above[: len(even)] |= even
-    above[: len(odd)] |= odd
-    above[1 : len(odd) + 1] |= odd
-    return np.moveaxis(above, 0, axis)
+def _halve(selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What the nodes hang on: along each axis an even one on i/2, an odd one on the two beside that.
+
+    All axes at once: the lattice halved along one is half of what a great file has a budget for.
+    """
+    above = np.zeros(coarser_shape(selected.shape), bool)
+    for odd in product((0, 1), repeat=3):
+        nodes = selected[tuple(slice(one, None, 2) for one in odd)]
+        for shift in product(*((0, 1)[: one + 1] for one in odd)):
+            above[tuple(slice(by, by + side) for by, side in zip(shift, nodes.shape, strict=True))] |= nodes
+    return above
 
 
 def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
@@ -87,7 +86,7 @@ def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
     masks = [np.ascontiguousarray(mask) for mask in select_levels(occupied, n_levels)]
     levels = []
     for selected, coarser in pairwise(masks):
-        numbers = np.cumsum(coarser, dtype=np.int32) - np.int32(1)
+        numbers = _number(coarser).ravel()
         strides = coarser.shape[1] * coarser.shape[2], coarser.shape[2], 1
         places = np.nonzero(selected)
         near = sum((place >> 1) * stride for place, stride in zip(places, strides, strict=True))
@@ -97,6 +96,18 @@ def build_nodes(occupied: NDArray[np.bool_], n_levels: int) -> list[Nodes]:
             parents[:, k] = numbers[near + sum(beyond[axis] for axis in range(3) if k >> (2 - axis) & 1)]
         levels.append(Nodes(selected, parents))
     return [*levels, Nodes(masks[-1], np.zeros((np.count_nonzero(masks[-1]), 0), np.int32))]
+
+
+def _number(selected: NDArray[np.bool_]) -> Int32:
+    """How many nodes stand before each place of [X,Y,Z] in raster order: its number. By slices: NumPy would copy all."""
+    numbers = np.empty(selected.shape, np.int32)
+    n_before = 0
+    for nodes, here in zip(selected, numbers, strict=True):
+        np.cumsum(nodes, dtype=np.int32, out=here.reshape(-1))
+        last = int(here[-1, -1])
+        here += np.int32(n_before - 1)  # numbers begin at 0; what stands where no node is has no meaning
+        n_before += last
+    return numbers
 
 
 def children_of(parents: Int32, n_above: int) -> Children:
