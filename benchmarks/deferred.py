@@ -49,13 +49,15 @@ from vqrf.training.bake import BAKE_CHANNELS, RATE_DENSITY, RATE_FEATURES, Harmo
 from vqrf.training.loop import REFRESH_STEPS, optimize, torch_threads
 from vqrf.training.parameters import Moments
 from vqrf.training.stages import FINE_LOSSES
-from vqrf.training.train import VIEW_FREQUENCIES
 
 WIDTH = 16
 """Units of each of the two hidden layers, as in SNeRG."""
 
 PASS = 3
 """Channels that the kernels sum up at a time."""
+
+VIEW_FREQUENCIES = 4
+"""Of the direction, in what the network of a pixel takes."""
 
 DEGREE_0 = 0.28209479177387814
 """The harmonic of degree 0."""

@@ -34,8 +34,11 @@ SHAPE, SIZES = (5, 6, 4), (2, 3, 7)
 
 
 def tiny(kind: Decomposition) -> TrainConfig:
+    """Of the official settings, in small: frequencies of the features, and a lattice that grows by another factor than two."""
     components = Components(4, 8) if kind == "vm" else Components(8, 16, "cp")
-    return replace(TINY, fine=replace(TINY.fine, components=components, rates=replace(TINY.fine.rates, features=0.05)))
+    appearance = replace(TINY.fine.appearance, view_frequencies=2, feature_frequencies=1)
+    rates = replace(TINY.fine.rates, features=0.05)
+    return replace(TINY, fine=replace(TINY.fine, components=components, appearance=appearance, rates=rates, first_voxels=14**3))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -75,6 +78,19 @@ def test_it_learns_nearly_as_well_as_voxels_do(
 ) -> None:
     behind = 1.5 if kind == "vm" else 5.0  # lines alone say little on so small a lattice
     assert evaluate(tensorf, scene.test).psnr > evaluate(trained, scene.test).psnr - behind
+
+
+def test_it_is_shaded_by_the_frequencies_of_its_settings(tensorf: RadianceField) -> None:
+    assert tensorf.equation.feature_frequencies == 1
+    assert tensorf.color_mlp[0][0].shape[1] == 6 * (1 + 2) + 3 + 6 * 2
+
+
+def test_its_lattice_grows_by_equal_factors(model: FieldModel) -> None:
+    stage = model.stage
+    assert stage.first_voxels == stage.voxels_after(0) == 14**3
+    assert stage.voxels_after(2) == stage.n_voxels == 24**3
+    assert stage.voxels_after(1) ** 2 == pytest.approx(14**3 * 24**3, rel=1e-3)
+    assert model.equation.interval == stage.sampling.step_voxels, "of its last lattice, whose voxels are the base ones"
 
 
 def test_its_voxels_are_the_products_of_its_factors(model: FieldModel, tensorf: RadianceField) -> None:

@@ -20,12 +20,15 @@ class Appearance:
     Attributes:
       channels: features per voxel; with `depth` 0 they are rgb logits and `channels` is 3, or coefficients of harmonics.
       depth, width: layers of the colour MLP, hidden width.
+      view_frequencies, feature_frequencies: how many of the direction and of each feature the colour MLP takes.
       shading, activation: as in `vqrf.kernels`. With "relu" density is in the units of `interval_of_step`, without a bias.
     """
 
     channels: int = 12
     depth: int = 3
     width: int = 128
+    view_frequencies: int = 4
+    feature_frequencies: int = 0
     shading: Shading = "mlp"
     activation: Activation = "softplus"
 
@@ -99,7 +102,8 @@ class StageConfig:
     Attributes:
       steps, rays_per_step: batches of so many rays.
       n_voxels: of the lattice at the end of the stage.
-      grow_at: steps at which the number of voxels doubles; the stage starts with `n_voxels / 2^len(grow_at)`.
+      grow_at: steps at which the number of voxels grows, each time by the same factor.
+      first_voxels: of the lattice at the start; None: it doubles each time, from `n_voxels / 2^len(grow_at)`.
       is_sparse: when the lattice grows, only cells that are occupied or next to such a one stay allowed.
       components: where voxels are products of planes and lines; None where they are not.
     """
@@ -108,6 +112,7 @@ class StageConfig:
     n_voxels: int
     rays_per_step: int = 8192
     grow_at: tuple[int, ...] = ()
+    first_voxels: int | None = None
     is_sparse: bool = False
     appearance: Appearance = Appearance()
     components: Components | None = None
@@ -115,6 +120,26 @@ class StageConfig:
     rates: LearningRates = LearningRates()
     losses: LossWeights = FINE_LOSSES
     penalties: Penalties = Penalties()
+
+    def voxels_after(self, n_grown: int) -> int:
+        """Of the lattice once it has grown so often.
+
+        >>> five = dict(steps=9, grow_at=(1, 2, 3, 4, 5))
+        >>> stage = StageConfig(n_voxels=300**3, first_voxels=128**3, **five)
+        >>> [round(stage.voxels_after(n) ** (1 / 3)) for n in range(6)]  # TensoRF's
+        [128, 152, 180, 213, 253, 300]
+        >>> StageConfig(n_voxels=160**3, **five).voxels_after(4) == 160**3 // 2
+        True
+        """
+        n_left = len(self.grow_at) - n_grown
+        return self.n_voxels >> n_left if self.first_voxels is None else round(self.n_voxels / self.growth**n_left)
+
+    @property
+    def growth(self) -> float:
+        """The factor by which the number of voxels grows each time."""
+        if self.first_voxels is None or not self.grow_at:
+            return 2.0
+        return float((self.n_voxels / self.first_voxels) ** (1 / len(self.grow_at)))
 
     @property
     def halfway(self) -> int:

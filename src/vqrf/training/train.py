@@ -59,8 +59,6 @@ from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig, c
 AVERAGE_FROM = 0.4
 """Share of a stage's steps that remain when the mean of its parameters begins."""
 
-VIEW_FREQUENCIES = 4
-
 
 class FieldModel:
     """A DVGO, Plenoxels or TensoRF field under optimisation.
@@ -93,17 +91,17 @@ class FieldModel:
         self.seed = seed
         self.origin = np.zeros(3)
         self.exposures: Exposures | None = None
-        self._allocate(stage.n_voxels >> len(stage.grow_at))
+        self._allocate(0)
 
-    def _allocate(self, n_voxels: int, old: Grid | None = None, reach: np.ndarray | None = None) -> None:
-        """Put the lattice at `n_voxels`: at its start, or resampled from the `old` grid.
+    def _allocate(self, n_grown: int, old: Grid | None = None, reach: np.ndarray | None = None) -> None:
+        """Put the lattice where it is once it has grown so often: at its start, or resampled from the `old` grid.
 
         Args:
           reach: cells of the new lattice, flat, whose voxels it holds; None for those that the coarse stage leaves.
         """
-        self.lattice = Lattice.with_voxels(*self.box, n_voxels)
+        self.lattice = Lattice.with_voxels(*self.box, self.stage.voxels_after(n_grown))
         shape = self.lattice.shape
-        self.equation = self._equation_for(n_voxels)
+        self.equation = self._equation_after(n_grown)
         self.reach, self.allowed, active = None, None, torch.arange(self.lattice.n_voxels, device=self.device)
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
@@ -130,15 +128,18 @@ class FieldModel:
         """World size of a voxel of a lattice of so many."""
         return float(np.cbrt(np.prod(self.lattice.extent) / n_voxels))
 
-    def _equation_for(self, n_voxels: int) -> Equation:
-        """The constants of the stage at a lattice of so many voxels."""
-        sampling, appearance = self.stage.sampling, self.stage.appearance
+    def _equation_after(self, n_grown: int) -> Equation:
+        """The constants of the stage once the lattice has grown so often.
+
+        With each doubling the bias falls by one, which sharpens what is there (DVGO).
+        """
+        sampling, appearance, n_voxels = self.stage.sampling, self.stage.appearance, self.stage.voxels_after(n_grown)
         step_world = sampling.step_voxels * self._edge(n_voxels)
         if appearance.activation == "relu":
             interval, density_bias = interval_of_step(step_world, self._edge(self.stage.n_voxels)), 0.0
         else:
             interval = sampling.step_voxels * (self.stage.n_voxels / n_voxels) ** (1 / 3)
-            density_bias = math.log(1 / (1 - sampling.alpha_init) - 1) - self._n_grown(n_voxels)
+            density_bias = math.log(1 / (1 - sampling.alpha_init) - 1) - n_grown * math.log2(self.stage.growth)
         return Equation(
             density_bias=density_bias,
             interval=interval,
@@ -148,11 +149,8 @@ class FieldModel:
             background=self.scene.background,
             shading=appearance.shading,
             activation=appearance.activation,
+            feature_frequencies=appearance.feature_frequencies,
         )
-
-    def _n_grown(self, n_voxels: int) -> int:
-        """How often the lattice has doubled; each time the bias falls by one, which sharpens what is there (DVGO)."""
-        return len(self.stage.grow_at) - round(math.log2(self.stage.n_voxels / n_voxels))
 
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp.values()]
@@ -196,10 +194,10 @@ class FieldModel:
     def prepare(self, step: int) -> bool:
         self.step = step
         if step in self.stage.grow_at:
-            n_voxels = self.stage.n_voxels >> (len(self.stage.grow_at) - 1 - self.stage.grow_at.index(step))
-            reach = self._sparse_cells(n_voxels) if self.stage.is_sparse else None
+            n_grown = self.stage.grow_at.index(step) + 1
+            reach = self._sparse_cells(self.stage.voxels_after(n_grown)) if self.stage.is_sparse else None
             del self.gradients  # the grid gives them up
-            self._allocate(n_voxels, self.grid, reach)
+            self._allocate(n_grown, self.grid, reach)
         elif self.coarse is not None and step == self.stage.halfway:
             self._close_unneeded()
         elif step % REFRESH_STEPS == 0:
@@ -284,7 +282,7 @@ class FieldModel:
         grown = sum(at < step for at in self.stage.grow_at)
         self.step = step
         reach = state["reach"].cpu().numpy() if "reach" in state else None
-        self._allocate(self.stage.n_voxels >> (len(self.stage.grow_at) - grown), reach=reach)
+        self._allocate(grown, reach=reach)
         self.allowed = state.get("allowed")
         self.parameters.restore(state)
         self._occupy(state["cells"], replace(self.equation, alpha_threshold=float(state["alpha_threshold"])))
@@ -295,7 +293,8 @@ def initial_mlp(appearance: Appearance, seed: int, device: str) -> list[Tensor]:
     if appearance.depth == 0:
         return []
     generator = torch.Generator().manual_seed(seed)
-    sides = [appearance.channels + 3 + 6 * VIEW_FREQUENCIES, *[appearance.width] * (appearance.depth - 1), 3]
+    n_inputs = appearance.channels * (1 + 2 * appearance.feature_frequencies) + 3 + 6 * appearance.view_frequencies
+    sides = [n_inputs, *[appearance.width] * (appearance.depth - 1), 3]
     arrays = []
     for n_in, n_out in itertools.pairwise(sides):
         for shape in ((n_out, n_in), (n_out,)):
