@@ -36,7 +36,7 @@ WINGS = {
     "memory": (),
     "files": (),
     "bars": (),
-    "kernels": ("constants", "contract", "equation", "reference", "native"),
+    "kernels": ("constants", "contract", "equation", "similarity", "reference", "native"),
     "codec": ("compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",

@@ -1,9 +1,10 @@
-// Kernels of lattices, rows and factors, as Python sees them, and the machine that they run on.
+// Kernels of lattices, rows, factors and images, as Python sees them, and the machine that they run on.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -122,6 +123,16 @@ void bind_move_gradients(Matrix<float> gradient, Row<const int64_t> voxels, Row<
     });
 }
 
+template <class T>
+double bind_measure_ssim(Dense<const T> image, Dense<const T> target) {
+    expect(image.ndim() == 3 && same_shape(image, target), "image and target: expected one shape [H,W,C]");
+    expect(std::min(image.shape(0), image.shape(1)) >= SSIM_WINDOW && image.shape(2) >= 1,
+           "image: expected at least " + std::to_string(SSIM_WINDOW) + "x" + std::to_string(SSIM_WINDOW) + " pixels");
+    const ImagePair<T> images{image.data(), target.data(), static_cast<int64_t>(image.shape(0)),
+                              static_cast<int64_t>(image.shape(1)), static_cast<int64_t>(image.shape(2))};
+    return without_gil([&] { return measure_ssim(images); });
+}
+
 // What the twins have to agree on, by the names of src/vqrf/kernels.
 nb::dict constants() {
     nb::dict d;
@@ -129,6 +140,7 @@ nb::dict constants() {
     d["MAX_VIEW_FREQUENCIES"] = MAX_VIEW_FREQUENCIES, d["MAX_VOXELS"] = MAX_VOXELS;
     d["MAX_FEATURE_FREQUENCIES"] = MAX_FEATURE_FREQUENCIES, d["MAX_SAMPLES"] = MAX_SAMPLES;
     d["SKIP_BLOCK"] = 1 << SKIP_BLOCK_LOG2, d["STOP_TRANSMITTANCE"] = STOP_TRANSMITTANCE;
+    d["SSIM_WINDOW"] = SSIM_WINDOW, d["SSIM_SIGMA"] = SSIM_SIGMA, d["SSIM_K1"] = SSIM_K1, d["SSIM_K2"] = SSIM_K2;
     d["MAX_STEPS"] = MAX_STEPS, d["BITS_UNIT"] = BITS_UNIT, d["FIRST_STEP"] = FIRST_STEP;
     return d;
 }
@@ -152,6 +164,8 @@ void bind_arrays(nb::module_ &m) {
           nb::arg("features").none());
     m.def("add_sparsity", &bind_add_sparsity, nb::arg("values"), nb::arg("gradient"), nb::arg("touched").none(),
           nb::arg("n_columns"), nb::arg("weight"));
+    m.def("measure_ssim", &bind_measure_ssim<float>, nb::arg("image").noconvert(), nb::arg("target").noconvert());
+    m.def("measure_ssim", &bind_measure_ssim<double>, nb::arg("image").noconvert(), nb::arg("target").noconvert());
     m.def("constants", &constants);
     m.def("set_threads", [](int n) { without_gil([&] { ThreadPool::Turn().set_threads(n); }); });
     m.def("n_threads", [] { return without_gil([] { return ThreadPool::Turn().n_threads(); }); });

@@ -23,6 +23,8 @@ constexpr int MAX_FEATURE_FREQUENCIES = 10;
 constexpr int SKIP_BLOCK_LOG2 = 2;
 constexpr float STOP_TRANSMITTANCE = 1e-3f;
 constexpr int MAX_SAMPLES = 1 << 16;  // of a ray
+constexpr int SSIM_WINDOW = 11;
+constexpr double SSIM_SIGMA = 1.5, SSIM_K1 = 0.01, SSIM_K2 = 0.03;
 constexpr float MAX_STEPS = 14 + (1 << 14) - 1, BITS_UNIT = 1.0f / 16, FIRST_STEP = 1.5f;
 
 constexpr int MAX_VIEW = 3 + 6 * MAX_VIEW_FREQUENCIES + 1;  // entries of the view encoding, and one to make it even
@@ -144,6 +146,13 @@ struct PixelView {
     const double *poses;     // [n_views][3][4]
 };
 
+// Two images [height][width][channels], each at least SSIM_WINDOW pixels wide and high.
+template <class T>
+struct ImagePair {
+    const T *a, *b;
+    int64_t height, width, channels;
+};
+
 // The links between two levels of a pyramid, from above.
 struct ChildView {
     const int32_t *first;  // [parents + 1]
@@ -181,6 +190,10 @@ void use_instruction_set(const std::string &name);
 
 // views.cpp
 void pixel_rays(const PixelView &, float *origins, float *directions);
+
+// images.cpp
+template <class T>
+double measure_ssim(const ImagePair<T> &);
 
 // lattice.cpp; `shape` is [3], of voxels, and of cells in `measure_skip`. `allowed` and `touched` may be null.
 void find_cells(const float *density, const int64_t *shape, float floor, const uint8_t *allowed, uint8_t *cells);

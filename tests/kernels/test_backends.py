@@ -151,6 +151,8 @@ def test_the_core_and_the_contract_have_the_same_constants() -> None:
 
     for name in ("MAX_SAMPLES", "SKIP_BLOCK", "MAX_STEPS", "BITS_UNIT", "FIRST_STEP", "STOP_TRANSMITTANCE"):
         assert native.LIMITS[name] == np.float32(getattr(kernels, name)), name
+    for name in ("SSIM_WINDOW", "SSIM_SIGMA", "SSIM_K1", "SSIM_K2"):
+        assert native.LIMITS[name] == getattr(kernels.similarity, name), name
     assert native.LIMITS["MAX_FEATURE_FREQUENCIES"] == kernels.constants.MAX_FEATURE_FREQUENCIES
     assert set(native.NOUNS) < set(native.LIMITS)
 
@@ -241,6 +243,7 @@ def of_arrays(kernels: Any) -> dict[str, Callable[[], list[Any]]]:
         "round_to_steps": lambda: changed(kernels.round_to_steps, 3, fine, steps, 0.1, np.zeros_like(fine)),
         "add_rate_gradient": lambda: changed(kernels.add_rate_gradient, 4, fine, steps, bits, 0.3, fine),
         "expand_factors": expand,
+        "measure_ssim": lambda: [np.float64(kernels.measure_ssim(lattice[0], lattice[1]))],
         "add_sparsity": lambda: changed(kernels.add_sparsity, 1, fine, fine, touched, n_columns=5, weight=0.1),
     }
 

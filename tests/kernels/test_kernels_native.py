@@ -228,9 +228,21 @@ def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     return results | {"raised": raised, "lowered": lowered, "rate": rate, "lowered_column": one_above}
 
 
+def run_images(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
+    """Sizes that are less than a band of rows, that begin another, and that are one window."""
+    rng, results = np.random.default_rng(8), {}
+    for height, width, channels in ((11, 11, 1), (75, 40, 3), (139, 12, 4)):
+        image = rng.random((height, width, channels))
+        target = np.clip(image + 0.2 * rng.normal(size=image.shape), 0, 1)
+        for kind in (np.float32, np.float64):
+            found = kernels.measure_ssim(image.astype(kind), target.astype(kind))
+            results[f"{height}x{width}, {kind.__name__}"] = np.array(found)
+    return results
+
+
 Run = Callable[[ModuleType, Volume, Rays], Results]
 OF_RAYS: list[Run] = [run_hits, run_rendering, run_gradients, run_weighted, run_backpropagation, run_importance]
-OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors, run_pyramid]
+OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors, run_pyramid, run_images]
 
 
 @functools.cache
@@ -306,6 +318,24 @@ def test_compiled_kernels_take_no_rays(native: ModuleType) -> None:
 def test_compiled_kernels_of_arrays_agree_with_the_reference(native: ModuleType, run: Run) -> None:
     results = run(native, *twin_scene("small", False, True))
     assert_twins(native, results, expected_results(run, "small", False, True))
+
+
+def test_compiled_similarity_is_the_definition_to_rounding(native: ModuleType) -> None:
+    volume, rays = twin_scene("small", False, True)
+    results, expected = run_images(native, volume, rays), run_images(reference, volume, rays)
+    for name, theirs in expected.items():
+        assert results[name] == pytest.approx(theirs, abs=1e-13), name
+
+
+def test_images_whose_similarity_cannot_be_measured_are_refused(native: ModuleType) -> None:
+    image = np.zeros((12, 12, 3))
+    for kernels in (native, reference):
+        with pytest.raises(ValueError, match=r"at least 11x11|one shape"):
+            kernels.measure_ssim(image[:10], image[:10])
+        with pytest.raises(ValueError, match=r"\[H,W,C\]"):
+            kernels.measure_ssim(image, image[1:])
+        with pytest.raises(ValueError, match=r"\[H,W,C\]"):
+            kernels.measure_ssim(image[..., 0], image[..., 0])
 
 
 @pytest.mark.parametrize("run", [*OF_RAYS, *OF_ARRAYS])

@@ -28,7 +28,7 @@ run() { # NAME SANITIZERS
     "$cxx" "${common[@]}" $flags "-DVQRF_ISA=$best" "-DVQRF_NAME=\"$best\"" "-DVQRF_TABLE=kernels_$best" -DVQRF_X86_64 \
       -c src/native/hot.cpp -o "$build/best.o" & jobs+=($!)
   fi
-  for kernels in lattice levels rows views; do
+  for kernels in images lattice levels rows views; do
     "$cxx" "${common[@]}" -c "src/native/$kernels.cpp" -o "$build/$kernels.o" & jobs+=($!)
   done
   "$cxx" "${common[@]}" ${best:+-DVQRF_X86_64 "-DVQRF_BEST=kernels_$best"} \

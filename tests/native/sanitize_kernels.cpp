@@ -303,9 +303,19 @@ void run_rows(int columns, Answers &answers) {
 }
 
 // What is compiled once and not for each instruction set.
+void run_images(Answers &answers) {
+    for (int height : {11, 75, 140}) {
+        constexpr int WIDTH = 17, CHANNELS = 3;
+        const std::vector<float> a = normals(height * WIDTH * CHANNELS, 0.3f), b = normals(height * WIDTH * CHANNELS, 0.3f);
+        answers.doubles.push_back(measure_ssim(ImagePair<float>{a.data(), b.data(), height, WIDTH, CHANNELS}));
+        const std::vector<double> c(a.begin(), a.end()), d(b.begin(), b.end());
+        answers.doubles.push_back(measure_ssim(ImagePair<double>{c.data(), d.data(), height, WIDTH, CHANNELS}));
+    }
+}
+
 Answers run_others(const Scene &scene) {
     Answers answers;
-    run_views(answers);
+    run_views(answers), run_images(answers);
     run_lattice(scene, answers);
     for (int columns : {1, 5, 12, 27}) run_rows(columns, answers);
     return answers;

@@ -133,6 +133,11 @@ class Case:
         found = evaluate(field.with_background(self.scene.background), self.scene.test)
         return round(found.psnr, 4), round(found.ssim, 5)
 
+    def psnr(self, field: RadianceField) -> float:
+        """PSNR on the test views, which is all that a search looks at."""
+        found = evaluate(field.with_background(self.scene.background), self.scene.test, with_ssim=False)
+        return round(found.psnr, 4)
+
     def score_field(self) -> tuple[float, float]:
         """`score` of the field before compression, which a process measures once for all jobs."""
         if self.mark not in FIELD_SCORES:
@@ -311,7 +316,7 @@ def search_ours(n_bytes: int, job: Contest, case: Case) -> Trial:
     dial = FieldDial(
         base=base_of(job.preset, case.conditions.steps),
         tune=case.compress,
-        score=lambda small: case.score(expand(small))[0],
+        score=lambda small: case.psnr(expand(small)),
         metadata=case.metadata,
     )
     journal = Journal(journal_of(job, case.conditions.work), job.settings)

@@ -17,7 +17,8 @@ from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, 
 from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
-from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, evaluate
+from vqrf.kernels.similarity import SSIM_WINDOW
+from vqrf.rendering.evaluate import Evaluation, evaluate
 
 if TYPE_CHECKING:
     from vqrf.compression.job import Job

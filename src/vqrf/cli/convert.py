@@ -41,7 +41,7 @@ from vqrf.interop import (
     outline_checkpoint,
     zip_of_vqrf,
 )
-from vqrf.rendering.evaluate import SSIM_WINDOW
+from vqrf.kernels.similarity import SSIM_WINDOW
 from vqrf.rendering.render import own_scene
 
 

@@ -39,7 +39,8 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.storage import field_checksum
 from vqrf.files import remove_stale, write_atomically
 from vqrf.geometry import Float32
-from vqrf.rendering.evaluate import SSIM_WINDOW, Evaluation, ViewScore, evaluate
+from vqrf.kernels.similarity import SSIM_WINDOW
+from vqrf.rendering.evaluate import Evaluation, ViewScore, evaluate
 from vqrf.rendering.report import ReportRow, write_report
 from vqrf.training.bake import BAKE_CHANNELS
 from vqrf.training.checkpoint import Checkpoint, fingerprint
@@ -179,7 +180,7 @@ class Job:
                 self.field, self.scene, preset, seed=self.seed, device=self.device, report=report, checkpoints=checkpoints
             )
 
-    def score(self, small: RadianceField, watch: Watch = SILENT) -> Scored:
+    def score(self, small: RadianceField, watch: Watch = SILENT, *, with_ssim: bool = True) -> Scored:
         """On the views that are compared."""
         views = self.compared
         chosen, images = spread(len(views), PAGE_VIEWS), {}
@@ -192,7 +193,8 @@ class Job:
                     images[number] = image.rgb
                 advance()
 
-            scores = evaluate(small.with_background(self.scene.background), views, on_view=on_view)
+            field = small.with_background(self.scene.background)
+            scores = evaluate(field, views, with_ssim=with_ssim, on_view=on_view)
         return Scored(scores, images)
 
     def describe(self, preset: Preset[Any], after: Evaluation, before: Evaluation) -> dict[str, Any]:
@@ -406,7 +408,7 @@ class Desk:
         dial = FieldDial(
             base=job.preset,
             tune=tune,
-            score=lambda small: job.score(expand(small), watch).evaluation.psnr,
+            score=lambda small: job.score(expand(small), watch, with_ssim=False).evaluation.psnr,
             metadata=job.describe(job.preset, replace(before, views=WIDEST_VIEWS), before),
         )
         return search(dial, target, self.journal(), on_trial=watch.trial)

@@ -102,6 +102,8 @@ class Kernels(Protocol):
 
     def add_sparsity(self, values: Array, gradient: Array, touched: Array | None, *, n_columns: int, weight: float) -> None: ...
 
+    def measure_ssim(self, image: NDArray[Any], target: NDArray[Any]) -> float: ...
+
 
 class Backend(Kernels, Protocol):
     """Kernels, and where they run; from `vqrf.kernels.select`.

@@ -7,6 +7,7 @@ pieces and adds them in a fixed order. Any two functions may be called from two 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from vqrf.kernels import (
 from vqrf.kernels.constants import count_view_frequencies
 from vqrf.kernels.contract import B
 
-LIMITS: dict[str, int] = _native.constants()
+LIMITS: dict[str, float] = _native.constants()
 """What the core was compiled for, and what it takes the contract's constants to be, by their names."""
 
 COLOR_TOLERANCE: float = _native.color_tolerance()
@@ -229,3 +230,7 @@ def expand_factors(factors: FactorArrays[B], marks: Array, density: Array, featu
 
 def add_sparsity(values: Array, gradient: Array, touched: Array | None, *, n_columns: int, weight: float) -> None:
     _native.add_sparsity(values, gradient, touched, n_columns, weight)
+
+
+def measure_ssim(image: NDArray[Any], target: NDArray[Any]) -> float:
+    return float(_native.measure_ssim(np.ascontiguousarray(image), np.ascontiguousarray(target)))

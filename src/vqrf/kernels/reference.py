@@ -1,13 +1,12 @@
 """The readable twin: every kernel in plain PyTorch. What these functions answer is the definition.
 
-Any device, float32 or float64: the dtype of the density decides, and the rays are brought to it. NumPy arrays
-and torch tensors are both taken; a result is of the kind of the first array argument (of `origins` for the
-kernels of rays), and arrays that a kernel adds to are changed in place.
+Any device, float32 or float64: the dtype of the density decides, and the rays are brought to it. NumPy arrays and torch tensors
+are both taken; a result is of the kind of the first array argument (of `origins` for the kernels of rays), and arrays that a
+kernel adds to are changed in place. `measure_ssim` alone is NumPy's.
 
-Notation: `vqrf.kernels`, and N rays, M samples, V voxels flattened in memory order, C channels, R rows of a
-table, K codewords. The rendering equation itself is in `equation`.
-
-Deterministic on the CPU; on a GPU sums over samples depend on the order of atomics.
+Notation: `vqrf.kernels`, and N rays, M samples, V voxels flattened in memory order, C channels, R rows of a table, K codewords.
+The rendering equation itself is in `equation`. Deterministic on the CPU; on a GPU sums over samples depend on the order of
+atomics.
 """
 
 from __future__ import annotations
@@ -51,6 +50,7 @@ from vqrf.kernels.equation import (
     weigh,
     writable,
 )
+from vqrf.kernels.similarity import measure_ssim as measure_ssim
 
 CHUNK_SAMPLES = {"cpu": 2**19, "cuda": 2**23}
 """Places for samples looked at together by the kind of device, occupied or not: 0.8 GB of float32 for 2^19 if all of them are

@@ -18,21 +18,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Float64
-from vqrf.kernels import Volume
+from vqrf.kernels import Volume, has_native, select
+from vqrf.kernels.similarity import measure_ssim
 from vqrf.rendering.render import Image, render
 
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
-"""Pixels: side and standard deviation of the Gaussian window (Wang 2004, sec. III-C)."""
-
-SSIM_K1, SSIM_K2 = 0.01, 0.03
-"""Constants that keep the quotient stable where an image is dark or flat (Wang 2004, sec. III-B)."""
-
+Floats = NDArray[np.floating]
 
 EQUAL_PSNR = 100.0
 """dB that an infinite PSNR counts in a mean: an error of 1e-5, a four-hundredth of the step of a byte."""
@@ -45,7 +40,7 @@ class ViewScore:
     Attributes:
       name: of the view.
       psnr: dB, inf for images that are equal.
-      ssim: -1..1, 1 for images that are equal.
+      ssim: -1..1, 1 for images that are equal; NaN where it was not asked for.
       seconds: wall time of the rendering.
       is_equal: whether the rendering, rounded to bytes, is the photo.
     """
@@ -137,6 +132,7 @@ def evaluate(
     field: RadianceField | Volume,
     views: Sequence[View],
     *,
+    with_ssim: bool = True,
     on_view: Callable[[View, Image, ViewScore], None] | None = None,
 ) -> Evaluation:
     """Render every view and compare.
@@ -144,6 +140,7 @@ def evaluate(
     Args:
       field: put it on the background that the views stand on before.
       views: at least one, each at least 11x11.
+      with_ssim: a search looks at PSNR alone.
       on_view: called after each view with the view, its rendering and its score (progress, saving images).
 
     Deterministic, but for `seconds`.
@@ -159,7 +156,8 @@ def evaluate(
         seconds = time.perf_counter() - start
         target = view.colors()
         is_equal = np.array_equal(bytes_from_colors(image.rgb), bytes_from_colors(target))
-        score = ViewScore(view.name, psnr(image.rgb, target), ssim(image.rgb, target), seconds, is_equal)
+        similarity = ssim(image.rgb, target) if with_ssim else math.nan
+        score = ViewScore(view.name, psnr(image.rgb, target), similarity, seconds, is_equal)
         scores.append(score)
         if on_view is not None:
             on_view(view, image, score)
@@ -191,56 +189,32 @@ def psnr(image: ArrayLike, target: ArrayLike) -> float:
     20.0
     """
     a, b = _pair(image, target)
-    error = float(np.mean((a - b) ** 2))
+    apart = np.subtract(a, b, dtype=np.float64).ravel()
+    error = float(apart @ apart) / apart.size
     return -10 * math.log10(error) if error > 0 else math.inf
 
 
 def ssim(image: ArrayLike, target: ArrayLike) -> float:
-    """Structural similarity, the mean over channels and over all pixels whose window lies inside the image.
-
-        SSIM = (2 m_a m_b + c1) (2 s_ab + c2) / ((m_a^2 + m_b^2 + c1) (s_a^2 + s_b^2 + c2))
-
-    where m, s^2 and s_ab are means, variances and covariance under a Gaussian window of 11 x 11 pixels with
-    standard deviation 1.5 that sums to 1 (variances are not scaled by n / (n - 1)), and for values in 0..1
-    c1 = 0.01^2, c2 = 0.03^2.
-
-    Args:
-      image, target: [H,W,C], 0..1, at least 11 x 11.
+    """Structural similarity of values in 0..1, as `vqrf.kernels.similarity` defines it: -1..1, 1 for equal images.
 
     Raises:
-      ValueError: the shapes differ, or the window does not fit.
-
-    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
-    similarity", 2004, eq. 13 to 16; per colour channel and without padding, as NeRF papers compute it.
+      ValueError: the shapes differ, are not [H,W,C], or the window of 11x11 pixels does not fit.
 
     >>> image = np.random.default_rng(0).random((16, 16, 3))
     >>> round(ssim(image, image), 9)
     1.0
     """
     a, b = _pair(image, target)
-    if a.ndim != 3 or min(a.shape[:2]) < SSIM_WINDOW:
-        raise ValueError(f"ssim: expected [H,W,C], at least {SSIM_WINDOW}x{SSIM_WINDOW}, got {list(a.shape)}")
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    variances = _window_mean(a * a) + _window_mean(b * b) - mean_a**2 - mean_b**2
-    covariance = _window_mean(a * b) - mean_a * mean_b
-    c1, c2 = SSIM_K1**2, SSIM_K2**2
-    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return float(np.mean(numerator / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))))
+    if a.dtype != b.dtype:
+        a, b = a.astype(np.float64), b.astype(np.float64)
+    # Where neither the compiled core nor PyTorch is, pictures are scored all the same.
+    return select().measure_ssim(a, b) if has_native() else measure_ssim(a, b)
 
 
-def _window_mean(values: Float64) -> Float64:
-    """[H-10,W-10,C]: the Gaussian mean around each pixel of [H,W,C]; rows and columns one after the other."""
-    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    shares = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    shares /= shares.sum()
-    height, width = values.shape[0] - SSIM_WINDOW + 1, values.shape[1] - SSIM_WINDOW + 1
-    zero: Float64 = np.zeros(())
-    rows = sum((share * values[k : k + height] for k, share in enumerate(shares)), zero)
-    return sum((share * rows[:, k : k + width] for k, share in enumerate(shares)), zero)
-
-
-def _pair(image: ArrayLike, target: ArrayLike) -> tuple[Float64, Float64]:
-    a, b = np.asarray(image, np.float64), np.asarray(target, np.float64)
+def _pair(image: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
+    """As floats: of 32 bits where they were, and else of 64."""
+    arrays = np.asarray(image), np.asarray(target)
+    a, b = (array if array.dtype == np.float32 else array.astype(np.float64) for array in arrays)
     if a.shape != b.shape:
         raise ValueError(f"expected two images of one shape, got {list(a.shape)} and {list(b.shape)}")
     return a, b
