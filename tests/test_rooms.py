@@ -74,6 +74,7 @@ WINGS = {
         "verdict",
         "teacher",
         "losses",
+        "perception",
         "loop",
         "train",
         "bake",

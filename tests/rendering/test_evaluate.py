@@ -171,3 +171,27 @@ def test_an_evaluation_as_json_says_everything_and_no_infinity() -> None:
 def test_there_is_no_evaluation_of_no_views(ball_field: RadianceField) -> None:
     with pytest.raises(ValueError, match="no views"):
         evaluate(ball_field, [])
+
+
+def test_other_metrics_are_taken_of_what_was_rendered_and_the_photo(ball_field: RadianceField, ball_camera: Camera) -> None:
+    views = views_of(ball_field, ball_camera)
+    seen = []
+
+    def metric(image: np.ndarray, target: np.ndarray) -> float:
+        seen.append((image, target))
+        return len(seen) / 2
+
+    result = evaluate(ball_field, views, metrics={"flip": metric})
+    for (image, target), view in zip(seen, views, strict=True):
+        np.testing.assert_array_equal(image, render(ball_field, ball_camera).rgb)
+        np.testing.assert_array_equal(target, view.colors())
+    assert [view.metrics for view in result.views] == [{"flip": 0.5}, {"flip": 1.0}]
+    assert result.facts()["metrics"] == result.metrics == {"flip": 0.75}
+    assert "flip 0.7500" in result.to_text((9, 9))
+
+
+def test_where_only_psnr_is_asked_for_it_is_the_same(ball_field: RadianceField, ball_camera: Camera) -> None:
+    views = views_of(ball_field, ball_camera)
+    alone = evaluate(ball_field, views, with_ssim=False)
+    assert alone.psnr == evaluate(ball_field, views).psnr
+    assert math.isnan(alone.ssim)

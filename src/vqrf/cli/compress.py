@@ -18,7 +18,7 @@ from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinis
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.kernels.similarity import SSIM_WINDOW
-from vqrf.rendering.evaluate import Evaluation, evaluate
+from vqrf.rendering.evaluate import NO_METRICS, Evaluation, Metric, MetricName, evaluate
 
 if TYPE_CHECKING:
     from vqrf.compression.job import Job
@@ -167,6 +167,13 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
         say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
 
 
-def score(field: RadianceField, views: Sequence[View], background: tuple[float, float, float], quiet: bool) -> Evaluation:
+def score(
+    field: RadianceField,
+    views: Sequence[View],
+    background: tuple[float, float, float],
+    quiet: bool,
+    metrics: Mapping[MetricName, Metric] = NO_METRICS,
+) -> Evaluation:
     with progress_bar("eval", len(views), quiet) as advance:
-        return evaluate(field.with_background(background), views, on_view=lambda *_: advance(1, ""))
+        standing = field.with_background(background)
+        return evaluate(standing, views, metrics=metrics, on_view=lambda *_: advance(1, ""))

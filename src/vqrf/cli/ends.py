@@ -30,6 +30,7 @@ from vqrf.codec.container import BitstreamError
 from vqrf.data.listing import SceneError
 from vqrf.fields.storage import StorageError
 from vqrf.memory import OverBudget
+from vqrf.rendering.evaluate import MetricError
 
 EXIT_FAULT, EXIT_OUTPUT_CLOSED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 1, 2, 130, 143
 DEBUG = "VQRF_DEBUG"
@@ -86,7 +87,7 @@ def ending_in_words(is_json: bool = False) -> Iterator[None]:
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and reason of anything that a verb may raise."""
-    if isinstance(error, UsageError | SceneError | StorageError | BitstreamError | OverBudget):
+    if isinstance(error, UsageError | SceneError | StorageError | BitstreamError | OverBudget | MetricError):
         return EXIT_BAD_INPUT, str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error).lower() for w in NO_MEMORY)):
         return EXIT_BAD_INPUT, "there is not enough memory; --max-memory refuses in time what takes more"

@@ -62,7 +62,7 @@ from vqrf.files import write_atomically
 from vqrf.interop import is_checkpoint
 from vqrf.kernels import has_native
 from vqrf.memory import decoding_budget, limited
-from vqrf.rendering.evaluate import EQUAL_PSNR, blank_psnr
+from vqrf.rendering.evaluate import EQUAL_PSNR, Metric, MetricName, blank_psnr
 from vqrf.rendering.page import page_with_scene
 
 MAX_SEED = (1 << 63) - 1
@@ -86,6 +86,8 @@ class Eval:
     """Of the test split, take every n-th view."""
     downscale: int = 0
     """0: as trained."""
+    metrics: tuple[MetricName, ...] = ()
+    """Others beside PSNR and SSIM, such as lpips-alex; they need PyTorch and packages that have their weights."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
@@ -93,11 +95,12 @@ class Eval:
 
     def run(self) -> None:
         expect_counts(self.every, self.downscale)
+        metrics = metrics_of(self.metrics)
         field, notes, sizes = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
         scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
         views = getattr(scene, self.split)
         expect_scorable(views)
-        result = score(field, views, scene.background, self.common.quiet or self.as_json)
+        result = score(field, views, scene.background, self.common.quiet or self.as_json, metrics)
         if sizes is not None:
             result = replace(result, file_bytes=sum(sizes.values()), sections=sizes)
         blank = blank_psnr(views)
@@ -108,6 +111,15 @@ class Eval:
             say(False, result.to_text(views[0].image.shape))
         if is_blank:
             tell(self.common.quiet, f"{self.data}: a blank picture has {blank:.1f} dB: are these photos of this scene?")
+
+
+def metrics_of(names: Sequence[MetricName]) -> dict[MetricName, Metric]:
+    """Metrics by their names."""
+    if not names:
+        return {}
+    from vqrf.training.perception import metric_of
+
+    return {name: metric_of(name) for name in names}
 
 
 @dataclass(frozen=True)

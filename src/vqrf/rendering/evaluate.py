@@ -15,7 +15,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import field as attribute
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,14 +24,27 @@ from numpy.typing import ArrayLike, NDArray
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
+from vqrf.geometry import Float32
 from vqrf.kernels import Volume, has_native, select
 from vqrf.kernels.similarity import measure_ssim
 from vqrf.rendering.render import Image, render
 
 Floats = NDArray[np.floating]
 
+MetricName = Literal["lpips-alex", "lpips-vgg", "dists", "flip"]
+"""What `vqrf.training.perception` has, for which other packages are needed."""
+
+Metric = Callable[[Float32, Float32], float]
+"""What an image [H,W,3] in 0..1 and its photo are apart, 0 for equal ones."""
+
+NO_METRICS: Mapping[MetricName, Metric] = {}
+
 EQUAL_PSNR = 100.0
 """dB that an infinite PSNR counts in a mean: an error of 1e-5, a four-hundredth of the step of a byte."""
+
+
+class MetricError(ValueError):
+    """A metric cannot be taken; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class ViewScore:
       ssim: -1..1, 1 for images that are equal; NaN where it was not asked for.
       seconds: wall time of the rendering.
       is_equal: whether the rendering, rounded to bytes, is the photo.
+      metrics: what others say, by name.
     """
 
     name: str
@@ -50,6 +65,7 @@ class ViewScore:
     ssim: float
     seconds: float
     is_equal: bool = False
+    metrics: Mapping[str, float] = attribute(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_equal", self.is_equal or self.psnr == math.inf)
@@ -94,6 +110,11 @@ class Evaluation:
         return sum(view.ssim for view in self.views) / len(self.views)
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """The means over views, by name."""
+        return {name: sum(view.metrics[name] for view in self.views) / len(self.views) for name in self.views[0].metrics}
+
+    @property
     def seconds_per_view(self) -> float:
         return sum(view.seconds for view in self.views) / len(self.views)
 
@@ -103,10 +124,11 @@ class Evaluation:
             "psnr": self.psnr,
             "n_equal": self.n_equal,
             "ssim": self.ssim,
+            **({"metrics": self.metrics} if self.metrics else {}),
             "seconds_per_view": self.seconds_per_view,
             "file_bytes": self.file_bytes,
             "sections": None if self.sections is None else dict(self.sections),
-            "views": [{**asdict(view), "psnr": _finite(view.psnr)} for view in self.views],
+            "views": [_facts_of_view(view) for view in self.views],
         }
 
     def to_text(self, shape: tuple[int, ...]) -> str:
@@ -120,6 +142,7 @@ class Evaluation:
             f"{len(self.views)} views of {shape[1]}x{shape[0]}{equal}",
             f"PSNR {self.psnr:.3f} dB",
             f"SSIM {self.ssim:.4f}",
+            *(f"{name} {value:.4f}" for name, value in self.metrics.items()),
             f"{self.seconds_per_view:.2f} s per view",
         ]
         if self.file_bytes is not None and self.sections is not None:
@@ -133,6 +156,7 @@ def evaluate(
     views: Sequence[View],
     *,
     with_ssim: bool = True,
+    metrics: Mapping[MetricName, Metric] = NO_METRICS,
     on_view: Callable[[View, Image, ViewScore], None] | None = None,
 ) -> Evaluation:
     """Render every view and compare.
@@ -141,6 +165,7 @@ def evaluate(
       field: put it on the background that the views stand on before.
       views: at least one, each at least 11x11.
       with_ssim: a search looks at PSNR alone.
+      metrics: others, from `vqrf.training.perception.metric_of`.
       on_view: called after each view with the view, its rendering and its score (progress, saving images).
 
     Deterministic, but for `seconds`.
@@ -157,7 +182,8 @@ def evaluate(
         target = view.colors()
         is_equal = np.array_equal(bytes_from_colors(image.rgb), bytes_from_colors(target))
         similarity = ssim(image.rgb, target) if with_ssim else math.nan
-        score = ViewScore(view.name, psnr(image.rgb, target), similarity, seconds, is_equal)
+        others: dict[str, float] = {name: metric(image.rgb, target) for name, metric in metrics.items()}
+        score = ViewScore(view.name, psnr(image.rgb, target), similarity, seconds, is_equal, others)
         scores.append(score)
         if on_view is not None:
             on_view(view, image, score)
@@ -218,6 +244,11 @@ def _pair(image: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
     if a.shape != b.shape:
         raise ValueError(f"expected two images of one shape, got {list(a.shape)} and {list(b.shape)}")
     return a, b
+
+
+def _facts_of_view(view: ViewScore) -> dict[str, Any]:
+    facts = {**asdict(view), "psnr": _finite(view.psnr)}
+    return facts if view.metrics else {name: value for name, value in facts.items() if name != "metrics"}
 
 
 def _finite(value: float) -> float | None:
