@@ -109,6 +109,7 @@ WINGS = {
         "check",
         "train",
         "compress",
+        "make",
         "bench",
         "main",
     ),

@@ -23,6 +23,7 @@ from vqrf.cli.check import Check
 from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
 from vqrf.cli.ends import ending_in_words
+from vqrf.cli.make import Make
 from vqrf.cli.process import Process
 from vqrf.cli.terminal import (
     NO_LIMITS,
@@ -280,7 +281,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
+def set_up(verb: Make | Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
     if not 0 <= common.threads <= MAX_THREADS:
@@ -305,7 +306,9 @@ def set_up(verb: Process | Train | Compress | Render | Eval | Bench | Demo) -> N
             raise UsageError(f"--device {common.device}: cannot be used here; there is {' and '.join(here)}") from None
 
 
-Verb = Process | Check | Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo
+Verb = (
+    Make | Process | Check | Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

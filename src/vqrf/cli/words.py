@@ -25,6 +25,8 @@ MEANT = {
     "colmap": "process",
     "sfm": "process",
     "fit": "train",
+    "build": "make",
+    "create": "make",
     "evaluate": "eval",
     "score": "eval",
     "test": "eval",
@@ -44,6 +46,7 @@ MEANT = {
 """What other programs call what a verb does."""
 
 EXAMPLES = {
+    "make": ("my_photos --out thing.vqrf", "walk.mp4 --out walk.vqrf --preset quick --target-size 500kB"),
     "process": ("my_photos --out my_scene", "walk.mp4 --out my_scene --frames 100"),
     "check": ("my_scene", "nerf_synthetic/lego --json"),
     "train": ("nerf_synthetic/lego --out runs/lego --preset quick", "my_photos --out runs/mine"),

@@ -1,0 +1,142 @@
+"""The verb `make`: photos to a file and a page that shows it, in one go."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from vqrf.cli.compress import Compress
+from vqrf.cli.dataset import PhotoFlags, Photos
+from vqrf.cli.process import Process
+from vqrf.cli.terminal import Common, CommonFlags, Seeded, UsageError, expect_writable, read_bytes, say
+from vqrf.cli.train import Train, finish_run
+from vqrf.compression.goal import NO_GOAL, Goal, is_unfinished
+from vqrf.data.load import is_dataset
+from vqrf.data.sfm import MODEL_FOLDER
+from vqrf.fields.run import FIELD_FILE
+from vqrf.files import remove_stale, write_atomically
+from vqrf.rendering.page import page_with_scene
+
+ASKED_FILE = "make.json"
+"""In the folder of work: what was asked for, so that a later call goes on only with work of its own."""
+
+TUNING_STEPS = {"quick": 1500, "standard": None, "large": None}
+"""Of the compression; None for the preset's own. A draft has few, as its field is the smaller loss."""
+
+
+@dataclass(frozen=True)
+class Make:
+    """Make a file of photos, and a page that shows it: finds the cameras if there are none, trains, compresses.
+
+    The same command goes on after it was killed. The dataset and the field stay in OUT.work, for files of other sizes.
+    """
+
+    photos: tyro.conf.Positional[Path]
+    """Folder of photos, a film, or a dataset folder that has cameras already."""
+    out: Path
+    """The .vqrf file to write. Beside it go OUT.html, which shows it by a double click, and OUT.report.html."""
+    preset: Literal["quick", "standard", "large"] = "standard"
+    """quick: a draft; standard: in about an hour on two CPU cores; large: the best, with 9 GB of memory."""
+    base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
+    """Kind of field, as of train."""
+    exposure: bool = False
+    """Learn how the photos differ in exposure and white balance, and undo it."""
+    goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
+    dataset: PhotoFlags = Photos()
+    common: CommonFlags = Common()
+
+    def run(self) -> None:
+        start = time.perf_counter()
+        try:
+            self.goal.check()
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if not self.photos.exists():
+            raise UsageError(f"{self.photos}: there is no such folder or film")
+        stem = self.out.with_suffix("")
+        work, page, report = (stem.with_name(stem.name + ending) for ending in (".work", ".html", ".report.html"))
+        if self.out.suffix != ".vqrf" or self.out.resolve().is_relative_to(self.photos.resolve()):
+            raise UsageError(f"{self.out}: expected a name that ends in .vqrf, outside of {self.photos}")
+        is_going_on = self._claim(work, (self.out, page, report))
+        data = self.photos if is_dataset(self.photos) else self._find_cameras(work / "data")
+        self._train(data, work / "run")
+        if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
+            steps = TUNING_STEPS[self.preset]
+            Compress(work / "run", self.out, data, steps=steps, report=report, goal=self.goal, common=self.common).run()
+        write_atomically(page, page_with_scene(read_bytes(self.out), self.out.name))
+        self._record(work, is_done=True)
+        minutes = (time.perf_counter() - start) / 60
+        say(
+            self.common.quiet,
+            f"made in {minutes:.0f} min; open {page}, which turns; {work} holds the field, and may be deleted",
+        )
+
+    def _claim(self, work: Path, outputs: tuple[Path, ...]) -> bool:
+        """Make the folder of work this command's own; whether an earlier call of the same command was stopped in it.
+
+        With --overwrite, what is of other photos or settings is removed; a field of these is used again.
+
+        Raises:
+          UsageError: the folder or an output holds what is to stay.
+        """
+        record = json.loads((work / ASKED_FILE).read_text()) if (work / ASKED_FILE).is_file() else {}
+        if not record and work.exists() and any(work.iterdir()):
+            raise UsageError(f"{work}: holds what this command did not make; expected no such folder")
+        is_same = record.get("asked") == self._asked()
+        if record and not is_same and not self.common.overwrite:
+            raise UsageError(f"{work}: is of other photos or settings; give --overwrite to start afresh")
+        is_going_on = is_same and not record.get("is_done") and not self.common.overwrite
+        for path in () if is_going_on else outputs:
+            expect_writable(path, self.common)
+        if record and not is_same:
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        remove_stale(work)
+        self._record(work, is_done=False)
+        return is_going_on
+
+    def _record(self, work: Path, *, is_done: bool) -> None:
+        write_atomically(work / ASKED_FILE, json.dumps({"asked": self._asked(), "is_done": is_done}, indent=2).encode())
+
+    def _asked(self) -> dict[str, Any]:
+        """What the field depends on: flags, and which files there are of which sizes."""
+        flags = {"preset": self.preset, "base": self.base, "exposure": self.exposure, "seed": self.common.seed}
+        chosen = {name: str(value) for name, value in asdict(self.dataset).items() if value is not None}
+        return {**flags, "photos": self.photos.resolve().name, "files": _digest(self.photos), **chosen}
+
+    def _find_cameras(self, data: Path) -> Path:
+        if not (data / MODEL_FOLDER).exists():
+            common = Seeded(self.common.threads, self.common.quiet, self.common.max_memory, seed=self.common.seed)
+            say(self.common.quiet, f"{self.photos}: has no cameras; finding them, then training, then compressing")
+            Process(self.photos, data, common=common).run()
+        return data
+
+    def _train(self, data: Path, run: Path) -> None:
+        if (run / FIELD_FILE).exists():
+            finish_run(run, replace(self.common, quiet=True))
+            return
+        preset = None if self.preset == "standard" else self.preset
+        common = replace(self.common, overwrite=False)
+        Train(data, run, preset, self.base, exposure=self.exposure, photos=self.dataset, common=common).run()
+
+
+def _digest(source: Path) -> str:
+    """Of the names and sizes of the files of a folder, or of a film's."""
+    digest = hashlib.sha256()
+    if source.is_file():
+        digest.update(str(source.stat().st_size).encode())
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            size = path.stat().st_size if path.is_file() else 0
+            digest.update(os.fsencode(f"{path.relative_to(source)}\0{size}\0"))
+    return digest.hexdigest()

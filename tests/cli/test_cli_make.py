@@ -1,0 +1,104 @@
+"""The verb `make`: what goes in, what comes out, and what happens where it was stopped on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_cli import refuses, succeeds, vqrf
+from tiny import TINY, TINY_RATE, tiny_scene
+
+from vqrf.cli.process import Process
+from vqrf.codec.bitstream import verify
+from vqrf.compression import presets
+from vqrf.data.scene import save_scene
+from vqrf.fields.run import FIELD_FILE
+from vqrf.training import stages
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of a second, whatever preset they are of."""
+    for name in ("quick", "standard"):
+        monkeypatch.setitem(stages.PRESETS, name, TINY)
+    monkeypatch.setitem(presets.PRESETS, "compact", replace(TINY_RATE, name="compact"))
+    monkeypatch.setattr("vqrf.cli.make.TUNING_STEPS", {"quick": 40, "standard": None})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("make") / "thing"
+    save_scene(tiny_scene(), folder)
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_photos_become_a_file_and_a_page_and_the_field_stays_for_other_sizes(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.vqrf"
+    succeeds("make", data, "--out", out)
+    assert names(tmp_path) == ["a.html", "a.report.html", "a.vqrf", "a.work"]
+    verify(out.read_bytes())
+    assert "<vqrf-viewer" in (tmp_path / "a.html").read_text() and "dB" in (tmp_path / "a.report.html").read_text()
+    refuses("make", data, "--out", out, saying=("a.vqrf: is there already; give --overwrite",))
+    refuses("make", data, "--out", out, "--preset", "quick", saying=("is of other photos or settings; give --overwrite",))
+
+    field = tmp_path / "a.work" / "run" / FIELD_FILE
+    before, first = field.stat().st_mtime_ns, out.read_bytes()
+    succeeds("make", data, "--out", out, "--quality", 30, "--overwrite")
+    assert field.stat().st_mtime_ns == before and len(out.read_bytes()) < len(first)
+    succeeds("make", data, "--out", out, "--seed", 1, "--overwrite")
+    assert field.stat().st_mtime_ns != before and out.read_bytes() != first
+
+
+def test_one_that_was_stopped_anywhere_ends_in_the_same_bytes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.vqrf", tmp_path / "a.vqrf"
+    succeeds("make", data, "--out", whole)
+    for place in ("vqrf.cli.make.Compress.run", "vqrf.cli.make.page_with_scene"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert vqrf("make", data, "--out", out).code == 130
+    for place in ("vqrf.cli.make.Train.run", "vqrf.cli.make.Compress.run"):
+        monkeypatch.setattr(place, lambda *_: pytest.fail("is done already"))
+    succeeds("make", data, "--out", out)
+    assert out.read_bytes() == whole.read_bytes()
+    refuses("make", data, "--out", out, saying=("is there already",))
+
+
+def test_photos_without_cameras_get_them_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Process] = []
+
+    def find(self: Process) -> None:
+        asked.append(self)
+        save_scene(tiny_scene(), self.out)
+
+    monkeypatch.setattr(Process, "run", find)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(b"is never read here")
+    succeeds("make", photos, "--out", tmp_path / "a.vqrf", "--seed", 3)
+    assert [(each.photos, each.out, each.common.seed) for each in asked] == [(photos, tmp_path / "a.work" / "data", 3)]
+    (photos / "b.jpg").write_bytes(b"another")
+    refuses("make", photos, "--out", tmp_path / "a.vqrf", saying=("is of other photos",))
+
+
+def test_what_cannot_be_made_is_said_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    for words, reason in (
+        ((tmp_path / "none", "--out", tmp_path / "a.vqrf"), "there is no such folder or film"),
+        ((data, "--out", tmp_path / "a.html"), "expected a name that ends in .vqrf"),
+        ((data, "--out", data / "a.vqrf"), "outside of"),
+        ((data, "--out", tmp_path / "b" / "a.vqrf"), "there is no folder"),
+        ((data, "--out", tmp_path / "a.vqrf", "--quality", 3, "--max-drop", 1), "not both"),
+    ):
+        refuses("make", *words, saying=(reason,))
+        assert not names(tmp_path)
+    (tmp_path / "a.work").mkdir()
+    (tmp_path / "a.work" / "precious.txt").write_text("mine")
+    for more in ((), ("--overwrite",)):
+        refuses("make", data, "--out", tmp_path / "a.vqrf", *more, saying=("holds what this command did not make",))
+    assert names(tmp_path / "a.work") == ["precious.txt"]
