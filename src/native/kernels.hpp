@@ -77,6 +77,8 @@ struct VolumeView {
     bool relu_color;      // harmonics are coloured by a ReLU, not by a sigmoid
     float density_floor;  // raw density whose alpha is alpha_threshold
     float background[3];
+    bool is_front;       // places are those of a projective map of the world, not the world's
+    double space[4][4];  // that map
     int n_layers;  // 0, or 2 and more; without any 3 channels are rgb logits, 12 or 27 coefficients of spherical harmonics
     const float *weight[MAX_LAYERS];
     const float *bias[MAX_LAYERS];

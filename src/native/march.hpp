@@ -20,9 +20,55 @@ struct Path {
     int n;              // samples inside the lattice, at most MAX_SAMPLES
     float t0;
     float u[3], du[3];  // voxel coordinates of the first sample, and the step
+    float rate, bend;   // by step, of the world's distances where it is no box: see `distance_at`
 };
 
+// A ray through a projective map of the world is straight, and a + t b in homogeneous places; see `Piece` of the twin.
+static inline bool enter_front(const VolumeView &v, const float *origin, const float *direction, Path &path) {
+    double a[4], b[4];
+    for (int row = 0; row < 4; ++row) {
+        const double *m = v.space[row];
+        a[row] = m[0] * origin[0] + m[1] * origin[1] + m[2] * origin[2] + m[3];
+        b[row] = m[0] * direction[0] + m[1] * direction[1] + m[2] * direction[2];
+    }
+    double t0 = v.near, t1 = 1e30;
+    for (int face = 0; face < 6; ++face) {
+        const int axis = face >> 1;
+        const double at = face & 1 ? v.hi[axis] : v.lo[axis], sign = face & 1 ? -1 : 1;
+        const double above = sign * (a[axis] - at * a[3]), rise = sign * (b[axis] - at * b[3]);
+        if (rise > 0) t0 = greater(t0, -above / rise);
+        if (rise < 0) t1 = lesser(t1, -above / rise);
+        if (rise == 0 && above < 0) return false;
+    }
+    const double depth = a[3] + t0 * b[3], last = a[3] + t1 * b[3];
+    double turn[3], square = 0;
+    for (int axis = 0; axis < 3; ++axis) {
+        turn[axis] = a[3] * b[axis] - b[3] * a[axis];
+        square += turn[axis] * turn[axis];
+    }
+    const double length = std::sqrt(square), way = (t1 - t0) * length / (depth * last);
+    // Written so that what is no number is a miss.
+    if (!(t0 <= t1 && depth > 0 && last > 0 && length > 0 && way < 1e30)) return false;
+    path.t0 = static_cast<float>(t0);
+    path.n = static_cast<int>(lesser(way / v.step, MAX_SAMPLES - 1.0)) + 1;
+    path.rate = static_cast<float>(v.step * depth * depth / length);
+    path.bend = static_cast<float>(v.step * depth * b[3] / length);
+    for (int axis = 0; axis < 3; ++axis) {
+        const double scale = (v.shape[axis] - 1) / (static_cast<double>(v.hi[axis]) - v.lo[axis]);
+        path.u[axis] = static_cast<float>(((a[axis] + t0 * b[axis]) / depth - v.lo[axis]) * scale);
+        path.du[axis] = static_cast<float>(v.step * turn[axis] / length * scale);
+        if (!(std::fabs(path.u[axis]) < 1e9f && std::fabs(path.du[axis]) < 1e9f)) return false;
+    }
+    return true;
+}
+
+static inline float distance_at(const VolumeView &v, const Path &path, int i) {
+    if (!v.is_front) return path.t0 + static_cast<float>(i) * v.step;
+    return path.t0 + static_cast<float>(i) * path.rate / (1 - static_cast<float>(i) * path.bend);
+}
+
 static inline bool enter(const VolumeView &v, const float *origin, const float *direction, Path &path) {
+    if (v.is_front) return enter_front(v, origin, direction, path);
     double t0 = v.near, t1 = 1e30;
     for (int axis = 0; axis < 3; ++axis) {
         const double o = origin[axis], d = direction[axis];
@@ -132,7 +178,7 @@ static inline float march(const VolumeView &v, const float *origin, const float 
         s.voxel = voxel;
         for (int axis = 0; axis < 3; ++axis) s.share[axis] = share[axis];
         s.transmittance = transmittance;
-        s.distance = path.t0 + static_cast<float>(i) * v.step;
+        s.distance = distance_at(v, path, i);
         live(s);
         transmittance *= 1 - s.alpha;
         return transmittance >= STOP_TRANSMITTANCE;

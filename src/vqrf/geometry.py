@@ -1,6 +1,7 @@
-"""Where things are: cameras, rays, and the only world <-> voxel map.
+"""Where things are: cameras, rays, spaces, and the only world <-> voxel map.
 
-Notation. World points `x` are in world units. Voxel `(i, j, k)` of a lattice of `shape = (X, Y, Z)` sits at
+Notation. World points `x` are in world units. A space takes each to a place: in a box that is the point itself, and `Front`
+is the other one. Voxel `(i, j, k)` of a lattice of `shape = (X, Y, Z)` has its place at
 `lo + (i, j, k) / (shape - 1) * (hi - lo)`: corner-aligned, `lo` is the first voxel and `hi` the last. Axes are in memory
 order, Z fastest. Cameras follow the OpenGL / Blender convention (x right, y up, looking along -z), poses map camera to
 world, and the centre of pixel `(column, row)` is at `(column + 0.5, row + 0.5)`.
@@ -8,7 +9,7 @@ world, and the centre of pixel `(column, row)` is at `(column + 0.5, row + 0.5)`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -223,13 +224,103 @@ def cameras_around(
     return tuple(cameras)
 
 
+Row = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
-class Lattice:
-    """The regular arrangement of voxels and its place in the world: corner-aligned, axis-aligned.
+class Front:
+    """The space of cameras that look one way: a projective map, so that what is straight in the world is straight in it.
+
+        (q, w) = matrix @ (x, 1),   place of x = q / w,   w > 0 the depth of x
+
+    Made by `looking`, the third coordinate of a place grows with disparity and not with depth: a voxel is the larger the
+    farther it is, as what a pixel shows is.
 
     Args:
-      lo, hi: world coordinates of the first and the last voxel, `lo < hi` on every axis.
+      matrix: [4,4], its last row unitless: depths are in world units where that is a unit vector and an offset.
+
+    Raises:
+      ValueError: a value is not finite.
+
+    Source: normalised device coordinates, NeRF (arXiv 2003.08934), appendix C. Departs: any frame and scale, and depth ends.
+    """
+
+    matrix: tuple[Row, Row, Row, Row]
+
+    def __post_init__(self) -> None:
+        if np.shape(self.matrix) != (4, 4) or not np.isfinite(self.matrix).all():
+            raise ValueError("space: expected 4x4 finite numbers")
+
+    @classmethod
+    def looking(cls, pose: Float64, near: float, depth: float) -> Front:
+        """The space in front of a camera.
+
+            place = (x / w, y / w, depth * (1 - near / w)) of camera coordinates x right, y up, w forward
+
+        Args:
+          pose: [4,4], of `Camera`'s kind.
+          near: the depth of places 0 on the third axis, > 0.
+          depth: the third coordinate of what is infinitely far, > 0.
+        """
+        right, up, back = pose[:3, :3].T
+        rows = np.stack([right, up, -depth * back, -back])
+        offsets = -rows @ pose[:3, 3]
+        offsets[2] -= depth * near
+        return cls(_rows(np.concatenate([rows, offsets[:, None]], 1)))
+
+    def place_of_world(self, x: ArrayLike) -> Float64:
+        """Places [...,3] of world points [...,3]; nan of what has no depth."""
+        matrix = np.array(self.matrix)
+        q = np.asarray(x, np.float64) @ matrix[:, :3].T + matrix[:, 3]
+        place: Float64 = q[..., :3] / np.where(q[..., 3:] > 0, q[..., 3:], np.nan)
+        return place
+
+    def world_of_place(self, place: ArrayLike) -> Float64:
+        """World points [...,3] of places [...,3]; the inverse of `place_of_world`."""
+        inverse = np.linalg.inv(np.array(self.matrix))
+        x = np.asarray(place, np.float64) @ inverse[:, :3].T + inverse[:, 3]
+        world: Float64 = x[..., :3] / x[..., 3:]
+        return world
+
+    def moved(self, offset: ArrayLike) -> Front:
+        """The same space in a world that is moved by `offset` [3]."""
+        matrix = np.array(self.matrix)
+        matrix[:, 3] -= matrix[:, :3] @ np.asarray(offset, np.float64)
+        return Front(_rows(matrix))
+
+    def fault(self, corners: Float64) -> str | None:
+        """Why nothing can be drawn between these places [8,3]; None if it can. FORMAT.md section 2 has these limits."""
+        matrix = np.array(self.matrix)
+        if not np.abs(matrix).max() <= MAX_ENTRY:
+            return f"space: expected numbers within {MAX_ENTRY:g}"
+        if np.linalg.matrix_rank(matrix / np.abs(matrix).max(1, keepdims=True).clip(1e-300), tol=1e-12) < 4:
+            return "space: it takes different points to one place"
+        inverse = np.linalg.inv(matrix)
+        nearness = corners @ inverse[3, :3] + inverse[3, 3]
+        if not ((nearness >= 1 / MAX_ENTRY) & (nearness <= MAX_ENTRY)).all():
+            return "space: a corner of the lattice is not in front, or too far"
+        if not np.abs(self.world_of_place(corners)).max() <= MAX_ENTRY:
+            return f"space: a corner of the lattice is beyond {MAX_ENTRY:g}"
+        return None
+
+
+MAX_ENTRY = 2.0**40
+"""Of the numbers of a space and of the depths of places: what drawing takes, as of the coordinates of a box."""
+
+
+def _rows(matrix: Float64) -> tuple[Row, Row, Row, Row]:
+    a, b, c, d = ((row[0], row[1], row[2], row[3]) for row in matrix.tolist())
+    return a, b, c, d
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The regular arrangement of voxels and its place in the world: corner-aligned, axis-aligned in its space.
+
+    Args:
+      lo, hi: places of the first and the last voxel, `lo < hi` on every axis.
       shape: number of voxels on each axis, each >= 2 (corner alignment divides by `shape - 1`).
+      space: None for a box, whose places are world coordinates.
 
     Raises:
       ValueError: a coordinate is not finite, `lo >= hi`, or a side is below 2.
@@ -238,6 +329,7 @@ class Lattice:
     lo: tuple[float, float, float]
     hi: tuple[float, float, float]
     shape: tuple[int, int, int]
+    space: Front | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not np.isfinite([*self.lo, *self.hi]).all():
@@ -248,8 +340,8 @@ class Lattice:
             raise ValueError(f"lattice: expected at least 2 voxels on every axis, got {self.shape}")
 
     @classmethod
-    def with_voxels(cls, lo: ArrayLike, hi: ArrayLike, n_voxels: int) -> Lattice:
-        """The lattice over the box `lo..hi` with about `n_voxels` voxels of equal edge.
+    def with_voxels(cls, lo: ArrayLike, hi: ArrayLike, n_voxels: int, space: Front | None = None) -> Lattice:
+        """The lattice over the places `lo..hi` with about `n_voxels` voxels of equal edge.
 
         The edge is `(volume / n_voxels)^(1/3)` and each side holds as many whole edges as fit (DVGO's rule).
         """
@@ -257,12 +349,25 @@ class Lattice:
         extent = high - low
         edge = float(np.prod(extent) / n_voxels) ** (1 / 3)
         side = np.maximum((extent / edge).astype(int), 2)
-        return cls(tuple(low.tolist()), tuple(high.tolist()), tuple(side.tolist()))
+        return cls(tuple(low.tolist()), tuple(high.tolist()), tuple(side.tolist()), space)
 
     def moved(self, offset: ArrayLike) -> Lattice:
         """The same lattice in a world that is moved by `offset` [3]."""
+        if self.space is not None:
+            return replace(self, space=self.space.moved(offset))
         lo, hi = (np.add(corner, offset).tolist() for corner in (self.lo, self.hi))
         return Lattice(tuple(lo), tuple(hi), self.shape)
+
+    def far_offset(self) -> Float64:
+        """By how much to move the world [3] so that the lattice is at its origin: see `far_origin`."""
+        if self.space is None:
+            return far_origin(self.lo, self.hi)
+        corners = self.space.world_of_place(self.corners())
+        return far_origin(corners.min(0), corners.max(0))
+
+    def corners(self) -> Float64:
+        """Places [8,3] of the outermost voxels."""
+        return np.stack(np.meshgrid(*zip(self.lo, self.hi, strict=True), indexing="ij"), -1).reshape(8, 3)
 
     @property
     def n_voxels(self) -> int:
@@ -270,15 +375,24 @@ class Lattice:
 
     @property
     def extent(self) -> Float64:
-        """[3] float64 world size from first to last voxel."""
+        """[3] float64 size from first to last voxel, in places: in a box world size."""
         return np.subtract(self.hi, self.lo)
 
-    def index_from_world(self, x: ArrayLike) -> Float64:
-        """Continuous voxel coordinates [...,3] of world points [...,3]; whole numbers are voxels."""
-        index: Float64 = (np.asarray(x, np.float64) - self.lo) / self.extent * (np.array(self.shape) - 1)
+    def index_from_place(self, place: ArrayLike) -> Float64:
+        """Continuous voxel coordinates [...,3] of places [...,3]; whole numbers are voxels."""
+        index: Float64 = (np.asarray(place, np.float64) - self.lo) / self.extent * (np.array(self.shape) - 1)
         return index
+
+    def place_from_index(self, index: ArrayLike) -> Float64:
+        """Places [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_place`."""
+        place: Float64 = np.asarray(index, np.float64) / (np.array(self.shape) - 1) * self.extent + self.lo
+        return place
+
+    def index_from_world(self, x: ArrayLike) -> Float64:
+        """Continuous voxel coordinates [...,3] of world points [...,3]; nan of what has no place."""
+        return self.index_from_place(x if self.space is None else self.space.place_of_world(x))
 
     def world_from_index(self, index: ArrayLike) -> Float64:
         """World points [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_world`."""
-        x: Float64 = np.asarray(index, np.float64) / (np.array(self.shape) - 1) * self.extent + self.lo
-        return x
+        place = self.place_from_index(index)
+        return place if self.space is None else self.space.world_of_place(place)

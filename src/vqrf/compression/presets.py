@@ -21,7 +21,6 @@ from vqrf.compression.web import bake, is_fast
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, moved_scene
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import far_origin
 from vqrf.training.loop import Report
 
 PRESETS: dict[str, Preset[Any]] = {
@@ -61,7 +60,7 @@ def compress(
     chosen = preset_of(preset)
     if not scene.train:
         raise ValueError("the scene has no training views")
-    offset = far_origin(field.lattice.lo, field.lattice.hi)
+    offset = field.lattice.far_offset()
     if offset.any():  # what is far from the origin is tuned at it, for float32's sake
         scene, field = moved_scene(scene, offset), replace(field, lattice=field.lattice.moved(offset))
     with stage_bars(chosen.stages(), quiet or report is not None) as show:

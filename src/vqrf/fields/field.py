@@ -73,7 +73,7 @@ class RadianceField:
         if fault := values_fault(self.density, self.features, self.color_mlp):
             raise ValueError(fault)
         n_weights = sum(weight.size for weight, _ in self.color_mlp)
-        if fault := drawing_fault(self.lattice.lo, self.lattice.hi, equation, n_weights):
+        if fault := drawing_fault(self.lattice, equation, n_weights):
             raise ValueError(fault)
 
     def __repr__(self) -> str:
@@ -104,6 +104,7 @@ class RadianceField:
             cells=cells,
             skip=kernels.measure_skip(cells),
             equation=self.equation,
+            space=self.lattice.space,
         )
 
     def with_background(self, background: tuple[float, float, float]) -> RadianceField:
@@ -114,7 +115,7 @@ def drawing_fault_of(compressed: Compressed) -> str | None:
     """Why `expand` or a renderer would refuse what a file says; None if they take it. No grid is made."""
     lattice, equation = compressed.lattice, compressed.equation
     n_weights = sum(items_of(weight).size for weight, _ in compressed.color_mlp)
-    if fault := drawing_fault(lattice.lo, lattice.hi, equation, n_weights):
+    if fault := drawing_fault(lattice, equation, n_weights):
         return fault
     with np.errstate(over="ignore", invalid="ignore"):
         layers = tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp)

@@ -20,7 +20,7 @@ from vqrf.codec.compressed import MAX_LAYERS
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, dense_bytes, layers_fault
 from vqrf.files import read_file, write_atomically
-from vqrf.geometry import Lattice
+from vqrf.geometry import Front, Lattice
 from vqrf.kernels.constants import NUMBERS, Equation
 from vqrf.memory import expect_room
 
@@ -96,7 +96,7 @@ def field_checksum(field: RadianceField) -> str:
     for i, (weight, bias) in enumerate(field.color_mlp):
         arrays |= {f"mlp{i}.weight": weight, f"mlp{i}.bias": bias}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return checksum(contiguous, f"{field.lattice} {field.equation}")
+    return checksum(contiguous, f"{field.lattice}{field.lattice.space or ''} {field.equation}")
 
 
 def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any]]:
@@ -179,6 +179,7 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         "lo": field.lattice.lo,
         "hi": field.lattice.hi,
         "shape": field.lattice.shape,
+        **({} if field.lattice.space is None else {"front": field.lattice.space.matrix}),
         "n_layers": len(field.color_mlp),
         "notes": dict(notes),
         **asdict(field.equation),
@@ -244,7 +245,7 @@ class _Said:
         lo, hi, shape = (_list(header, key, 3) for key in ("lo", "hi", "shape"))
         if not all(type(side) is int and 2 <= side <= MAX_SIDE for side in shape):
             raise ValueError(f"shape: expected three sides of 2..{MAX_SIDE}, got {shape}")
-        self.lattice = Lattice((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), (shape[0], shape[1], shape[2]))
+        self.lattice = Lattice((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), (shape[0], shape[1], shape[2]), _front_of(header))
         self.notes: dict[str, Any] = header["notes"] if isinstance(header.get("notes"), dict) else {}
         self.equation = _equation_of(header)
         density, features = arrays["density"], arrays["features"]
@@ -269,6 +270,17 @@ def _list(header: Mapping[str, Any], key: str, n: int) -> list[Any]:
     if not isinstance(values, list) or len(values) != n or not all(_is_number(value) for value in values):
         raise ValueError(f"{key}: expected {n} finite numbers")
     return values
+
+
+def _front_of(header: Mapping[str, Any]) -> Front | None:
+    """The space of a field; a box where the header does not say."""
+    rows = header.get("front")
+    if rows is None:
+        return None
+    if not isinstance(rows, list) or len(rows) != 4:
+        raise ValueError("front: expected 4 rows of 4 finite numbers")
+    a, b, c, d = ((w, x, y, z) for w, x, y, z in (_list({"front": row}, "front", 4) for row in rows))
+    return Front((a, b, c, d))
 
 
 def _is_number(value: Any) -> bool:

@@ -42,6 +42,7 @@ from vqrf.interop.parts import (
     Outline,
     Parts,
     Sampling,
+    expect_box,
     floats,
     highest,
     lattice_of,
@@ -340,11 +341,12 @@ def bytes_of_dvgo(field: RadianceField, name: str) -> bytes:
     """A `fine_last.tar` of the last era, which `load_dvgo` reads back to the very same arrays; `name` is its folder inside.
 
     Raises:
-      ValueError: DirectVoxGO has no grid or no colour MLP of this shape.
+      ValueError: DirectVoxGO has no grid or no colour MLP of this shape, or the field is in no box.
     """
     if field.equation.feature_frequencies:
         raise ValueError("DirectVoxGO's colour MLP takes no frequencies of the features")
     lattice = field.lattice
+    expect_box(lattice)
     low, high = (np.array(corner, np.float32) for corner in (lattice.lo, lattice.hi))
     state: dict[str, Any] = {
         "xyz_min": low,

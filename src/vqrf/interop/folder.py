@@ -51,7 +51,7 @@ from vqrf.interop.archives import (
     load_npz,
 )
 from vqrf.interop.dvgo import DvgoParts
-from vqrf.interop.parts import OWN_KEY, USUAL, Corners, Outline, Sampling, floats, lattice_of, own_numbers, reading
+from vqrf.interop.parts import OWN_KEY, USUAL, Corners, Outline, Sampling, expect_box, floats, lattice_of, own_numbers, reading
 from vqrf.interop.values import Refused, array_of, shape_of
 from vqrf.kernels.constants import N_NUMBERS
 from vqrf.memory import expect_room
@@ -364,6 +364,7 @@ def _dequantizer(values: Quantized, moved: float) -> dict[str, float]:
 
 def _metadata(small: CompressedField) -> dict[str, Any]:
     lattice, empty = small.lattice, small.empty_density
+    expect_box(lattice)
     half = lattice.extent / (np.array(lattice.shape) - 1) / 2
     low, high = lattice.lo - half, lattice.hi + half  # a centred grid's box
     corners = {"xyz_min": low.astype(np.float32), "xyz_max": high.astype(np.float32)}

@@ -241,6 +241,16 @@ def lattice_of(low: Any, high: Any, shape: tuple[int, ...]) -> Lattice:
     return Lattice((x0, y0, z0), (x1, y1, z1), (x, y, z))
 
 
+def expect_box(lattice: Lattice) -> None:
+    """Refuse to write what lies in another space than a box: no program would draw it where it is.
+
+    Raises:
+      ValueError: it does.
+    """
+    if lattice.space is not None:
+        raise ValueError("a forward-facing field is not written for other programs")
+
+
 def highest(density: Float32) -> Float32:
     """The highest of the 8 densities of every cell."""
     for axis in range(3):

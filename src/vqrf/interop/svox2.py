@@ -35,7 +35,7 @@ from vqrf.fields.field import RadianceField, dense_bytes
 from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32
 from vqrf.interop.archives import Npz, bytes_of_npz
-from vqrf.interop.parts import FORWARD_FACING, USUAL, Imported, Outline, Sampling, lattice_of, listed, reading
+from vqrf.interop.parts import FORWARD_FACING, USUAL, Imported, Outline, Sampling, expect_box, lattice_of, listed, reading
 from vqrf.interop.values import Refused
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, LEAST_EXTENT, MAX_COORDINATE, Equation, interval_of_step
 from vqrf.memory import expect_room
@@ -280,8 +280,9 @@ def bytes_of_svox2(field: RadianceField) -> bytes:
     Where there is no float16 that is the same, coefficients are float32, which svox2 takes too.
 
     Raises:
-      ValueError: the field is none of Plenoxels'.
+      ValueError: the field is none of Plenoxels', or in no box.
     """
+    expect_box(field.lattice)
     equation = field.equation
     if (equation.shading, equation.activation, equation.density_bias) != ("sh_relu", "relu", 0):
         raise ValueError("svox2 has a ReLU on density without a bias, and harmonics with a ReLU")

@@ -28,7 +28,7 @@ from vqrf.fields.factors import Factors, LineFactors, expand
 from vqrf.fields.field import Layers, RadianceField, dense_bytes
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import bytes_of_torch, load_torch
-from vqrf.interop.parts import FORWARD_FACING, Imported, Outline, Parts, highest, lattice_of, reading
+from vqrf.interop.parts import FORWARD_FACING, Imported, Outline, Parts, expect_box, highest, lattice_of, reading
 from vqrf.interop.values import Refused
 from vqrf.kernels.constants import Activation, Equation, count_view_frequencies
 from vqrf.memory import expect_room
@@ -353,7 +353,11 @@ def tensorf_of(field: RadianceField, factors: Factors | LineFactors, far: float)
     """A field that was learnt as factors, with them: `import_tensorf` of it is the field, up to rounding.
 
     The mask is twice as fine as the lattice, so that what it allows is whole cells.
+
+    Raises:
+      ValueError: the field is in no box.
     """
+    expect_box(field.lattice)
     edge = float(np.mean(field.lattice.extent / (np.array(field.lattice.shape) - 1)))
     equation, mask = field.equation, None
     if field.allowed is not None:

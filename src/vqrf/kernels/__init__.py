@@ -13,6 +13,7 @@ Notation, used by every kernel:
                  with the activation "relu", 1 - exp(-interval * max(d + density_bias, 0))
     samples      x_i = o + (t_0 + i * step_world) * dir for i = 0, 1, ... while t <= t_1; [t_0, t_1] is where the ray is inside
                  the lattice, t_0 at least `near`. `dir` is of unit length. No jitter: an image is a pure function.
+                 In a space that is no box, o and dir are those of the ray's places, and t counts from where it enters
     live sample  one in an occupied cell with alpha > alpha_threshold; every other sample is as if it were not there
     weight       w_i = T_i * alpha_i over the live samples; T_0 = 1, T_{i+1} = T_i * (1 - alpha_i)
     early stop   after the first live sample that leaves T < STOP_TRANSMITTANCE; it is the last one
@@ -40,11 +41,13 @@ import importlib
 import importlib.util
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.geometry import Front, Lattice
 from vqrf.kernels.constants import MAX_SAMPLES, Equation
 
 if TYPE_CHECKING:
@@ -92,7 +95,7 @@ class Volume(Generic[A]):
     """A radiance field as the kernels see it. All arrays contiguous, float32 unless said (reference: any float).
 
     Attributes:
-      lo, hi: world coordinates of the first and last voxel.
+      lo, hi: places of the first and last voxel: their world coordinates where there is no `space`.
       density: [X,Y,Z] raw density; with `factors` the kernels of rays look at its shape alone.
       features: [X,Y,Z,C]; with `rows`, a table [R,C] that voxels point into; with `factors`, [0,C].
       rows: None, or [X,Y,Z] int32: the row of `features` of each voxel, -1 for a pruned voxel, whose features are 0 and
@@ -105,6 +108,8 @@ class Volume(Generic[A]):
       factors: in the place of density and features, see `FactorArrays`: planes and lines are interpolated at the samples of
         rays, which gives what the voxels that they stand for give, but for rounding. Then there are no `rows`. None: the
         voxels have values of their own.
+      space: how the world lies in the lattice, None for a box. Rays are those of the world in any case: a kernel takes each
+        through the space, where it stays straight (`equation.piece_of`), and colours are seen along the world's directions.
 
     Raises:
       ValueError: rays would have more samples than `MAX_SAMPLES`.
@@ -120,12 +125,23 @@ class Volume(Generic[A]):
     skip: A
     equation: Equation
     factors: FactorArrays[A] | None = None
+    space: Front | None = None
 
     def __post_init__(self) -> None:
         step_world = self.equation.step_world
         n_samples = math.dist(self.lo, self.hi) / step_world + 1
         if not n_samples <= MAX_SAMPLES:
             raise ValueError(f"step_world: of {step_world:g} a ray has {n_samples:.3g} samples, expected 1..{MAX_SAMPLES}")
+
+    def moved(self, offset: NDArray[np.float64]) -> Volume[A]:
+        """The same volume in a world that is moved by `offset` [3]."""
+        lattice = self.lattice.moved(offset)
+        return replace(self, lo=lattice.lo, hi=lattice.hi, space=lattice.space)
+
+    @property
+    def lattice(self) -> Lattice:
+        x, y, z = self.density.shape
+        return Lattice(self.lo, self.hi, (x, y, z), self.space)
 
 
 @dataclass(frozen=True)

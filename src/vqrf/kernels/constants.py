@@ -14,6 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from vqrf.geometry import Lattice
+
 Activation = Literal["softplus", "relu"]
 """What makes the interpolated raw density, plus its bias, a density that is not negative."""
 
@@ -165,12 +167,13 @@ LEAST_ALPHA = 2.0**-149
 """The least that float32 has."""
 
 
-def drawing_fault(lo: Sequence[float], hi: Sequence[float], equation: Equation, n_weights: int = 0) -> str | None:
-    """Why nothing can be drawn of a field over the box lo..hi; None if it can. FORMAT.md section 2 has these limits.
+def drawing_fault(lattice: Lattice, equation: Equation, n_weights: int = 0) -> str | None:
+    """Why nothing can be drawn of a field on a lattice; None if it can. FORMAT.md section 2 has these limits.
 
     Args:
       n_weights: of the colour MLP, which each sample may need.
     """
+    lo, hi = lattice.lo, lattice.hi
     if fault := equation.fault():
         return fault
     with np.errstate(over="ignore"):
@@ -182,6 +185,8 @@ def drawing_fault(lo: Sequence[float], hi: Sequence[float], equation: Equation, 
         return (
             f"bounds: expected coordinates within {MAX_COORDINATE:g} and sides of {LEAST_EXTENT:g} at least, got {lo} and {hi}"
         )
+    if lattice.space is not None and (fault := lattice.space.fault(lattice.corners())):
+        return fault
     n_samples = math.hypot(*extents) / equation.step_world + 1
     if not n_samples <= MAX_SAMPLES:
         return f"step_world: of {equation.step_world:g} a ray has {n_samples:.3g} samples, expected 1..{MAX_SAMPLES}"

@@ -125,9 +125,43 @@ class Samples:
         return Samples(self.ray_id[kept], self.t[kept], self.voxels[kept], self.shares[kept])
 
 
+@dataclass(frozen=True)
+class Piece:
+    """The straight way of N rays through the places of a lattice: samples are at `origins + s * directions`, s = enter, enter +
+    step_world, ... while s <= leave.
+
+        t = begin + s * rate / (1 - s * bend)
+
+    Attributes:
+      origins, directions: [N,3] places, and their unit direction.
+      enter, leave: [N]; a miss enters later.
+      begin, rate, bend: [N], of the world distance t from s; None where s is that distance, as it is in a box.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    enter: Tensor
+    leave: Tensor
+    begin: Tensor | None = None
+    rate: Tensor | None = None
+    bend: Tensor | None = None
+
+    def distances(self, s: Tensor) -> Tensor:
+        """World distances along the rays, [N,M] like s."""
+        if self.begin is None or self.rate is None or self.bend is None:
+            return s
+        return self.begin[:, None] + s * self.rate[:, None] / (1 - s * self.bend[:, None])
+
+
+def piece_of(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Piece:
+    """The way of each ray [N,3] through the lattice, `near` of its origin left out."""
+    if volume.space is None:
+        return Piece(origins, directions, *span(volume, origins, directions))
+    return _front_piece(volume, origins, directions)
+
+
 def span(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances ([N], [N]) where each ray enters (`near` at least) and leaves the lattice; a miss enters
-    later.
+    """Distances ([N], [N]) where each ray enters (`near` at least) and leaves a box; a miss enters later.
 
     An axis along which the ray stands still bounds nothing if the origin is between its two planes, else all.
     """
@@ -141,22 +175,56 @@ def span(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> tuple[T
     return enter.amax(-1).clamp(min=volume.equation.near), leave.amin(-1)
 
 
+def _front_piece(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Piece:
+    """The same where a projective map makes places of the world: of a + t b, homogeneous, in float64.
+
+    With w the last coordinate of a + t b, places are (t - t_0) (a_w b - b_w a) / (w w_0) from that at t_0: straight, and the
+    nearer together the farther off.
+    """
+    assert volume.space is not None
+    matrix = torch.tensor(volume.space.matrix, dtype=torch.float64, device=origins.device)
+    a = origins.double() @ matrix[:, :3].T + matrix[:, 3]
+    b = directions.double() @ matrix[:, :3].T
+    lo, hi = a.new_tensor(volume.lo), a.new_tensor(volume.hi)
+    above, rise = (torch.cat([x[:, :3] - lo * x[:, 3:], hi * x[:, 3:] - x[:, :3]], 1) for x in (a, b))  # inside, all are >= 0
+    at = -above / torch.where(rise == 0, 1.0, rise)
+    never = torch.where(above < 0, math.inf, -math.inf)
+    enter = torch.where(rise > 0, at, torch.where(rise < 0, -math.inf, never)).amax(-1).clamp(min=volume.equation.near)
+    leave = torch.where(rise < 0, at, math.inf).amin(-1)
+    first, last = a + enter[:, None] * b, a + leave[:, None] * b
+    turn = a[:, 3:] * b[:, :3] - b[:, 3:] * a[:, :3]
+    length = turn.norm(dim=-1)
+    depth = first[:, 3]
+    hits = (enter <= leave) & (depth > 0) & (last[:, 3] > 0)
+    way = torch.where(hits, (leave - enter) * length / (depth * last[:, 3]), -1.0)
+    safe = torch.where(hits, depth, 1.0)
+    return Piece(
+        origins=(torch.where(hits[:, None], first[:, :3], 0.0) / safe[:, None]).to(origins),
+        directions=(turn / length[:, None]).to(origins),
+        enter=torch.zeros_like(origins[:, 0]),
+        leave=way.to(origins),
+        begin=torch.where(hits, enter, 0.0).to(origins),
+        rate=(safe * safe / length).to(origins),
+        bend=torch.where(hits, safe * b[:, 3] / length, 0.0).to(origins),
+    )
+
+
 def march(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Samples:
     """All samples of the rays [N,3] that lie in occupied cells."""
-    enter, leave = span(volume, origins, directions)
-    n_steps = ((leave - enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(origins) else -1
-    step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: t <= leave decides
-    t = enter[:, None] + step * volume.equation.step_world
+    piece = piece_of(volume, origins, directions)
+    n_steps = ((piece.leave - piece.enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(origins) else -1
+    step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: s <= leave decides
+    s = piece.enter[:, None] + step * volume.equation.step_world
     lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
     last = torch.tensor(volume.density.shape, device=origins.device) - 1
-    u = (origins[:, None] + t[..., None] * directions[:, None] - lo) / (hi - lo) * last
+    u = (piece.origins[:, None] + s[..., None] * piece.directions[:, None] - lo) / (hi - lo) * last
     # Rounding may leave the box, and no share may be negative; what is behind it, or of a ray that misses it, may be anywhere.
     u = torch.minimum(u.nan_to_num().clamp(min=0), last.to(u))
     cell = torch.minimum(u.long(), last - 1)
     occupied = volume.cells[tuple(cell.unbind(-1))] != 0
-    ray_id, step_id = torch.nonzero(occupied & (t <= leave[:, None]), as_tuple=True)
+    ray_id, step_id = torch.nonzero(occupied & (s <= piece.leave[:, None]), as_tuple=True)
     voxels, shares = _corners(cell[ray_id, step_id], u[ray_id, step_id], volume.density.shape)
-    return Samples(ray_id, t[ray_id, step_id], voxels, shares)
+    return Samples(ray_id, piece.distances(s)[ray_id, step_id], voxels, shares)
 
 
 def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ The rendering equation is in `vqrf.kernels`; here a camera becomes rays, and ray
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import VIEWING_DISTANCE, Camera, Float32, cameras_around, far_origin
+from vqrf.geometry import VIEWING_DISTANCE, Camera, Float32, cameras_around
 from vqrf.kernels import Volume, select
 
 OWN_TEST_VIEWS = 8
@@ -55,9 +55,8 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
     if rays_per_batch < 1:
         raise ValueError(f"rays_per_batch: expected at least 1, got {rays_per_batch}")
     volume = field if isinstance(field, Volume) else field.volume()
-    if (offset := far_origin(volume.lo, volume.hi)).any():  # what is far from the origin is drawn at it, for float32's sake
-        camera, (lo, hi) = camera.moved(offset), (np.add(corner, offset).tolist() for corner in (volume.lo, volume.hi))
-        volume = replace(volume, lo=tuple(lo), hi=tuple(hi))
+    if (offset := volume.lattice.far_offset()).any():  # what is far from the origin is drawn at it, for float32's sake
+        camera, volume = camera.moved(offset), volume.moved(offset)
     kernels = select()
     n_rays = camera.width * camera.height
     rgb = np.empty((n_rays, 3), np.float32)

@@ -62,7 +62,7 @@ def grow(field: RadianceField, growth: float = GROWTH) -> RadianceField:
     n_voxels = min(int(growth * old.n_voxels), MAX_GROWN_VOXELS)
     if n_voxels <= old.n_voxels:
         return field
-    lattice = Lattice.with_voxels(np.array(old.lo), np.array(old.hi), n_voxels)
+    lattice = Lattice.with_voxels(old.lo, old.hi, n_voxels, old.space)
     faint = field.equation.floor - FAINT_MARGIN
     density = np.where(active_voxels(field), field.density, np.float32(faint))  # the others' say nothing
     grids = (density[..., None], field.features)

@@ -178,6 +178,7 @@ class FieldModel:
             skip=self.kernels.measure_skip(cells),
             equation=equation,
             factors=shown.factors,
+            space=self.lattice.space,
         )
 
     def hide(self, seen: np.ndarray) -> None:
