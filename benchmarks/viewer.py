@@ -53,7 +53,7 @@ TURNING = """async (n) => {
   const start = performance.now()
   for (let i = 0; i < n; i++) {
     orbit.turn(2 * Math.PI / n, 0)
-    renderer.drawRows(renderer.picture, orbit.camera(width, height), { from: 0, to: height })
+    renderer.drawPiece(renderer.picture, orbit.camera(width, height), { left: 0, right: width, from: 0, to: height })
     renderer.show()
     await renderer.finished()
   }

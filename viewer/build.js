@@ -60,7 +60,7 @@ const OWN_NAMES = [
   ...['activation', 'alphaThreshold', 'bricks', 'canAccumulate', 'changed', 'codebookSize', 'coefficients'],
   ...['createTarget', 'deleteTarget', 'densities', 'densityBias', 'densityRange', 'direct', 'emptyDensity'],
   ...['expectRaw', 'extent', 'featureFrequencies', 'featureOffset', 'features', 'featureScale', 'floats'],
-  ...['framebuffer', 'framesPerSecond', 'hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen'],
+  ...['framesPerSecond', 'hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen'],
   ...['isRefreshing', 'isVisible', 'items', 'lastFrame', 'lastMove', 'lastRate', 'lastTick', 'layers', 'levels'],
   ...['loading', 'magnitudes', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept', 'numbers', 'occupyAround', 'onColour'],
   ...['partition', 'pitch', 'placeBricks', 'pointers', 'refill', 'refreshTimer', 'refuse', 'resolution', 'setField'],

@@ -80,6 +80,8 @@ export class Renderer {
     this.maxSide = /** @type {number} */ (gl.getParameter(gl.MAX_3D_TEXTURE_SIZE)) ?? 256
     /** @type {Target | undefined} */
     this.picture = undefined
+    /** Will be the picture when it is complete. @type {Target | undefined} */
+    this.next = undefined
     /** @type {WebGLTexture[]} */
     this.textures = []
     /** @type {WebGLProgram | undefined} */
@@ -167,7 +169,8 @@ export class Renderer {
   warmUp(field) {
     this.setField(blank(field))
     this.resizePicture(1, 1)
-    if (this.picture) this.drawRows(this.picture, { pose: [], fx: 1, fy: 1, cx: 0, cy: 0, width: 1, height: 1 }, { from: 0, to: 1 })
+    const camera = { pose: [], fx: 1, fy: 1, cx: 0, cy: 0, width: 1, height: 1 }
+    if (this.picture) this.drawPiece(this.picture, camera, { left: 0, right: 1, from: 0, to: 1 })
     this.gl.flush()
   }
 
@@ -255,19 +258,40 @@ export class Renderer {
   }
 
   /**
-   * Draw rows of what a camera sees; the n-th picture is averaged with those before.
+   * Make the next picture have this size.
+   *
+   * @param {number} width
+   * @param {number} height
+   */
+  resizeNext(width, height) {
+    const { gl, next } = this
+    if (next?.width === width && next.height === height) return
+    this.deleteTarget(next)
+    this.next = this.createTarget(width, height, this.canAccumulate ? gl.RGBA16F : gl.RGBA8)
+  }
+
+  /** The next picture is complete. */
+  takeNext() {
+    this.deleteTarget(this.picture)
+    this.picture = this.next
+    this.next = undefined
+  }
+
+  /**
+   * Draw a piece of what a camera sees; the n-th picture is averaged with those before.
    *
    * @param {Target} target of the camera's size
    * @param {Camera} camera
-   * @param {{ from: number, to: number, n?: number }} rows counted from below
+   * @param {import('./refine.js').Piece} piece
+   * @param {number} [n]
    */
-  drawRows(target, camera, { from, to, n = 0 }) {
+  drawPiece(target, camera, { left, right, from, to }, n = 0) {
     const { gl, march, textures } = this
     if (!march) return
     gl.bindFramebuffer(gl.FRAMEBUFFER, target.framebuffer)
     gl.viewport(0, 0, target.width, target.height)
     gl.enable(gl.SCISSOR_TEST)
-    gl.scissor(0, from, target.width, to - from)
+    gl.scissor(left, from, right - left, to - from)
     gl.useProgram(march)
     for (const [unit, texture] of textures.entries()) {
       gl.activeTexture(gl.TEXTURE0 + unit)
@@ -339,7 +363,7 @@ export class Renderer {
     const { width, height } = camera
     const light = this.createTarget(width, height, gl.RGBA8)
     for (let from = 0; from < height; from += rowsAtOnce) {
-      this.drawRows(light, camera, { from, to: Math.min(from + rowsAtOnce, height) })
+      this.drawPiece(light, camera, { left: 0, right: width, from, to: Math.min(from + rowsAtOnce, height) })
       await this.finished()
     }
     const composed = this.createTarget(width, height, gl.RGBA8)

@@ -24,15 +24,28 @@ void main() {
   gl_Position = vec4(4.0 * corner - 1.0, 0.0, 1.0);
 }`
 
-/** Composes the light with the background and enlarges the picture to the canvas. */
+/** Composes the light with the background and enlarges the picture to the canvas, by Catmull and Rom's curve without its corners. */
 export const PRESENT = `#version 300 es
 precision highp float;
 uniform sampler2D uPicture;
 uniform vec2 uSize;
 uniform vec3 uBackground;
 out vec4 color;
+vec4 enlarged(vec2 sides) {
+  vec2 place = gl_FragCoord.xy / uSize * sides;
+  vec2 texel = floor(place - 0.5) + 0.5;
+  vec2 f = place - texel;
+  vec2 w0 = f * (f * (1.0 - 0.5 * f) - 0.5), w3 = f * f * (0.5 * f - 0.5);
+  vec2 w2 = f * (0.5 + f * (2.0 - 1.5 * f)), w12 = 1.0 - w0 - w3;
+  vec2 t0 = (texel - 1.0) / sides, t12 = (texel + w2 / w12) / sides, t3 = (texel + 2.0) / sides;
+  vec4 sum = texture(uPicture, vec2(t12.x, t0.y)) * w12.x * w0.y + texture(uPicture, vec2(t0.x, t12.y)) * w0.x * w12.y;
+  sum += texture(uPicture, t12) * w12.x * w12.y + texture(uPicture, vec2(t3.x, t12.y)) * w3.x * w12.y;
+  sum += texture(uPicture, vec2(t12.x, t3.y)) * w12.x * w3.y;
+  return clamp(sum / (w12.x * (w0.y + w12.y + w3.y) + w12.y * (w0.x + w3.x)), 0.0, 1.0);
+}
 void main() {
-  vec4 light = texture(uPicture, gl_FragCoord.xy / uSize);
+  vec2 sides = vec2(textureSize(uPicture, 0));
+  vec4 light = sides == uSize ? texelFetch(uPicture, ivec2(gl_FragCoord.xy), 0) : enlarged(sides);
   color = vec4(light.rgb + light.a * uBackground, 1.0);
 }`
 

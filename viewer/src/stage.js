@@ -1,29 +1,30 @@
 /**
- * When to draw what: few pixels while the camera moves, all of them in slices when it rests, then ever smoother edges.
+ * When to draw what: as many pixels as can be had while the camera moves, ever larger pictures when it rests, then ever smoother edges.
  *
  * One number is steered: how many pixels the graphics processor draws in the time of a frame.
  */
 
 import { Controls } from './controls.js'
 import { Orbit } from './orbit.js'
+import { areaOf, movingShare, nextShare, piecesOf } from './refine.js'
 import { Renderer, resized } from './renderer.js'
 
-/** Milliseconds that a frame should take. */
-const FRAME_MS = 33
+/** Milliseconds that the drawing of a frame should take, so that 30 fit into a second. */
+const FRAME_MS = 28
 /** Pixels of the first frame, before anything is known: with a network at each sample, and without. */
 const FIRST_PIXELS = { slow: 48 * 48, fast: 160 * 160 }
 const LEAST_PIXELS = 32 * 32
 /** How fast the number of pixels follows what a frame took. */
-const MOST_GROWTH = 1.5
+const MOST_GROWTH = 2
 const MOST_SHRINKING = 0.4
-/** Sizes of the moving picture: so many to one halving of its side. */
-const SIZES_PER_HALVING = 4
 /** Milliseconds after which a camera rests. */
 const REST_MS = 120
 /** Pictures that are averaged at rest. */
 const PASSES = 16
 /** More pixels to one of the page are not worth their price. */
 const MAX_PIXEL_RATIO = 1.5
+/** Sides of the canvas to those of a smaller picture: so far it is enlarged well, from there on by the page, which costs less. */
+const ENLARGED = 2
 /** Weight of the newest frame in the frame rate that is shown. */
 const RATE_WEIGHT = 0.1
 
@@ -48,10 +49,16 @@ export class Stage {
     this.orbit = undefined
     this.controls = new Controls(canvas, () => this.orbit, () => this.moved())
     this.resolution = 0
+    /** Of the whole picture, in pixels of the screen. */
+    this.size = { width: 1, height: 1 }
     this.pixels = FIRST_PIXELS.fast
-    this.row = 0
+    /** Of the picture that is shown; 0 before the first. */
+    this.share = 0
+    /** Pictures of the whole size that were averaged. */
     this.pass = 0
-    this.hasMoved = true
+    /** @type {{ share: number, pieces: import('./refine.js').Piece[], width: number, height: number } | undefined} */
+    this.plan = undefined
+    this.hasMoved = false
     this.isBusy = false
     this.isVisible = true
     this.isLost = false
@@ -83,7 +90,8 @@ export class Stage {
     this.renderer.setField(drawn)
     this.pixels = drawn.layers.length ? FIRST_PIXELS.slow : FIRST_PIXELS.fast
     if (!this.orbit || !keepCamera) this.orbit = new Orbit(drawn.extent.lo, drawn.extent.hi)
-    this.moved()
+    this.begin()
+    this.events.onMove()
   }
 
   /** @param {Parameters<Renderer['warmUp']>[0]} field that will be there soon, and is the first */
@@ -93,6 +101,14 @@ export class Stage {
     } catch {
       // It will say so when the field is there.
     }
+  }
+
+  /** Nothing of what is shown is of use: climb from the first step. */
+  begin() {
+    this.share = this.pass = 0
+    this.plan = undefined
+    this.hasMoved = false
+    this.wake()
   }
 
   /** The picture is no longer what the camera sees. */
@@ -118,20 +134,18 @@ export class Stage {
     if (!this.request && this.isVisible && !this.isLost) this.request = requestAnimationFrame((now) => this.tick(now))
   }
 
-  /** Give the canvas the pixels that it covers. */
+  /** Look how many pixels the canvas covers. */
   fit() {
     const ratio = Math.min(globalThis.devicePixelRatio || 1, MAX_PIXEL_RATIO)
-    const width = Math.max(1, Math.round(this.canvas.clientWidth * ratio))
-    const height = Math.max(1, Math.round(this.canvas.clientHeight * ratio))
-    if (this.canvas.width === width && this.canvas.height === height) return
-    this.canvas.width = width
-    this.canvas.height = height
-    this.moved()
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight].map((side) => Math.max(1, Math.round(side * ratio)))
+    if (this.size.width === width && this.size.height === height) return
+    this.size = { width, height }
+    if (this.share) this.moved()
   }
 
-  /** The view as a camera of the canvas's size. */
+  /** The view as a camera of the whole picture's size. */
   camera() {
-    return this.orbit?.camera(this.canvas.width, this.canvas.height)
+    return this.orbit?.camera(this.size.width, this.size.height)
   }
 
   /** @param {number} now in milliseconds */
@@ -149,62 +163,96 @@ export class Stage {
     if (this.hasMoved) {
       this.hasMoved = false
       this.drawMoving(now)
-    } else if (now - this.lastMove > REST_MS) {
+    } else if (!this.share || now - this.lastMove > REST_MS) {
       this.drawResting()
     }
     if (this.pass < (renderer.canAccumulate ? PASSES : 1)) this.wake()
   }
 
+  /** @param {number} share of the whole picture's sides @returns {[number, number]} sides in pixels */
+  sides(share) {
+    const { width, height } = this.size
+    return [Math.max(1, Math.round(share * width)), Math.max(1, Math.round(share * height))]
+  }
+
   /** @param {number} now */
   drawMoving(now) {
-    const { width, height } = this.canvas
-    const most = this.resolution || 1
-    const wanted = this.resolution || Math.sqrt(this.pixels / (width * height))
-    const share = Math.min(most, 2 ** (Math.floor(Math.log2(wanted) * SIZES_PER_HALVING) / SIZES_PER_HALVING))
-    const isWhole = share === most
+    const { renderer, size, resolution } = this
+    const most = resolution || 1
+    const isMoving = now - this.lastMove < REST_MS
+    const share = resolution || movingShare(this.pixels, FRAME_MS, size.width * size.height, isMoving ? this.share : 0)
+    const [width, height] = this.sides(share)
+    renderer.resizePicture(width, height)
+    this.plan = undefined
     this.pass = 0
-    this.row = 0
-    this.draw(share, 0, Infinity)
-    if (isWhole) this.pass = 1
+    this.draw([{ left: 0, right: width, from: 0, to: height }], width, height, true)
+    this.share = share
+    if (share === most) this.pass = 1
+    this.show()
     const elapsed = now - this.lastFrame
     this.lastFrame = now
-    if (now - this.lastMove < REST_MS && elapsed > 0) {
+    if (isMoving && elapsed > 0) {
       const before = this.framesPerSecond || 1000 / elapsed
       this.framesPerSecond = before + RATE_WEIGHT * (1000 / elapsed - before)
     }
     this.lastMove = now
   }
 
+  /** Go on with the next size, or with the whole one. */
   drawResting() {
-    const share = this.resolution || 1
-    const rows = Math.max(1, Math.floor(this.pixels / (share * this.canvas.width)))
-    const height = this.draw(share, this.row, rows)
-    this.row += rows
-    if (this.row < height) return
-    this.row = 0
-    this.pass++
+    const { renderer } = this
+    const most = this.resolution || 1
+    if (!this.plan) {
+      const share = nextShare(this.share, most)
+      const [width, height] = this.sides(share)
+      this.plan = { share, width, height, pieces: piecesOf(width, height, this.pixels) }
+    }
+    const { share, width, height, pieces } = this.plan
+    // Smaller pictures are shown when they are complete; of the whole one each piece only makes what is there sharper.
+    const isShown = this.share > 0 && share === most
+    if (isShown) renderer.resizePicture(width, height)
+    else renderer.resizeNext(width, height)
+    const due = []
+    for (let area = 0; pieces.length && area < this.pixels; ) {
+      const piece = /** @type {import('./refine.js').Piece} */ (pieces.shift())
+      area += areaOf(piece)
+      due.push(piece)
+    }
+    this.draw(due, width, height, isShown)
+    if (!pieces.length) {
+      this.plan = undefined
+      this.share = share
+      if (share === most) this.pass++
+      if (!isShown) renderer.takeNext()
+    }
+    if (isShown || !pieces.length) this.show()
   }
 
   /**
-   * @param {number} share of the canvas's sides
-   * @param {number} from a row
-   * @param {number} rows
-   * @returns {number} height of the picture
+   * @param {import('./refine.js').Piece[]} pieces
+   * @param {number} width of the picture
+   * @param {number} height
+   * @param {boolean} isShown else it is the next picture
    */
-  draw(share, from, rows) {
-    const { renderer, canvas } = this
+  draw(pieces, width, height, isShown) {
+    const { renderer } = this
     const camera = this.camera()
-    const width = Math.max(1, Math.round(share * canvas.width))
-    const height = Math.max(1, Math.round(share * canvas.height))
-    renderer.resizePicture(width, height)
-    if (!camera || !renderer.picture) return height
-    const to = Math.min(height, from + rows)
-    renderer.drawRows(renderer.picture, resized(camera, width, height), { from, to, n: this.pass })
-    renderer.show()
+    const target = isShown ? renderer.picture : renderer.next
+    if (!camera || !target) return
+    for (const piece of pieces) renderer.drawPiece(target, resized(camera, width, height), piece, this.pass)
     this.frames++
-    this.measure((to - from) * width)
+    this.measure(pieces.reduce((sum, piece) => sum + areaOf(piece), 0))
+  }
+
+  /** Put the picture on the canvas. */
+  show() {
+    const { canvas, size, renderer } = this
+    const [width, height] = [renderer.picture?.width ?? 1, renderer.picture?.height ?? 1]
+    const sides = [Math.min(size.width, ENLARGED * width), Math.min(size.height, ENLARGED * height)]
+    if (canvas.width !== sides[0]) canvas.width = sides[0]
+    if (canvas.height !== sides[1]) canvas.height = sides[1]
+    renderer.show()
     this.events.onFrame()
-    return height
   }
 
   /**
