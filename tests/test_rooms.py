@@ -37,7 +37,7 @@ WINGS = {
     "files": (),
     "bars": (),
     "kernels": ("constants", "contract", "equation", "similarity", "reference", "native"),
-    "codec": ("compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
+    "codec": ("about", "compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",
         "images",
@@ -62,7 +62,7 @@ WINGS = {
     ),
     "fields": ("factors", "field", "cells", "storage", "run", "preview"),
     "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
-    "rendering": ("render", "evaluate", "html", "contact", "report", "page", "serve", "film"),
+    "rendering": ("render", "evaluate", "html", "contact", "report", "poster", "page", "serve", "film"),
     "training": (
         "parameters",
         "grids",
@@ -105,6 +105,7 @@ WINGS = {
         "words",
         "convert",
         "view",
+        "meta",
         "process",
         "check",
         "train",

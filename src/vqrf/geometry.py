@@ -34,6 +34,10 @@ FAR_EXTENTS = 100.0
 """How many times its size a scene may be from the origin before it is reckoned elsewhere: float32 tells 2^24 places apart, and
 a voxel is a hundredth of a scene."""
 
+Vector = tuple[float, float, float]
+Z: Vector = (0.0, 0.0, 1.0)
+"""What is up, where nobody says what else is."""
+
 VIEWING_DISTANCE = 3.0
 """Distance of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
 

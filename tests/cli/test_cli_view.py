@@ -20,8 +20,9 @@ from tiny import TINY, assert_same_field
 
 from vqrf.cli import view as cli_view
 from vqrf.cli.main import main
+from vqrf.codec.about import About
 from vqrf.codec.bitstream import decode, encode
-from vqrf.data.images import bytes_from_colors
+from vqrf.data.images import bytes_from_colors, read_photo
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
@@ -29,6 +30,7 @@ from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field, save_field
 from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.poster import first_view, poster_of
 from vqrf.rendering.render import render
 from vqrf.rendering.serve import SceneServer
 from vqrf.training.stages import PRESETS
@@ -70,9 +72,23 @@ def test_export_writes_the_page_and_replaces_none_unasked(file: Path, tmp_path: 
     page = tmp_path / "page.html"
     code, out, _ = vqrf("export", file, page)
     assert code == 0 and str(page) in out
-    assert page.read_bytes() == page_with_scene(file.read_bytes(), "ball.vqrf")
+    field = expand(decode(file.read_bytes()))
+    drawn = About(poster=poster_of(field, first_view(field)))
+    assert page.read_bytes() == page_with_scene(file.read_bytes(), "ball.vqrf", drawn)
     refuses("export", file, page, saying="is there already; give --overwrite")
     assert vqrf("export", file, page, "--overwrite")[0] == 0
+
+
+def test_a_page_whose_address_is_known_shows_a_picture_in_links_to_it(file: Path, tmp_path: Path) -> None:
+    page = tmp_path / "my page.html"
+    assert vqrf("export", file, page, "--url", "https://example.org/s/?a=1&b")[0] == 0
+    text = page.read_text()
+    assert '<meta property="og:image" content="https://example.org/s/my%20page.jpg">' in text
+    assert '<meta property="og:url" content="https://example.org/s/?a=1&amp;b">' in text
+    picture = read_photo(tmp_path / "my page.jpg", 1, (1.0, 1.0, 1.0))[0]
+    assert picture.shape == (630, 1200, 3) and picture.std() > 5
+    for url in ("example.org", "javascript:alert(1)", "https://"):
+        refuses("export", file, tmp_path / "b.html", "--url", url, saying="--url")
 
 
 def test_what_is_no_scene_is_not_exported_or_shown(file: Path, tmp_path: Path) -> None:

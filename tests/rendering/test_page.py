@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqrf.rendering.page import page_with_scene, page_with_source
+from vqrf.codec.about import About
+from vqrf.rendering.html import encoded
+from vqrf.rendering.page import Link, page_with_scene, page_with_source
 from vqrf.rendering.serve import HOST, SceneServer, _part
 
 SCENE = bytes(range(256)) * 3
@@ -61,6 +64,30 @@ def test_the_page_holds_the_file_and_allows_only_its_own_script(name: str) -> No
     assert rules["script-src"] == allowed(scripts[0][1])
     assert rules["default-src"] == rules["connect-src"] == "'none'"
     assert all(not (a.get("src") or "").startswith(("http", "//")) for _, a, _ in reader.found)
+
+
+def test_what_a_file_says_of_itself_is_text_on_its_page_whatever_it_is() -> None:
+    bad = '"><script>alert(1)</script>'
+    poster = encoded(np.full((8, 8, 3), 90, np.uint8), "WEBP", 50)
+    about = About(title=bad, author=bad, licence=bad, description=f"{bad} & more", poster=poster)
+    reader = Reader(
+        page_with_scene(SCENE, "a.vqrf", about, Link(f"https://example.org/{bad}", f"https://example.org/{bad}.jpg"))
+    )
+    assert reader.one("title")[1] == reader.one("h1")[1] == bad
+    metas = [attributes for tag, attributes, _ in reader.found if tag == "meta" and "content" in attributes]
+    said = {attributes.get("name") or attributes.get("property"): attributes["content"] for attributes in metas}
+    assert said["description"] == said["og:description"] == f"{bad} & more" and said["author"] == said["og:title"] == bad
+    assert said["og:image"] == f"https://example.org/{bad}.jpg"
+    assert len([tag for tag, attributes, _ in reader.found if tag == "script"]) == 2
+    source = reader.one("img", slot="poster")[0]["src"] or ""
+    assert base64.b64decode(source.removeprefix("data:image/webp;base64,")) == poster
+
+
+def test_a_page_of_a_file_that_says_nothing_has_its_name_and_no_picture() -> None:
+    reader = Reader(page_with_scene(SCENE, "a.vqrf"))
+    assert reader.one("title")[1] == reader.one("h1")[1] == reader.one("meta", property="og:title")[0]["content"] == "a.vqrf"
+    assert not [tag for tag, *_ in reader.found if tag == "img"]
+    assert not [attributes for tag, attributes, _ in reader.found if attributes.get("property") == "og:image"]
 
 
 def test_a_file_whose_name_is_no_text_has_a_page() -> None:

@@ -12,8 +12,10 @@ import tyro
 
 from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
+from vqrf.cli.meta import SHOWN, PresentingFlags, presented
 from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, print_json, say
+from vqrf.cli.view import up_of_notes
 from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
@@ -52,11 +54,10 @@ class Compress:
     """Size of the codebook. Not of compact."""
     steps: int | None = None
     """Steps of joint tuning, in all."""
-    report: Path | None = None
-    """Where the report page goes; beside the file, with the ending .html, if not given."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Of a search, print the curve as JSON."""
+    shown: PresentingFlags = SHOWN
     own: OwnFlags = PHOTOS
     options: ImportFlags = AS_THEY_ARE
     common: CommonFlags = Common()
@@ -65,9 +66,10 @@ class Compress:
         try:
             self.goal.check()
             self.settings()
+            about = self.shown.about()
         except ValueError as error:
             raise UsageError(str(error)) from None
-        page = self.report or self.out.with_suffix(".html")
+        page = self.shown.report or self.out.with_suffix(".html")
         if page.resolve() == self.out.resolve():
             raise UsageError(f"{page}: cannot be both the file and its report; give --report")
         if not is_unfinished(self.out):  # a job that was killed at its end may have written both
@@ -81,7 +83,9 @@ class Compress:
         if not scene.test:
             say(self.common.quiet or self.as_json, f"{self.data}: holds no photos out, so the file will have no score")
         preset = self.settings(is_baked=not is_fast(field))
-        job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device)
+        if self.shown.poster:
+            about = presented(about, field.with_background(scene.background), up_of_notes(notes))
+        job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
         compress_into(job, self.out, page, self.common, self.as_json)
 
     def settings(self, *, is_baked: bool = True) -> Preset[Any]:

@@ -24,6 +24,7 @@ from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.make import Make
+from vqrf.cli.meta import Meta, in_short, presented
 from vqrf.cli.process import Process
 from vqrf.cli.terminal import (
     NO_LIMITS,
@@ -50,6 +51,7 @@ from vqrf.cli.terminal import (
 from vqrf.cli.train import Train, finish_run, train_into
 from vqrf.cli.view import Export, Render
 from vqrf.cli.words import PROGRAM, read_words
+from vqrf.codec.about import About, about_of
 from vqrf.codec.bitstream import decode, verify
 from vqrf.codec.container import sections
 from vqrf.codec.lint import Finding, inspect, refusals
@@ -223,11 +225,12 @@ class Demo:
         else:
             train_into(run, scene, "demo", config_of("demo"), {"downscale": 1, "background": "white"}, self.common)
         field, notes = load_run(run)
-        job = Job(field, scene, PRESETS["demo"], NO_GOAL, notes, self.common.seed, self.common.device)
+        about = presented(About(title="An armillary sphere"), field.with_background(scene.background))
+        job = Job(field, scene, PRESETS["demo"], NO_GOAL, notes, self.common.seed, self.common.device, about)
         compress_into(job, out, report, self.common)
         with named(out):
             verify(read_bytes(out))
-        write_atomically(page, page_with_scene(read_bytes(out), out.name))
+        write_atomically(page, page_with_scene(read_bytes(out), out.name, about))
         seconds = time.perf_counter() - start
         say(self.common.quiet, f"done in {seconds:.0f} s; the report is {report}; open {page}, which turns")
 
@@ -278,7 +281,9 @@ def facts_of(path: Path) -> dict[str, Any]:
     }
     if fault := drawing_fault_of(small):
         facts["cannot_be_drawn"] = fault
-    return {**facts, **small.metadata, **facts}  # what a file says of itself comes after, and replaces nothing
+    about = in_short(about_of(small.metadata))
+    said = {**small.metadata, "about": about} if about else small.metadata
+    return {**facts, **said, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
 def set_up(verb: Make | Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
@@ -306,9 +311,8 @@ def set_up(verb: Make | Process | Train | Compress | Render | Eval | Bench | Dem
             raise UsageError(f"--device {common.device}: cannot be used here; there is {' and '.join(here)}") from None
 
 
-Verb = (
-    Make | Process | Check | Train | Compress | Render | Eval | cli_view.View | Export | Info | Verify | Convert | Bench | Demo
-)
+Show = cli_view.View
+Verb = Make | Process | Check | Train | Compress | Render | Eval | Show | Export | Info | Meta | Verify | Convert | Bench | Demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -319,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{PROGRAM} {__version__}")
             return
         verb = read_words(Verb, words, "Volumetric radiance fields small enough to send, embed and keep.")
-        is_short = isinstance(verb, cli_view.View | Export | Info | Verify | Convert | Check)
+        is_short = isinstance(verb, Show | Export | Info | Meta | Verify | Convert | Check)
         limits = verb.limits if is_short else Limits(verb.common.max_memory)
         with limited(limits.n_bytes()):
             if not is_short:

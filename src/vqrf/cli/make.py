@@ -15,9 +15,12 @@ import tyro
 
 from vqrf.cli.compress import Compress
 from vqrf.cli.dataset import PhotoFlags, Photos
+from vqrf.cli.meta import Presenting
 from vqrf.cli.process import Process
 from vqrf.cli.terminal import Common, CommonFlags, Seeded, UsageError, expect_writable, read_bytes, say
 from vqrf.cli.train import Train, finish_run
+from vqrf.codec.about import about_of
+from vqrf.codec.contents import metadata_of
 from vqrf.compression.goal import NO_GOAL, Goal, is_unfinished
 from vqrf.data.load import is_dataset
 from vqrf.data.sfm import MODEL_FOLDER
@@ -70,8 +73,10 @@ class Make:
         self._train(data, work / "run")
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
             steps = TUNING_STEPS[self.preset]
-            Compress(work / "run", self.out, data, steps=steps, report=report, goal=self.goal, common=self.common).run()
-        write_atomically(page, page_with_scene(read_bytes(self.out), self.out.name))
+            shown = Presenting(report=report)
+            Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run()
+        made = read_bytes(self.out)
+        write_atomically(page, page_with_scene(made, self.out.name, about_of(metadata_of(made))))
         self._record(work, is_done=True)
         minutes = (time.perf_counter() - start) / 60
         say(

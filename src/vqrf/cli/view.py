@@ -6,10 +6,11 @@ import errno
 import math
 import threading
 import time
+import urllib.parse
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -30,17 +31,21 @@ from vqrf.cli.terminal import (
     say,
     tell,
 )
+from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
+from vqrf.data.images import bytes_from_colors, jpeg_from_image
 from vqrf.data.scene import View as PhotoView
-from vqrf.fields.field import RadianceField, drawing_fault_of
+from vqrf.fields.field import RadianceField, drawing_fault_of, expand
 from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, load_like, load_run
 from vqrf.files import read_file, write_atomically
-from vqrf.geometry import Camera, Lattice
+from vqrf.geometry import Camera, Lattice, Vector, Z
+from vqrf.kernels import has_native
 from vqrf.memory import decoding_budget, expect_room
-from vqrf.rendering.film import PathError, Vector, Z, even, load_path, orbit, spiral, writing_clip
-from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
+from vqrf.rendering.page import Link, page_with_scene
+from vqrf.rendering.poster import camera_of, first_view, poster_of
 from vqrf.rendering.render import render, save_image
 from vqrf.rendering.serve import SceneServer, Source
 
@@ -203,20 +208,60 @@ class Export:
     """A .vqrf file."""
     out: tyro.conf.Positional[Path]
     """The page to write."""
+    url: str | None = None
+    """Address where the page will stand: links to it then show a picture, which is written beside it as a .jpg."""
     overwrite: bool = False
     """Replace what is there."""
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
+        link = None if self.url is None else link_of(self.url, self.out)
         data = read_bytes(self.scene)
         with named(self.scene):
-            expect_drawable(decode(data, max_bytes=decoding_budget()))
+            small = decode(data, max_bytes=decoding_budget())
+            expect_drawable(small)
         if self.out.suffix not in PAGE_SUFFIXES:
             raise UsageError(f"{self.out}: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}")
         expect_writable(self.out, Writing(overwrite=self.overwrite))
-        page = page_with_scene(data, self.scene.name)
+        picture = self.out.with_suffix(PREVIEW_SUFFIX)
+        if link:
+            expect_writable(picture, Writing(overwrite=self.overwrite))
+        about = about_of(small.metadata)
+        if link or (about.poster is None and has_native()):  # without the core it would want PyTorch
+            field, up = expand(small), about.up or up_of_notes(notes_of(small))
+            view = about.view or first_view(field, up)
+            if about.poster is None:
+                about = replace(about, poster=poster_of(field, view, up))
+            if link:
+                rgb = render(field, camera_of(view, PREVIEW_SIZE, up)).rgb
+                write_atomically(picture, jpeg_from_image(bytes_from_colors(rgb)))
+        page = page_with_scene(data, self.scene.name, about, link)
         write_atomically(self.out, page)
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
+
+
+PREVIEW_SIZE = 1200, 630
+"""Pixels of the picture that a link to a page shows: what the programs that show links ask for."""
+PREVIEW_SUFFIX = ".jpg"
+
+
+def link_of(url: str, page: Path) -> Link:
+    """Where a page and its picture will stand.
+
+    Args:
+      url: of the page, or of the folder that it will be in, with a slash at the end.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(f"--url {url}: expected an address that begins with https://")
+    picture = urllib.parse.quote(page.with_suffix(PREVIEW_SUFFIX).name)
+    return Link(url, urllib.parse.urljoin(url, picture))
+
+
+def notes_of(small: Compressed) -> dict[str, Any]:
+    """How the field of a file was trained, as it says."""
+    notes = small.metadata.get("training")
+    return notes if isinstance(notes, dict) else {}
 
 
 def pictures_of(views: Sequence[PhotoView]) -> dict[str, Camera]:

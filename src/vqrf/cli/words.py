@@ -40,6 +40,9 @@ MEANT = {
     "inspect": "check",
     "stat": "info",
     "ls": "info",
+    "metadata": "meta",
+    "title": "meta",
+    "edit": "meta",
     "validate": "verify",
     "benchmark": "bench",
 }
@@ -60,6 +63,10 @@ EXAMPLES = {
     "view": ("lego.vqrf", "runs/lego --port 8000 --no-open"),
     "export": ("lego.vqrf lego.html",),
     "info": ("lego.vqrf", "fine_last.tar --json"),
+    "meta": (
+        'lego.vqrf --title "A yellow excavator" --author "A. N." --licence "CC BY 4.0"',
+        "lego.vqrf --poster new --pitch 0 80",
+    ),
     "verify": ("lego.vqrf", "lego.vqrf --strict --json"),
     "convert": ("runs/lego fine_last.tar", "fine_last.tar runs/imported", "lego.vqrf extreme_saving"),
     "bench": ("rd --runs runs/lego --data nerf_synthetic --out bench",),

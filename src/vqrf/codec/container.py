@@ -60,6 +60,33 @@ def assemble(contents: list[tuple[str, int, bytes]]) -> bytes:
     return b"".join([start, struct.pack("<I", zlib.crc32(start + table)), table, *(s for _, _, s in sections)])
 
 
+def with_section(data: bytes, name: str, body: bytes) -> bytes:
+    """A file with another stored section, or without it where `body` is empty; no byte of another section changes.
+
+    Args:
+      data: a file; what is not known in it stays too.
+      name: of a section of this version that is stored as it is, such as META.
+
+    Raises:
+      BitstreamError: header, table or a checksum is wrong.
+    """
+    rows, bodies = [], []
+    new = struct.pack("<4sHHQQII", name.encode(), is_critical(name), STORED, len(body), len(body), zlib.crc32(body), 0)
+    is_due = bool(body)
+    for s in read_table(data):
+        if is_due and s.name in KNOWN and KNOWN.index(s.name) >= KNOWN.index(name):
+            rows.append(new)
+            bodies.append(body)
+            is_due = False
+        if s.name != name:
+            rows.append(data[s.entry : s.entry + ENTRY_BYTES])
+            bodies.append(data[s.offset : s.offset + s.stored])
+    table = b"".join(rows)
+    total = HEADER_BYTES + len(table) + sum(map(len, bodies))
+    start = data[:12] + struct.pack("<IQI", len(rows), total, 0)
+    return b"".join([start, struct.pack("<I", zlib.crc32(start + table)), table, *bodies])
+
+
 def method_of(name: str) -> int:
     return STORED if name in ("HEAD", "META", "STEP") else RANGE_CODED
 

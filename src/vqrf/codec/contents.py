@@ -36,7 +36,7 @@ from vqrf.codec.compressed import (
     canonical_json,
     items_of,
 )
-from vqrf.codec.container import LEVELS, BitstreamError, Reader, Section
+from vqrf.codec.container import LEVELS, BitstreamError, Reader, Section, read_table
 from vqrf.codec.pyramid import Int16, Nodes, PyramidField, build_nodes
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels.constants import Activation, Equation, Shading, count_view_frequencies, shading_fault
@@ -184,6 +184,18 @@ def equation_of(numbers: Sequence[float]) -> tuple[float, Equation]:
     if not all(map(math.isfinite, numbers)):
         raise ValueError("a constant is not finite")
     return empty_density, Equation(density_bias, interval, step_world, near, alpha_threshold, (red, green, blue))
+
+
+def metadata_of(data: bytes) -> dict[str, Any]:
+    """The metadata of a file, of which nothing else is decoded; empty where it has none. Safe for untrusted input.
+
+    Raises:
+      BitstreamError: header, table, a checksum or the metadata is wrong.
+    """
+    for s in read_table(data):
+        if s.name == "META":
+            return read_metadata(data[s.offset : s.offset + s.stored], s.offset)
+    return {}
 
 
 def read_metadata(text: bytes, offset: int) -> dict[str, Any]:

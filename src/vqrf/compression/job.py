@@ -24,6 +24,7 @@ import numpy as np
 
 from vqrf import __version__
 from vqrf.bars import progress_bar, stage_bars
+from vqrf.codec.about import NOTHING, About
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import sections
@@ -145,6 +146,7 @@ class Job:
         views are compared in their place, and the file says nothing of it.
       preset: settings, from which the goal's dial starts.
       notes: of JSON types, how the field was trained: what a file says of it, such as "downscale" and "background".
+      about: what the file says of itself to people.
     """
 
     field: RadianceField
@@ -154,6 +156,7 @@ class Job:
     notes: Mapping[str, Any] = attribute(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
+    about: About = NOTHING
 
     @property
     def compared(self) -> tuple[View, ...]:
@@ -212,12 +215,13 @@ class Job:
             "field_test": {"psnr": exact, "ssim": round(before.ssim, 5)},
             **(web if preset.profile == "web" else {}),
         }
-        return {
+        metadata = {
             "generator": f"vqrf {__version__}",
             "training": dict(self.notes),
             "compression": {"preset": preset.name, **dials},
             **(scores if self.scene.test else {}),
         }
+        return self.about.added_to(metadata)
 
     def check(self) -> None:
         """Refuse what cannot be, before any work.
@@ -329,7 +333,9 @@ class Desk:
 
     def goal_mark(self) -> str:
         """Of the whole job, its goal included."""
-        return self.job.fingerprint({**self.job.settings(self.job.preset), "goal": asdict(self.job.goal)})
+        return self.job.fingerprint(
+            {**self.job.settings(self.job.preset), "goal": asdict(self.job.goal), "about": self.job.about.entry()}
+        )
 
     def mark(self) -> dict[str, Any] | None:
         """What was noted when this very job wrote the file that lies there; None where it did not."""

@@ -22,22 +22,17 @@ from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
 from vqrf.files import expect_file, making
-from vqrf.geometry import Camera, Float32, Float64, Lattice, upright
+from vqrf.geometry import Camera, Float32, Float64, Lattice, Vector, Z, upright
+from vqrf.rendering.poster import FOV
 
 MAX_PATH_BYTES = 1 << 26
 """Most bytes of a camera path; a frame takes some hundreds."""
-
-FOV = math.radians(40)
-"""The angle that the shorter side of the picture sees."""
 
 PITCH = math.radians(25)
 """How far above the horizon an orbit runs."""
 
 SPIRAL_PITCHES = math.radians(-5), math.radians(60)
 SPIRAL_TURNS = 2
-
-Vector = tuple[float, float, float]
-Z: Vector = (0.0, 0.0, 1.0)
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -29,15 +29,16 @@ def page_of(title: str, parts: Sequence[str]) -> bytes:
 
 def data_uri(image: Bytes, most: int) -> str:
     """An image [H,W,3] or [H,W] in the page. Lossless as long as it takes at most `most` bytes."""
-    data, kind = _encoded(image, "PNG"), "png"
+    data, kind = encoded(image, "PNG"), "png"
     for quality in WEBP_QUALITIES:
         if len(data) <= most:
             break
-        data, kind = _encoded(image, "WEBP", quality), "webp"
+        data, kind = encoded(image, "WEBP", quality), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _encoded(image: Bytes, image_format: str, quality: int = 0) -> bytes:
+def encoded(image: Bytes, image_format: str, quality: int = 0) -> bytes:
+    """An image [H,W,3] or [H,W] as a file of a format that Pillow names so; `quality` 0..100 is for one with loss."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, image_format, quality=quality)
     return buffer.getvalue()

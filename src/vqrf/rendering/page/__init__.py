@@ -10,9 +10,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+from dataclasses import dataclass
 from importlib.resources import files
 
-_STYLE = "html,body{height:100%;margin:0}vqrf-viewer{height:100%}noscript p{margin:2em;font:16px sans-serif}"
+from vqrf.codec.about import NOTHING, About
+
+_STYLE = (
+    "html,body,main{height:100%;margin:0}vqrf-viewer{display:block;height:100%}noscript p{margin:2em;font:16px sans-serif}"
+    "vqrf-viewer>img{width:100%;height:100%;object-fit:contain}"
+    "h1{position:absolute;width:1px;height:1px;margin:0;overflow:hidden;clip-path:inset(50%)}"
+)
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -22,33 +29,51 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="referrer" content="no-referrer">
 <title>{title}</title>
-<link rel="icon" href="data:,">
+{head}<link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
 <body>
+<main>
+<h1>{title}</h1>
 <noscript><p>This page shows a 3-D scene, for which it needs JavaScript.</p></noscript>
-<vqrf-viewer hash{attributes}></vqrf-viewer>
+<vqrf-viewer hash{attributes}>{poster}</vqrf-viewer>
+</main>
 {scene}<script>{script}</script>
 </body>
 </html>
 """
 
 
-def page_with_scene(data: bytes, name: str) -> bytes:
+@dataclass(frozen=True)
+class Link:
+    """Where a page will stand, so that a link to it has a picture.
+
+    Attributes:
+      address: of the page, `https://...`.
+      picture: the address of a picture.
+    """
+
+    address: str
+    picture: str
+
+
+def page_with_scene(data: bytes, name: str, about: About = NOTHING, link: Link | None = None) -> bytes:
     """A page with the file inside, for `file://` or any server.
 
     Args:
       data: the bytes of a .vqrf file; put in as they are, in base64.
       name: what the file is called, for the reader of the page.
+      about: what the file says of itself: the page's title, its description, and the picture that is there at once.
 
-    >>> page = page_with_scene(b"scene", "ball.vqrf")
-    >>> b"connect-src 'none'" in page, b"c2NlbmU=" in page
-    (True, True)
+    >>> page = page_with_scene(b"scene", "ball.vqrf", About(title="<A ball>", author="A. N."))
+    >>> b"connect-src 'none'" in page, b"c2NlbmU=" in page, b"<title>&lt;A ball&gt;</title>" in page
+    (True, True, True)
     """
     encoded = base64.b64encode(data).decode()
     kind = "application/octet-stream;base64"
     scene = f'<script type="{kind}" id="scene" data-name="{html.escape(_as_text(name))}">{encoded}</script>\n'
-    return _page(name, connect="'none'", attributes="", scene=scene)
+    shown = _Shown(about.title or name, _head(about, about.title or name, link), _image(about.poster))
+    return _page(shown, connect="'none'", attributes="", scene=scene)
 
 
 def page_with_source(source: str, name: str, refresh_seconds: float = 0) -> bytes:
@@ -59,7 +84,38 @@ def page_with_source(source: str, name: str, refresh_seconds: float = 0) -> byte
       refresh_seconds: after which the server is asked for a newer version; 0: never.
     """
     refresh = f' refresh="{refresh_seconds:g}"' if refresh_seconds else ""
-    return _page(name, connect="'self'", attributes=f' src="{html.escape(source)}"{refresh}', scene="")
+    return _page(_Shown(name), connect="'self'", attributes=f' src="{html.escape(source)}"{refresh}', scene="")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a page shows of itself: its title, which is text, and two parts that are HTML."""
+
+    title: str
+    head: str = ""
+    poster: str = ""
+
+
+def _head(about: About, title: str, link: Link | None) -> str:
+    """What programs read that show a link to the page."""
+    parts = [f"by {about.author}" if about.author else "", about.licence]
+    description = about.description or ", ".join(["A scene in three dimensions", *filter(None, parts)])
+    names = {"description": description}
+    properties = {"og:type": "website", "og:title": title, "og:description": description}
+    if link:
+        properties |= {"og:url": link.address, "og:image": link.picture}
+        names["twitter:card"] = "summary_large_image"
+    if about.author:
+        names["author"] = about.author
+    rows = [("name", *said) for said in names.items()] + [("property", *said) for said in properties.items()]
+    return "".join(f'<meta {kind}="{key}" content="{html.escape(_as_text(value))}">\n' for kind, key, value in rows)
+
+
+def _image(poster: bytes | None) -> str:
+    """A poster as the viewer takes it, and as it stands there before there is a viewer."""
+    if poster is None:
+        return ""
+    return f'<img slot="poster" alt="" src="data:image/webp;base64,{base64.b64encode(poster).decode()}">'
 
 
 def _as_text(name: str) -> str:
@@ -67,7 +123,7 @@ def _as_text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _page(name: str, *, connect: str, attributes: str, scene: str) -> bytes:
+def _page(shown: _Shown, *, connect: str, attributes: str, scene: str) -> bytes:
     script = files("vqrf.rendering.page").joinpath("viewer.js").read_text("utf-8")
     policy = "; ".join(
         [
@@ -82,7 +138,14 @@ def _page(name: str, *, connect: str, attributes: str, scene: str) -> bytes:
         ]
     )
     page = _PAGE.format(
-        policy=policy, title=html.escape(_as_text(name)), style=_STYLE, attributes=attributes, scene=scene, script=script
+        policy=policy,
+        title=html.escape(_as_text(shown.title)),
+        head=shown.head,
+        style=_STYLE,
+        attributes=attributes,
+        poster=shown.poster,
+        scene=scene,
+        script=script,
     )
     return page.encode()
 

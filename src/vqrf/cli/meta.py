@@ -1,0 +1,193 @@
+"""The verb `meta`: what a file says of itself to people, shown and changed; and the flags for it that `compress` has too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.table import Table
+from rich.text import Text
+
+from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, named, one_line, print_json, print_whole, read_bytes, say
+from vqrf.cli.view import expect_drawable, up_of_notes
+from vqrf.codec.about import NOTHING, TEXTS, About, FirstView, about_of, poster_sides
+from vqrf.codec.bitstream import decode
+from vqrf.codec.compressed import canonical_json
+from vqrf.codec.container import with_section
+from vqrf.codec.contents import metadata_of
+from vqrf.fields.field import RadianceField, expand
+from vqrf.files import write_atomically
+from vqrf.geometry import Vector, Z, upright
+from vqrf.memory import decoding_budget
+from vqrf.rendering.poster import first_view, poster_of
+
+LINK_NUMBERS = 6
+"""Of the view in the address of a page: target, yaw, pitch, distance (`viewer/src/orbit.js`)."""
+
+
+@dataclass(frozen=True)
+class Saying:
+    """Flags for what a file says of itself in words.
+
+    Attributes:
+      title: of the scene, which pages show; "" takes it away, as it does the others.
+      author: who made it.
+      licence: on what terms others may use it, such as "CC BY 4.0".
+      description: one sentence, for those who see a link to it.
+    """
+
+    title: str | None = None
+    author: str | None = None
+    licence: str | None = None
+    description: str | None = None
+
+    def about(self, before: About = NOTHING) -> About:
+        """What the file says then.
+
+        Raises:
+          UsageError: it is more than may be said.
+        """
+        said = {name: value.strip() for name in TEXTS if (value := getattr(self, name)) is not None}
+        return _checked(before, said)
+
+
+@dataclass(frozen=True)
+class Presenting(Saying):
+    """Flags of `compress` for what others will see.
+
+    Attributes:
+      poster: put a picture of the first view, of some 3 kB, into the file: pages show it at once.
+      report: where the report page goes; beside the file, with the ending .html, if not given.
+    """
+
+    poster: bool = True
+    report: Path | None = None
+
+
+SayingFlags = Annotated[Saying, tyro.conf.arg(name="about"), tyro.conf.OmitArgPrefixes]
+PresentingFlags = Annotated[Presenting, tyro.conf.arg(name="about"), tyro.conf.OmitArgPrefixes]
+UNSAID = Saying()
+SHOWN = Presenting()
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Show what a .vqrf file says of itself, or change it; no other byte of the file changes."""
+
+    scene: tyro.conf.Positional[Path]
+    """A .vqrf file."""
+    said: SayingFlags = UNSAID
+    up: tuple[float, float, float] | None = None
+    """What is up in its world; 0 0 1 if it does not say."""
+    view: str | None = None
+    """From where it is seen first: the six numbers after #view= in the address of its page; "" takes it away."""
+    distance: tuple[float, float] | None = None
+    """How near and how far the camera may go, in world units."""
+    pitch: tuple[float, float] | None = None
+    """How low and how high it may go, in degrees above the horizon."""
+    poster: Literal["new", "none"] | None = None
+    """new: draw the picture of the first view again; none: take it away."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON."""
+    limits: LimitFlags = NO_LIMITS
+
+    def run(self) -> None:
+        data = read_bytes(self.scene)
+        with named(self.scene):
+            metadata = metadata_of(data)
+        before = about_of(metadata)
+        after = self._changed(before, metadata, data)
+        if after != before:
+            changed = after.added_to(metadata)
+            with named(self.scene):
+                data = with_section(data, "META", canonical_json(changed) if changed else b"")
+            write_atomically(self.scene, data)
+        if self.as_json:
+            print_json({"about": in_short(after), "bytes": len(data)})
+        elif after == NOTHING:
+            say(False, f"{self.scene}: says nothing of itself")
+        else:
+            table = Table(show_header=False, box=None)
+            for name, value in in_short(after).items():
+                table.add_row(Text(name), Text(one_line(_in_words(value))))
+            print_whole(table)
+
+    def _changed(self, before: About, metadata: Mapping[str, Any], data: bytes) -> About:
+        """What the file is to say."""
+        numbers = {name: value for name in ("up", "distance", "pitch") if (value := getattr(self, name)) is not None}
+        after = _checked(self.said.about(before), numbers)
+        up = up_of(after, metadata)
+        if self.view is not None:
+            after = _checked(after, {"view": _view_of_link(self.view, up) if self.view else None})
+        if self.poster == "none":
+            return replace(after, poster=None)
+        if self.poster == "new":
+            with named(self.scene):
+                small = decode(data, max_bytes=decoding_budget())
+                expect_drawable(small)
+                return presented(after, expand(small), up)
+        return after
+
+
+def up_of(about: About, notes: Mapping[str, Any]) -> Vector:
+    """What is up: as the file says for people, else as its training does, else z.
+
+    Args:
+      notes: metadata of a file, or the notes of a run.
+    """
+    training = notes.get("training", notes)
+    return about.up or up_of_notes(training if isinstance(training, dict) else {})
+
+
+def presented(about: About, field: RadianceField, up: Vector = Z) -> About:
+    """With a first view, where there is none, and a picture of it."""
+    view = about.view or first_view(field, up)
+    return replace(about, view=view, up=about.up or (None if up == Z else up), poster=poster_of(field, view, up))
+
+
+def in_short(about: About) -> dict[str, Any]:
+    """As metadata has it, of the poster only how large it is."""
+    facts = about.entry()
+    if about.poster is not None:
+        width, height = poster_sides(about.poster)
+        facts["poster"] = {"width": width, "height": height, "bytes": len(about.poster)}
+    return facts
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_in_words, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _checked(about: About, changes: Mapping[str, Any]) -> About:
+    try:
+        return replace(about, **changes)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
+def _view_of_link(text: str, up: Vector) -> FirstView:
+    """The view that an address of a page names."""
+    try:
+        numbers = [float(number) for number in text.rpartition("view=")[2].replace("%2C", ",").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != LINK_NUMBERS or not all(map(math.isfinite, numbers)):
+        raise UsageError("--view: expected the six numbers that stand after #view= in the address of the page")
+    (x, y, z), (yaw, pitch, distance) = numbers[:3], numbers[3:]
+    length = math.hypot(*up)
+    turn = upright([value / length for value in up])
+    back = turn @ (math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch))
+    position = np.array([x, y, z]) + distance * back
+    try:
+        return FirstView((float(position[0]), float(position[1]), float(position[2])), (x, y, z))
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None

@@ -1,0 +1,105 @@
+"""The first view of a field, and a small picture of it: what is seen of a scene before any of it is decoded.
+
+The viewer begins where the file says, and there as here the shorter side of the picture sees `FOV`. So a square poster in the
+middle of a window lies where the scene will be.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from vqrf.codec.about import MAX_POSTER_BYTES, FirstView
+from vqrf.data.images import averaged_colors, bytes_from_colors
+from vqrf.fields.field import RadianceField
+from vqrf.geometry import Camera, Float64, Vector, Z, upright
+from vqrf.rendering.html import encoded
+from vqrf.rendering.render import render
+
+FOV = math.radians(40)
+"""The angle that the shorter side of the picture sees."""
+
+YAW, PITCH = -0.9, 0.45
+"""From where a field is seen first, in radians; the viewer's too (`viewer/src/orbit.js`)."""
+FILLED = 0.92
+"""Of the picture's side, what is there fills at most so much."""
+ASTRAY = 0.01
+"""Share of the occupied cells at each end of an axis that the first view does not care for."""
+
+DIGITS = 6
+"""Of the places of a first view: a file needs no more."""
+
+POSTER_SIDE = 192
+POSTER_BYTES = 3000
+"""What a poster is to take; no more than `MAX_POSTER_BYTES`."""
+QUALITIES = (80, 70, 60, 50, 40, 30, 20)
+
+
+def first_view(field: RadianceField, up: Vector = Z) -> FirstView:
+    """A view that has all of a field in it, whatever way it is turned about `up`; a few cells that are astray do not count."""
+    return _view_of(_bounds(field), up)
+
+
+def camera_of(view: FirstView, side: tuple[int, int], up: Vector = Z) -> Camera:
+    """The camera of a view, with pictures of `side` pixels, width and height.
+
+    >>> camera_of(FirstView((0.0, -2.0, 0.0), (0.0, 0.0, 0.0)), (8, 8)).pose[:3, 2].tolist()
+    [0.0, -1.0, 0.0]
+    """
+    position = np.array(view.position)
+    back = position - view.target
+    back /= np.linalg.norm(back)
+    upwards = np.array(up) / np.linalg.norm(up)
+    right = np.cross(upwards, back)
+    if np.linalg.norm(right) < 1e-6:  # it looks straight down or up
+        right = upright(upwards) @ (1.0, 0.0, 0.0)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(back, right), back, position], 1)
+    focal = min(side) / 2 / math.tan(FOV / 2)
+    return Camera(pose + 0.0, focal, focal, side[0] / 2, side[1] / 2, *side)
+
+
+def poster_of(field: RadianceField, view: FirstView, up: Vector = Z) -> bytes:
+    """A square picture of a view, as a lossy WebP of about `POSTER_BYTES`.
+
+    Deterministic, with one version of Pillow.
+    """
+    rgb = render(field, camera_of(view, (2 * POSTER_SIDE, 2 * POSTER_SIDE), up)).rgb
+    image = averaged_colors(bytes_from_colors(rgb), 2)
+    data = b""
+    for quality in QUALITIES:
+        data = encoded(image, "WEBP", quality)
+        if len(data) <= POSTER_BYTES:
+            break
+    assert len(data) <= MAX_POSTER_BYTES, "the coarsest WebP of so few pixels is smaller"
+    return data
+
+
+def _bounds(field: RadianceField) -> Float64:
+    """The corners [2,3] of the box that holds nearly all of what can be seen."""
+    cells = field.volume().cells != 0
+    box = np.array([(0, side) for side in cells.shape]).T
+    for axis in range(3):
+        along = cells.sum(tuple(other for other in range(3) if other != axis), dtype=np.int64).cumsum()
+        if along[-1]:
+            low, high = np.searchsorted(along, [ASTRAY * along[-1], (1 - ASTRAY) * along[-1]])
+            box[:, axis] = low, high + 1
+    corners: Float64 = field.lattice.world_from_index(box.astype(np.float64))
+    return corners
+
+
+def _view_of(box: Float64, up: Vector) -> FirstView:
+    turn = upright(np.array(up) / np.linalg.norm(up))
+    middle = box.mean(0)
+    corners = np.array([[box[b, axis] for axis, b in enumerate(bits)] for bits in np.ndindex(2, 2, 2)])
+    x, y, z = ((corners - middle) @ turn).T
+    yaws = np.linspace(0, 2 * np.pi, 32, endpoint=False)[:, None]
+    ahead, aside = x * np.cos(yaws) + y * np.sin(yaws), y * np.cos(yaws) - x * np.sin(yaws)
+    back = math.cos(PITCH) * ahead + math.sin(PITCH) * z
+    above = math.cos(PITCH) * z - math.sin(PITCH) * ahead
+    distance = float((back + np.maximum(np.abs(aside), np.abs(above)) / (FILLED * math.tan(FOV / 2))).max())
+    direction = turn @ (math.cos(PITCH) * math.cos(YAW), math.cos(PITCH) * math.sin(YAW), math.sin(PITCH))
+    position, target = (tuple(float(f"{x:.{DIGITS}g}") for x in place) for place in (middle + distance * direction, middle))
+    return FirstView((position[0], position[1], position[2]), (target[0], target[1], target[2]))
