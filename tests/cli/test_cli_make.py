@@ -39,7 +39,8 @@ def names(folder: Path) -> list[str]:
 
 def test_photos_become_a_file_and_a_page_and_the_field_stays_for_other_sizes(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.vqrf"
-    succeeds("make", data, "--out", out)
+    succeeds("make", data, "--out", out, "--title", "A thing")
+    assert "<title>A thing</title>" in (tmp_path / "a.html").read_text()
     assert names(tmp_path) == ["a.html", "a.report.html", "a.vqrf", "a.work"]
     verify(out.read_bytes())
     assert "<vqrf-viewer" in (tmp_path / "a.html").read_text() and "dB" in (tmp_path / "a.report.html").read_text()

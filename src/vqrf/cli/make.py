@@ -15,7 +15,7 @@ import tyro
 
 from vqrf.cli.compress import Compress
 from vqrf.cli.dataset import PhotoFlags, Photos
-from vqrf.cli.meta import Presenting
+from vqrf.cli.meta import UNSAID, Presenting, SayingFlags
 from vqrf.cli.process import Process
 from vqrf.cli.terminal import Common, CommonFlags, Seeded, UsageError, expect_writable, read_bytes, say
 from vqrf.cli.train import Train, finish_run
@@ -53,6 +53,7 @@ class Make:
     exposure: bool = False
     """Learn how the photos differ in exposure and white balance, and undo it."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
+    said: SayingFlags = UNSAID
     dataset: PhotoFlags = Photos()
     common: CommonFlags = Common()
 
@@ -73,7 +74,7 @@ class Make:
         self._train(data, work / "run")
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
             steps = TUNING_STEPS[self.preset]
-            shown = Presenting(report=report)
+            shown = Presenting(**asdict(self.said), report=report)
             Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run()
         made = read_bytes(self.out)
         write_atomically(page, page_with_scene(made, self.out.name, about_of(metadata_of(made))))
