@@ -91,6 +91,38 @@ def test_a_page_whose_address_is_known_shows_a_picture_in_links_to_it(file: Path
         refuses("export", file, tmp_path / "b.html", "--url", url, saying="--url")
 
 
+def test_export_writes_surfaces_of_files_and_of_run_folders(file: Path, run: Path, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh", reason="needs trimesh, the other program")
+    pytest.importorskip("skimage", reason="needs scikit-image, which finds surfaces")
+    for scene in (file, run):
+        for name in ("ball.ply", "ball.glb"):
+            code, out, err = vqrf("export", scene, tmp_path / name, "--overwrite")
+            assert code == 0 and "triangles" in out, err
+            assert trimesh.load(tmp_path / name, force="mesh").is_watertight
+    assert vqrf("export", file, tmp_path / "points.ply", "--points", "--level", 0.2)[0] == 0
+    assert isinstance(trimesh.load(tmp_path / "points.ply"), trimesh.PointCloud)
+    refuses("export", file, tmp_path / "ball.ply", saying="is there already; give --overwrite")
+    refuses("export", file, tmp_path / "new.glb", "--points", saying=".ply")
+    refuses("export", file, tmp_path / "new.glb", "--level", 1, saying="--level")
+    refuses("export", file, tmp_path / "new.html", "--level", 0.2, saying="--level")
+    refuses("export", file, tmp_path / "new.obj", saying=".glb")
+    assert not list(tmp_path.glob("new.*"))
+
+
+def test_render_writes_layers_beside_pictures(file: Path, tmp_path: Path) -> None:
+    path = ("--path", "orbit", "--frames", 2, "--width", 16, "--height", 12)
+    out = tmp_path / "views"
+    assert vqrf("render", file, *path, "--out", out, "--layers", "alpha", "depth")[0] == 0
+    names = [f"000{i}{ending}" for i in range(2) for ending in (".alpha.png", ".depth.png", ".png")]
+    assert sorted(p.name for p in out.iterdir()) == names
+    with PIL.Image.open(out / "0001.depth.png") as picture:
+        assert picture.mode == "I;16"
+    assert vqrf("render", file, *path, "--out", tmp_path / "more", "--layers", "depth", "--exr")[0] == 0
+    assert sorted(p.suffix for p in (tmp_path / "more").iterdir()) == [".exr", ".exr", ".png", ".png"]
+    refuses("render", file, *path, "--out", tmp_path / "clip.mp4", "--layers", "depth", saying="a film has none")
+    refuses("render", file, *path, "--out", tmp_path / "no", "--exr", saying="--layers")
+
+
 def test_what_is_no_scene_is_not_exported_or_shown(file: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.vqrf"
     bad.write_bytes(file.read_bytes()[:-1])

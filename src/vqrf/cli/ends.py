@@ -40,6 +40,7 @@ EXTRAS = {
     "pycolmap": "this needs pycolmap: pip install pycolmap",
     "matplotlib": "this needs matplotlib: pip install matplotlib",
     "scipy": "this needs SciPy: pip install scipy",
+    "skimage": "this needs scikit-image: pip install scikit-image",
     "ray": "this needs Ray: pip install ray",
 }
 """What to say where an optional package is missing. It works as it stands, while vqrf itself is in no index."""

@@ -26,6 +26,7 @@ from vqrf.cli.terminal import (
     WritingFlags,
     expect_counts,
     expect_writable,
+    load_any,
     named,
     read_bytes,
     say,
@@ -44,13 +45,16 @@ from vqrf.geometry import Camera, Lattice, Vector, Z
 from vqrf.kernels import has_native
 from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
+from vqrf.rendering.layers import layer_files
 from vqrf.rendering.page import Link, page_with_scene
 from vqrf.rendering.poster import camera_of, first_view, poster_of
-from vqrf.rendering.render import render, save_image
+from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
+from vqrf.rendering.surface import LEVEL, glb_of, ply_of, surface_of
 
 CLIP_SUFFIX = ".mp4"
-PAGE_SUFFIXES = (".html", ".htm")
+PICTURE_SUFFIX = ".png"
+PAGE_SUFFIXES, SURFACE_SUFFIXES = (".html", ".htm"), (".ply", ".glb")
 OUTPUT_SUFFIXES = {".mp4", ".gif", ".mov", ".webm", ".avi", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".exr", ".tif", ".tiff"}
 """Endings of names that people mean as one film or picture."""
 MAX_FRAMES, MAX_PICTURE_SIDE = 100_000, 1 << 15
@@ -88,6 +92,10 @@ class Render:
     """Of the test split, take every n-th view."""
     downscale: int = 0
     """0: as trained."""
+    layers: tuple[Literal["alpha", "depth"], ...] = ()
+    """Beside each picture also how opaque it is, and how far away things are: NAME.alpha.png and NAME.depth.png."""
+    exr: bool = False
+    """Layers as floats in one NAME.exr."""
     options: ImportFlags = AS_THEY_ARE
     common: WritingFlags = Writing()
 
@@ -117,18 +125,28 @@ class Render:
                 self.out.mkdir(parents=True, exist_ok=True)
             advance = stack.enter_context(progress_bar("render", len(views), self.common.quiet))
             for name, camera in views.items():
-                rgb = render(volume, camera).rgb
+                image = render(volume, camera)
                 if is_clip:
-                    clip.add(rgb)
+                    clip.add(image.rgb)
                 else:
-                    (self.out / name).parent.mkdir(parents=True, exist_ok=True)
-                    save_image(rgb, self.out / name)
+                    self._save(image, self.out / name)
                 advance(1, "")
         what = f"a film of {len(views)}" if is_clip else f"{len(views)}"
         say(self.common.quiet, f"wrote {what} images to {self.out}")
 
+    def _save(self, image: Image, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(image.rgb, path)
+        if self.layers:
+            for ending, data in layer_files(image, self.layers, self.exr).items():
+                write_atomically(path.with_name(path.name.removesuffix(PICTURE_SUFFIX) + ending), data)
+
     def _expect_output(self) -> None:
         """Refuse, before anything is read, a name whose ending would be that of a file which is not written."""
+        if self.layers and self.path is not None and self.out.suffix == CLIP_SUFFIX:
+            raise UsageError("--layers: a film has none; give a folder for PNG files")
+        if self.exr and not self.layers:
+            raise UsageError("--exr: expected --layers alpha, depth or both, which it is for")
         endings = {CLIP_SUFFIX} if self.path is not None else set()
         if self.out.suffix.lower() in OUTPUT_SUFFIXES - endings and not self.out.is_dir():
             film = f", or with --path a film NAME{CLIP_SUFFIX}" if self.path is None or self.out.suffix != CLIP_SUFFIX else ""
@@ -202,26 +220,43 @@ class View:
 
 @dataclass(frozen=True)
 class Export:
-    """Write one HTML page with a .vqrf file in it, which opens by double click and needs no network."""
+    """Write one HTML page with a scene in it, which needs no network; or its surface for other programs, as PLY or GLB."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file."""
+    """A .vqrf file; for a surface also a run folder."""
     out: tyro.conf.Positional[Path]
-    """The page to write."""
+    """What to write; its ending says what: .html, .ply or .glb."""
     url: str | None = None
     """Address where the page will stand: links to it then show a picture, which is written beside it as a .jpg."""
+    level: float = LEVEL
+    """Of a surface: where a way of one voxel takes so much of the light, between 0 and 1."""
+    points: bool = False
+    """Of a .ply: points on the surface, and no triangles."""
     overwrite: bool = False
     """Replace what is there."""
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
+        ending = self.out.suffix.lower()
+        if ending not in (*PAGE_SUFFIXES, *SURFACE_SUFFIXES):
+            raise UsageError(f"{self.out}: expected a name that ends in {', '.join((*PAGE_SUFFIXES, *SURFACE_SUFFIXES))}")
+        if self.level != LEVEL and ending in PAGE_SUFFIXES:
+            raise UsageError(f"--level: expected a name that ends in {' or '.join(SURFACE_SUFFIXES)}, got {self.out}")
+        if self.points and ending != ".ply":
+            raise UsageError(f"--points: expected a name that ends in .ply, got {self.out}")
+        if self.url is not None and ending in SURFACE_SUFFIXES:
+            raise UsageError(f"--url: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}, got {self.out}")
+        if ending in PAGE_SUFFIXES:
+            self._write_page()
+        else:
+            self._write_surface(is_glb=ending == ".glb")
+
+    def _write_page(self) -> None:
         link = None if self.url is None else link_of(self.url, self.out)
         data = read_bytes(self.scene)
         with named(self.scene):
             small = decode(data, max_bytes=decoding_budget())
             expect_drawable(small)
-        if self.out.suffix not in PAGE_SUFFIXES:
-            raise UsageError(f"{self.out}: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}")
         expect_writable(self.out, Writing(overwrite=self.overwrite))
         picture = self.out.with_suffix(PREVIEW_SUFFIX)
         if link:
@@ -238,6 +273,18 @@ class Export:
         page = page_with_scene(data, self.scene.name, about, link)
         write_atomically(self.out, page)
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
+
+    def _write_surface(self, is_glb: bool) -> None:
+        if not 0 < self.level < 1:
+            raise UsageError(f"--level: expected a value between 0 and 1, got {self.level:g}")
+        expect_writable(self.out, Writing(overwrite=self.overwrite))
+        field, notes, _ = load_any(self.scene)
+        with named(self.scene):
+            surface = surface_of(field, self.level)
+        data = glb_of(surface, up_of_notes(notes)) if is_glb else ply_of(surface, with_faces=not self.points)
+        write_atomically(self.out, data)
+        triangles = "" if self.points else f" and {len(surface.faces)} triangles"
+        say(False, f"{self.out}: {len(data)} bytes, {len(surface.vertices)} points{triangles}")
 
 
 PREVIEW_SIZE = 1200, 630

@@ -189,8 +189,8 @@ def averaged_mask(mask: Bytes, downscale: int) -> Bytes:
     return average
 
 
-def png_from_image(image: Bytes) -> bytes:
-    """The PNG file of an image [H,W,3] or [H,W] uint8."""
+def png_from_image(image: Bytes | NDArray[np.uint16]) -> bytes:
+    """The PNG file of an image [H,W,3] or [H,W] uint8, or [H,W] uint16."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
