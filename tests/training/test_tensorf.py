@@ -25,6 +25,7 @@ from vqrf.kernels import Gradients, Volume, has_native, reference
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.evaluate import evaluate
 from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.cost import estimate_bytes, estimate_seconds
 from vqrf.training.grids import Decomposition, FactorGrid, Rates, resample
 from vqrf.training.stages import PRESETS, Components, TrainConfig
 from vqrf.training.train import FieldModel, fit_model
@@ -230,3 +231,14 @@ def test_a_run_leaves_a_checkpoint_of_tensorf_that_draws_the_same_field(
         np.testing.assert_array_equal(ours, theirs)
     succeeds("compress", run, "--data", data, "--out", tmp_path / "scene.vqrf")
     succeeds("verify", tmp_path / "scene.vqrf", "--strict")
+
+
+def test_a_plan_knows_what_factors_and_their_network_take(scene: Scene) -> None:
+    standard = PRESETS["tensorf-standard"]
+    fine = standard.fine
+    plain = replace(standard, fine=replace(fine, appearance=replace(fine.appearance, feature_frequencies=0)))
+    voxels = replace(standard, fine=replace(fine, components=None))
+    seconds = [estimate_seconds(config, 2) for config in (standard, plain, voxels)]
+    assert seconds == sorted(seconds, reverse=True)
+    assert estimate_seconds(standard, 1) == pytest.approx(2 * seconds[0])
+    assert estimate_bytes(standard, scene) < estimate_bytes(voxels, scene) / 3

@@ -46,7 +46,8 @@ class Train:
     If not given, standard, with fewer steps where photos are few."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
     """Kind of field, of which all but dvgo are quick or standard. plenoxels: harmonics and no network, 400/128^3 or 800/256^3.
-    tensorf: planes times lines, 400/128^3 or 800/200^3; tensorf-cp: lines alone. These write a checkpoint of TensoRF too."""
+    tensorf: planes times lines, 400/128^3 or 800/300^3, which takes 50 minutes; tensorf-cp: lines alone, 400/128^3 or
+    800/200^3. These write a checkpoint of TensoRF too."""
     downscale: int = 0
     """Average n x n pixels to one; 0: what the preset's image size asks for."""
     background: str = "white"

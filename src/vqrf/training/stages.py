@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vqrf.kernels import LossWeights
 from vqrf.kernels.constants import Activation, Shading
@@ -185,15 +186,30 @@ PLENOXELS = replace(
     penalties=Penalties(density_variation=3e-10, feature_variation=2e-9),
 )
 
-TENSORF = replace(
+FACTORS = replace(
     FINE,
     steps=10000,
     n_voxels=200**3,
-    components=Components(16, 48),
     rates=replace(FINE.rates, features=0.1),
     penalties=Penalties(sparsity=1e-5),
 )
-TENSORF_CP = replace(TENSORF, components=Components(32, 96, "cp"))
+VM, CP = Components(16, 48), Components(32, 96, "cp")
+
+TENSORF = replace(
+    FACTORS,
+    steps=30000,
+    rays_per_step=4096,
+    n_voxels=300**3,
+    first_voxels=128**3,
+    grow_at=(2000, 3000, 4000, 5500, 7000),
+    appearance=Appearance(channels=27, view_frequencies=2, feature_frequencies=2),
+    components=VM,
+    rates=LearningRates(features=0.02, mlp=1e-3),
+    penalties=Penalties(sparsity=4e-5),
+)
+"""TensoRF's own (docs/log/bases.md#what-are-tensorfs-own-settings), but for what `vqrf.training.train` says."""
+
+QUICK: dict[str, Any] = {"steps": 6000, "n_voxels": 128**3, "grow_at": (400, 800, 1200, 1600)}
 
 PRESETS = {
     "demo": TrainConfig(
@@ -201,23 +217,17 @@ PRESETS = {
         replace(COARSE, steps=1000, n_voxels=80**3),
         replace(FINE, steps=3000, n_voxels=112**3, grow_at=(200, 400, 600, 800), rays_per_step=4096),
     ),
-    "quick": TrainConfig(400, COARSE, replace(FINE, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))),
+    "quick": TrainConfig(400, COARSE, replace(FINE, **QUICK)),
     "standard": TrainConfig(800, COARSE, FINE),
     "large": TrainConfig(800, COARSE, replace(FINE, n_voxels=256**3)),
-    "plenoxels-quick": TrainConfig(
-        400, COARSE, replace(PLENOXELS, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600))
-    ),
+    "plenoxels-quick": TrainConfig(400, COARSE, replace(PLENOXELS, **QUICK)),
     "plenoxels-standard": TrainConfig(
         800, COARSE, replace(PLENOXELS, steps=15000, n_voxels=256**3, grow_at=(800, 1600, 2400, 3400, 4600))
     ),
-    **{
-        f"{base}-{size}": preset
-        for base, stage in (("tensorf", TENSORF), ("tensorf-cp", TENSORF_CP))
-        for size, preset in (
-            ("quick", TrainConfig(400, COARSE, replace(stage, steps=6000, n_voxels=128**3, grow_at=(400, 800, 1200, 1600)))),
-            ("standard", TrainConfig(800, COARSE, stage)),
-        )
-    },
+    "tensorf-quick": TrainConfig(400, COARSE, replace(FACTORS, components=VM, **QUICK)),
+    "tensorf-standard": TrainConfig(800, COARSE, TENSORF),
+    "tensorf-cp-quick": TrainConfig(400, COARSE, replace(FACTORS, components=CP, **QUICK)),
+    "tensorf-cp-standard": TrainConfig(800, COARSE, replace(FACTORS, components=CP)),
 }
 
 BY_SIZE = ("demo", "quick", "standard")

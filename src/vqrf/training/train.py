@@ -22,8 +22,9 @@ weight; the lattice doubles its voxels; Adam instead of RMSProp; total variation
 
 A TensoRF field (arXiv 2203.09517) is a fine stage whose voxels are products of planes and lines (`grids.FactorGrid`), which the
 kernels read at the samples of rays.
-Departs from TensoRF: the coarse stage's box and cells take the place of its shrinking and its alpha mask; the network takes the
-features as they are, and half as many of them.
+Departs from TensoRF: the coarse stage's box and cells, found anew on the way, take the place of its shrinking and its alpha
+mask; density has the bias and the interval of a DVGO field, and losses are those of one; rays are not jittered; with the preset
+`quick` the network takes the features as they are, and half as many of them.
 """
 
 from __future__ import annotations
