@@ -96,7 +96,7 @@ WINGS = {
         "search",
         "job",
     ),
-    "bench": ("alternatives", "published", "curves", "runners", "jobs"),
+    "bench": ("alternatives", "published", "curves", "runners", "jobs", "tables"),
     "cli": (
         "terminal",
         "dataset",

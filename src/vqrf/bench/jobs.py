@@ -120,10 +120,12 @@ class Case:
         conditions = self.conditions
         job = FileJob(self.field, self.scene, config, notes=self.notes, seed=conditions.seed, device=conditions.device)
         checkpoints = Checkpoints()
-        if "warm" in config.stages():  # what files at any quality have in common
-            mark = job.fingerprint_of_tuning(config, "warm")
-            checkpoints["warm"] = Checkpoint(conditions.work / f"{mark}.warm", mark)
-        return job.compress(config, checkpoints)
+        for stage in config.stages():
+            mark = job.fingerprint_of_tuning(config, stage)
+            checkpoints[stage] = Checkpoint(conditions.work / f"{mark}.{stage}", mark)
+        small = job.compress(config, checkpoints)
+        checkpoints["tune"].remove()  # those before it are what files at any quality have in common
+        return small
 
     def encode(self, small: Compressed) -> bytes:
         return encode(replace(small, metadata=self.metadata))
@@ -212,7 +214,7 @@ def run_curves(
     Args:
       on_row: called with every row that is new.
     """
-    if not conditions.threads and runner is runners.run_on_ray:
+    if not conditions.threads and runner is not runners.run_in_turn:
         conditions = replace(conditions, threads=1)  # what a task of Ray takes; in turn, a job has the whole machine
     return runners.run_jobs(jobs, rows_file, Row, partial(measure, conditions=conditions), runner, on_row=on_row)
 

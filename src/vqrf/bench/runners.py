@@ -9,11 +9,10 @@ import csv
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from vqrf.bench.curves import ContestRow, Row
 from vqrf.files import write_atomically
 
 
@@ -24,11 +23,19 @@ class Keyed(Protocol):
     def key(self) -> tuple[Any, ...]: ...
 
 
+class Line(Keyed, Protocol):
+    """A row: a dataclass of texts, whole and real numbers."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
 AnyJob = TypeVar("AnyJob", bound=Keyed)
 
+AnyRow = TypeVar("AnyRow", bound=Line)
 
-AnyRow = TypeVar("AnyRow", Row, ContestRow)
 
+MAX_RETRIES = 10
+"""Of a job whose machine died: on machines that anybody may take away, that happens."""
 
 Runner = Callable[[Sequence[Any], Callable[[Any], Any]], Iterable[Any]]
 """Does jobs and gives their rows in the order in which they end."""
@@ -39,20 +46,29 @@ def run_in_turn(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow]) -> Ite
     return map(work, jobs)
 
 
-def run_on_ray(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow]) -> Iterator[AnyRow]:
-    """On the Ray cluster that the environment names, or else on one of this machine; a job takes one CPU.
+def run_on_ray(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow], address: str | None = None) -> Iterator[AnyRow]:
+    """On a Ray cluster; a job takes one CPU, and the `memory` in bytes that it says, where it says some.
+
+    A job whose machine died is done again, on another one.
+
+    Args:
+      address: of the cluster; None for the one that the environment names, or else one of this machine.
 
     Raises:
       ModuleNotFoundError: Ray is not installed.
+      ConnectionError: there is no cluster at the address.
     """
     import ray
 
     is_mine = not ray.is_initialized()
     if is_mine:
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(address, include_dashboard=None if address else False, log_to_driver=False)
     try:
         task: Any = ray.remote(lambda job: work(job))  # Ray takes functions, and not what is only called like one
-        waiting = [task.remote(job) for job in jobs]
+        demands = [{"memory": memory} if (memory := getattr(job, "memory", 0)) else {} for job in jobs]
+        waiting = [
+            task.options(max_retries=MAX_RETRIES, **demand).remote(job) for job, demand in zip(jobs, demands, strict=True)
+        ]
         while waiting:
             ready, waiting = ray.wait(waiting)
             yield from ray.get(ready)

@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 from rich.table import Table
 
+from vqrf import __version__
 from vqrf.cli.progress import telling_way_on
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_counts, print_json, print_whole, say
 from vqrf.compression.goal import PresetName
+from vqrf.files import write_atomically
 
 if TYPE_CHECKING:
+    from vqrf.bench import runners
     from vqrf.bench.curves import Contest, ContestRow, Job, Row
     from vqrf.bench.jobs import Conditions
+    from vqrf.bench.tables import Scope
 
 ROWS_FILE, PLOT_FILE = "rd.csv", "rd.png"
 CONTESTS_FILE = "alternatives.csv"
-PRESETS_OF_KIND: dict[str, tuple[PresetName, ...]] = {"rd": ("compact", "paper"), "alternatives": ("compact",)}
+Base = Literal["dvgo", "plenoxels", "tensorf"]
+Size = Literal["demo", "quick", "standard", "large"]
+TableName = Literal["main", "ablation", "sensitivity", "sections", "alternatives", "base"]
+BOTH: tuple[PresetName, ...] = ("compact", "paper")
+PRESETS_OF_KIND: dict[str, tuple[PresetName, ...]] = {"rd": BOTH, "alternatives": ("compact",), "main": BOTH, "sections": BOTH}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a table is about.
+
+    Attributes:
+      scenes: folders of datasets in --data.
+      bases: kinds of fields; of main, sections and base all three if not given, else dvgo.
+      size: of the preset of `train`, such as quick.
+    """
+
+    scenes: tuple[str, ...] = ("lego",)
+    bases: tuple[Base, ...] = ()
+    size: Size = "quick"
+
+
+LIKE_THE_PAPER = Trained()
+TrainedFlags = Annotated[Trained, tyro.conf.arg(name="of a table"), tyro.conf.OmitArgPrefixes]
+BASES: tuple[Base, ...] = ("dvgo", "plenoxels", "tensorf")
 
 
 @dataclass(frozen=True)
 class Bench:
     """Measure and draw how size and quality go together; the same command goes on after it was killed."""
 
-    kind: tyro.conf.Positional[Literal["rd", "alternatives"]]
+    kind: tyro.conf.Positional[Literal["rd", "alternatives", "table"]]
     """rd: rate against distortion. alternatives: Re:NeRF's pruning of voxels, or CCNeRF's truncation of a run that holds
-    factors, each against ours at equal bytes."""
-    runs: tuple[Path, ...]
-    """Run folders that `train` wrote."""
+    factors, each against ours at equal bytes. table: one of the paper's tables, its fields trained too."""
     data: Path
-    """Dataset folder, or the folder of datasets that are named as the runs' scenes are."""
+    """Dataset folder, or the folder of datasets that are named as the scenes are."""
     out: Path
-    """Folder for rd.csv and rd.png; or for alternatives.csv and the files that it is about."""
+    """Folder for rd.csv and rd.png; or for alternatives.csv and the files that it is about; or for a table and all it needs."""
+    table: tyro.conf.Positional[TableName | None] = None
+    """Which table."""
+    runs: tuple[Path, ...] = ()
+    """Run folders that `train` wrote; of rd and alternatives."""
     presets: tuple[PresetName, ...] = ()
     """Each is a curve, or what alternatives are measured against; compact and paper, or compact, if not given."""
     qualities: tuple[float, ...] = (10, 25, 40, 60, 80, 100)
@@ -47,18 +81,40 @@ class Bench:
     """Of the test views, score every n-th."""
     runner: Literal["auto", "ray", "turn"] = "auto"
     """Where the jobs run: on Ray where it is installed, or one after the other. Alternatives take turns."""
+    ray: str | None = None
+    """Address of a Ray cluster that jobs run on, such as 10.0.0.1:6379; all of its machines see the same folders."""
+    trained: TrainedFlags = LIKE_THE_PAPER
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     common: CommonFlags = Common()
 
     def run(self) -> None:
         expect_counts(self.every)
-        verb = replace(self, presets=self.presets or PRESETS_OF_KIND[self.kind])
+        self._expect_what_it_is_about()
+        verb = replace(self, presets=self.presets or PRESETS_OF_KIND.get(self.table or self.kind, ()))
         with telling_way_on(lambda: f"with what {self.out} has no row of"):
             if self.kind == "rd":
                 bench_curves(verb)
+            elif self.kind == "table":
+                bench_table(verb)
             else:
                 bench_alternatives(verb)
+
+    def _expect_what_it_is_about(self) -> None:
+        if (self.kind == "table") != (self.table is not None):
+            raise UsageError(f"expected a table of {', '.join(get_args(TableName))} after the word table, and else none")
+        if self.kind == "table" and self.runs:
+            raise UsageError("--runs: a table trains its own fields; give --scenes")
+        if self.kind != "table" and not self.runs:
+            raise UsageError("--runs: expected run folders that `vqrf train` wrote")
+
+    def choose_runner(self) -> runners.Runner:
+        """Who does the jobs."""
+        from vqrf.bench import runners
+
+        if self.ray is not None:
+            return partial(runners.run_on_ray, address=self.ray)
+        return {"auto": runners.choose_runner(), "ray": runners.run_on_ray, "turn": runners.run_in_turn}[self.runner]
 
     @property
     def is_quiet(self) -> bool:
@@ -100,17 +156,74 @@ def rows_of_curves(verb: Bench) -> list[Row]:
     sources = [jobs.Source.of_run(run, verb.data, conditions) for run in verb.runs]
     asked = [source.job(*point, conditions) for source in sources for point in points]
     expect_apart(asked, "--runs, --presets, --qualities: the same scene, preset and quality come twice")
-    by_name: dict[str, runners.Runner] = {
-        "auto": runners.choose_runner(),
-        "ray": runners.run_on_ray,
-        "turn": runners.run_in_turn,
-    }
     verb.out.mkdir(parents=True, exist_ok=True)
     rows_file = verb.out / ROWS_FILE
     if verb.common.overwrite:
         rows_file.unlink(missing_ok=True)
-    jobs.run_curves(asked, rows_file, conditions, by_name[verb.runner], lambda row: say(verb.is_quiet, describe(row)))
+    jobs.run_curves(asked, rows_file, conditions, verb.choose_runner(), lambda row: say(verb.is_quiet, describe(row)))
     return jobs.list_points(sources, runners.load_rows(rows_file, curves.Row), conditions)
+
+
+def bench_table(verb: Bench) -> None:
+    """Train what is missing, make what is missing, and write the page."""
+    from vqrf.bench import runners, tables
+
+    assert verb.table is not None
+    verb.out.mkdir(parents=True, exist_ok=True)
+    if verb.common.overwrite:
+        for name in (tables.FIELDS_FILE, tables.FILES_FILE, CONTESTS_FILE):
+            (verb.out / name).unlink(missing_ok=True)
+    trained, has_all = verb.trained, verb.table in ("main", "sections", "base")
+    runner, conditions = verb.choose_runner(), verb.conditions
+    if not conditions.threads and runner is not runners.run_in_turn:
+        conditions = replace(conditions, threads=1)  # what a task of Ray takes
+    scope = tables.Scope(
+        data=verb.data,
+        scenes=trained.scenes,
+        bases=trained.bases or (BASES if has_all else ("dvgo",)),
+        size=trained.size,
+        presets=verb.presets,
+        conditions=conditions,
+        runner=runner,
+        tell=lambda line: say(verb.is_quiet, line),
+    )
+    try:
+        heads, lines = lines_of_table(verb, scope)
+    except ValueError as error:
+        raise error if type(error) is not ValueError else UsageError(str(error)) from None
+    page = verb.out / f"{verb.table}.md"
+    write_atomically(page, tables.page_of(verb.table, facts_of(verb), heads, lines).encode())
+    if verb.as_json:
+        print_json({"rows": [dict(zip(heads, line, strict=True)) for line in lines]})
+    elif not verb.common.quiet:
+        print_table(heads, lines, n_words=3)
+        say(False, f"wrote {page}")
+
+
+def lines_of_table(verb: Bench, scope: Scope) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and lines of a table, what is missing done before; files are drawn too."""
+    from vqrf.bench import curves, tables
+
+    assert verb.table is not None
+    if verb.table == "alternatives":
+        return lines_of_contests(rows_of_contests(replace(verb, runs=tuple(tables.runs_of(scope)))))
+    if verb.table == "base":
+        return tables.lines_of_fields([row for _, row in tables.rows_of_fields(scope)])
+    found = tables.rows_of_files(scope, verb.table)
+    curves.draw(tables.points_of(found), verb.out / f"{verb.table}.png")
+    return tables.lines_of(verb.table, found)
+
+
+def facts_of(verb: Bench) -> list[str]:
+    """What a page says above its table."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    steps = "" if verb.steps is None else f", {verb.steps} steps of tuning"
+    return [
+        f"Made by `vqrf bench table {verb.table}` of vqrf {__version__} on {date.today().isoformat()}, {machine}; "
+        f"fields trained as {verb.trained.size}{steps}, seed {verb.common.seed}, every test view of {verb.every}.",
+        "Bytes are those of one file that decodes alone. PSNR (dB) and SSIM are means over test views. Ratio: bytes of the "
+        "field as float32 by those of the file.",
+    ]
 
 
 def bench_alternatives(verb: Bench) -> None:
@@ -122,7 +235,7 @@ def bench_alternatives(verb: Bench) -> None:
     if verb.as_json:
         print_json({"rows": [asdict(row) for row in rows]})
     elif not verb.common.quiet:
-        print_contests(rows)
+        print_table(*lines_of_contests(rows), n_words=3)
         say(False, f"wrote {verb.out / CONTESTS_FILE}")
 
 
@@ -192,10 +305,10 @@ def describe_contest(row: ContestRow) -> str:
     return f"{theirs}; {ours}; {row.seconds:.0f} s"
 
 
-def print_contests(rows: Sequence[ContestRow]) -> None:
-    lines = []
+def lines_of_contests(rows: Sequence[ContestRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and lines of a table, as texts."""
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         theirs = row.scene, row.method, row.point, *size_of(row.n_bytes), f"{row.psnr:.2f}"
         lines.append((*theirs, row.preset, *size_of(row.ours_n_bytes), f"{row.ours_psnr:.2f}", f"{row.difference:+.2f}"))
-    heads = ("scene", "method", "point", "bytes", "MB", "PSNR", "ours", "bytes", "MB", "PSNR", "difference")
-    print_table(heads, lines, n_words=3)
+    return ("scene", "method", "point", "bytes", "MB", "PSNR", "ours", "our bytes", "our MB", "our PSNR", "difference"), lines

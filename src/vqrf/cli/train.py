@@ -21,9 +21,7 @@ from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField
 from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_run
-from vqrf.fields.storage import save_field
 from vqrf.files import remove_stale, write_atomically
-from vqrf.interop import bytes_of_tensorf, tensorf_of
 
 if TYPE_CHECKING:
     from vqrf.training.stages import TrainConfig
@@ -121,7 +119,7 @@ def train_into(
       UsageError: there is a field already, or nothing came of the training: where that is clear after the coarse stage nothing
         is kept of it, and otherwise the field is, to look at.
     """
-    from vqrf.training.run import Run, clear_run
+    from vqrf.training.run import Run, clear_run, save_run
     from vqrf.training.verdict import judge, remarks_on
 
     kept = Run.of(run, scene, config, common.seed)
@@ -146,12 +144,9 @@ def train_into(
     if model.exposures is not None:
         notes["exposures"] = model.exposures
     fault = judge(field, scene, "fine")
+    save_run(run, scene, field, factors, notes if fault is None else {**notes, "fault": fault})
     if factors is not None:
-        made = tensorf_of(field, factors, scene.far)
-        write_atomically(run / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
         say(common.quiet, f"wrote {run / FACTORS_FILE}")
-    save_field(run / FIELD_FILE, field, notes=notes if fault is None else {**notes, "fault": fault})
-    clear_run(run)
     say(common.quiet, f"trained in {time.perf_counter() - start:.0f} s; wrote {run / FIELD_FILE}")
     if fault is not None:
         raise UsageError(f"{run / FIELD_FILE}: {fault}")

@@ -71,6 +71,7 @@ class PaperPreset(Preset[CompressedField]):
       n_codes: size of the codebook, 1..65536.
       density_steps: quantiser steps per standard deviation of the density.
       kept_steps: the same for kept features.
+      is_weighted: whether codewords are weighted by importance, or are those of plain clustering.
       rates: in `RATE_UNITS`.
     """
 
@@ -81,6 +82,7 @@ class PaperPreset(Preset[CompressedField]):
     n_codes: int = 4096
     density_steps: float = 15.0
     kept_steps: float = 15.0
+    is_weighted: bool = True
 
     WIDEST_DIALS: ClassVar[Mapping[str, float]] = {"prune": 0.888888, "keep": 0.888888}
 
@@ -263,5 +265,6 @@ def tied_model(
     """Partition, cluster, and set up the tuning: the stages of the paper before its last."""
     partition = partition_voxels(importance, prune=config.prune, keep=config.keep)
     coded = partition == CODED
-    codebook, codes = train_codebook(field.features[coded], importance[coded], config.n_codes, seed=seed)
+    weights = importance[coded] if config.is_weighted else np.ones(int(coded.sum()))
+    codebook, codes = train_codebook(field.features[coded], weights, config.n_codes, seed=seed)
     return TiedModel(field, partition, codebook, codes, config, device=device)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vqrf.data.scene import Scene
+from vqrf.fields.factors import Factors, LineFactors
 from vqrf.fields.field import RadianceField
+from vqrf.fields.run import FACTORS_FILE, FIELD_FILE
 from vqrf.fields.storage import FIELD_FORMAT, StorageError, load_field, read_header, save_field
+from vqrf.files import write_atomically
+from vqrf.interop import bytes_of_tensorf, tensorf_of
 from vqrf.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint, fingerprint
 from vqrf.training.stages import STAGES, TrainConfig
 
@@ -69,6 +74,17 @@ class Run:
         """Keep the finished coarse stage instead of its checkpoint."""
         save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint, "learnt": learnt})
         (self.folder / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
+
+
+def save_run(
+    folder: Path, scene: Scene, field: RadianceField, factors: Factors | LineFactors | None, notes: Mapping[str, Any]
+) -> None:
+    """Write what a training ends in: the field with its notes and, of a field of factors, a checkpoint of TensoRF before it."""
+    if factors is not None:
+        made = tensorf_of(field, factors, scene.far)
+        write_atomically(folder / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
+    save_field(folder / FIELD_FILE, field, notes=dict(notes))
+    clear_run(folder)
 
 
 def clear_run(folder: Path) -> None:
