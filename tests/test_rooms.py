@@ -36,7 +36,7 @@ WINGS = {
     "memory": (),
     "files": (),
     "bars": (),
-    "kernels": ("constants", "contract", "equation", "similarity", "reference", "native"),
+    "kernels": ("constants", "contract", "equation", "similarity", "reference", "native", "warp_rays", "warp_rows", "warp"),
     "codec": ("about", "compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",
@@ -133,6 +133,7 @@ PACKAGES = {
     "matplotlib": {"bench"},
     "scipy": {"bench"},
     "ray": {"bench"},
+    "warp": {"kernels.warp", "kernels.warp_rays", "kernels.warp_rows"},
     "tyro": {"cli"},
     "rich": {"bars", "cli"},
 }

@@ -1,8 +1,9 @@
 """The kernel contract: small functions, arrays in, arrays out, each with a readable twin.
 
 `reference` (PyTorch, any device, differentiable) *defines* every result. The compiled core computes the same on the CPU,
-faster, and is held against the reference by the tests. `select(device)` answers with the back end to use (`contract`): the
-reference, which is slower and otherwise the same, stands in for a core that is missing and for what the core cannot do.
+faster, and so does `warp` on a graphics card; both are held against the reference by the tests. `select(device)` answers with
+the back end to use (`contract`): the reference, which is slower and otherwise the same, stands in for one that is missing and
+for what it cannot do.
 
 Notation, used by every kernel:
 
@@ -231,19 +232,29 @@ def has_native() -> bool:
     return importlib.util.find_spec("vqrf._native") is not None
 
 
-def select(device: str = "cpu") -> Backend:
-    """The kernels to use on `device`: those of the compiled core on a CPU that has it, else the reference's.
+def has_warp(device: str) -> bool:
+    """Whether NVIDIA Warp is here and to be used on `device`: on a card, on the CPU too with `VQRF_WARP=1` in the environment,
+    and nowhere with `VQRF_WARP=0`."""
+    wish = os.environ.get("VQRF_WARP", "")
+    if wish == "0" or not (device.startswith("cuda") or wish == "1"):
+        return False
+    return importlib.util.find_spec("warp") is not None
 
-    What the compiled core cannot do, the reference does in its place, with a line on the error stream the first time.
+
+def select(device: str = "cpu") -> Backend:
+    """The kernels to use on `device`: Warp's on a card, those of the compiled core on a CPU, else the reference's.
+
+    What a back end cannot do, the reference does in its place, with a line on the error stream the first time.
 
     Raises:
       ModuleNotFoundError: neither the compiled core nor PyTorch is installed.
     """
     from vqrf.kernels.contract import Assembled
 
-    if device == "cpu" and has_native():
-        own = importlib.import_module("vqrf.kernels.native")
-        made = Assembled("the compiled core", device, 1, own)
+    if has_warp(device):
+        made = Assembled("Warp", device, None, importlib.import_module("vqrf.kernels.warp"))
+    elif device == "cpu" and has_native():
+        made = Assembled("the compiled core", device, 1, importlib.import_module("vqrf.kernels.native"))
     else:
         made = Assembled("the reference", device, None, importlib.import_module("vqrf.kernels.reference"))
     return cast("Backend", made)

@@ -3,7 +3,7 @@
 `reference` makes the kernels of rays of it. Notation: `vqrf.kernels`, and N rays, M samples, C channels. The optical depth of
 a sample is -log(1 - alpha).
 
-    march -> keep_live -> weigh -> colorize
+    march -> keep_live -> weigh -> colorize -> loss_terms
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from torch import Tensor
 
 from vqrf.kernels import PLANE_AXES, STOP_TRANSMITTANCE, A, Array, FactorArrays, Volume
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies, shading_fault
+
+ENTROPY_MARGIN = 1e-6
+"""The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
+
+LOSS_TERMS = ("background_entropy", "point_color", "opacity")
+"""The weighted terms, beside the mean squared error."""
 
 # --------------------------------------------------------------------------------------- arrays and tensors
 
@@ -373,6 +379,22 @@ def colorize(volume: Volume[Tensor], features: Tensor, directions: Tensor) -> Te
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What N rays look like, which is what a loss is made of.
+
+    Attributes:
+      pixel, background_weight: [N,3], [N].
+      ray_id, weight, color: [S], [S], [S,3] of the shaded samples.
+    """
+
+    pixel: Tensor
+    background_weight: Tensor
+    ray_id: Tensor
+    weight: Tensor
+    color: Tensor
+
+
+@dataclass(frozen=True)
 class Rendering:
     """What N rays see, and what it was made of.
 
@@ -392,6 +414,9 @@ class Rendering:
     shaded_weight: Tensor
     color: Tensor
     features_at_voxels: Tensor
+
+    def looks(self) -> Looks:
+        return Looks(self.pixel, self.background_weight, self.shaded.ray_id, self.shaded_weight, self.color)
 
 
 def weigh(volume: Volume[Tensor], samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -423,3 +448,19 @@ def render(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Rende
         color=color,
         features_at_voxels=features_at_voxels,
     )
+
+
+def loss_terms(seen: Looks, target: Tensor, share: Tensor | None, n_rays: int) -> dict[str, Tensor]:
+    """The terms of `LossWeights`, of some of the n_rays rays that they are means over, each with its weight `share`."""
+    target, opacity = target[:, :3], target[:, 3:]  # the second is empty where the opacity is unknown
+    share = torch.ones_like(seen.background_weight) if share is None else share
+    off_opacity = torch.where(opacity.isnan(), 0.0, 1 - seen.background_weight[:, None] - opacity.nan_to_num())
+    p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
+    entropy = -p * p.log() - (1 - p) * (1 - p).log()
+    off = (seen.color - target[seen.ray_id]).square().sum(-1)
+    return {
+        "mse": (share[:, None] * (seen.pixel - target).square()).sum() / (3 * n_rays),
+        "background_entropy": (share * entropy).sum() / n_rays,
+        "point_color": (share[seen.ray_id] * seen.weight.detach() * off).sum() / n_rays,
+        "opacity": (share[:, None] * off_opacity.square()).sum() / n_rays,
+    }

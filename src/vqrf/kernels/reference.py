@@ -37,9 +37,11 @@ from vqrf.kernels import (
 )
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import (
+    LOSS_TERMS,
     Rendering,
     each_factor,
     keep_live,
+    loss_terms,
     march,
     plane_rows,
     rays_of,
@@ -58,12 +60,6 @@ shaded. Few are; and a GPU waits for its orders rather than for memory."""
 
 CHUNK_DISTANCES = 2**24
 """Vector-to-codeword distances held at once: 64 MiB in float32."""
-
-ENTROPY_MARGIN = 1e-6
-"""The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
-
-LOSS_TERMS = ("background_entropy", "point_color", "opacity")
-"""The weighted terms, beside the mean squared error."""
 
 MAX_SKIP = 255
 
@@ -202,11 +198,11 @@ def render_gradients(
         looked_at = share != 0
         o, d, target, share = o[looked_at], d[looked_at], target[looked_at], share[looked_at]
     factors = {name: getattr(losses, name) for name in LOSS_TERMS} | {"mse": 1.0}
-    into = _writable_gradients(gradients)
+    into = writable_gradients(gradients)
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(v, len(o)):
         seen = render(v, o[part], d[part])
-        terms = _loss_terms(seen, target[part], None if share is None else share[part], n_rays)
+        terms = loss_terms(seen.looks(), target[part], None if share is None else share[part], n_rays)
         loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
         _add_gradients(v, seen, loss, into)
         for name, term in terms.items():
@@ -242,7 +238,7 @@ def backpropagate(
     v = leaves_of(tensors(volume))
     o, d, by_rgb = rays_of(v, origins, directions, d_rgb)
     by_background, by_depth = (None if a is None else rays_of(v, a)[0] for a in (d_background_weight, d_depth))
-    into = _writable_gradients(gradients)
+    into = writable_gradients(gradients)
     for part in _chunks(v, len(o)):
         seen = render(v, o[part], d[part])
         loss = (seen.pixel * by_rgb[part]).sum()
@@ -253,7 +249,8 @@ def backpropagate(
         _add_gradients(v, seen, loss, into)
 
 
-def _writable_gradients(gradients: Gradients[B]) -> Gradients[Tensor]:
+def writable_gradients(gradients: Gradients[B]) -> Gradients[Tensor]:
+    """The same as tensors that share their memory, for a kernel to add to."""
     factors = gradients.factors
     return Gradients(
         density=writable(gradients.density, "gradients.density"),
@@ -274,22 +271,6 @@ def leaves_of(volume: Volume[Tensor]) -> Volume[Tensor]:
         features=volume.features.detach().requires_grad_(),
         layers=tuple((w.detach().requires_grad_(), b.detach().requires_grad_()) for w, b in volume.layers),
     )
-
-
-def _loss_terms(seen: Rendering, target: Tensor, share: Tensor | None, n_rays: int) -> dict[str, Tensor]:
-    """The terms of the loss, of some of the n_rays rays that they are means over, each with its weight `share`."""
-    target, opacity = target[:, :3], target[:, 3:]  # the second is empty where the opacity is unknown
-    share = torch.ones_like(seen.background_weight) if share is None else share
-    off_opacity = torch.where(opacity.isnan(), 0.0, 1 - seen.background_weight[:, None] - opacity.nan_to_num())
-    p = seen.background_weight.clamp(ENTROPY_MARGIN, 1 - ENTROPY_MARGIN)
-    entropy = -p * p.log() - (1 - p) * (1 - p).log()
-    off = (seen.color - target[seen.shaded.ray_id]).square().sum(-1)
-    return {
-        "mse": (share[:, None] * (seen.pixel - target).square()).sum() / (3 * n_rays),
-        "background_entropy": (share * entropy).sum() / n_rays,
-        "point_color": (share[seen.shaded.ray_id] * seen.shaded_weight.detach() * off).sum() / n_rays,
-        "opacity": (share[:, None] * off_opacity.square()).sum() / n_rays,
-    }
 
 
 def _add_gradients(volume: Volume[Tensor], seen: Rendering, loss: Tensor, into: Gradients[Tensor]) -> None:

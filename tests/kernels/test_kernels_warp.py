@@ -1,0 +1,156 @@
+"""The kernels for a card, on Warp's CPU device, against the reference: same integers, near numbers.
+
+On the CPU one thread does all, in order; on a card the sums of atomics have none, which is within these tolerances.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from changed import changed
+from kernel_scenes import LOSSES, every_scene, factored, make_rays, make_volume, random_targets, zero_gradients
+from test_kernels_native import OF_RAYS, Results, Run, expected_results, run_adam, run_gradients, twin_scene
+
+from vqrf.kernels import Volume, reference, select
+from vqrf.kernels.contract import Assembled, Backend
+
+pytest.importorskip("warp", reason="warp-lang is not installed: pip install warp-lang")
+
+from vqrf.kernels import warp
+
+BACKEND = cast(Backend, Assembled("Warp", "cpu", None, warp))
+
+GRADIENT_TOLERANCE = 1e-4
+"""Of an array of gradients, relative in its L2 norm: what rounded positions along a ray and the order of float32 sums do."""
+TOLERANCE = 5e-5
+"""Of a colour, a weight, a distance, a loss; absolute, and relative as well. Of the same float32 arrays the reference itself is
+2.4e-5 off what it makes of them in float64: positions along a ray are rounded."""
+
+
+def assert_near(results: Results, expected: Results) -> None:
+    assert results.keys() == expected.keys()
+    for name, theirs in expected.items():
+        ours = np.asarray(results[name])
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, name
+        if theirs.dtype.kind in "iu" or name.endswith(("n_live", "n_shaded")):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        elif name.startswith("gradient"):
+            assert np.linalg.norm(ours - theirs) <= GRADIENT_TOLERANCE * np.linalg.norm(theirs), name
+        else:
+            np.testing.assert_allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+
+@functools.cache
+def thin() -> Volume:
+    """Steps of an interval that is no half, of which the faintest are just live: where 1 - exp(-depth) would cancel."""
+    volume = make_volume("small", False, np.float32)
+    faint = changed(volume, alpha_threshold=1e-6, interval=0.37)
+    return replace(faint, density=(volume.density - 12).astype(np.float32), cells=np.ones_like(volume.cells))
+
+
+@pytest.mark.parametrize("run", OF_RAYS)
+@pytest.mark.parametrize("is_sparse", [False, True])
+@every_scene
+def test_kernels_of_rays_agree_with_the_reference(run: Run, kind: str, has_rows: bool, is_sparse: bool) -> None:
+    results = run(cast(ModuleType, BACKEND), *twin_scene(kind, has_rows, is_sparse))
+    assert_near(results, expected_results(run, kind, has_rows, is_sparse))
+
+
+@pytest.mark.parametrize("run", OF_RAYS)
+@pytest.mark.parametrize("kind", ["small", "plenoxels"])
+@pytest.mark.parametrize("sizes", [(2, 3), (16, 7)])
+def test_kernels_of_factors_agree_with_the_reference(run: Run, kind: str, sizes: tuple[int, int]) -> None:
+    volume, rays = factored(make_volume(kind, False, np.float32), sizes), make_rays(120, np.float32)
+    if run.__name__ == "run_importance":
+        pytest.skip("importance is of voxels")
+    assert_near(run(cast(ModuleType, BACKEND), volume, rays), run(reference, volume, rays))
+
+
+@pytest.mark.parametrize("run", OF_RAYS)
+@pytest.mark.parametrize("extreme", ["wall", "void", "no cells", "thin", "far", "corner", "no rays"])
+def test_kernels_of_rays_agree_at_the_extremes(run: Run, extreme: str) -> None:
+    volume, (origins, directions) = twin_scene("small", True, False)
+    if extreme in ("wall", "void"):
+        density = np.full_like(volume.density, 3e38 if extreme == "wall" else -3e38)
+        volume = replace(volume, density=density, cells=np.ones_like(volume.cells))
+    elif extreme == "no cells":
+        volume = replace(volume, cells=np.zeros_like(volume.cells))
+    elif extreme == "thin":
+        volume = thin()
+    elif extreme == "far":
+        volume = changed(volume, near=100.0)
+    elif extreme == "corner":
+        origins = np.where(origins > 0, np.float32(volume.hi), np.float32(volume.lo))
+    else:
+        origins = directions = np.zeros((0, 3), np.float32)
+    volume = replace(volume, skip=reference.measure_skip(volume.cells))
+    rays = origins, directions
+    assert_near(run(cast(ModuleType, BACKEND), volume, rays), run(reference, volume, rays))
+
+
+def test_a_step_of_adam_is_the_references() -> None:
+    volume, rays = twin_scene("small", False, True)
+    assert_near(run_adam(cast(ModuleType, BACKEND), volume, rays), expected_results(run_adam, "small", False, True))
+
+
+def test_rays_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, rays = make_volume("paper", True, np.float32), make_rays(200, np.float32)
+    whole = run_gradients(cast(ModuleType, BACKEND), volume, rays)
+    pixels = warp.render_rays(volume, *rays)
+    monkeypatch.setattr(warp, "CHUNK_SAMPLES", 50)
+    assert_near(run_gradients(cast(ModuleType, BACKEND), volume, rays), whole)
+    for ours, theirs in zip(warp.render_rays(volume, *rays), pixels, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_tensors_are_worked_on_in_place() -> None:
+    """What crosses is no copy: gradients and values of the caller change, whichever of the two kinds of arrays they are."""
+    volume, rays = make_volume("logits", False, np.float32), make_rays(30, np.float32)
+    density, gradient = torch.from_numpy(volume.density), torch.zeros(volume.density.shape)
+    for_tensors = replace(zero_gradients(volume), density=gradient)
+    warp.render_gradients(
+        replace(volume, density=density), *map(torch.from_numpy, rays), random_targets(30), LOSSES, for_tensors
+    )
+    assert gradient.any()
+    first, second = torch.zeros(2, *density.shape).unbind()
+    before = density.clone()
+    warp.masked_adam(density, gradient, first, second, None, rate=0.1, step=1)
+    assert not gradient.any() and (volume.density != before.numpy()).any()
+
+
+def test_volumes_in_float64_go_to_the_reference(capfd: pytest.CaptureFixture[str]) -> None:
+    volume, rays = make_volume("logits", False), make_rays(5)
+    np.testing.assert_array_equal(BACKEND.render_rays(volume, *rays)[0], reference.render_rays(volume, *rays)[0])
+    assert "Warp cannot do values of float64" in capfd.readouterr().err
+
+
+def test_the_environment_says_whether_warp_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, device, name in (("1", "cpu", "Warp"), ("0", "cuda:1", "the reference"), ("", "cuda:1", "Warp")):
+        monkeypatch.setenv("VQRF_WARP", value)
+        made = select(device)
+        assert (made.name, made.device) == (name, device)
+
+
+def test_the_package_does_not_import_warp() -> None:
+    code = "import sys, vqrf, vqrf.cli, vqrf.kernels; vqrf.kernels.select(); assert 'warp' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", warp.KERNELS)
+def test_the_kernels_compile_for_a_card(module: ModuleType, tmp_path: Path) -> None:
+    """To PTX, which takes no card; of the oldest that Warp compiles for, and of an H100."""
+    for generation in (75, 90):
+        (made,) = warp.wp.compile_aot_module(module, arch=generation, module_dir=tmp_path, use_ptx=True)
+        text = made.read_text()
+        kernels = [name for name, value in vars(module).items() if isinstance(value, warp.wp.Kernel)]
+        assert kernels and all(f"{name}_" in text for name in kernels)
