@@ -38,12 +38,12 @@ PRESETS_OF_KIND: dict[str, tuple[PresetName, ...]] = {"rd": BOTH, "alternatives"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a table is about.
+    """For table: which fields it shows.
 
     Attributes:
-      scenes: folders of datasets in --data.
-      bases: kinds of fields; of main, sections and base all three if not given, else dvgo.
-      size: of the preset of `train`, such as quick.
+      scenes: names of the dataset folders inside --data.
+      bases: kinds of field. Without it, the tables main, sections and base show all three, the others dvgo alone.
+      size: preset of `train` for these fields.
     """
 
     scenes: tuple[str, ...] = ("lego",)
@@ -58,31 +58,34 @@ BASES: tuple[Base, ...] = ("dvgo", "plenoxels", "tensorf")
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure and draw how size and quality go together; the same command goes on after it was killed."""
+    """Measure and plot size against quality, or make the tables of a paper. If it is stopped, the same command continues."""
 
     kind: tyro.conf.Positional[Literal["rd", "alternatives", "table"]]
-    """rd: rate against distortion. alternatives: Re:NeRF's pruning of voxels, or CCNeRF's truncation of a run that holds
-    factors, each against ours at equal bytes. table: one of the paper's tables, its fields trained too."""
+    """rd: curves of size against PSNR (rate-distortion).
+    alternatives: Re:NeRF's pruning, or, for a run of tensorf, CCNeRF's truncation, against vqrf at equal bytes.
+    table: one table of a paper; this also trains its fields."""
     data: Path
-    """Dataset folder, or the folder of datasets that are named as the scenes are."""
+    """Dataset folder, or a folder that holds a dataset for each scene, under its name."""
     out: Path
-    """Folder for rd.csv and rd.png; or for alternatives.csv and the files that it is about; or for a table and all it needs."""
+    """Folder for the results: rd.csv and rd.png; or alternatives.csv and its files; or a table and all that it needs."""
     table: tyro.conf.Positional[TableName | None] = None
-    """Which table."""
+    """Which table; only after the word table."""
     runs: tuple[Path, ...] = ()
-    """Run folders that `train` wrote; of rd and alternatives."""
+    """Run folders that `train` wrote. For rd and alternatives."""
     presets: tuple[PresetName, ...] = ()
-    """Each is a curve, or what alternatives are measured against; compact and paper, or compact, if not given."""
+    """Presets of `compress`.
+    rd draws a curve for each; without it, for compact and paper.
+    alternatives compares with each; without it, with compact."""
     qualities: tuple[float, ...] = (10, 25, 40, 60, 80, 100)
-    """0..100: each is a point of every curve, besides those of the same runs that the folder holds already. Of rd."""
+    """For rd: which points of each curve to measure, 0 to 100. Points of these runs that the folder already holds stay."""
     steps: int | None = None
-    """Steps of joint tuning, if not the preset's; all rounds of an alternative together have as many."""
+    """Number of tuning steps; without it, the preset's. An alternative takes as many, in all its rounds together."""
     every: int = 1
-    """Of the test views, score every n-th."""
+    """Score only every n-th test view."""
     runner: Literal["auto", "ray", "turn"] = "auto"
-    """Where the jobs run: on Ray where it is installed, or one after the other. Alternatives take turns."""
+    """How jobs run: on Ray, or one after the other (turn). auto: on Ray if it is installed. Alternatives always take turns."""
     ray: str | None = None
-    """Address of a Ray cluster that jobs run on, such as 10.0.0.1:6379; all of its machines see the same folders."""
+    """Address of the Ray cluster that runs the jobs, such as 10.0.0.1:6379. All its machines must see the same folders."""
     trained: TrainedFlags = LIKE_THE_PAPER
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""

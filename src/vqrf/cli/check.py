@@ -30,19 +30,19 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class Check:
-    """Look at a dataset before it is trained: its photos, its cameras, and what is odd about them."""
+    """Inspect a dataset before training: its photos, its cameras, and what looks wrong with them."""
 
     data: tyro.conf.Positional[Path]
     """Dataset folder."""
     out: Path | None = None
-    """Page to write: cameras from three sides, thumbnails with their masks, and what is odd."""
+    """Page to write. It shows the cameras from three sides, thumbnails with their masks, and what looks wrong."""
     background: str = "white"
-    """What stands behind transparent pixels."""
+    """Colour behind transparent pixels: white, black, or #rrggbb."""
     photos: PhotoFlags = Photos()
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace an output that exists already."""
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:

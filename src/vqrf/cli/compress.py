@@ -33,30 +33,34 @@ MEGABYTE = 10**6
 
 @dataclass(frozen=True)
 class Compress:
-    """Compress a trained field into one .vqrf file, tuning it on the photos it was trained on, or on what it looks like."""
+    """Compress a trained field into one .vqrf file, and tune it on the training photos, or on renders of the field."""
 
     field: tyro.conf.Positional[Path]
     """Run folder that `train` wrote, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     out: Path
     """The .vqrf file to write."""
     data: Path | None = None
-    """Dataset folder. Without it the field's own renders, at cameras placed around it, take the place of photos."""
+    """Dataset folder, on which the field was trained. Without it, the file is tuned on renders of the field."""
     preset: PresetName = "compact"
-    """compact: the smallest file, lego 34.05 dB in 0.5 MB after 51 minutes of one thread; paper: VQRF as published, 34.00 dB in
-    1.1 MB after 17 minutes; demo: as paper, for small scenes, in half a minute."""
+    """How to compress.
+    compact: the smallest file, lego 34.05 dB in 0.5 MB after 51 minutes on one thread.
+    paper: VQRF as published, 34.00 dB in 1.1 MB after 17 minutes.
+    demo: as paper, for small scenes, in half a minute."""
     profile: Profile = "exact"
-    """exact: the field's own colours; web: no network's, but by spherical harmonics, which a browser shades fast."""
+    """exact: keep the field's own colours.
+    web: replace its colour network by spherical harmonics, which a browser draws faster."""
     prune: float | None = None
-    """Share of the importance that the voxels which stay carry; if not given the preset's, and of compact more with a ReLU."""
+    """Voxels that add little to the photos are removed. The others carry this share of all that voxels add.
+    Without it, the preset decides; compact keeps a larger share if the field's density has a ReLU."""
     keep: float | None = None
-    """Share of the importance whose voxels keep features of their own. Not of compact."""
+    """The voxels that add most, up to this share, keep their own features; the others share a codebook. Not for compact."""
     codes: int | None = None
-    """Size of the codebook. Not of compact."""
+    """Number of entries of the codebook. Not for compact."""
     steps: int | None = None
-    """Steps of joint tuning, in all."""
+    """Number of tuning steps, in all. Without it, the preset's."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Of a search, print the curve as JSON."""
+    """For a search, print its trials as JSON."""
     shown: PresentingFlags = SHOWN
     own: OwnFlags = PHOTOS
     options: ImportFlags = AS_THEY_ARE

@@ -47,15 +47,15 @@ from vqrf.rendering.render import own_scene
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a checkpoint of another program does not say of itself. (One of TensoRF says all of it.)
+    """What a checkpoint of another program leaves out. (One of TensoRF holds all of this.)
 
     Attributes:
-      corners: how its grids lie in their box: aligned, as DirectVoxGO's, or centred, as VQRF's. Without it the photos
-        decide, where there are any, and else the kind of the file.
-      step: distance of two samples, in voxels.
-      near: world distance before which nothing is sampled.
-      scale: of the photos' world against svox2's: 1.5 where its options were left as they are for Blender's scenes. Without
-        it the photos decide, where there are any, and else it is 1.
+      corners: whether the outer voxels lie on the corners of the box (aligned, as in DirectVoxGO) or half a voxel inside
+        (centred, as in VQRF). Without it, vqrf compares both with a photo; if there is none, the kind of the file decides.
+      step: distance between samples, in voxels.
+      near: distance from the camera to the first sample, in world units.
+      scale: how much larger the world of the photos is than svox2's: 1.5 if svox2 read a scene of Blender's layout with its
+        usual options. Without it, vqrf compares 1.5 and 1 with a photo; if there is none, it is 1.
     """
 
     corners: Literal["aligned", "centred"] | None = None
@@ -142,14 +142,14 @@ def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OwnRenders:
-    """What takes the place of photos where there are none.
+    """How to tune without photos, on renders of the field itself (own renders).
 
     Attributes:
-      own: learn from the field's own renders also where there are photos: these only score, and so say what that costs.
-      own_views: how many renders of its own.
-      own_side: their width and height, pixels.
-      own_below: share of them taken from below the horizon (+z is up), as photos seldom are: what only shows from there is kept
-        with fewer bytes, and is pruned if 0. 0.5 treats all sides alike.
+      own: tune on own renders although there are photos. The photos are for scoring alone, so the score shows what this costs.
+      own_views: number of own renders.
+      own_side: width and height of own renders, in pixels.
+      own_below: share of the cameras that look up from below the horizon (+z is up). Photos are rare there, so what only these
+        cameras see gets few bytes. 0 removes it, 0.5 treats all sides alike.
     """
 
     own: bool = False
@@ -204,21 +204,24 @@ ENDINGS = (
 
 @dataclass(frozen=True)
 class Convert:
-    """Change a field's file into another kind, which the ending of OUT names.
+    """Convert a field into another kind of file. The ending of the second path selects the kind.
 
-    .tar: a DirectVoxGO checkpoint. .npz: one of svox2, of a field that Plenoxels has. .th: one of TensoRF, of one of
-    TensoRF or a run of tensorf. .vqrf, .zip, or a folder extreme_saving: a compressed field, ours or official VQRF's;
-    such a one has to come in. Any other name: a run folder; of a dataset, a folder with transforms.json and COLMAP's text.
+    - .tar: a checkpoint of DirectVoxGO.
+    - .npz: a checkpoint of svox2; the field must be one of Plenoxels.
+    - .th: a checkpoint of TensoRF; the field must be one of TensoRF, or a run of train --base tensorf.
+    - .vqrf, .zip, or a folder extreme_saving: a compressed field of vqrf or official VQRF; the input must be compressed too.
+    - Any other name: a run folder; for a dataset, a folder with transforms.json and COLMAP's text files.
     """
 
     field: tyro.conf.Positional[Path]
     """A run folder, .vqrf file, checkpoint of DirectVoxGO, svox2 or TensoRF, official VQRF's folder or zip, or a dataset."""
     out: tyro.conf.Positional[Path]
-    """What to write."""
+    """File or folder to write."""
     exact: bool = False
-    """Halve the voxels' edge where a checkpoint's mask cuts cells: the very same images, 8 times the voxels."""
+    """Halve the edge of the voxels if the checkpoint's mask cuts cells.
+    This gives exactly the same images, from 8 times as many voxels."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace an output that exists already."""
     options: ImportFlags = AS_THEY_ARE
     limits: LimitFlags = NO_LIMITS
 

@@ -21,28 +21,33 @@ from vqrf.data.scene import Scene
 
 @dataclass(frozen=True)
 class Photos:
-    """How to take a dataset. What is not given is worked out, and printed."""
+    """How to read a dataset. vqrf works out what you do not give, and prints it."""
 
     near: float | None = None
-    """World distance before which nothing is."""
+    """Distance from a camera, in world units, before which there is nothing."""
     far: float | None = None
-    """World distance beyond which nothing is."""
+    """Distance from a camera, in world units, beyond which there is nothing."""
     box: tuple[float, float, float, float, float, float] | None = None
-    """Lowest and highest corner of a box that holds everything, in the world of the cameras."""
+    """Lowest and highest corner of a box that holds the scene, in the coordinates of the cameras."""
     up: tuple[float, float, float] | None = None
-    """What is up."""
+    """Direction that is up, in the coordinates of the cameras."""
     hold_out: str = ""
-    """Photos to score with: own (as the dataset says), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0
-    (none); if not given own, or else 8."""
+    """Photos to keep out of training, for scoring:
+    own (the dataset's test split), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0 (none).
+    Without it: own, or 8 if the dataset has no test split."""
     axes: Literal["opengl", "opencv"] | None = None
-    """Of the poses: opencv has y down and z forward; opengl takes them as they are, even where that looks wrong."""
+    """How the poses of the cameras are written.
+    opencv: y down, z forward.
+    opengl: take the poses as they are, even if that looks wrong."""
 
     masks: Path | None = None
-    """Folder of masks with the photos' names; white is kept. Without it, those that the dataset names."""
+    """Folder of masks, with the names of the photos; white marks what to keep.
+    Without it, vqrf uses the masks that the dataset names."""
     masked: Literal["background", "ignored"] | None = None
-    """What masks hide: background (it is empty) or ignored (it is not looked at); if not given, as their borders suggest."""
+    """What a masked pixel is: background (there is nothing) or ignored (it is not used).
+    Without it, vqrf decides by the borders of the masks."""
     masks_inverted: bool = False
-    """Masks are black where the thing is."""
+    """The masks are black, not white, where the object is."""
 
     def options(self) -> SceneOptions:
         place = Wishes(self.near, self.far, self.box, self.up)

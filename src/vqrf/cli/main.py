@@ -78,19 +78,20 @@ NO_CORE = "vqrf: the compiled core is missing: using the slow reference kernels"
 
 @dataclass(frozen=True)
 class Eval:
-    """Score a .vqrf file or a run folder on a dataset's views: PSNR, SSIM, bytes."""
+    """Score a .vqrf file, a run folder or a checkpoint against the photos of a dataset: PSNR, SSIM, bytes."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     data: Path
     """Dataset folder."""
     split: Literal["train", "test"] = "test"
+    """Which photos of the dataset to use."""
     every: int = 1
-    """Of the test split, take every n-th view."""
+    """Use only every n-th view of the test split."""
     downscale: int = 0
-    """0: as trained."""
+    """Average n x n pixels into one. 0: as in training."""
     metrics: tuple[MetricName, ...] = ()
-    """Others beside PSNR and SSIM, such as lpips-alex; they need PyTorch and packages that have their weights."""
+    """Metrics besides PSNR and SSIM, such as lpips-alex. They need PyTorch, and packages that hold their weights."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     options: ImportFlags = AS_THEY_ARE
@@ -127,7 +128,7 @@ def metrics_of(names: Sequence[MetricName]) -> dict[MetricName, Metric]:
 
 @dataclass(frozen=True)
 class Info:
-    """Say what is in a .vqrf file or a run folder."""
+    """Print what a .vqrf file, a run folder or a checkpoint holds."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
@@ -174,12 +175,12 @@ COUNTS = ("bytes", "grid_bytes", "factor_bytes", "rows", "voxels_pruned")
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a .vqrf file: structure, checksums, that it decodes, and that it encodes again to the same bytes."""
+    """Check that a .vqrf file is intact: structure, checksums, and that it decodes and encodes again to the same bytes."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file."""
     strict: bool = False
-    """Find too what the format allows and no encoder of ours writes."""
+    """Report also what the format allows but vqrf never writes."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON: findings, each with section, offset and reason."""
     limits: LimitFlags = NO_LIMITS
@@ -197,10 +198,10 @@ class Verify:
 
 @dataclass(frozen=True)
 class Demo:
-    """Make the built-in scene, train, compress, verify and score it, and write a report: the whole job in minutes."""
+    """Do the whole job on the built-in scene, in minutes: train, compress, verify, score, and write a report and a page."""
 
     out: Path = Path("demo")
-    """Folder for everything."""
+    """Folder for all results."""
     common: CommonFlags = Common()
 
     def run(self) -> None:
@@ -322,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[:1] in (["--version"], ["-V"]):
             print(f"{PROGRAM} {__version__}")
             return
-        verb = read_words(Verb, words, "Volumetric radiance fields small enough to send, embed and keep.")
+        verb = read_words(Verb, words, "Radiance fields, small enough to send, embed and keep.")
         is_short = isinstance(verb, Show | Export | Info | Meta | Verify | Convert | Check)
         limits = verb.limits if is_short else Limits(verb.common.max_memory)
         with limited(limits.n_bytes()):

@@ -37,21 +37,22 @@ TUNING_STEPS = {"quick": 1500, "standard": None, "large": None}
 
 @dataclass(frozen=True)
 class Make:
-    """Make a file of photos, and a page that shows it: finds the cameras if there are none, trains, compresses.
+    """Make a .vqrf file from photos, and a page that shows it: find the cameras if needed, train, compress.
 
-    The same command goes on after it was killed. The dataset and the field stay in OUT.work, for files of other sizes.
+    If it is stopped, the same command continues. For --out NAME.vqrf, the dataset and the field stay in NAME.work, for files of
+    other sizes.
     """
 
     photos: tyro.conf.Positional[Path]
     """Folder of photos, a film, or a dataset folder that has cameras already."""
     out: Path
-    """The .vqrf file to write. Beside it go OUT.html, which shows it by a double click, and OUT.report.html."""
+    """The file NAME.vqrf to write. Beside it come the page NAME.html, which opens by a double click, and NAME.report.html."""
     preset: Literal["quick", "standard", "large"] = "standard"
-    """quick: a draft; standard: in about an hour on two CPU cores; large: the best, with 9 GB of memory."""
+    """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 9 GB of memory."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
-    """Kind of field, as of train."""
+    """Kind of field, as for `train`."""
     exposure: bool = False
-    """Learn how the photos differ in exposure and white balance, and undo it."""
+    """Learn how the photos differ in exposure and white balance, and correct it."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     said: SayingFlags = UNSAID
     dataset: PhotoFlags = Photos()

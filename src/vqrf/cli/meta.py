@@ -32,13 +32,13 @@ LINK_NUMBERS = 6
 
 @dataclass(frozen=True)
 class Saying:
-    """Flags for what a file says of itself in words.
+    """What the file says about itself. An empty text, "", removes an entry.
 
     Attributes:
-      title: of the scene, which pages show; "" takes it away, as it does the others.
-      author: who made it.
-      licence: on what terms others may use it, such as "CC BY 4.0".
-      description: one sentence, for those who see a link to it.
+      title: title of the scene, which pages show.
+      author: who made the scene.
+      licence: terms on which others may use the scene, such as "CC BY 4.0".
+      description: one sentence about the scene, which people see beside a link to its page.
     """
 
     title: str | None = None
@@ -58,11 +58,11 @@ class Saying:
 
 @dataclass(frozen=True)
 class Presenting(Saying):
-    """Flags of `compress` for what others will see.
+    """What the file says about itself. An empty text, "", removes an entry.
 
     Attributes:
-      poster: put a picture of the first view, of some 3 kB, into the file: pages show it at once.
-      report: where the report page goes; beside the file, with the ending .html, if not given.
+      poster: put a small picture of the scene into the file, of some 3 kB, which pages show at once.
+      report: where to write the report page. Without it, beside the file, with the ending .html.
     """
 
     poster: bool = True
@@ -77,21 +77,21 @@ SHOWN = Presenting()
 
 @dataclass(frozen=True)
 class Meta:
-    """Show what a .vqrf file says of itself, or change it; no other byte of the file changes."""
+    """Show or change what a .vqrf file says about itself: title, author, first view. No other byte of the file changes."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file."""
     said: SayingFlags = UNSAID
     up: tuple[float, float, float] | None = None
-    """What is up in its world; 0 0 1 if it does not say."""
+    """Direction that is up in the scene; 0 0 1 if the file does not say."""
     view: str | None = None
-    """From where it is seen first: the six numbers after #view= in the address of its page; "" takes it away."""
+    """First view: the six numbers after #view= in the address of the scene's page. "" removes it."""
     distance: tuple[float, float] | None = None
-    """How near and how far the camera may go, in world units."""
+    """Smallest and largest distance that the camera may have, in world units."""
     pitch: tuple[float, float] | None = None
-    """How low and how high it may go, in degrees above the horizon."""
+    """How low and how high the camera may go, in degrees above the horizon."""
     poster: Literal["new", "none"] | None = None
-    """new: draw the picture of the first view again; none: take it away."""
+    """new: draw the picture of the first view again. none: remove it."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     limits: LimitFlags = NO_LIMITS

@@ -40,9 +40,9 @@ SECONDS_PER_LINE = 10.0
 
 @dataclass(frozen=True)
 class Process:
-    """Find where plain photos, or the frames of a film, were taken; the same command goes on after it was killed.
+    """Find the cameras of plain photos, or of the frames of a film. If it is stopped, the same command continues.
 
-    What it writes is a dataset for `train`: the photos, and a COLMAP model with their cameras. It works on the CPU.
+    It writes a dataset for `train`: the photos, and a COLMAP model with their cameras. It runs on the CPU.
     """
 
     photos: tyro.conf.Positional[Path]
@@ -50,11 +50,12 @@ class Process:
     out: Path
     """Dataset folder to write."""
     frames: int = 150
-    """Of a film: how many of its sharpest frames to take."""
+    """For a film: how many frames to take; these are its sharpest."""
     lens: Lens = "simple-radial"
-    """What the photos were taken through; opencv has more numbers, for lenses that bend more."""
+    """Camera model. opencv has more parameters, for lenses with more distortion; fisheye is for action cameras."""
     matching: int = SfmConfig.n_exhaustive
-    """Up to so many photos each is compared with each. Of more, in order, each with the next ones, and some from all over."""
+    """Up to this many photos, compare each with every other.
+    With more, compare each with the next ones by name, and some from all over with each other."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     common: SeededFlags = Seeded()

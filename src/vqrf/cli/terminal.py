@@ -70,12 +70,13 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class Running:
-    """Flags of the verbs that work for a while.
+    """How the command uses this machine.
 
     Attributes:
-      threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
+      threads: number of CPU threads; 0 takes all CPUs. Results do not depend on it.
       quiet: print nothing but results.
-      max_memory: refuse what would take more, such as 8GB; half of what is free, if not given.
+      max_memory: refuse a job that would take more memory than this, such as 8GB. Without it, the limit is half of what is
+        free.
     """
 
     threads: int = 0
@@ -85,10 +86,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Writing(Running):
-    """Of those that write something.
+    """How the command uses this machine, and what it may replace.
 
     Attributes:
-      overwrite: replace what is there.
+      overwrite: replace an output that exists already.
     """
 
     overwrite: bool = False
@@ -96,10 +97,10 @@ class Writing(Running):
 
 @dataclass(frozen=True)
 class Seeded(Writing):
-    """Of those with chance in them.
+    """How the command uses this machine, what it may replace, and its random numbers.
 
     Attributes:
-      seed: of everything random.
+      seed: seed of all random numbers.
     """
 
     seed: int = 0
@@ -107,10 +108,10 @@ class Seeded(Writing):
 
 @dataclass(frozen=True)
 class Common(Seeded):
-    """Of those that learn.
+    """How the command uses this machine, what it may replace, and its random numbers.
 
     Attributes:
-      device: where to train: cpu, or a torch device such as cuda.
+      device: where to train: cpu, or a device of PyTorch such as cuda.
     """
 
     device: str = "cpu"
@@ -118,10 +119,11 @@ class Common(Seeded):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a verb may take.
+    """How the command uses this machine.
 
     Attributes:
-      max_memory: refuse what would take more, such as 8GB; half of what is free, if not given.
+      max_memory: refuse a job that would take more memory than this, such as 8GB. Without it, the limit is half of what is
+        free.
     """
 
     max_memory: str | None = None

@@ -32,28 +32,34 @@ CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Train:
-    """Train a field on the photos of a dataset folder; the same command goes on after it was killed."""
+    """Train a radiance field on a dataset, and write a run folder. If it is stopped, the same command continues."""
 
     data: tyro.conf.Positional[Path]
-    """Dataset folder, in Blender's layout, instant-ngp's or nerfstudio's, COLMAP's, LLFF's or NSVF's."""
+    """Dataset folder: photos with their cameras, in the layout of Blender, instant-ngp, nerfstudio, COLMAP, LLFF or NSVF."""
     out: Path
-    """Run folder to write."""
+    """Run folder to write; it will hold the trained field."""
     preset: Literal["demo", "quick", "standard", "large"] | None = None
-    """Side of photos, voxels, and what it takes on two CPU cores. demo: 200, 112^3, 2 minutes. quick: 400, 128^3, 6 minutes,
-    1.9 GB. standard: 800, 160^3, 9 to 15 minutes, 3.1 GB, lego 34.4 dB. large: 800, 256^3, 21 minutes, 8.6 GB, lego 35.5 dB.
-    If not given, standard, with fewer steps where photos are few."""
+    """Size of photos and grid, and what they take on two CPU cores.
+    demo: 200x200 pixels, 112^3 voxels, 2 minutes.
+    quick: 400x400, 128^3, 6 minutes, 1.9 GB of memory.
+    standard: 800x800, 160^3, 9 to 15 minutes, 3.1 GB, lego 34.4 dB.
+    large: 800x800, 256^3, 21 minutes, 8.6 GB, lego 35.5 dB.
+    Without it: standard, with fewer steps for a small dataset."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
-    """Kind of field, of which all but dvgo are quick or standard. plenoxels: harmonics and no network, 400/128^3 or 800/256^3.
-    tensorf: planes times lines, 400/128^3 or 800/300^3, which takes 50 minutes; tensorf-cp: lines alone, 400/128^3 or
-    800/200^3. These write a checkpoint of TensoRF too."""
+    """Kind of field.
+    dvgo: voxels and a colour network.
+    plenoxels: voxels with spherical harmonics, no network; quick (128^3) or standard (256^3) alone.
+    tensorf: planes times lines; quick (128^3) or standard (300^3, 50 minutes) alone.
+    tensorf-cp: lines alone; quick (128^3) or standard (200^3) alone.
+    The last two also write a checkpoint of TensoRF."""
     downscale: int = 0
-    """Average n x n pixels to one; 0: what the preset's image size asks for."""
+    """Average n x n pixels into one. 0: as the preset's size of photos needs."""
     background: str = "white"
-    """What stands behind transparent pixels: white, black, or a colour as #rrggbb."""
+    """Colour behind transparent pixels: white, black, or #rrggbb."""
     exposure: bool = False
-    """Learn how the photos differ in exposure and white balance, and undo it. Costs some sharpness where they do not differ."""
+    """Learn how the photos differ in exposure and white balance, and correct it. Costs some sharpness if they do not differ."""
     view: bool = False
-    """Show the field in the browser while it is trained."""
+    """Show the field in the browser during training."""
     photos: PhotoFlags = Photos()
     common: CommonFlags = Common()
 

@@ -69,33 +69,34 @@ WATCH_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Render:
-    """Render a scene, a dataset's views or along a camera's path, into PNG files or a film."""
+    """Render a scene into PNG files or a film: from the cameras of a dataset, or along a camera path."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     out: Path
-    """Folder for the images; with --path also a film, NAME.mp4."""
+    """Folder for the images. With --path it may also be a film, NAME.mp4."""
     data: Path | None = None
-    """Dataset folder, for its cameras; not needed with --path."""
+    """Dataset folder, whose cameras are used. Not needed with --path."""
     path: str | None = None
-    """orbit, spiral, or a JSON file: nerfstudio's camera path, or Blender's transforms."""
+    """Camera path: orbit, spiral, or a JSON file, which is a camera path of nerfstudio or a transforms.json of Blender."""
     frames: int = 120
     """Number of pictures along an orbit or a spiral."""
     fps: int = 30
-    """Pictures in a second of the film."""
+    """Pictures per second of the film."""
     width: int = 800
-    """Of the pictures along a path."""
+    """Width of the pictures along a path, in pixels."""
     height: int = 800
-    """Of the pictures along a path."""
+    """Height of the pictures along a path, in pixels."""
     split: Literal["train", "test"] = "test"
+    """Which photos of the dataset to use."""
     every: int = 1
-    """Of the test split, take every n-th view."""
+    """Use only every n-th view of the test split."""
     downscale: int = 0
-    """0: as trained."""
+    """Average n x n pixels into one. 0: as in training."""
     layers: tuple[Literal["alpha", "depth"], ...] = ()
-    """Beside each picture also how opaque it is, and how far away things are: NAME.alpha.png and NAME.depth.png."""
+    """Write also the opacity or the depth, or both, of each picture beside it: NAME.alpha.png and NAME.depth.png."""
     exr: bool = False
-    """Layers as floats in one NAME.exr."""
+    """Write the layers as floats, in one NAME.exr."""
     options: ImportFlags = AS_THEY_ARE
     common: WritingFlags = Writing()
 
@@ -188,12 +189,12 @@ def up_of_notes(notes: dict[str, Any]) -> Vector:
 
 @dataclass(frozen=True)
 class View:
-    """Show a .vqrf file or a run folder in the browser; it is shown anew when it changes."""
+    """Show a .vqrf file or a run folder in the browser. When the file changes, the page shows the new one."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file or a run folder."""
     port: int = 0
-    """Of 127.0.0.1; 0: one that is free."""
+    """Port on 127.0.0.1. 0: any free port."""
     open: bool = True
     """Open the browser."""
     limits: LimitFlags = NO_LIMITS
@@ -220,20 +221,21 @@ class View:
 
 @dataclass(frozen=True)
 class Export:
-    """Write one HTML page with a scene in it, which needs no network; or its surface for other programs, as PLY or GLB."""
+    """Write one HTML page that holds a scene and needs no network; or a scene's surface for other programs, as PLY or GLB."""
 
     scene: tyro.conf.Positional[Path]
     """A .vqrf file; for a surface also a run folder."""
     out: tyro.conf.Positional[Path]
-    """What to write; its ending says what: .html, .ply or .glb."""
+    """File to write. Its ending selects the kind: .html, .ply or .glb."""
     url: str | None = None
-    """Address where the page will stand: links to it then show a picture, which is written beside it as a .jpg."""
+    """Address at which you will publish the page.
+    Links to it then show a picture, which is written beside the page as a .jpg."""
     level: float = LEVEL
-    """Of a surface: where a way of one voxel takes so much of the light, between 0 and 1."""
+    """For a surface: the share of the light, between 0 and 1, that the field absorbs there within one voxel's length."""
     points: bool = False
-    """Of a .ply: points on the surface, and no triangles."""
+    """For a .ply: write points on the surface, without triangles."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace an output that exists already."""
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:

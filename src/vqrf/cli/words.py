@@ -61,7 +61,7 @@ EXAMPLES = {
     "render": ("lego.vqrf --path orbit --out clip.mp4", "lego.vqrf --data nerf_synthetic/lego --out pictures"),
     "eval": ("lego.vqrf --data nerf_synthetic/lego --every 4 --json",),
     "view": ("lego.vqrf", "runs/lego --port 8000 --no-open"),
-    "export": ("lego.vqrf lego.html",),
+    "export": ("lego.vqrf page.html",),
     "info": ("lego.vqrf", "fine_last.tar --json"),
     "meta": (
         'lego.vqrf --title "A yellow excavator" --author "A. N." --licence "CC BY 4.0"',

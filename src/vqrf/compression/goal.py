@@ -17,13 +17,13 @@ Profile = Literal["exact", "web"]
 
 @dataclass(frozen=True)
 class Goal:
-    """Flags that name a quality or a size instead of settings; at most one of them.
+    """What the file should be, instead of settings. Give at most one of these.
 
     Attributes:
-      quality: 0..100 on the preset's dial; its own settings are at 60.
-      target_size: bytes of the file, such as 1MB or 500kB: 95 to 100 % of them are used.
-      max_drop: dB below the trained field that the file may be.
-      target_psnr: dB that the file reaches.
+      quality: 0 to 100 on the preset's scale of quality; the preset's own settings are at 60.
+      target_size: size of the file, such as 1MB or 500kB; 95 to 100 % of it are used.
+      max_drop: how many dB the file may lose against the trained field.
+      target_psnr: PSNR that the file should reach, in dB.
     """
 
     quality: float | None = None
