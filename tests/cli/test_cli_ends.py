@@ -265,9 +265,10 @@ def test_the_version_is_said_by_both_ways_in() -> None:
         (("info",), "vqrf info --help"),
         (("train", "a", "--out", "b", "--preset", "nonsense"), "--preset"),
         (("render", "a", "--out", "b", "--frames", "many"), "--frames"),
+        (("make", "a", "--out", "b\0.vqrf"), "null character"),
         ((), "--help"),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_a_word_that_is_none_is_one_line_that_helps(words: tuple[str, ...], hint: str) -> None:
     refuses(*words, saying=(hint,))

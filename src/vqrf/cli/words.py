@@ -94,6 +94,8 @@ def read_words(verbs: Any, words: Sequence[str], description: str) -> Any:
       SystemExit: help was asked for, and is printed.
     """
     by_word = {verb.__name__.lower(): verb for verb in get_args(verbs)}
+    if nameless := next((word for word in words if "\0" in word), None):
+        raise UsageError(f"{nameless}: no file can have a null character in its name")
     if words and not words[0].startswith("-"):
         _expect_verb(words[0], list(by_word))
         _expect_flags(words[0], by_word[words[0]], words[1:])
