@@ -62,7 +62,10 @@ WINGS = {
     ),
     "fields": ("factors", "field", "cells", "storage", "run", "preview"),
     "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
-    "rendering": ("render", "evaluate", "html", "contact", "report", "poster", "page", "serve", "film", "layers", "surface"),
+    "rendering": (
+        *("render", "evaluate", "html", "contact", "report", "poster", "page", "show", "serve", "film"),
+        *("layers", "surface"),
+    ),
     "training": (
         "parameters",
         "grids",

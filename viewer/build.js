@@ -5,13 +5,14 @@
  */
 
 import { build } from 'esbuild'
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 /** What `vqrf export` and `vqrf view` put into their pages. */
 const PAGE_SCRIPT = '../src/vqrf/rendering/page/viewer.js'
 const MODULE = 'dist/vqrf-viewer.js'
+const CLASSIC = 'dist/vqrf-viewer.classic.js'
 
 /**
  * Texts in the sources are nothing to esbuild, which does not minify them: this takes out blanks at the start of lines and, in
@@ -63,11 +64,32 @@ const OWN_NAMES = [
   ...['framesPerSecond', 'hashListener', 'hashTimer', 'hasMoved', 'isHere', 'isOnScreen'],
   ...['isRefreshing', 'isVisible', 'items', 'lastFrame', 'lastMove', 'lastRate', 'lastTick', 'layers', 'levels'],
   ...['loading', 'magnitudes', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept', 'numbers', 'occupyAround', 'onColour'],
-  ...['partition', 'pitch', 'placeBricks', 'pointers', 'refill', 'refreshTimer', 'refuse', 'resolution', 'setField'],
+  ...['partition', 'placeBricks', 'pointers', 'refill', 'refreshTimer', 'refuse', 'resolution', 'setField'],
   ...['stepWorld', 'stored', 'surface', 'table', 'takeViewFromAddress', 'textures', 'there', 'wakeListener', 'warmUp'],
-  ...['weight', 'words'],
+  ...['weight', 'words', 'announce', 'awaiting', 'begun', 'controls', 'describe', 'distances', 'drawMoving', 'drawPiece'],
+  ...['drawResting', 'focusOn', 'graphics', 'isAway', 'isPageScrolling', 'isTaken', 'isWarning', 'keepViewInAddress'],
+  ...['manners', 'onPointed', 'onRefused', 'onTouched', 'panels', 'pitches', 'pointers', 'refreshNow', 'resizeNext', 'said'],
+  ...['setBackground', 'setPlaying', 'setRefresh', 'setSeen', 'showBar', 'showPoster', 'startTurning', 'still', 'takeNext'],
+  ...['advance', 'events', 'radius', 'center', 'interval', 'running', 'settle', 'truncated', 'expect'],
+  ...['uploadLayers', 'compose', 'prepare', 'compile', 'flight', 'lastRate', 'deleteTarget', 'createTarget'],
+  ...['limits', 'pieces', 'sides', 'shown', 'half', 'sizes', 'sights', 'part', 'say', 'tell'],
+  ...['section', 'reason', 'offset', 'shading', 'texture', 'density', 'request', 'restore', 'codes', 'kept', 'nodes', 'parents', 'fit', 'tick', 'measure'],
+  ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail'],
 ]
-const SHORT_NAMES = Object.fromEntries(OWN_NAMES.map((name, i) => [name, `$${i.toString(36)}`]))
+/** A capital, and a small letter where those are used up: nobody else calls a property so. @param {number} i */
+const shortName = (i) => String.fromCharCode(65 + (i % 26)) + (i < 26 ? '' : String.fromCharCode(96 + Math.floor(i / 26)))
+
+/** Short names for them, the shortest for those that are there most often. */
+async function shortNames() {
+  const folder = fileURLToPath(new URL('src/', import.meta.url))
+  const texts = await Promise.all((await readdir(folder)).map((name) => readFile(folder + name, 'utf8')))
+  const words = texts.join('\n').match(/[a-zA-Z]+/g) ?? []
+  /** @type {Map<string, number>} */
+  const times = new Map(OWN_NAMES.map((name) => [name, 0]))
+  for (const word of words) if (times.has(word)) times.set(word, (times.get(word) ?? 0) + 1)
+  const names = [...times].sort(([a, n], [b, m]) => m - n || (a < b ? -1 : 1))
+  return Object.fromEntries(names.map(([name], i) => [name, shortName(i)]))
+}
 
 /** @type {import('esbuild').BuildOptions} */
 const COMMON = {
@@ -77,7 +99,6 @@ const COMMON = {
   minify: true,
   charset: 'utf8',
   mangleProps: new RegExp(`^(${OWN_NAMES.join('|')})$`),
-  mangleCache: SHORT_NAMES,
   legalComments: 'none',
   target: ['es2022'],
   write: false,
@@ -85,8 +106,9 @@ const COMMON = {
 
 /** @param {import('esbuild').BuildOptions} options */
 async function bundle(options) {
-  const { outputFiles } = await build({ ...COMMON, ...options })
-  return outputFiles?.[0].text ?? ''
+  const { outputFiles } = await build({ ...COMMON, mangleCache: await shortNames(), ...options })
+  // Ends of lines are left in texts alone, where shaders, style and markup can do without most of them.
+  return (outputFiles?.[0].text ?? '').replace(/([;{},>])\n+(?=.)/g, '$1')
 }
 
 /** @returns {Promise<Record<string, string>>} texts of the bundles, by path from this folder */
@@ -97,6 +119,7 @@ export async function bundles() {
   return {
     [PAGE_SCRIPT]: await bundle({ entryPoints: ['src/page.js'], format: 'iife', define }),
     [MODULE]: await bundle({ entryPoints: ['src/element.js'], format: 'esm', define }),
+    [CLASSIC]: await bundle({ entryPoints: ['src/element.js'], format: 'iife', define }),
   }
 }
 

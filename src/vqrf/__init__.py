@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from vqrf.rendering.evaluate import evaluate as evaluate
     from vqrf.rendering.render import Image as Image
     from vqrf.rendering.render import render as render
+    from vqrf.rendering.show import show as show
     from vqrf.training.stages import TrainConfig as TrainConfig
     from vqrf.training.train import fit as fit
 
@@ -68,6 +69,7 @@ _HOMES = {
     "fit": "training.train",
     "load_scene": "data.load",
     "render": "rendering.render",
+    "show": "rendering.show",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,4 +1,4 @@
-/** Pointers, wheel and keys to the movements of an `Orbit`. */
+/** Pointers, wheel and keys to the movements of an `Orbit`, as far as the page leaves them to the viewer. */
 
 /** Radians for a drag across the view's shorter side. */
 const TURN = Math.PI
@@ -27,45 +27,72 @@ const HELD = {
   ArrowDown: (orbit, s) => orbit.turn(0, -KEY_TURN * s),
   Equal: (orbit, s) => orbit.zoom(KEY_ZOOM ** -s),
   Minus: (orbit, s) => orbit.zoom(KEY_ZOOM ** s),
-  NumpadAdd: (orbit, s) => orbit.zoom(KEY_ZOOM ** -s),
-  NumpadSubtract: (orbit, s) => orbit.zoom(KEY_ZOOM ** s),
 }
+HELD.NumpadAdd = HELD.Equal
+HELD.NumpadSubtract = HELD.Minus
 
 /** What a key does at least when it is only tapped. */
 const TAP = 1 / 30
+
+/**
+ * @typedef {object} Manners what a viewer does with gestures, and says of them
+ * @property {() => 'auto' | 'none' | 'ctrl'} interaction
+ * @property {() => boolean} isPageScrolling whether wheel and fingers may be meant for the page
+ * @property {() => void} onTouched a person has taken over
+ * @property {() => void} changed the camera moved, or will with the next frames
+ * @property {() => void} onRefused a gesture was left to the page, which it was perhaps not meant for
+ * @property {(x: number, y: number) => void} onPointed a place was double-clicked, in pixels of the surface
+ */
 
 export class Controls {
   /**
    * @param {HTMLElement} surface
    * @param {() => import('./orbit.js').Orbit | undefined} orbit
-   * @param {() => void} changed the camera moved, or will with the next frames
+   * @param {Manners} manners
    */
-  constructor(surface, orbit, changed) {
+  constructor(surface, orbit, manners) {
     this.surface = surface
     this.orbit = orbit
-    this.changed = changed
+    this.manners = manners
     /** @type {Map<number, { x: number, y: number }>} */
     this.pointers = new Map()
     /** @type {Set<string>} */
     this.held = new Set()
+    /** Whether the person is busy with the scene, and not with the page around it. */
+    this.isTaken = false
     surface.addEventListener('pointerdown', (event) => this.down(event))
     surface.addEventListener('pointermove', (event) => this.drag(event))
     for (const end of /** @type {const} */ (['pointerup', 'pointercancel'])) {
       surface.addEventListener(end, ({ pointerId }) => this.pointers.delete(pointerId))
     }
-    surface.addEventListener('contextmenu', (event) => event.preventDefault())
+    surface.addEventListener('pointerleave', () => (this.isTaken = false))
+    surface.addEventListener('contextmenu', (event) => {
+      if (manners.interaction() !== 'none') event.preventDefault()
+    })
     surface.addEventListener('wheel', (event) => this.wheel(event), { passive: false })
     surface.addEventListener('keydown', (event) => this.key(event))
     surface.addEventListener('keyup', ({ code }) => this.held.delete(code))
     surface.addEventListener('blur', () => this.held.clear())
+    surface.addEventListener('dblclick', ({ offsetX, offsetY }) => {
+      if (manners.interaction() !== 'none') manners.onPointed(offsetX, offsetY)
+    })
+    this.settle()
+  }
+
+  /** Say which gestures of fingers the browser keeps for the page. */
+  settle() {
+    const { interaction, isPageScrolling } = this.manners
+    const isShared = { none: true, ctrl: true, auto: isPageScrolling() }[interaction()]
+    this.surface.style.touchAction = !isShared ? 'none' : interaction() === 'auto' ? 'pan-y' : interaction() === 'ctrl' ? 'pan-x pan-y' : 'auto'
   }
 
   /** @param {PointerEvent} event */
   down(event) {
-    this.surface.focus({ preventScroll: true })
+    if (this.manners.interaction() === 'none') return
+    this.isTaken = true
     this.surface.setPointerCapture(event.pointerId)
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY })
-    event.preventDefault()
+    this.manners.onTouched()
   }
 
   /** @param {PointerEvent} event */
@@ -82,26 +109,36 @@ export class Controls {
       const [before, after] = [reach(last), reach({ x: event.clientX, y: event.clientY })]
       if (before > 0 && after > 0) orbit.zoom(before / after)
       orbit.pan(x / 2, y / 2)
+    } else if (event.pointerType === 'touch' && this.manners.interaction() === 'ctrl') {
+      this.manners.onRefused()
+      return
     } else if (event.buttons & 6 || event.shiftKey) {
       orbit.pan(x, y)
     } else {
       orbit.turn(-TURN * x, TURN * y)
     }
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY })
-    this.changed()
+    this.manners.changed()
   }
 
   /** @param {WheelEvent} event */
   wheel(event) {
+    const { interaction, isPageScrolling, onRefused, onTouched, changed } = this.manners
+    const isMeant = event.ctrlKey || event.metaKey || (interaction() === 'auto' && (this.isTaken || !isPageScrolling()))
+    if (interaction() === 'none' || !isMeant) {
+      if (interaction() === 'ctrl') onRefused()
+      return
+    }
     event.preventDefault()
+    onTouched()
     this.orbit()?.zoom(Math.exp(event.deltaY * LINE_PIXELS[event.deltaMode] * WHEEL_ZOOM))
-    this.changed()
+    changed()
   }
 
   /** @param {KeyboardEvent} event */
   key(event) {
     const orbit = this.orbit()
-    if (!orbit || event.ctrlKey || event.metaKey || event.altKey) return
+    if (!orbit || event.ctrlKey || event.metaKey || event.altKey || this.manners.interaction() === 'none') return
     if (event.code === 'KeyR' || event.code === 'Home') orbit.reset()
     else if (!(event.code in HELD)) return
     else if (!event.repeat) {
@@ -109,7 +146,8 @@ export class Controls {
       this.held.add(event.code)
     }
     event.preventDefault()
-    this.changed()
+    this.manners.onTouched()
+    this.manners.changed()
   }
 
   /**

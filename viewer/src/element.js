@@ -1,22 +1,30 @@
 /**
- * `<vqrf-viewer src="scene.vqrf">`: a field to look at.
+ * `<vqrf-viewer src="scene.vqrf">`: a field to look at. What it offers to pages is in viewer/README.md and types/index.d.ts.
  *
- * Attributes: `src`, a URL; `label`, what the scene is for those who do not see it; `bare`, no controls; `hash`, the view is kept in
- * the page's address; `refresh`, seconds after which the source is asked for a newer version.
- * Events: `vqrf-load` with the facts of the file; `vqrf-error` with the error.
+ * It can be imported where there is no DOM; there it does nothing.
  */
 
+import { aboutOf, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
+import { factsOf } from './facts.js'
 import { fetchBytes, LoadError, loadInWorker } from './loader.js'
-import { MARKUP, rowsOf } from './markup.js'
-import { NoGraphics } from './renderer.js'
+import { MARKUP } from './markup.js'
+import { Panels, prefers, Timers } from './panels.js'
+import { pick } from './pick.js'
+import { NoGraphics, resized } from './renderer.js'
 import { Stage } from './stage.js'
 
-/** The view in the page's address: `#view=...`. */
-const VIEW = /(?:^#|&)view=([^&]*)/
 /** Milliseconds between two changes of the page's address, which browsers limit. */
 const HASH_MS = 400
-/** Milliseconds between two updates of the frame rate. */
-const RATE_MS = 250
+/** Milliseconds for which a word stays. */
+const WORD_MS = 2500
+/** How much nearer a camera comes that is pointed at something. */
+const NEARER = 0.6
+const STILL = 'prefers-reduced-motion: reduce'
+/** Share of the sides of a picture that is finer than a poster. */
+const FINER = 1 / 4
+/** Of the progress that is shown: what has arrived, what is decoded. */
+const ARRIVED = 0.7
+const DECODED = 0.9
 
 /**
  * The text that an address stands for; as it is, where it stands for none, as `%` alone does.
@@ -34,8 +42,24 @@ const decoded = (text) => {
 /** @param {string} source */
 const nameOf = (source) => decoded(source.split(/[?#]/)[0].split('/').pop() || source)
 
-export class VqrfViewer extends HTMLElement {
-  static observedAttributes = ['src', 'label', 'bare', 'refresh']
+/** @param {string | null} text numbers */
+const numbersIn = (text) => text?.trim().split(/[\s,]+/).map(Number)
+
+/** @param {string | null | undefined} text `#rgb` or `#rrggbb` @returns {[number, number, number] | undefined} */
+function colorOf(text) {
+  const hex = /^#(?:([0-9a-f]{3})|([0-9a-f]{6}))$/i.exec(text?.trim() ?? '')
+  const digits = hex?.[2] ?? hex?.[1]?.replace(/./g, '$&$&')
+  return digits ? /** @type {any} */ ([0, 2, 4].map((at) => Number.parseInt(digits.slice(at, at + 2), 16) / 255)) : undefined
+}
+
+const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {})
+
+/** Attributes that a property reflects, as a text, or as a mark that is there or not. */
+const TEXTS = ['src', 'label', 'poster', 'background', 'refresh', 'distance', 'pitch', 'hash']
+const MARKS = ['bare', 'auto-rotate']
+
+export class VqrfViewer extends Base {
+  static observedAttributes = [...TEXTS, ...MARKS, 'interaction']
 
   constructor() {
     super()
@@ -43,60 +67,41 @@ export class VqrfViewer extends HTMLElement {
     const sheet = new CSSStyleSheet()
     sheet.replaceSync(STYLE_SOURCE)
     root.adoptedStyleSheets = [sheet]
-    root.innerHTML = MARKUP
+    root.innerHTML = `<div class="all">${MARKUP}</div>`
     this.root = root
-    this.canvas = this.find('canvas', HTMLCanvasElement)
+    this.panels = new Panels(root)
+    this.timers = new Timers()
+    this.surface = this.panels.part('.surface')
     /** @type {Stage | undefined} */
     this.stage = undefined
-    /** @type {import('./worker.js').Facts | undefined} */
+    /** @type {import('./facts.js').Facts | undefined} */
     this.facts = undefined
     this.loading = new AbortController()
-    this.lastRate = 0
-    /** @type {number | undefined} */
-    this.hashTimer = undefined
-    /** @type {number | undefined} */
-    this.refreshTimer = undefined
     /** @type {string | undefined} */
     this.version = undefined
-    this.name = 'scene'
-    this.isOnScreen = true
+    this.isOnScreen = false
     this.isRefreshing = false
+    /** Whether the view is another than the file's first. */
+    this.isAway = false
     this.listen()
-  }
-
-  /**
-   * @template {Element} T
-   * @param {string} selector
-   * @param {new () => T} type
-   * @returns {T}
-   */
-  find(selector, type) {
-    const found = this.root.querySelector(selector)
-    if (!(found instanceof type)) throw new TypeError(selector)
-    return found
   }
 
   /** Connect the controls, once. */
   listen() {
-    const background = this.find('select[aria-label=Background]', HTMLSelectElement)
-    background.addEventListener('change', () => {
-      const rgb = background.value ? background.value.split(',').map(Number) : undefined
-      if (this.stage) this.stage.renderer.background = /** @type {[number, number, number] | undefined} */ (rgb)
-      this.stage?.moved()
-    })
-    const resolution = this.find('select[aria-label=Resolution]', HTMLSelectElement)
-    resolution.addEventListener('change', () => this.stage?.setResolution(Number(resolution.value)))
-    const file = this.find('input[type=file]', HTMLInputElement)
+    const { panels } = this
+    const background = panels.find('select[aria-label=Background]', HTMLSelectElement)
+    background.addEventListener('change', () => this.setBackground(background.value))
+    const file = panels.find('input[type=file]', HTMLInputElement)
     file.addEventListener('change', () => {
       if (file.files?.[0]) this.open(file.files[0])
       file.value = ''
     })
     this.root.addEventListener('click', ({ target }) => {
-      const action = target instanceof HTMLElement ? target.dataset.do : undefined
-      if (action === 'reset') this.reset()
-      if (action === 'save') this.save()
-      if (action === 'facts') this.toggleFacts()
+      const action = target instanceof Element ? target.closest('[data-do]') : undefined
+      if (action) this.act(/** @type {HTMLElement} */ (action).dataset.do ?? '', action)
     })
+    this.addEventListener('keydown', (event) => this.key(event))
+    for (const type of ['pointermove', 'pointerdown', 'focusin']) this.addEventListener(type, () => panels.showBar())
     this.addEventListener('dragover', (event) => {
       event.preventDefault()
       this.classList.add('over')
@@ -110,30 +115,47 @@ export class VqrfViewer extends HTMLElement {
   }
 
   connectedCallback() {
-    if (!this.stage) this.start()
     const wake = () => this.stage?.setVisible(!document.hidden && this.isConnected && this.isOnScreen)
     this.wakeListener = wake
     document.addEventListener('visibilitychange', wake)
     this.hashListener = () => this.takeViewFromAddress()
     addEventListener('hashchange', this.hashListener)
-    this.sizes = new ResizeObserver(() => this.stage?.moved())
+    this.sizes = new ResizeObserver(() => {
+      this.stage?.resized()
+      this.stage?.controls.settle()
+    })
     this.sizes.observe(this)
-    this.sights = new IntersectionObserver(([entry]) => {
-      this.isOnScreen = entry.isIntersecting
+    this.sights = new IntersectionObserver((entries) => {
+      this.isOnScreen = entries[entries.length - 1].isIntersecting
       wake()
+      this.stage?.controls.settle()
     })
     this.sights.observe(this)
-    wake()
+    const source = this.getAttribute('src')
+    this.begun()
+    if (source && !this.facts) this.fetch(source)
     this.setRefresh()
+    this.panels.showBar()
+    this.panels.part('[data-do=share]').hidden = !this.hasAttribute('hash')
+    this.panels.part('[data-do=full]').hidden = !document.fullscreenEnabled
   }
 
   disconnectedCallback() {
     this.stage?.setVisible(false)
     this.sizes?.disconnect()
     this.sights?.disconnect()
+    this.isOnScreen = false
+    this.timers.stop()
+    this.panels.timers.stop()
     clearInterval(this.refreshTimer)
     if (this.wakeListener) document.removeEventListener('visibilitychange', this.wakeListener)
     if (this.hashListener) removeEventListener('hashchange', this.hashListener)
+    queueMicrotask(() => {
+      // Who was only moved to another place is there again.
+      if (this.isConnected) return
+      this.loading.abort()
+      this.stage?.destroy()
+    })
   }
 
   /**
@@ -142,27 +164,66 @@ export class VqrfViewer extends HTMLElement {
    * @param {string | null} value
    */
   attributeChangedCallback(name, _before, value) {
-    if (name === 'src' && value && this.stage) this.fetch(value)
-    if (name === 'label') this.canvas.setAttribute('aria-label', value || '3-D scene')
-    if (name === 'bare') this.find('.bar', HTMLElement).hidden = value !== null
+    if (name === 'src' && value && this.isConnected) this.fetch(value)
+    if (name === 'label') this.surface.setAttribute('aria-label', value || '3-D scene')
+    if (name === 'bare') this.panels.part('.bar').hidden = value !== null
     if (name === 'refresh' && this.isConnected) this.setRefresh()
+    if (name === 'poster') this.panels.showPoster(value ?? undefined)
+    if (name === 'background') this.setBackground(value ?? '')
+    if (name === 'interaction') this.stage?.controls.settle()
+    if (name === 'distance' || name === 'pitch') this.limit()
+    if (name === 'auto-rotate') this.startTurning()
   }
 
-  /** Get hold of the graphics, then of the source. */
-  start() {
-    try {
-      this.stage = new Stage(this.canvas, {
-        onFrame: () => this.showRate(),
-        onMove: () => this.keepViewInAddress(),
-        onLost: (isLost) => this.say(isLost ? 'The graphics were reset by the system; restoring the picture.' : ''),
-      })
-    } catch (error) {
-      this.fail(error)
-      return
+  /** The stage, which is made when it is first needed. */
+  begun() {
+    if (this.stage) return this.stage
+    const touched = () => {
+      this.isAway = true
+      if (stage.orbit) stage.orbit.goal = undefined
+      if (this.stage?.turning !== 'no') this.pause()
     }
-    const source = this.getAttribute('src')
-    if (source) this.fetch(source)
+    const stage = new Stage(
+      this.surface,
+      {
+        onFrame: () => this.shown(),
+        onMove: () => this.tell('camerachange', this.camera),
+        onLost: (isLost) => this.panels.say(isLost ? 'The graphics were reset; restoring the picture.' : ''),
+        onFail: (error) => this.fail(error),
+      },
+      {
+        interaction: () => this.interaction,
+        isPageScrolling: () => this.isPageScrolling(),
+        onTouched: touched,
+        changed: () => this.moved(),
+        onRefused: () => this.panels.say(prefers('pointer: coarse') ? 'Use two fingers to move the scene' : 'Hold Ctrl to zoom', WORD_MS),
+        onPointed: (x, y) => this.focusOn(x, y),
+      },
+    )
+    this.stage = stage
+    stage.background = colorOf(this.getAttribute('background'))
+    stage.setVisible(!document.hidden && this.isOnScreen)
+    return stage
   }
+
+  /** Whether wheel and fingers over the viewer may be meant for what is around it. */
+  isPageScrolling() {
+    if (document.fullscreenElement === this) return false
+    for (let around = this.parentElement; around; around = around.parentElement) {
+      const isRoot = around === document.documentElement
+      const { overflowY } = getComputedStyle(around)
+      if (around.scrollHeight > around.clientHeight + 1 && (isRoot ? overflowY !== 'hidden' : /auto|scroll/.test(overflowY))) return true
+    }
+    return false
+  }
+
+  /** A person or the page has moved the camera. */
+  moved() {
+    this.stage?.moved()
+    this.keepViewInAddress()
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ files
 
   /**
    * Show the field of a file that the browser was handed.
@@ -176,20 +237,23 @@ export class VqrfViewer extends HTMLElement {
 
   /** @param {string} source a URL */
   async fetch(source) {
-    if (!this.stage) return
-    const signal = this.begin(`Loading ${nameOf(source)}`)
+    const name = nameOf(source)
+    const signal = this.begin(`Loading ${name}`)
     try {
-      const found = await fetchBytes(source, signal)
-      if (found.bytes) await this.show(found.bytes, nameOf(source), signal, false)
-      else this.say(`Waiting for ${nameOf(source)}`)
+      const found = await fetchBytes(source, signal, undefined, (first, loaded, total) => {
+        if (loaded === first.length) this.announce(first)
+        this.advance(total > loaded ? (ARRIVED * loaded) / total : ARRIVED, loaded, total)
+      })
+      if (found.bytes) await this.show(found.bytes, name, signal, false)
+      else this.panels.say(`Waiting for ${name}`)
       this.version = found.version
     } catch (error) {
-      if (!signal.aborted) this.fail(error, nameOf(source))
+      if (!signal.aborted) this.fail(error, name)
     }
   }
 
   /** Ask the source for a newer version, and show it from where the old one was seen. */
-  async refresh() {
+  async refreshNow() {
     const source = this.getAttribute('src')
     if (!source || document.hidden || this.isRefreshing) return
     this.isRefreshing = true
@@ -210,19 +274,19 @@ export class VqrfViewer extends HTMLElement {
   setRefresh() {
     clearInterval(this.refreshTimer)
     const seconds = Number(this.getAttribute('refresh'))
-    if (seconds > 0) this.refreshTimer = window.setInterval(() => this.refresh(), 1000 * seconds)
+    if (seconds > 0) this.refreshTimer = window.setInterval(() => this.refreshNow(), 1000 * seconds)
   }
 
   /**
    * Show the field of a file.
    *
    * @param {Uint8Array} bytes of the .vqrf file
-   * @param {string} name for a person
+   * @param {string} [name] for a person
    */
-  async load(bytes, name) {
-    if (!this.stage) return
+  async load(bytes, name = 'scene.vqrf') {
     const signal = this.begin(`Decoding ${name}`)
     try {
+      this.announce(bytes)
       await this.show(bytes, name, signal, false)
     } catch (error) {
       if (!signal.aborted) this.fail(error, name)
@@ -236,33 +300,57 @@ export class VqrfViewer extends HTMLElement {
    * @param {boolean} keepCamera
    */
   async show(bytes, name, signal, keepCamera) {
-    const { stage } = this
-    if (!stage) return
-    const { drawn, facts } = await loadInWorker(bytes, stage.renderer.maxSide, signal, (early) => stage.warmUp(early))
+    const stage = this.begun()
+    if (!keepCamera) this.advance(ARRIVED, bytes.length, bytes.length)
+    const graphics = await stage.graphics()
+    if (signal.aborted || !graphics) return
+    const loaded = await loadInWorker(bytes, graphics.maxSide, signal, (early) => stage.warmUp(early))
     if (signal.aborted) return
-    stage.setField(drawn, keepCamera)
-    if (!keepCamera) this.takeViewFromAddress()
-    this.facts = facts
-    this.describe(name, rowsOf(facts, drawn.shading, drawn.layers.length))
-    this.say('')
-    this.dispatchEvent(new CustomEvent('vqrf-load', { detail: facts }))
+    const about = aboutOf(loaded.said.metadata)
+    stage.setField(loaded.drawn, keepCamera && Boolean(this.facts), about)
+    this.limits = about
+    this.limit()
+    if (!keepCamera) {
+      this.advance(DECODED, bytes.length, bytes.length)
+      this.takeViewFromAddress()
+      this.startTurning()
+    }
+    this.facts = factsOf(name, loaded, about)
+    if (!this.hasAttribute('label')) this.surface.setAttribute('aria-label', `3-D scene ${about.title || name}`)
+    this.panels.describe(this.facts, loaded)
+    this.panels.say('')
+    this.tell('load', this.facts)
   }
 
   /** @param {string} message */
   begin(message) {
     this.loading.abort()
     this.loading = new AbortController()
-    this.say(message)
+    this.panels.say(message)
     return this.loading.signal
   }
 
-  /** @param {string} message nothing to take it away */
-  say(message) {
-    for (const [selector, text] of [['.status', message], ['.alert', '']]) {
-      const box = this.find(selector, HTMLElement)
-      box.hidden = !text
-      box.children[0].textContent = text
-    }
+  /** Show the picture of a file before any of it is decoded. @param {Uint8Array} bytes its beginning */
+  announce(bytes) {
+    const { poster } = aboutOf(earlyMetadata(bytes))
+    if (poster && !this.hasAttribute('poster') && !this.facts) this.panels.showPoster(poster)
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ words
+
+  /**
+   * @template T
+   * @param {string} type
+   * @param {T} detail
+   */
+  tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }))
+  }
+
+  /** @param {number} share of all that there is to do @param {number} loaded bytes @param {number} total 0 if nobody knows */
+  advance(share, loaded, total) {
+    this.panels.advance(share)
+    this.tell('progress', { 'share': share, 'loaded': loaded, 'total': total })
   }
 
   /**
@@ -270,84 +358,232 @@ export class VqrfViewer extends HTMLElement {
    * @param {string} [name] of the file
    */
   fail(error, name) {
-    this.say('')
     const reason = error instanceof Error ? error.message : String(error)
     const isDamaged = error instanceof LoadError && error.section !== undefined
     const isKnown = error instanceof LoadError || error instanceof NoGraphics
-    const box = this.find('.alert', HTMLElement)
-    box.hidden = false
-    box.children[0].textContent = isDamaged ? `${name} cannot be shown: ${reason}.` : isKnown ? reason : `Something failed: ${reason}`
-    this.dispatchEvent(new CustomEvent('vqrf-error', { detail: error }))
+    this.panels.warn(isDamaged ? `${name} cannot be shown: ${reason}.` : isKnown ? reason : `Something failed: ${reason}`)
+    this.tell('error', error)
   }
 
-  reset() {
-    this.stage?.orbit?.reset()
-    this.stage?.moved()
+  /** A picture is on the canvas. */
+  shown() {
+    const { stage } = this
+    if (!stage) return
+    if (stage.share >= FINER || (stage.share && this.isAway)) this.panels.setSeen(true)
+    if (!this.panels.part('.progress').hidden) this.advance(1, this.facts?.bytes ?? 0, this.facts?.bytes ?? 0)
+    this.panels.setPlaying(!this.paused)
   }
 
-  /** Hand the picture to the person, at the size of the canvas. */
+  // --------------------------------------------------------------------------------------------------------- a person
+
+  /**
+   * @param {string} action of a button
+   * @param {Element} button
+   */
+  act(action, button) {
+    if (action === 'reset') this.reset()
+    if (action === 'play') this.paused ? this.play() : this.pause()
+    if (action === 'share') this.share()
+    if (action === 'full') this.toggleFullscreen()
+    if (action === 'save') this.save()
+    if (action === 'facts' || action === 'help') this.panels.toggle(action)
+    if (action === 'close') {
+      const panel = button.closest('.panel')
+      if (panel) this.panels.toggle(panel.id)
+      else this.panels.say('')
+    }
+  }
+
+  /** @param {KeyboardEvent} event */
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return
+    const isOnSurface = this.root.activeElement === this.surface
+    if (event.key === 'Escape') {
+      if (!this.panels.close()) return
+    } else if (event.key === '?') this.panels.toggle('help')
+    else if (event.code === 'KeyF' && isOnSurface) this.toggleFullscreen()
+    else if (event.code === 'Space' && isOnSurface) this.paused ? this.play() : this.pause()
+    else return
+    event.preventDefault()
+  }
+
+  toggleFullscreen() {
+    if (document.fullscreenElement === this) document.exitFullscreen()
+    else this.requestFullscreen?.().then(() => this.stage?.controls.settle(), () => {})
+  }
+
+  /** Hand on a link to what is seen now. */
+  async share() {
+    this.writeView()
+    try {
+      await navigator.clipboard.writeText(location.href)
+      this.panels.say('Link copied', WORD_MS)
+    } catch {
+      this.panels.say("The page's address is the link", WORD_MS)
+    }
+  }
+
+  /** Hand the picture to the person, at the size of the viewer. */
   async save() {
-    const camera = this.stage?.camera()
-    if (!this.stage || !camera || !this.stage.renderer.drawn) return
-    const { width, height } = camera
-    const canvas = Object.assign(document.createElement('canvas'), { width, height })
-    const pixels = await this.stage.renderer.capture(camera)
-    canvas.getContext('2d')?.putImageData(new ImageData(/** @type {any} */ (pixels), width, height), 0, 0)
-    const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve))
-    if (!blob) return
+    const blob = await this.capture()
     const link = document.createElement('a')
     link.href = URL.createObjectURL(blob)
-    link.download = `${this.name.replace(/\.vqrf$/, '')}.png`
+    link.download = `${this.facts?.name.replace(/\.vqrf$/, '')}.png`
     link.click()
     setTimeout(() => URL.revokeObjectURL(link.href), 1000)
   }
 
-  toggleFacts() {
-    const panel = this.find('.panel', HTMLElement)
-    panel.hidden = !panel.hidden
-    this.find('[data-do=facts]', HTMLElement).setAttribute('aria-expanded', String(!panel.hidden))
+  /** Turn around what is at a place of the surface. @param {number} x @param {number} y in pixels of the page */
+  focusOn(x, y) {
+    const { stage } = this
+    const camera = stage?.orbit?.camera(this.surface.clientWidth, this.surface.clientHeight)
+    const place = stage?.drawn && camera && pick(stage.drawn, camera, x, y)
+    if (!stage?.orbit || !place) return
+    stage.orbit.goal = [...place, stage.orbit.distance * NEARER]
+    stage.isStill = prefers(STILL)
+    this.moved()
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- a page
+
+  get interaction() {
+    const value = this.getAttribute('interaction')
+    return value === 'none' || value === 'ctrl' ? value : 'auto'
+  }
+
+  set interaction(value) {
+    this.setAttribute('interaction', value)
+  }
+
+  /** Where the camera stands and what it looks at; nothing before a file is there. */
+  get camera() {
+    const orbit = this.stage?.orbit
+    return orbit && { 'position': orbit.position, 'target': [...orbit.target] }
+  }
+
+  set camera(view) {
+    const orbit = this.stage?.orbit
+    const isAny = () => true
+    const position = numbersOf(view?.position, 3, isAny)
+    const target = numbersOf(view?.target, 3, isAny)
+    if (!orbit || !position || !target) throw new TypeError('camera: expected position and target, of a file that is loaded')
+    this.isAway = true
+    orbit.look(position, target)
+    this.stage?.moved()
+  }
+
+  get paused() {
+    return this.stage?.turning !== 'yes'
+  }
+
+  play() {
+    this.begun().turn('yes')
+  }
+
+  pause() {
+    this.stage?.turn('no')
+    this.shown()
+  }
+
+  reset() {
+    this.stage?.orbit?.reset()
+    this.moved()
   }
 
   /**
-   * @param {string} name
-   * @param {[string, string][]} rows
+   * The picture of the present view, sharp.
+   *
+   * @param {{ width?: number, height?: number, type?: string }} [options] in pixels; of an image's media type
+   * @returns {Promise<Blob>}
    */
-  describe(name, rows) {
-    this.name = name
-    if (!this.hasAttribute('label')) this.canvas.setAttribute('aria-label', `3-D scene ${name}`)
-    this.find('h2', HTMLElement).textContent = name
-    const list = this.find('dl', HTMLElement)
-    list.replaceChildren(
-      ...rows.flatMap(([term, value]) => [
-        Object.assign(document.createElement('dt'), { textContent: term }),
-        Object.assign(document.createElement('dd'), { textContent: value }),
-      ]),
-    )
+  async capture({ width, height, type = 'image/png' } = {}) {
+    const { stage } = this
+    const renderer = this.facts && (await stage?.graphics())
+    const camera = stage?.camera()
+    if (!renderer?.drawn || !camera) throw new Error('there is no picture yet')
+    const size = { width: width ?? camera.width, height: height ?? camera.height }
+    const canvas = Object.assign(document.createElement('canvas'), size)
+    const view = width || height ? stage?.orbit?.camera(size.width, size.height) : resized(camera, size.width, size.height)
+    const pixels = await renderer.capture(/** @type {import('./renderer.js').Camera} */ (view))
+    canvas.getContext('2d')?.putImageData(new ImageData(/** @type {any} */ (pixels), size.width, size.height), 0, 0)
+    const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ resolve) => canvas.toBlob(resolve, type))
+    if (!blob) throw new Error(`a picture of ${size.width}x${size.height} cannot be made`)
+    return blob
   }
 
-  showRate() {
-    const now = performance.now()
-    if (!this.stage || now - this.lastRate < RATE_MS) return
-    this.lastRate = now
-    const { framesPerSecond, width, height } = this.stage.progress()
-    const rate = framesPerSecond ? `${framesPerSecond.toFixed(0)} frames/s, ` : ''
-    this.find('.rate', HTMLElement).textContent = `${rate}${width} × ${height}`
+  /** Give back the graphics, the field and the worker. The next file, or the next time in a page, begins anew. */
+  destroy() {
+    this.loading.abort()
+    this.stage?.destroy()
+    this.stage = undefined
+    this.facts = undefined
+    this.surface.replaceChildren()
+    this.surface.replaceWith((this.surface = /** @type {HTMLElement} */ (this.surface.cloneNode())))
+    this.panels.setSeen(false)
+  }
+
+  /** @param {string} text a colour, or nothing for the file's */
+  setBackground(text) {
+    const color = colorOf(text)
+    this.surface.style.backgroundColor = color ? text : ''
+    if (!this.stage) return
+    this.stage.background = color
+    this.stage.moved()
+  }
+
+  /** Take limits from the attributes, else from the file. */
+  limit() {
+    const distance = numbersOf(numbersIn(this.getAttribute('distance')), 2, isDistances)
+    const pitch = numbersOf(numbersIn(this.getAttribute('pitch')), 2, isPitches)
+    this.stage?.orbit?.limit(distance ?? this.limits?.distance, pitch ?? this.limits?.pitch)
+    if (this.stage?.share) this.stage.moved()
+  }
+
+  startTurning() {
+    const isAsked = this.hasAttribute('auto-rotate') && !this.isAway && !prefers(STILL)
+    if (isAsked && this.stage?.turning === 'no') this.stage.turn('smoothly')
+    if (!this.hasAttribute('auto-rotate')) this.stage?.turn('no')
+  }
+
+  /** The name of the view in the page's address. */
+  get viewKey() {
+    return this.getAttribute('hash') || 'view'
   }
 
   keepViewInAddress() {
-    if (!this.hasAttribute('hash') || this.hashTimer !== undefined) return
-    this.hashTimer = window.setTimeout(() => {
-      this.hashTimer = undefined
-      const view = this.stage?.orbit?.toString()
-      const rest = location.hash.replace(/^#/, '').split('&').filter((part) => part && !part.startsWith('view='))
-      if (view && this.isConnected) history.replaceState(history.state, '', `#${[...rest, `view=${view}`].join('&')}`)
-    }, HASH_MS)
+    if (!this.hasAttribute('hash') || this.timers.running.has('hash')) return
+    this.timers.set('hash', HASH_MS, () => this.writeView())
+  }
+
+  writeView() {
+    const view = this.stage?.orbit?.toString()
+    const rest = location.hash.replace(/^#/, '').split('&').filter((part) => part && !part.startsWith(`${this.viewKey}=`))
+    if (view && this.isConnected) history.replaceState(history.state, '', `#${[...rest, `${this.viewKey}=${view}`].join('&')}`)
   }
 
   takeViewFromAddress() {
-    const found = this.hasAttribute('hash') ? VIEW.exec(location.hash) : null
-    if (found && this.stage?.orbit?.parse(decoded(found[1]))) this.stage.moved()
+    if (!this.hasAttribute('hash')) return
+    const part = location.hash.replace(/^#/, '').split('&').find((text) => text.startsWith(`${this.viewKey}=`))
+    if (!part || !this.stage?.orbit?.parse(decoded(part.slice(this.viewKey.length + 1)))) return
+    this.isAway = true
+    if (this.stage.share) this.stage.moved()
   }
 }
 
-if (!customElements.get('vqrf-viewer')) customElements.define('vqrf-viewer', VqrfViewer)
+/** @type {(name: string, own: PropertyDescriptor & ThisType<VqrfViewer>) => void} */
+const reflect = (name, own) => Object.defineProperty(VqrfViewer.prototype, name, { configurable: true, enumerable: true, ...own })
+
+for (const name of [...TEXTS, ...MARKS]) {
+  const isMark = MARKS.includes(name)
+  reflect(name.replace('-r', 'R'), {
+    get() {
+      return isMark ? this.hasAttribute(name) : (this.getAttribute(name) ?? '')
+    },
+    set(value) {
+      if (isMark ? value : value !== null && value !== undefined) this.setAttribute(name, isMark ? '' : value)
+      else this.removeAttribute(name)
+    },
+  })
+}
+
+if (globalThis.customElements && !customElements.get('vqrf-viewer')) customElements.define('vqrf-viewer', VqrfViewer)

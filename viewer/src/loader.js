@@ -30,13 +30,16 @@ export function loadInWorker(bytes, maxSide, signal, onEarly) {
   return new Promise((resolve, reject) => {
     const worker = new Worker(url)
     const end = () => {
+      signal.removeEventListener('abort', abort)
       worker.terminate()
       URL.revokeObjectURL(url)
     }
-    signal.addEventListener('abort', () => {
+    const abort = () => {
       end()
       reject(signal.reason)
-    })
+    }
+    if (signal.aborted) return abort()
+    signal.addEventListener('abort', abort, { once: true })
     worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Answer>} */ { data }) => {
       if ('early' in data) {
         onEarly(data.early)
@@ -48,20 +51,28 @@ export function loadInWorker(bytes, maxSide, signal, onEarly) {
     }
     worker.onerror = (event) => {
       end()
-      reject(new LoadError(event.message || 'the decoder could not be started'))
+      reject(new LoadError(event.message || 'the decoder does not start'))
     }
     worker.postMessage({ bytes, maxSide })
   })
 }
 
 /**
+ * @callback OnBytes called as a file arrives
+ * @param {Uint8Array} first its beginning
+ * @param {number} loaded bytes so far
+ * @param {number} total bytes, 0 if nobody says
+ */
+
+/**
  * @param {string} source a URL
  * @param {AbortSignal} signal
  * @param {string} [version] that is there already
- * @returns {Promise<{ bytes?: Uint8Array, version?: string }>} no bytes if there is nothing newer, or nothing yet
+ * @param {OnBytes} [onBytes]
+ * @returns {Promise<{ bytes?: Uint8Array<ArrayBuffer>, version?: string }>} no bytes if there is nothing newer, or nothing yet
  * @throws {LoadError}
  */
-export async function fetchBytes(source, signal, version) {
+export async function fetchBytes(source, signal, version, onBytes) {
   let response
   try {
     response = await fetch(source, { signal, cache: 'no-store', headers: version ? { 'If-None-Match': version } : {} })
@@ -71,5 +82,30 @@ export async function fetchBytes(source, signal, version) {
   }
   if (response.status === NOT_MODIFIED || response.status === NO_CONTENT) return { version }
   if (!response.ok) throw new LoadError(`${source} cannot be fetched: the server answers ${response.status}`)
-  return { bytes: new Uint8Array(await response.arrayBuffer()), version: response.headers.get('ETag') ?? undefined }
+  return { bytes: await arrived(response, source, signal, onBytes), version: response.headers.get('ETag') ?? undefined }
+}
+
+/**
+ * @param {Response} response
+ * @param {string} source
+ * @param {AbortSignal} signal
+ * @param {OnBytes | undefined} onBytes
+ */
+async function arrived(response, source, signal, onBytes) {
+  const total = Number(response.headers.get('Content-Length'))
+  /** @type {Uint8Array<ArrayBuffer>[]} */
+  const chunks = []
+  let length = 0
+  try {
+    const reader = /** @type {ReadableStream<Uint8Array<ArrayBuffer>>} */ (response.body).getReader()
+    for (let next = await reader.read(); !next.done; next = await reader.read()) {
+      chunks.push(next.value)
+      length += next.value.length
+      onBytes?.(chunks[0], length, total)
+    }
+    return new Uint8Array(await new Blob(chunks).arrayBuffer())
+  } catch (error) {
+    if (signal.aborted) throw error
+    throw new LoadError(`${source} cannot be fetched: the connection ended`)
+  }
 }

@@ -1,100 +1,74 @@
-/** The element's inside: what is on the page. */
+/** The element's inside: what is on the page, and the words in it. */
 
-import { isHarmonic } from './decode.js'
+/** Pictures of 24x24 for buttons. @type {Record<string, string>} */
+const ICONS = {
+  reset: '<path d="M4 11 12 4l8 7M6 10v10h12V10"/>',
+  play: '<path d="M8 5v14l11-7z" fill="currentColor"/>',
+  pause: '<path d="M8 5v14M16 5v14" stroke-width="3"/>',
+  share: '<path d="M12 15V3M8 7l4-4 4 4M5 12v8h14v-8"/>',
+  full: '<path d="M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5"/>',
+  facts: '<circle cx="12" cy="12" r="9"/><path d="M12 11v6M12 7v.5"/>',
+  help: '<circle cx="12" cy="12" r="9"/><path d="M9.5 9.5a2.5 2.5 0 1 1 3.5 2.3c-.7.3-1 .8-1 1.7M12 16.5v.5"/>',
+  close: '<path d="M6 6l12 12M18 6L6 18"/>',
+}
 
-const KEYS =
-  'Drag or arrow keys: turn. Right drag, two fingers or A, D, Q, E: move sideways, up, down. Wheel, pinch, plus, minus: zoom. ' +
-  'W, S: forward, back. R: reset.'
+/** @param {string} name */
+export const icon = (name) =>
+  `<svg viewBox="0 0 24 24" width="22" height="22" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">${ICONS[name]}</svg>`
+
+/** @param {string} name @param {string} label @param {string} [more] attributes */
+const button = (name, label, more = '') =>
+  `<button type="button" data-do="${name}" aria-label="${label}" title="${label}" ${more}>${icon(name)}</button>`
+
+/** What to do with a mouse and keys, and with fingers: each a gesture and what it does. @type {[string, string][]} */
+export const MOUSE = [
+  ['Drag, arrow keys', 'turn'],
+  ['Wheel, + and -', 'zoom'],
+  ['Right drag, W A S D Q E', 'move'],
+  ['Double click', 'focus'],
+  ['R', 'first view'],
+  ['Space', 'play, pause'],
+  ['F', 'full screen'],
+]
+/** @type {[string, string][]} */
+export const FINGERS = [
+  ['One finger', 'turn'],
+  ['Two fingers', 'zoom and move'],
+  ['Double tap', 'focus'],
+]
+
+/** @param {[string, string][]} rows */
+const listed = (rows) => rows.map(([gesture, does]) => `${gesture}: ${does}.`).join(' ')
 
 export const MARKUP = `
-<canvas tabindex="0" role="application" aria-label="3-D scene" aria-describedby="keys"></canvas>
-<p id="keys" hidden>${KEYS}</p>
+<div class="surface" tabindex="0" role="application" aria-label="3-D scene" aria-describedby="keys"></div>
+<slot name="poster"><img class="poster" alt="" hidden></slot>
+<p id="keys" hidden>${listed(MOUSE)}</p>
+<div class="progress" hidden></div>
 <div class="bar" role="toolbar" aria-label="Viewer">
-  <button type="button" data-do="reset" title="Reset the view (R)">Reset</button>
-  <select aria-label="Background">
-    <option value="">File's background</option>
-    <option value="1,1,1">White</option>
-    <option value="0.5,0.5,0.5">Grey</option>
-    <option value="0,0,0">Black</option>
-  </select>
-  <select aria-label="Resolution">
-    <option value="0">Automatic size</option>
-    <option value="1">Full size</option>
-    <option value="0.5">Half size</option>
-    <option value="0.25">Quarter size</option>
-  </select>
-  <button type="button" data-do="save" title="Save what is seen as a PNG file">Save picture</button>
-  <label class="file">Open<input type="file" accept=".vqrf" aria-label="Open a .vqrf file"></label>
-  <button type="button" data-do="facts" aria-expanded="false" aria-controls="facts">About</button>
-  <output class="rate" aria-label="Frame rate" aria-live="off"></output>
+  ${button('reset', 'Reset the view')}${button('play', 'Turn by itself', 'aria-pressed="false"')}${button('share', 'Copy a link to this view', 'hidden')}${button('full', 'Full screen')}${button('help', 'Help', 'aria-expanded="false" aria-controls="help"')}${button('facts', 'About', 'aria-expanded="false" aria-controls="facts"')}
 </div>
-<section class="panel" id="facts" aria-label="About the file" hidden><h2></h2><dl></dl><p>${KEYS}</p></section>
+<section class="panel" id="facts" aria-label="About the file" hidden>
+  <div class="head"><h2></h2>${button('close', 'Close')}</div>
+  <p class="words"></p>
+  <dl class="people"></dl>
+  <div class="row">
+    <label>Background <select aria-label="Background">
+      <option value="">As in the file</option>
+      <option value="#ffffff">White</option>
+      <option value="#000000">Black</option>
+    </select></label>
+  </div>
+  <div class="row">
+    <button type="button" class="text" data-do="save">Save picture</button>
+    <label class="text file">Open a file<input type="file" accept=".vqrf" aria-label="Open a .vqrf file"></label>
+  </div>
+  <details><summary>For engineers</summary><dl class="engineers"></dl></details>
+</section>
+<section class="panel" id="help" aria-label="Help" hidden>
+  <div class="head"><h2>Help</h2>${button('close', 'Close')}</div>
+  <dl class="keys"></dl>
+</section>
 <div class="message status" role="status" hidden><p></p></div>
-<div class="message alert" role="alert" hidden><p></p></div>
+<div class="message alert" role="alert" hidden><p></p>${button('close', 'Close')}</div>
 `
-
-/** Units of bytes; MB is 10^6. @param {number} bytes */
-function size(bytes) {
-  if (bytes < 1000) return `${bytes} B`
-  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(3)} MB`
-}
-
-/** @param {number} n */
-const count = (n) => n.toLocaleString('en')
-
-/** What each section holds, for a person. @type {Record<string, string>} */
-const SECTIONS = {
-  HEAD: 'head',
-  META: 'metadata',
-  COLR: 'colour network',
-  BOOK: 'codebook',
-  STEP: 'steps',
-  PART: 'partition',
-  DENS: 'density',
-  CODE: 'codes',
-  KEPT: 'kept features',
-}
-
-/**
- * A number that a file says of itself, which may be anything.
- *
- * @param {Record<string, unknown> | undefined} metadata
- * @param {string} group
- * @param {string} name
- */
-function stated(metadata, group, name) {
-  const found = metadata?.[group]
-  const value = found && typeof found === 'object' ? /** @type {Record<string, unknown>} */ (found)[name] : undefined
-  return typeof value === 'number' ? value : undefined
-}
-
-/**
- * The rows of the panel.
- *
- * @param {import('./worker.js').Facts} facts
- * @param {number} shading
- * @param {number} layers
- * @returns {[string, string][]}
- */
-export function rowsOf(facts, shading, layers) {
-  const psnr = stated(facts.metadata, 'test', 'psnr')
-  const ssim = stated(facts.metadata, 'test', 'ssim')
-  const loss = stated(facts.metadata, 'fast', 'loss')
-  const colour = isHarmonic(shading) ? 'spherical harmonics' : layers ? 'network at each sample' : 'rgb'
-  /** @type {[string, string][]} */
-  const rows = [['size', size(facts.bytes)]]
-  if (psnr !== undefined) rows.push(['PSNR on test views', `${psnr.toFixed(2)} dB`])
-  if (loss !== undefined) rows.push(['lost to the exact colours', `${loss.toFixed(2)} dB`])
-  if (ssim !== undefined) rows.push(['SSIM on test views', ssim.toFixed(4)])
-  rows.push(
-    ['voxels', facts.shape.join(' × ')],
-    [facts.codebookSize ? 'in the codebook' : 'not empty', count(facts.nCoded)],
-  )
-  if (facts.codebookSize) rows.push(['kept', count(facts.nKept)], ['codewords', count(facts.codebookSize)])
-  rows.push(
-    ['colour', colour],
-    ['decoded in', `${facts.decodeMs.toFixed(0)} ms`],
-  )
-  for (const { name, bytes } of facts.sections) rows.push([SECTIONS[name] ?? name.replace('LEV', 'level '), size(bytes)])
-  return rows
-}

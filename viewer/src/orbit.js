@@ -1,36 +1,110 @@
-/** A camera that turns around a point: its place as a few numbers, and how they change. World +Z is up. */
+/** A camera that turns around a point: its place as a few numbers, and how they change. */
 
 /** Half the view's height, seen from distance 1. */
 const TAN_HALF_FOV = Math.tan((20 * Math.PI) / 180)
 const MAX_PITCH = Math.PI / 2 - 0.01
-/** What a reset looks from. */
+/** What a reset looks from where nobody says anything else; `vqrf/rendering/poster.py` draws its picture from there. */
 const START = { yaw: -0.9, pitch: 0.45 }
+/** What is there fills at most so much of the picture's side, whatever way it is turned about what is up. */
+const FILLED = 0.92
+const N_TURNS = 32
 /** Of the radius of the field. */
 const NEAREST = 0.02
 const FARTHEST = 20
+/** Of the distance, where a camera has arrived. */
+const NEAR_ENOUGH = 0.003
 /** Digits that a link to a view carries. */
 const DIGITS = 5
+const RADIANS = Math.PI / 180
+
+/** @typedef {[number, number, number]} Vector */
+
+/**
+ * The rotation that takes z to a direction by the shortest way, row by row: `vqrf.geometry.upright`.
+ *
+ * @param {readonly number[]} up
+ * @returns {Vector[]}
+ */
+function upright(up) {
+  const [x, y, z] = up.map((value) => value / Math.hypot(...up))
+  if (z < -1 + 1e-9) return [[1, 0, 0], [0, -1, 0], [0, 0, -1]] // half a turn, about x
+  return [
+    [1 - (x * x) / (1 + z), (-x * y) / (1 + z), x],
+    [(-x * y) / (1 + z), 1 - (y * y) / (1 + z), y],
+    [-x, -y, z],
+  ]
+}
+
+/** @param {number} value @param {readonly number[]} range */
+const within = (value, [least, most]) => Math.min(most, Math.max(least, value))
 
 export class Orbit {
   /**
    * @param {readonly number[]} lo of what is to be seen
    * @param {readonly number[]} hi
+   * @param {Partial<import('./about.js').About>} [about] what is up, the first view, limits
    */
-  constructor(lo, hi) {
+  constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch } = {}) {
     this.center = lo.map((value, axis) => (value + hi[axis]) / 2)
     this.radius = Math.hypot(...lo.map((value, axis) => hi[axis] - value)) / 2
+    this.half = lo.map((value, axis) => (hi[axis] - value) / 2)
+    this.turned = upright(up)
+    this.first = view
+    /** @type {number[] | undefined} */
+    this.goal = undefined
     this.target = [...this.center]
     this.yaw = 0
     this.pitch = 0
     this.distance = 1
+    /** @type {readonly number[]} */
+    this.distances = []
+    /** @type {readonly number[]} */
+    this.pitches = []
+    this.limit(distance, pitch)
     this.reset()
+  }
+
+  /**
+   * @param {readonly number[]} [distance] the least and the most, in world units
+   * @param {readonly number[]} [pitch] above the horizon, in degrees
+   */
+  limit(distance, pitch) {
+    this.distances = distance ?? [NEAREST * this.radius, FARTHEST * this.radius]
+    this.pitches = (pitch ?? [-90, 90]).map((degrees) => within(degrees * RADIANS, [-MAX_PITCH, MAX_PITCH]))
+    this.turn(0, 0)
+    this.zoom(1)
   }
 
   reset() {
     this.target = [...this.center]
     this.yaw = START.yaw
     this.pitch = START.pitch
-    this.distance = this.radius / Math.sin(Math.atan(TAN_HALF_FOV)) // all of the field is in the picture
+    this.turn(0, 0)
+    this.distance = this.fit()
+    if (this.first) this.look(this.first.position, this.first.target)
+    this.zoom(1)
+  }
+
+  /** The distance from which all of the field is in the picture, whatever way it is turned about what is up. */
+  fit() {
+    const [cp, sp] = [Math.cos(this.pitch), Math.sin(this.pitch)]
+    let distance = 0
+    for (let corner = 0; corner < 8; corner++) {
+      const offset = this.half.map((side, axis) => ((corner >> axis) & 1 ? side : -side))
+      const [x, y, z] = [0, 1, 2].map((axis) => offset.reduce((sum, value, row) => sum + value * this.turned[row][axis], 0))
+      for (let turn = 0; turn < N_TURNS; turn++) {
+        const [c, s] = [Math.cos((2 * Math.PI * turn) / N_TURNS), Math.sin((2 * Math.PI * turn) / N_TURNS)]
+        const [ahead, aside] = [x * c + y * s, y * c - x * s]
+        const reach = Math.max(Math.abs(aside), Math.abs(cp * z - sp * ahead))
+        distance = Math.max(distance, cp * ahead + sp * z + reach / (FILLED * TAN_HALF_FOV))
+      }
+    }
+    return distance
+  }
+
+  /** @param {readonly number[]} v of the frame in which z is up */
+  toWorld(v) {
+    return this.turned.map((row) => row[0] * v[0] + row[1] * v[1] + row[2] * v[2])
   }
 
   /** Columns of the camera's rotation: right, up, back. */
@@ -40,7 +114,49 @@ export class Orbit {
       [-sy, cy, 0],
       [-sp * cy, -sp * sy, cp],
       [cp * cy, cp * sy, sp],
-    ]
+    ].map((axis) => this.toWorld(axis))
+  }
+
+  /** @returns {Vector} */
+  get position() {
+    const back = this.axes()[2]
+    return /** @type {Vector} */ (this.target.map((value, axis) => value + this.distance * back[axis]))
+  }
+
+  /**
+   * Stand somewhere and look at a point, as far as limits allow.
+   *
+   * @param {readonly number[]} position
+   * @param {readonly number[]} target
+   */
+  look(position, target) {
+    const away = position.map((value, axis) => value - target[axis])
+    const length = Math.hypot(...away)
+    if (!(length > 0)) return
+    const [x, y, z] = [0, 1, 2].map((axis) => away.reduce((sum, value, row) => sum + value * this.turned[row][axis], 0))
+    this.target = [...target]
+    if (Math.hypot(x, y) > 1e-9 * length) this.yaw = Math.atan2(y, x)
+    this.pitch = 0
+    this.turn(0, Math.asin(z / length))
+    this.distance = length
+    this.zoom(1)
+  }
+
+  /**
+   * Go some of the way to where the camera was sent: `goal`, a target and a distance.
+   *
+   * @param {number} share of what is left of it
+   * @returns {boolean} whether the camera moved
+   */
+  approach(share) {
+    const { goal } = this
+    if (!goal) return false
+    const toward = (/** @type {number} */ value, /** @type {number} */ end) => value + share * (end - value)
+    this.target = this.target.map((value, axis) => toward(value, goal[axis]))
+    this.distance = toward(this.distance, goal[3])
+    this.zoom(1)
+    if (share === 1 || Math.abs(this.distance - goal[3]) < NEAR_ENOUGH * goal[3]) this.goal = undefined
+    return true
   }
 
   /**
@@ -60,12 +176,12 @@ export class Orbit {
   /** @param {number} yaw @param {number} pitch by which to turn, in radians */
   turn(yaw, pitch) {
     this.yaw += yaw
-    this.pitch = Math.min(MAX_PITCH, Math.max(-MAX_PITCH, this.pitch + pitch))
+    this.pitch = within(this.pitch + pitch, this.pitches)
   }
 
   /** @param {number} factor on the distance */
   zoom(factor) {
-    this.distance = Math.min(FARTHEST * this.radius, Math.max(NEAREST * this.radius, this.distance * factor))
+    this.distance = within(this.distance * factor, this.distances)
   }
 
   /**

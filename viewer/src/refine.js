@@ -28,10 +28,9 @@ const SIDES = { least: 16, most: 512 }
  * The next share after one that is shown.
  *
  * @param {number} shown 0 if nothing is
- * @param {number} most
  */
-export function nextShare(shown, most) {
-  return LADDER.map((share) => share * most).find((share) => share > shown * 1.1) ?? most
+export function nextShare(shown) {
+  return LADDER.find((share) => share > shown * 1.1) ?? 1
 }
 
 /**

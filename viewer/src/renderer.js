@@ -94,6 +94,13 @@ export class Renderer {
     this.present = this.compile(PRESENT)
   }
 
+  /** Give the context back; the canvas is of no use any more. */
+  destroy() {
+    this.drawn = undefined
+    this.textures = []
+    this.gl.getExtension('WEBGL_lose_context')?.loseContext()
+  }
+
   /** The context came back: everything in it is gone. */
   restore() {
     this.prepare()
@@ -120,8 +127,7 @@ export class Renderer {
     }
     gl.linkProgram(program)
     if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
-      const logs = gl.getAttachedShaders(program)?.map((shader) => gl.getShaderInfoLog(shader)) ?? []
-      console.warn('vqrf-viewer: a shader was refused:', gl.getProgramInfoLog(program), ...logs) // for who can read it
+      console.warn(gl.getProgramInfoLog(program), ...(gl.getAttachedShaders(program) ?? []).map((shader) => gl.getShaderInfoLog(shader)))
       throw new NoGraphics('The graphics of this device cannot draw this scene; its colour network may be too large for them.')
     }
     return program

@@ -8,6 +8,7 @@ import { Controls } from './controls.js'
 import { Orbit } from './orbit.js'
 import { areaOf, movingShare, nextShare, piecesOf } from './refine.js'
 import { Renderer, resized } from './renderer.js'
+import { claim, giveBack, settle } from './slots.js'
 
 /** Milliseconds that the drawing of a frame should take, so that 30 fit into a second. */
 const FRAME_MS = 28
@@ -19,36 +20,59 @@ const MOST_GROWTH = 2
 const MOST_SHRINKING = 0.4
 /** Milliseconds after which a camera rests. */
 const REST_MS = 120
+/** Milliseconds for which a camera that was moved keeps its graphics, whoever else wants them. */
+const HELD_MS = 1000
 /** Pictures that are averaged at rest. */
 const PASSES = 16
 /** More pixels to one of the page are not worth their price. */
 const MAX_PIXEL_RATIO = 1.5
 /** Sides of the canvas to those of a smaller picture: so far it is enlarged well, from there on by the page, which costs less. */
 const ENLARGED = 2
-/** Weight of the newest frame in the frame rate that is shown. */
-const RATE_WEIGHT = 0.1
+/** Radians a second of a scene that turns by itself. */
+const TURN = 0.35
+/** A scene begins to turn by itself only where so much of its area is drawn in a frame. */
+const TURN_SHARE = 1 / 4
+/** Parts a second of the way to where the camera was sent. */
+const APPROACH = 8
+/** Longest time that a frame stands for when turning, in seconds. */
+const MAX_FRAME = 0.1
 
 /**
  * @typedef {object} Progress
- * @property {number} framesPerSecond of the moving picture, 0 if it has not moved
  * @property {number} width of the picture
  * @property {number} height
  * @property {number} passes finished at rest
  */
 
+/**
+ * @typedef {object} Events
+ * @property {() => void} onFrame a picture is on the canvas
+ * @property {() => void} onMove the view has changed
+ * @property {(isLost: boolean) => void} onLost the graphics were reset, or are back
+ * @property {(error: unknown) => void} onFail there are no graphics
+ */
+
 export class Stage {
   /**
-   * @param {HTMLCanvasElement} canvas
-   * @param {{ onFrame: () => void, onMove: () => void, onLost: (isLost: boolean) => void }} events
+   * @param {HTMLElement} surface what a person drags; the canvas goes in it
+   * @param {Events} events
+   * @param {import('./controls.js').Manners} manners
    */
-  constructor(canvas, events) {
-    this.canvas = canvas
+  constructor(surface, events, manners) {
+    this.surface = surface
     this.events = events
-    this.renderer = new Renderer(canvas)
+    /** @type {Renderer | undefined} while this viewer has graphics */
+    this.renderer = undefined
+    /** @type {import('./textures.js').Drawn | undefined} */
+    this.drawn = undefined
+    /** What was seen last, while there are no graphics. */
+    this.still = surface.appendChild(document.createElement('canvas'))
+    this.still.hidden = true
+    /** @type {[number, number, number] | undefined} in place of the file's */
+    this.background = undefined
     /** @type {Orbit | undefined} */
     this.orbit = undefined
-    this.controls = new Controls(canvas, () => this.orbit, () => this.moved())
-    this.resolution = 0
+    this.controls = new Controls(surface, () => this.orbit, manners)
     /** Of the whole picture, in pixels of the screen. */
     this.size = { width: 1, height: 1 }
     this.pixels = FIRST_PIXELS.fast
@@ -60,36 +84,113 @@ export class Stage {
     this.plan = undefined
     this.hasMoved = false
     this.isBusy = false
-    this.isVisible = true
+    this.isVisible = false
     this.isLost = false
+    /** Whether the camera goes at once where it is sent. */
+    this.isStill = false
+    /** Whether the scene turns by itself: at once, as soon as it does so smoothly, or not. */
+    this.turning = /** @type {'yes' | 'smoothly' | 'no'} */ ('no')
     this.request = 0
     this.lastTick = 0
     this.lastMove = 0
-    this.lastFrame = 0
-    this.framesPerSecond = 0
     /** Drawn so far. */
     this.frames = 0
-    canvas.addEventListener('webglcontextlost', (event) => {
-      event.preventDefault()
-      this.isLost = true
-      events.onLost(true)
+    /** @type {(() => void)[]} */
+    this.awaiting = []
+  }
+
+  get canvas() {
+    return this.renderer?.canvas
+  }
+
+  /** How much this viewer wants its graphics: as of `Holder`. */
+  need() {
+    if (!this.isVisible) return 0
+    if (this.hasMoved || performance.now() - this.lastMove < HELD_MS || this.turning === 'yes') return 3
+    return this.drawn && this.pass ? 1 : 2
+  }
+
+  /** Graphics are there: draw. As of `Holder`. */
+  grant() {
+    const canvas = document.createElement('canvas')
+    canvas.hidden = true
+    try {
+      this.renderer = new Renderer(canvas)
+      this.surface.prepend(canvas)
+      canvas.addEventListener('webglcontextlost', (event) => {
+        event.preventDefault()
+        if (this.canvas !== canvas) return
+        this.isLost = true
+        this.events.onLost(true)
+      })
+      canvas.addEventListener('webglcontextrestored', () => {
+        if (this.canvas !== canvas) return
+        this.isLost = false
+        this.renderer?.restore()
+        this.begin()
+        this.events.onLost(false)
+      })
+      if (this.drawn) this.renderer.setField(this.drawn)
+      this.begin()
+    } catch (error) {
+      this.renderer = undefined
+      this.events.onFail(error)
+    }
+    for (const resolve of this.awaiting.splice(0)) resolve()
+  }
+
+  /** Give the graphics back, and keep a still of the picture. As of `Holder`. */
+  release() {
+    const { renderer, still } = this
+    if (!renderer) return
+    const { canvas } = renderer
+    if (this.share && !this.isLost) {
+      this.show()
+      Object.assign(still, { width: canvas.width, height: canvas.height })
+      still.getContext('2d')?.drawImage(canvas, 0, 0)
+      still.hidden = false
+    }
+    this.renderer = undefined
+    this.isLost = false
+    cancelAnimationFrame(this.request)
+    this.request = 0
+    canvas.remove()
+    renderer.destroy()
+    queueMicrotask(() => {
+      if (this.isVisible && !this.pass) claim(this)
     })
-    canvas.addEventListener('webglcontextrestored', () => {
-      this.isLost = false
-      this.renderer.restore()
-      this.moved()
-      events.onLost(false)
-    })
+  }
+
+  /**
+   * Wait for graphics, which a viewer out of sight does not get.
+   *
+   * @returns {Promise<Renderer | undefined>} nothing if there are none
+   */
+  async graphics() {
+    if (!this.renderer) {
+      const granted = new Promise((/** @type {(value: void) => void} */ resolve) => this.awaiting.push(resolve))
+      if (this.isVisible) claim(this)
+      await granted
+    }
+    return this.renderer
+  }
+
+  /** Give everything back. The stage is of no use any more until it is visible again. */
+  destroy() {
+    this.isVisible = false
+    giveBack(this)
   }
 
   /**
    * @param {import('./textures.js').Drawn} drawn
    * @param {boolean} keepCamera of the field before
+   * @param {import('./about.js').About} about
    */
-  setField(drawn, keepCamera) {
-    this.renderer.setField(drawn)
+  setField(drawn, keepCamera, about) {
+    this.renderer?.setField(drawn)
+    this.drawn = drawn
     this.pixels = drawn.layers.length ? FIRST_PIXELS.slow : FIRST_PIXELS.fast
-    if (!this.orbit || !keepCamera) this.orbit = new Orbit(drawn.extent.lo, drawn.extent.hi)
+    if (!this.orbit || !keepCamera) this.orbit = new Orbit(drawn.extent.lo, drawn.extent.hi, about)
     this.begin()
     this.events.onMove()
   }
@@ -97,7 +198,7 @@ export class Stage {
   /** @param {Parameters<Renderer['warmUp']>[0]} field that will be there soon, and is the first */
   warmUp(field) {
     try {
-      if (!this.orbit) this.renderer.warmUp(field)
+      if (!this.orbit) this.renderer?.warmUp(field)
     } catch {
       // It will say so when the field is there.
     }
@@ -120,24 +221,35 @@ export class Stage {
 
   /** @param {boolean} isVisible */
   setVisible(isVisible) {
+    if (this.isVisible === isVisible) return
     this.isVisible = isVisible
+    if (isVisible && (this.drawn || this.awaiting.length)) claim(this)
     if (isVisible) this.wake()
+    else settle()
   }
 
-  /** @param {number} share of the canvas's sides that are drawn at most; 0 leaves it to the frame rate */
-  setResolution(share) {
-    this.resolution = share
-    this.moved()
+  /** @param {'yes' | 'smoothly' | 'no'} turning */
+  turn(turning) {
+    this.turning = turning
+    this.wake()
   }
 
   wake() {
-    if (!this.request && this.isVisible && !this.isLost) this.request = requestAnimationFrame((now) => this.tick(now))
+    if (!this.isVisible || !this.drawn || this.request || this.isLost) return
+    if (this.renderer) this.request = requestAnimationFrame((now) => this.tick(now))
+    else if (this.hasMoved || !this.share || this.turning === 'yes') claim(this)
+  }
+
+  /** The surface has another size. */
+  resized() {
+    if (this.share) this.moved()
+    else this.wake()
   }
 
   /** Look how many pixels the canvas covers. */
   fit() {
     const ratio = Math.min(globalThis.devicePixelRatio || 1, MAX_PIXEL_RATIO)
-    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight].map((side) => Math.max(1, Math.round(side * ratio)))
+    const [width, height] = [this.surface.clientWidth, this.surface.clientHeight].map((side) => Math.max(1, Math.round(side * ratio)))
     if (this.size.width === width && this.size.height === height) return
     this.size = { width, height }
     if (this.share) this.moved()
@@ -152,21 +264,29 @@ export class Stage {
   tick(now) {
     this.request = 0
     const { orbit, renderer } = this
-    if (!orbit || !renderer.drawn || !this.isVisible || this.isLost) return
-    if (this.controls.advance((now - this.lastTick) / 1000)) this.moved()
+    if (!orbit || !renderer?.drawn || !this.isVisible || this.isLost) return
+    const seconds = (now - this.lastTick) / 1000
     this.lastTick = now
+    if (this.controls.advance(seconds) || orbit.approach(this.isStill ? 1 : 1 - Math.exp(-APPROACH * seconds))) this.moved()
+    if (this.turning === 'smoothly' && this.pass && this.pixels >= TURN_SHARE * this.size.width * this.size.height) this.turning = 'yes'
+    if (this.turning === 'yes') {
+      orbit.turn(TURN * Math.min(seconds, MAX_FRAME), 0)
+      this.moved()
+    }
     if (this.isBusy) {
       this.wake()
       return
     }
     this.fit()
-    if (this.hasMoved) {
+    if (this.hasMoved && this.share) {
       this.hasMoved = false
-      this.drawMoving(now)
+      this.drawMoving(renderer, now)
     } else if (!this.share || now - this.lastMove > REST_MS) {
-      this.drawResting()
+      this.hasMoved = false
+      this.drawResting(renderer)
     }
     if (this.pass < (renderer.canAccumulate ? PASSES : 1)) this.wake()
+    if (this.pass) settle()
   }
 
   /** @param {number} share of the whole picture's sides @returns {[number, number]} sides in pixels */
@@ -175,41 +295,32 @@ export class Stage {
     return [Math.max(1, Math.round(share * width)), Math.max(1, Math.round(share * height))]
   }
 
-  /** @param {number} now */
-  drawMoving(now) {
-    const { renderer, size, resolution } = this
-    const most = resolution || 1
+  /** @param {Renderer} renderer @param {number} now */
+  drawMoving(renderer, now) {
+    const { size } = this
     const isMoving = now - this.lastMove < REST_MS
-    const share = resolution || movingShare(this.pixels, FRAME_MS, size.width * size.height, isMoving ? this.share : 0)
+    const share = movingShare(this.pixels, FRAME_MS, size.width * size.height, isMoving ? this.share : 0)
     const [width, height] = this.sides(share)
     renderer.resizePicture(width, height)
     this.plan = undefined
     this.pass = 0
     this.draw([{ left: 0, right: width, from: 0, to: height }], width, height, true)
     this.share = share
-    if (share === most) this.pass = 1
+    if (share === 1) this.pass = 1
     this.show()
-    const elapsed = now - this.lastFrame
-    this.lastFrame = now
-    if (isMoving && elapsed > 0) {
-      const before = this.framesPerSecond || 1000 / elapsed
-      this.framesPerSecond = before + RATE_WEIGHT * (1000 / elapsed - before)
-    }
     this.lastMove = now
   }
 
-  /** Go on with the next size, or with the whole one. */
-  drawResting() {
-    const { renderer } = this
-    const most = this.resolution || 1
+  /** Go on with the next size, or with the whole one. @param {Renderer} renderer */
+  drawResting(renderer) {
     if (!this.plan) {
-      const share = nextShare(this.share, most)
+      const share = nextShare(this.share)
       const [width, height] = this.sides(share)
       this.plan = { share, width, height, pieces: piecesOf(width, height, this.pixels) }
     }
     const { share, width, height, pieces } = this.plan
     // Smaller pictures are shown when they are complete; of the whole one each piece only makes what is there sharper.
-    const isShown = this.share > 0 && share === most
+    const isShown = this.share > 0 && share === 1
     if (isShown) renderer.resizePicture(width, height)
     else renderer.resizeNext(width, height)
     const due = []
@@ -222,7 +333,7 @@ export class Stage {
     if (!pieces.length) {
       this.plan = undefined
       this.share = share
-      if (share === most) this.pass++
+      if (share === 1) this.pass++
       if (!isShown) renderer.takeNext()
     }
     if (isShown || !pieces.length) this.show()
@@ -237,8 +348,8 @@ export class Stage {
   draw(pieces, width, height, isShown) {
     const { renderer } = this
     const camera = this.camera()
-    const target = isShown ? renderer.picture : renderer.next
-    if (!camera || !target) return
+    const target = isShown ? renderer?.picture : renderer?.next
+    if (!renderer || !camera || !target) return
     for (const piece of pieces) renderer.drawPiece(target, resized(camera, width, height), piece, this.pass)
     this.frames++
     this.measure(pieces.reduce((sum, piece) => sum + areaOf(piece), 0))
@@ -246,12 +357,17 @@ export class Stage {
 
   /** Put the picture on the canvas. */
   show() {
-    const { canvas, size, renderer } = this
-    const [width, height] = [renderer.picture?.width ?? 1, renderer.picture?.height ?? 1]
+    const { renderer, size, still } = this
+    if (!renderer) return
+    const { canvas, picture } = renderer
+    const [width, height] = [picture?.width ?? 1, picture?.height ?? 1]
     const sides = [Math.min(size.width, ENLARGED * width), Math.min(size.height, ENLARGED * height)]
     if (canvas.width !== sides[0]) canvas.width = sides[0]
     if (canvas.height !== sides[1]) canvas.height = sides[1]
+    renderer.background = this.background
     renderer.show()
+    canvas.hidden = false
+    still.hidden = true
     this.events.onFrame()
   }
 
@@ -263,7 +379,7 @@ export class Stage {
   async measure(pixels) {
     const start = performance.now()
     this.isBusy = true
-    await this.renderer.finished()
+    await this.renderer?.finished()
     this.isBusy = false
     const ratio = FRAME_MS / Math.max(performance.now() - start, 1)
     const isTypical = pixels > this.pixels / 2 || ratio < 1
@@ -272,8 +388,8 @@ export class Stage {
 
   /** @returns {Progress} */
   progress() {
-    const { picture } = this.renderer
+    const picture = this.renderer?.picture
     const [width, height] = [picture?.width ?? 0, picture?.height ?? 0]
-    return { framesPerSecond: this.framesPerSecond, width, height, passes: this.pass }
+    return { width, height, passes: this.pass }
   }
 }

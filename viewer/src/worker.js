@@ -13,10 +13,10 @@ import { makeTextures, TooLarge } from './textures.js'
  * @property {number} texturesMs
  */
 
-/** @typedef {import('./decode.js').Head & About} Facts what there is to say about a file */
+/** @typedef {import('./decode.js').Head & About} Said what there is to say about a file */
 
 /**
- * @typedef {{ drawn: import('./textures.js').Drawn, facts: Facts }} Loaded
+ * @typedef {{ drawn: import('./textures.js').Drawn, said: Said }} Loaded
  * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
  * @typedef {Early | Loaded | Failed} Answer
@@ -48,8 +48,7 @@ function load(bytes, maxSide) {
   expect(valuesFault(drawn))
   const { head, sections, metadata } = field
   const [decodeMs, texturesMs] = [decoded - start, performance.now() - decoded]
-  const facts = { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs }
-  return { drawn, facts }
+  return { drawn, said: { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs } }
 }
 
 /** @param {unknown} error @returns {Failed} */

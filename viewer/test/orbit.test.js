@@ -30,3 +30,43 @@ for (const [name, size] of Object.entries(BOXES)) {
     }
   })
 }
+
+test('whatever is up, what is up points up, and a place that is looked from is the place of the camera', () => {
+  for (const up of [[0, 0, 1], [0, 1, 0], [0, 0, -1], [0.3, -0.5, 0.8]]) {
+    const orbit = new Orbit([-1, -1, -1], [1, 1, 1], { up: /** @type {any} */ (up) })
+    const [right, above, back] = orbit.axes()
+    const dot = (a, b) => a.reduce((sum, value, axis) => sum + value * b[axis], 0)
+    assert.ok(Math.abs(dot(right, up)) < 1e-9 && dot(above, up) > 0 && dot(back, up) > 0)
+    orbit.look([3, 1, 0.5], [0.5, 0, 0.1])
+    orbit.position.forEach((value, axis) => assert.ok(Math.abs(value - [3, 1, 0.5][axis]) < 1e-9))
+    const { pose } = orbit.camera(10, 10)
+    assert.ok(Math.abs(dot([pose[0], pose[4], pose[8]], up)) < 1e-9)
+  }
+})
+
+test('a file says from where it is seen first, and how far one may go', () => {
+  const view = { position: [0, -4, 3], target: [0, 0, 1] }
+  const orbit = new Orbit([-1, -1, -1], [1, 1, 1], /** @type {any} */ ({ view, distance: [2, 5], pitch: [0, 60] }))
+  orbit.position.forEach((value, axis) => assert.ok(Math.abs(value - view.position[axis]) < 1e-9))
+  orbit.zoom(100)
+  assert.equal(orbit.distance, 5)
+  orbit.zoom(0.001)
+  assert.equal(orbit.distance, 2)
+  orbit.turn(0, 3)
+  assert.ok(Math.abs(orbit.pitch - Math.PI / 3) < 1e-9)
+  orbit.turn(0, -9)
+  assert.equal(orbit.pitch, 0)
+  orbit.reset()
+  orbit.position.forEach((value, axis) => assert.ok(Math.abs(value - view.position[axis]) < 1e-9))
+})
+
+test('a camera that is sent somewhere arrives, and goes there all the way', () => {
+  const orbit = new Orbit([-1, -1, -1], [1, 1, 1])
+  orbit.goal = [0.5, 0.2, -0.3, 2]
+  let frames = 0
+  for (; orbit.approach(0.2); frames++);
+  assert.ok(frames > 5 && frames < 60 && Math.abs(orbit.distance - 2) < 0.02)
+  orbit.goal = [0, 0, 0, 3]
+  assert.ok(orbit.approach(1) && !orbit.approach(1))
+  assert.deepEqual([...orbit.target, orbit.distance], [0, 0, 0, 3])
+})

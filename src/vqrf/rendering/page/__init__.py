@@ -36,7 +36,7 @@ _PAGE = """<!doctype html>
 <main>
 <h1>{title}</h1>
 <noscript><p>This page shows a 3-D scene, for which it needs JavaScript.</p></noscript>
-<vqrf-viewer hash{attributes}>{poster}</vqrf-viewer>
+<vqrf-viewer hash auto-rotate{attributes}>{poster}</vqrf-viewer>
 </main>
 {scene}<script>{script}</script>
 </body>

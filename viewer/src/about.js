@@ -1,0 +1,132 @@
+/**
+ * What a file says of itself to people: the object `about` of its metadata, as FORMAT.md section 3 bounds it.
+ *
+ * Text of strangers: shown as text alone. A part that is wrong is as if it were not there.
+ */
+
+const MAX_CHARACTERS = 300
+const MAX_COORDINATE = 2 ** 40
+const MAX_POSTER_BYTES = 16384
+const MAX_POSTER_SIDE = 512
+/** Control and format characters, halves of pairs, separators of lines. */
+const NO_TEXT = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
+
+/** @typedef {[number, number, number]} Vector */
+
+/**
+ * @typedef {object} About
+ * @property {string} title empty where nothing is said, as the others
+ * @property {string} author
+ * @property {string} licence
+ * @property {string} description
+ * @property {Vector | undefined} up
+ * @property {{ position: Vector, target: Vector } | undefined} view
+ * @property {[number, number] | undefined} distance
+ * @property {[number, number] | undefined} pitch in degrees
+ * @property {string | undefined} poster a data URL
+ */
+
+/** @param {unknown} value @returns {Record<string, unknown>} */
+const objectOf = (value) => (value && typeof value === 'object' && !Array.isArray(value) ? /** @type {any} */ (value) : {})
+
+/** @param {unknown} value */
+const textOf = (value) => {
+  return typeof value === 'string' && [...value].length <= MAX_CHARACTERS && !NO_TEXT.test(value) ? value : ''
+}
+
+/**
+ * @template {number[]} T
+ * @param {unknown} value
+ * @param {number} n
+ * @param {(numbers: number[]) => boolean} isRight
+ * @returns {T | undefined}
+ */
+export function numbersOf(value, n, isRight) {
+  const isNumbers = Array.isArray(value) && value.length === n && value.every((x) => typeof x === 'number' && Math.abs(x) <= MAX_COORDINATE)
+  return isNumbers && isRight(value) ? /** @type {any} */ (value) : undefined
+}
+
+/** @param {number[]} numbers */
+export const isDistances = ([least, most]) => least > 0 && least <= most
+/** @param {number[]} numbers */
+export const isPitches = ([least, most]) => least >= -90 && least <= most && most <= 90
+const isAny = () => true
+
+/** @param {unknown} value */
+function viewOf(value) {
+  const { position, target } = objectOf(value)
+  /** @type {Vector | undefined} */
+  const from = numbersOf(position, 3, isAny)
+  /** @type {Vector | undefined} */
+  const to = numbersOf(target, 3, isAny)
+  const isView = from && to && Math.hypot(...from.map((x, axis) => x - to[axis])) >= 1 / MAX_COORDINATE
+  return isView ? { position: from, target: to } : undefined
+}
+
+/**
+ * A lossy WebP of few pixels as a data URL: its sides are read before a browser decodes it.
+ *
+ * @param {unknown} value
+ */
+function posterOf(value) {
+  if (typeof value !== 'string' || value.length > MAX_POSTER_BYTES * 1.4) return undefined
+  let bytes
+  try {
+    bytes = atob(value)
+  } catch {
+    return undefined
+  }
+  const side = (/** @type {number} */ at) => (bytes.charCodeAt(at) | (bytes.charCodeAt(at + 1) << 8)) & 0x3fff
+  const isWebp = bytes.startsWith('RIFF') && bytes.startsWith('WEBPVP8 ', 8) && bytes.startsWith('\x9d\x01\x2a', 23)
+  const isSmall = bytes.length >= 30 && bytes.length <= MAX_POSTER_BYTES && Math.max(side(26), side(28)) <= MAX_POSTER_SIDE
+  return isWebp && isSmall && side(26) && side(28) ? `data:image/webp;base64,${btoa(bytes)}` : undefined
+}
+
+/**
+ * @param {unknown} metadata
+ * @returns {About}
+ */
+export function aboutOf(metadata) {
+  const { about, training } = objectOf(metadata)
+  const said = objectOf(about)
+  const isDirection = (/** @type {number[]} */ v) => Math.hypot(...v) > 1e-6
+  return {
+    title: textOf(said.title),
+    author: textOf(said.author),
+    licence: textOf(said.licence),
+    description: textOf(said.description),
+    up: numbersOf(said.up, 3, isDirection) ?? numbersOf(objectOf(training).up, 3, isDirection),
+    view: viewOf(said.view),
+    distance: numbersOf(said.distance, 2, isDistances),
+    pitch: numbersOf(said.pitch, 2, isPitches),
+    poster: posterOf(said.poster),
+  }
+}
+
+const HEAD_BYTES = 32
+const ROW_BYTES = 32
+/** The four letters as a number. */
+const META = 0x4154454d
+
+/**
+ * The metadata of a file of which only the beginning may be there. Nothing is checked: whoever decodes the file does, and refuses it.
+ *
+ * @param {Uint8Array} bytes
+ * @returns {unknown} nothing as long as it is not there whole
+ */
+export function earlyMetadata(bytes) {
+  try {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const table = HEAD_BYTES + ROW_BYTES * view.getUint32(12, true)
+    for (let row = HEAD_BYTES, at = table; row < table; row += ROW_BYTES) {
+      const end = at + view.getUint32(row + 8, true)
+      if (view.getUint32(row, true) === META) {
+        return end > bytes.length ? undefined : JSON.parse(new TextDecoder().decode(bytes.subarray(at, end)))
+      }
+      at = end
+    }
+  } catch {
+    // It is not there yet, or is none.
+  }
+  return undefined
+}
