@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo check test slow lint pages docs native viewer sanitize fuzz clean
+.PHONY: install demo check test slow lint pages docs native viewer wheel sanitize fuzz clean
 
 # The package and PyTorch, and nothing that only its developers need.
 install: $(INSTALLED)
@@ -58,6 +58,12 @@ viewer: viewer/node_modules
 viewer/node_modules: viewer/package-lock.json
 	cd viewer && npm ci --no-audit --no-fund
 	touch $@
+
+# A wheel of this machine and a source distribution, in dist.
+wheel: $(INSTALLED)
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+	$(BIN)/pip install --quiet build
+	$(BIN)/python -m build --sdist --outdir dist
 
 sanitize:
 	tests/native/sanitize.sh

@@ -114,6 +114,7 @@ WINGS = {
         "train",
         "compress",
         "make",
+        "batch",
         "bench",
         "main",
     ),
@@ -228,6 +229,12 @@ def test_contributing_lists_the_rooms_in_import_order() -> None:
     rows = re.findall(r"^\| `([\w/]+?)/?` \|", section, re.MULTILINE)
     assert [row.replace("/", ".") for row in rows] == ROOMS
     assert {room_of(path) for path in MODULES} == {*ROOMS, "__init__", "__main__"}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    (said,) = re.findall(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    (version,) = re.findall(r'^version = "(\S+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert said == version
 
 
 def test_every_public_name_is_where_the_package_says() -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from vqrf import __version__
 from vqrf.cli import view as cli_view
+from vqrf.cli.batch import Batch
 from vqrf.cli.bench import Bench
 from vqrf.cli.check import Check
 from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
@@ -287,7 +288,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **said, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def set_up(verb: Make | Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
+def set_up(verb: Make | Batch | Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
     """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
     common = verb.common
     if not 0 <= common.threads <= MAX_THREADS:
@@ -313,7 +314,24 @@ def set_up(verb: Make | Process | Train | Compress | Render | Eval | Bench | Dem
 
 
 Show = cli_view.View
-Verb = Make | Process | Check | Train | Compress | Render | Eval | Show | Export | Info | Meta | Verify | Convert | Bench | Demo
+Verb = (
+    Make
+    | Batch
+    | Process
+    | Check
+    | Train
+    | Compress
+    | Render
+    | Eval
+    | Show
+    | Export
+    | Info
+    | Meta
+    | Verify
+    | Convert
+    | Bench
+    | Demo
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

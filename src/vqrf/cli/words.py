@@ -50,6 +50,7 @@ MEANT = {
 
 EXAMPLES = {
     "make": ("my_photos --out thing.vqrf", "walk.mp4 --out walk.vqrf --preset quick --target-size 500kB"),
+    "batch": ("captures.txt --out gallery --preset quick",),
     "process": ("my_photos --out my_scene", "walk.mp4 --out my_scene --frames 100"),
     "check": ("my_scene", "nerf_synthetic/lego --json"),
     "train": ("nerf_synthetic/lego --out runs/lego --preset quick", "my_photos --out runs/mine"),
