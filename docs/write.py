@@ -69,11 +69,11 @@ def duration(row: Row) -> str:
     """A time as a person says it, with the threads if it was one.
 
     >>> duration({"seconds": "3060", "threads": "1"})
-    '51 min of one thread'
+    '51 min on one thread'
     """
     seconds = float(row["seconds"])
     said = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    return said + (" of one thread" if row["threads"] == "1" else "")
+    return said + (" on one thread" if row["threads"] == "1" else "")
 
 
 def megabytes(row: Row) -> str:
@@ -104,12 +104,12 @@ def tables(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     columns = [("", text("number")), *columns]
     parts = [table_of([row for row in numbered if row not in before], columns)] if len(before) < len(rows) else []
     if before:
-        parts += ["Of earlier versions, which compute something else or are slower:\n", table_of(before, columns)]
+        parts += ["These rows are from earlier versions, which computed something else or were slower:\n", table_of(before, columns)]
     source = [("", text("number")), ("version", text("version")), ("date", text("date")), ("machine", text("machine"))]
     source += [("command", lambda row: f"`{row['command']}`")]
     if any(row.get("note") for row in rows):
         source += [("note", text("note"))]
-    return "\n".join([*parts, "Where they come from:\n", table_of(numbered, source)])
+    return "\n".join([*parts, "How each row was measured:\n", table_of(numbered, source)])
 
 
 def file_tables() -> str:
@@ -146,8 +146,8 @@ def curve_section() -> str:
     }
     percent, ends = rate_difference(made["compact"], made["paper"]), made["paper"].psnr
     said = (
-        f"At equal PSNR `compact` takes {-percent:.0f} % fewer bytes than `paper` on lego. This is the Bjontegaard rate\n"
-        f"difference from {ends[0]:.2f} to {ends[-1]:.2f} dB. `compact` tunes for 9,500 steps in all, `paper` for 6,000.\n\n"
+        f"On lego, `compact` takes {-percent:.0f} % fewer bytes than `paper` at equal PSNR. This is the Bjontegaard rate difference\n"
+        f"between {ends[0]:.2f} and {ends[-1]:.2f} dB. `compact` tunes for 9,500 steps in all, `paper` for 6,000.\n\n"
     )
     columns = [("scene", text("scene")), ("preset", text("preset")), ("`--quality`", text("quality"))]
     return said + tables(
@@ -159,7 +159,7 @@ def kernel_tables() -> str:
     columns = [
         ("`standard` on lego, 8192 rays", text("what")),
         ("compiled core", text("native_ms", " ms")),
-        ("readable twin", text("reference_ms", " ms")),
+        ("reference (PyTorch)", text("reference_ms", " ms")),
         ("ratio", lambda row: f"{float(row['reference_ms']) / float(row['native_ms']):.0f}"),
         ("share of the floor", text("floor")),
     ]
