@@ -104,7 +104,7 @@ def tables(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     columns = [("", text("number")), *columns]
     parts = [table_of([row for row in numbered if row not in before], columns)] if len(before) < len(rows) else []
     if before:
-        parts += ["These rows are from earlier versions, which computed something else or were slower:\n", table_of(before, columns)]
+        parts += ["Rows of earlier versions, which computed something else or were slower:\n", table_of(before, columns)]
     source = [("", text("number")), ("version", text("version")), ("date", text("date")), ("machine", text("machine"))]
     source += [("command", lambda row: f"`{row['command']}`")]
     if any(row.get("note") for row in rows):
@@ -146,8 +146,8 @@ def curve_section() -> str:
     }
     percent, ends = rate_difference(made["compact"], made["paper"]), made["paper"].psnr
     said = (
-        f"On lego, `compact` takes {-percent:.0f} % fewer bytes than `paper` at equal PSNR. This is the Bjontegaard rate difference\n"
-        f"between {ends[0]:.2f} and {ends[-1]:.2f} dB. `compact` tunes for 9,500 steps in all, `paper` for 6,000.\n\n"
+        f"On lego, `compact` takes {-percent:.0f} % fewer bytes than `paper` at equal PSNR. This is the Bjontegaard rate\n"
+        f"difference between {ends[0]:.2f} and {ends[-1]:.2f} dB. `compact` tunes for 9,500 steps, `paper` for 6,000.\n\n"
     )
     columns = [("scene", text("scene")), ("preset", text("preset")), ("`--quality`", text("quality"))]
     return said + tables(
