@@ -84,23 +84,23 @@ class EntryRow:
 
 @dataclass(frozen=True)
 class Batch:
-    """Make files and pages of many captures, datasets or checkpoints, and a page that shows them all.
+    """Make files and pages from many captures, datasets or checkpoints, and one page that shows them all.
 
-    The same command goes on after it was killed, and tries again what failed.
+    If it is stopped, the same command continues. It also tries again what failed.
     """
 
     manifest: tyro.conf.Positional[Path]
-    """Text: a line for each folder of photos, film, dataset, run folder or checkpoint, relative to the manifest; # begins a
-    remark."""
+    """Text file. Each line names a folder of photos, a film, a dataset, a run folder or a checkpoint.
+    Paths are relative to this file; # begins a comment."""
     out: Path
-    """Folder for NAME.vqrf and NAME.html of each, index.html of all, and batch.csv."""
+    """Folder for the results: NAME.vqrf and NAME.html of each line, index.html, which shows all, and batch.csv."""
     preset: Literal["quick", "standard", "large"] = "standard"
-    """As of make."""
+    """As for `make`."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
-    """Kind of field, as of train."""
+    """Kind of field, as for `train`."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     ray: str | None = None
-    """Address of a Ray cluster that works on them; all of its machines see the same folders."""
+    """Address of a Ray cluster that does the work. All its machines must see the same folders."""
     common: CommonFlags = Common()
 
     def run(self) -> None:

@@ -53,7 +53,7 @@ EXAMPLES = {
     "batch": ("captures.txt --out gallery --preset quick",),
     "process": ("my_photos --out my_scene", "walk.mp4 --out my_scene --frames 100"),
     "check": ("my_scene", "nerf_synthetic/lego --json"),
-    "train": ("nerf_synthetic/lego --out runs/lego --preset quick", "my_photos --out runs/mine"),
+    "train": ("nerf_synthetic/lego --out runs/lego --preset quick", "my_scene --out runs/mine"),
     "compress": (
         "runs/lego --data nerf_synthetic/lego --out lego.vqrf",
         "runs/lego --data nerf_synthetic/lego --out half.vqrf --target-size 500kB",
