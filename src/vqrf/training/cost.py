@@ -50,7 +50,7 @@ def _grid_bytes(stage: StageConfig) -> float:
     n_channels = stage.appearance.channels
     if stage.components is None:
         return TIMES_GRID * stage.n_voxels * (1 + n_channels) * 4 * 4
-    made = 2 + TOUCHED * n_channels
+    made = 5 + TOUCHED * n_channels  # the density twice, what photos need in float64, marks, and features
     return 4 * (made * stage.n_voxels + _factor_values(stage.components, stage.n_voxels))
 
 
