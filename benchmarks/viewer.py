@@ -1,9 +1,11 @@
 """How fast the viewer is without a graphics card, and how close to the renderer: `python benchmarks/viewer.py FILE.vqrf`.
 
-Opens the page that `vqrf export` makes in headless Chromium, which draws on the CPU. Prints the time from opening to the first
-picture, and the decoder's share of it; frames a second of a turning camera at 256x256; PSNR against `vqrf.render` at 96x96 and
-200x200. `--harmonics` reads the features of a file with 12 or 27 channels as spherical harmonics: the colours mean nothing, but
-what they cost is that of a file made for it.
+Opens the page that `vqrf export` makes in headless Chromium, which draws on the CPU. Prints, for a window of 1280x800, the time
+from opening to the poster, to the first whole picture, to one at a quarter of the sides and to the sharp one, and the decoder's
+share of it; frames a second of a camera that moves, at the size that the viewer chooses in that window and at 256x256; PSNR
+against `vqrf.render` at 96x96 and 200x200. A picture that is not there after `--patience` seconds is not waited for.
+`--harmonics` reads the features of a file with 12 or 27 channels as spherical harmonics: the colours mean nothing, but what
+they cost is that of a file made for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
+from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode
+from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import expand
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.film import orbit
@@ -34,21 +38,57 @@ FLAGS = [
     "--disable-background-networking",
 ]
 SIDE = 256
+WINDOW = {"width": 1280, "height": 800}
 N_OPENINGS = 3
+MOVING_SECONDS = 4
 N_FRAMES = 90
 N_VIEWS = 3
 
-FIRST_PICTURE = """async () => {
+OPENING = """async (patience) => {
+  const times = {}
+  const see = (name) => { times[name] ??= performance.now() }
+  while (performance.now() < 1000 * patience && !times.sharp) {
+    const viewer = document.querySelector('vqrf-viewer')
+    const poster = document.querySelector('vqrf-viewer > img')
+    if (poster?.complete && poster.naturalWidth) see('poster')
+    const { share, pass } = viewer?.stage ?? {}
+    if (viewer?.facts) see('decoded')
+    if (share) see('first')
+    if (share >= 1 / 4) see('quarter')
+    if (pass) see('sharp')
+    await new Promise((resolve) => setTimeout(resolve, 2))
+  }
+  const { facts } = document.querySelector('vqrf-viewer')
+  return { ...times, decoding: facts?.decodeMs, textures: facts?.texturesMs }
+}"""
+
+MOVING = """async (seconds) => {
+  const { stage } = document.querySelector('vqrf-viewer')
+  const turn = async (seconds) => {
+    const [start, before] = [performance.now(), stage.frames]
+    while (performance.now() - start < 1000 * seconds) {
+      stage.orbit.turn(0.02, 0)
+      stage.moved()
+      await new Promise(requestAnimationFrame)
+    }
+    return 1000 * (stage.frames - before) / (performance.now() - start)
+  }
+  await turn(seconds / 2)  // until the size has settled
+  const rate = await turn(seconds)
+  const { width, height } = stage.progress()
+  return { rate, width, height }
+}"""
+
+READY = """async () => {
   const viewer = document.querySelector('vqrf-viewer')
   while (!(viewer.stage?.frames && !viewer.stage.isBusy)) await new Promise((resolve) => setTimeout(resolve, 1))
-  return { picture: performance.now(), decode: viewer.facts.decodeMs, textures: viewer.facts.texturesMs }
 }"""
 
 TURNING = """async (n) => {
   const { stage } = document.querySelector('vqrf-viewer')
   const { renderer, orbit } = stage
   stage.setVisible(false)
-  const { width, height } = stage.canvas
+  const { width, height } = stage.size
   renderer.resizePicture(width, height)
   const start = performance.now()
   for (let i = 0; i < n; i++) {
@@ -85,15 +125,22 @@ def with_harmonics(data: bytes) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head + table)) + table + content
 
 
-def measure_opening(chromium: Any, url: str) -> list[dict[str, float]]:
-    results = []
+def opened(chromium: Any, url: str, window: dict[str, int]) -> Any:
+    """A page of the window's size, whose scene does not begin to turn by itself."""
+    page = chromium.new_context(viewport=window, reduced_motion="reduce").new_page()
+    page.goto(url, wait_until="commit")
+    page.wait_for_selector("vqrf-viewer", state="attached")
+    return page
+
+
+def print_opening(chromium: Any, url: str, patience: float) -> None:
     for _ in range(N_OPENINGS):
-        page = chromium.new_context(viewport={"width": SIDE, "height": SIDE}).new_page()
-        page.goto(url, wait_until="commit")
-        page.wait_for_selector("vqrf-viewer", state="attached")
-        results.append(page.evaluate(FIRST_PICTURE))
+        page = opened(chromium, url, WINDOW)
+        times = page.evaluate(OPENING, patience)
+        print(", ".join(f"{name} {value:.0f} ms" for name, value in times.items() if value is not None))
+        moving = page.evaluate(MOVING, MOVING_SECONDS)
+        print(f"moving: {moving['rate']:.1f} frames/s of {moving['width']}x{moving['height']}")
         page.context.close()
-    return results
 
 
 def compare(page: Any, data: bytes, side: int) -> list[float]:
@@ -113,20 +160,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--harmonics", action="store_true")
+    parser.add_argument("--patience", type=float, default=60)
     options = parser.parse_args()
     data = options.file.read_bytes()
     shown = with_harmonics(data) if options.harmonics else data
     chromium_path = shutil.which("chromium") or sys.exit("there is no chromium on the PATH")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = Path(folder) / "page.html"
-        path.write_bytes(page_with_scene(shown, options.file.name))
+        path.write_bytes(page_with_scene(shown, options.file.name, about_of(metadata_of(shown))))
         chromium = playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
         print(f"file {len(shown)} bytes, page {path.stat().st_size} bytes")
-        for result in measure_opening(chromium, path.as_uri()):
-            print(", ".join(f"{name} {value:.0f} ms" for name, value in result.items()))
-        page = chromium.new_context(viewport={"width": SIDE, "height": SIDE}).new_page()
-        page.goto(path.as_uri())
-        page.evaluate(FIRST_PICTURE)
+        print_opening(chromium, path.as_uri(), options.patience)
+        page = opened(chromium, path.as_uri(), {"width": SIDE, "height": SIDE})
+        page.evaluate(READY)
         n = N_FRAMES if options.harmonics or decode(data).equation.shading != "mlp" else N_FRAMES // 10
         rates = [page.evaluate(TURNING, n) for _ in range(3)]
         print(f"{statistics.median(result['rate'] for result in rates):.1f} frames/s at {rates[0]['size']}")

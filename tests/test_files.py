@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from vqrf.files import making, read_file, remove_stale, write_atomically
+from vqrf.files import is_url, making, read_file, read_url, remove_stale, write_atomically
 
 
 def test_a_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
@@ -155,3 +158,30 @@ def test_what_others_write_is_whole_or_not_there(tmp_path: Path) -> None:
         temporary.write_bytes(b"whole")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"whole" and [file.name for file in tmp_path.iterdir()] == ["film"]
+
+
+def test_what_a_server_sends_is_bounded() -> None:
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        with pytest.raises(OSError, match="is larger than the limit") as caught:
+            read_url(url, 1 << 20)
+        server.shutdown()
+        thread.join()
+    assert caught.value.filename == url
+
+
+def test_an_address_is_one_of_the_web_alone() -> None:
+    assert is_url("https://example.org/a") and is_url("HTTP://a")
+    assert not any(map(is_url, ("file:///etc/passwd", "ftp://a", "a.vqrf", "httpx://a")))

@@ -66,7 +66,7 @@ const OWN_NAMES = [
   ...['loading', 'magnitudes', 'march', 'maxSide', 'measureDistances', 'nCoded', 'nKept', 'numbers', 'occupyAround', 'onColour'],
   ...['partition', 'placeBricks', 'pointers', 'refill', 'refreshTimer', 'refuse', 'resolution', 'setField'],
   ...['stepWorld', 'stored', 'surface', 'table', 'takeViewFromAddress', 'textures', 'there', 'wakeListener', 'warmUp'],
-  ...['weight', 'words', 'announce', 'awaiting', 'begun', 'controls', 'describe', 'distances', 'drawMoving', 'drawPiece'],
+  ...['weight', 'words', 'announce', 'awaiting', 'begun', 'controls', 'describe', 'distances', 'drawMoving'],
   ...['drawResting', 'focusOn', 'graphics', 'isAway', 'isPageScrolling', 'isTaken', 'isWarning', 'keepViewInAddress'],
   ...['manners', 'onPointed', 'onRefused', 'onTouched', 'panels', 'pitches', 'pointers', 'refreshNow', 'resizeNext', 'said'],
   ...['setBackground', 'setPlaying', 'setRefresh', 'setSeen', 'showBar', 'showPoster', 'startTurning', 'still', 'takeNext'],

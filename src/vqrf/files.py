@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import http.client
 import os
 import secrets
 import stat
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,12 @@ try:
     import fcntl
 except ImportError:  # where there is none, an open file cannot be removed
     fcntl = None  # type: ignore[assignment]
+
+ANSWER_SECONDS = 30.0
+"""For a server to answer, and between two pieces of what it sends."""
+URL_SECONDS = 600.0
+"""For all of a file that a server has."""
+CHUNK_BYTES = 1 << 16
 
 TEMPORARY = ".vqrf-{}.tmp"
 """Name of a file that is being written."""
@@ -50,6 +60,46 @@ def read_file(path: str | Path, max_bytes: int | None = None) -> bytes:
     if size > limit:
         raise OSError(errno.EFBIG, f"is larger than the limit of {text_of_bytes(limit)}", str(path))
     return data
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is an address of the web, and not of a file."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def read_url(url: str, max_bytes: int | None = None) -> bytes:
+    """All bytes that a server has at an address, of which there are no more than the caller has room for.
+
+    Args:
+      max_bytes: None for the usual budget of memory (see `vqrf.memory`).
+
+    Raises:
+      OSError: there is no such server or file, it does not answer in time, or the file is larger; `filename` is `url`.
+      ValueError: it is no address.
+
+    Safe for untrusted servers.
+    """
+    limit = usual_budget() if max_bytes is None else max_bytes
+    deadline = time.monotonic() + URL_SECONDS
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as response:
+            while chunk := response.read(CHUNK_BYTES):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise OSError(errno.EFBIG, f"is larger than the limit of {text_of_bytes(limit)}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, f"did not arrive in {URL_SECONDS:.0f} seconds")
+    except urllib.error.HTTPError as error:
+        raise OSError(errno.ENOENT, f"the server answers {error.code}", url) from None
+    except urllib.error.URLError as error:
+        raise OSError(errno.EHOSTUNREACH, f"cannot be fetched: {error.reason}", url) from None
+    except (OSError, http.client.HTTPException) as error:
+        strerror = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise OSError(getattr(error, "errno", None) or errno.EIO, strerror, url) from None
+    return b"".join(chunks)
 
 
 def expect_file(path: str | Path) -> None:

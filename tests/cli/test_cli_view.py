@@ -134,6 +134,25 @@ def test_what_is_no_scene_is_not_exported_or_shown(file: Path, tmp_path: Path) -
     assert not (tmp_path / "page.html").exists()
 
 
+def test_the_scene_at_an_address_is_shown_and_what_is_none_is_refused(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SceneServer(lambda: file.read_bytes(), "far") as far:
+        thread = threading.Thread(target=far.serve_forever)
+        thread.start()
+        try:
+            visitor = Visitor(monkeypatch)
+            assert vqrf("view", f"{far.url}scene.vqrf")[0] == 0
+            refuses("view", f"{far.url}nothing.vqrf", saying=f"{far.url}nothing.vqrf: the server answers 404")
+            refuses("view", far.url, saying=f"{far.url}: header at byte 0")
+        finally:
+            far.shutdown()
+            thread.join()
+    assert visitor.scenes == [file.read_bytes()]
+    refuses("view", "http://127.0.0.1:1/a.vqrf", saying="http://127.0.0.1:1/a.vqrf: cannot be fetched")
+    refuses("view", "http://[bad/a.vqrf", saying="http://[bad/a.vqrf")
+
+
 class Visitor:
     """Stands in for the browser and for the person who ends the program: looks once, then presses Ctrl+C."""
 

@@ -204,7 +204,7 @@ def read_bytes(path: Path, *, of_any_kind: bool = False) -> bytes:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def named(path: Path | str) -> Iterator[None]:
     """Put the file's name before what is said to be wrong with its bytes."""
     try:
         yield

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -40,7 +40,7 @@ from vqrf.data.scene import View as PhotoView
 from vqrf.fields.field import RadianceField, drawing_fault_of, expand
 from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, load_like, load_run
-from vqrf.files import read_file, write_atomically
+from vqrf.files import is_url, read_file, read_url, write_atomically
 from vqrf.geometry import Camera, Lattice, Vector, Z
 from vqrf.kernels import has_native
 from vqrf.memory import decoding_budget, expect_room
@@ -191,8 +191,8 @@ def up_of_notes(notes: dict[str, Any]) -> Vector:
 class View:
     """Show a .vqrf file or a run folder in the browser. When the file changes, the page shows the new one."""
 
-    scene: tyro.conf.Positional[Path]
-    """A .vqrf file or a run folder."""
+    scene: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH|URL")]
+    """A .vqrf file, a run folder, or the address of a .vqrf file."""
     port: int = 0
     """Port on 127.0.0.1. 0: any free port."""
     open: bool = True
@@ -202,14 +202,8 @@ class View:
     def run(self) -> None:
         if not 0 <= self.port <= MAX_PORT:
             raise UsageError(f"--port: expected 0..{MAX_PORT}, got {self.port}")
-        if self.scene.is_dir():
-            source = source_of_run(self.scene)
-        else:
-            data = read_bytes(self.scene)
-            with named(self.scene):
-                expect_drawable(decode(data, max_bytes=decoding_budget()))
-            source = source_of_file(self.scene)
-        with open_server(source, self.scene.resolve().name, self.port) as server:
+        source, name = source_of(self.scene)
+        with open_server(source, name, self.port) as server:
             say(False, f"{self.scene}: at {server.url} until Ctrl+C")
             if self.open:
                 webbrowser.open(server.url)
@@ -350,6 +344,23 @@ def open_server(source: Source, name: str, port: int) -> SceneServer:
         if error.errno == errno.EACCES:
             raise UsageError(f"--port {port}: is not for everybody here; give one from 1024 on") from None
         raise
+
+
+def source_of(scene: str) -> tuple[Source, str]:
+    """What a file, a run folder or an address shows, and what it is called."""
+    path = Path(scene)
+    if not is_url(scene) and path.is_dir():
+        return source_of_run(path), path.resolve().name
+    if is_url(scene):
+        with named(scene):
+            data = read_url(scene)
+    else:
+        data = read_bytes(path)
+    with named(scene):
+        expect_drawable(decode(data, max_bytes=decoding_budget()))
+    if is_url(scene):
+        return lambda: data, urllib.parse.unquote(PurePosixPath(urllib.parse.urlsplit(scene).path).name) or "scene.vqrf"
+    return source_of_file(path), path.resolve().name
 
 
 def source_of_file(path: Path) -> Source:
