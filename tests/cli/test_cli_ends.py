@@ -258,7 +258,7 @@ def test_the_version_is_said_by_both_ways_in() -> None:
         (("decompress", "a"), "did you mean convert?"),
         (("proces",), "did you mean process?"),
         (("colmap", "a"), "did you mean process?"),
-        (("zzzzzz",), "The verbs are make, process, check, train"),
+        (("zzzzzz",), "The verbs are make, batch, process, check, train"),
         (("info", "a", "--jsn"), "did you mean --json?"),
         (("render", "a", "--ouput", "b"), "did you mean --out"),
         (("train", "a", "--zzzz"), "train --help"),
