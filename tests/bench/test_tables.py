@@ -230,6 +230,7 @@ def test_a_job_says_what_memory_it_takes_and_an_address_goes_to_ray(monkeypatch:
             return job
 
     class Ray:
+        nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"memory": 1e12}}, {"Alive": True, "Resources": {}}])
         is_initialized = staticmethod(lambda: False)
         init = staticmethod(lambda address, **_: asked.append(address))
         remote = staticmethod(lambda work: Task())

@@ -65,7 +65,10 @@ def run_on_ray(jobs: Sequence[AnyJob], work: Callable[[AnyJob], AnyRow], address
         ray.init(address, include_dashboard=None if address else False, log_to_driver=False)
     try:
         task: Any = ray.remote(lambda job: work(job))  # Ray takes functions, and not what is only called like one
-        demands = [{"memory": memory} if (memory := getattr(job, "memory", 0)) else {} for job in jobs]
+        # Of a job that asks for more than any machine has, Ray would wait for one that has it, without a word.
+        list_nodes: Any = ray.nodes
+        most = max((int(node["Resources"].get("memory", 0)) for node in list_nodes() if node["Alive"]), default=0)
+        demands = [{"memory": memory} if (memory := min(getattr(job, "memory", 0), most)) else {} for job in jobs]
         waiting = [
             task.options(max_retries=MAX_RETRIES, **demand).remote(job) for job, demand in zip(jobs, demands, strict=True)
         ]

@@ -197,7 +197,7 @@ def load_to_compress(
 
 ENDINGS = (
     "the endings are .tar (DirectVoxGO), .npz (svox2), .th (TensoRF), .vqrf, .zip or a folder extreme_saving (VQRF); "
-    "a name without one is a run folder"
+    "a name without one is a run folder; vqrf export writes .ply and .glb"
 )
 """What can be written, for who named something else."""
 
