@@ -102,6 +102,7 @@ WINGS = {
     "bench": ("alternatives", "published", "curves", "runners", "jobs", "tables"),
     "cli": (
         "terminal",
+        "device",
         "dataset",
         "progress",
         "ends",

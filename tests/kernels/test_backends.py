@@ -24,7 +24,7 @@ needs_native = pytest.mark.skipif(not has_native(), reason="the compiled core is
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet() -> Iterator[None]:
-    contract._say_once.cache_clear()
+    contract.say_that_reference_stands_in.cache_clear()
     yield
 
 

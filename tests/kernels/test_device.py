@@ -1,9 +1,15 @@
-"""On a GPU everything that learns ends where it ends on the CPU, within what the order of sums does to a short training."""
+"""On a GPU everything that learns ends where it ends on the CPU, within what the order of sums does to a short training.
+
+The kernels for a GPU also run on the CPU, and the same is asked of them there.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +27,27 @@ from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.stages import TrainConfig
 from vqrf.training.train import fit
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+NO_WARP = pytest.mark.skipif(importlib.util.find_spec("warp") is None, reason="warp-lang is not installed")
+
+There = Callable[[Callable[[str], Any]], Any]
+"""Runs a function of a device there."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("cuda", marks=NO_GPU),
+        pytest.param("cpu", marks=[NO_WARP, pytest.mark.slow], id="its kernels on the CPU"),
+    ]
+)
+def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> There:
+    def run(function: Callable[[str], Any]) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setenv("VQRF_WARP", "1")
+            return function(request.param)
+
+    return run
+
 
 TOLERANCE = 0.5
 """dB. Sums of another order move a short training by a few tenths."""
@@ -34,35 +60,37 @@ def psnr(field: RadianceField, scene: Scene) -> float:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_field_is_trained_as_well(scene: Scene, config: TrainConfig) -> None:
-    there, here = (psnr(fit(scene, config, device=device), scene) for device in ("cuda", "cpu"))
-    assert there == pytest.approx(here, abs=TOLERANCE)
+def test_a_field_is_trained_as_well(there: There, scene: Scene, config: TrainConfig) -> None:
+    learnt = there(lambda device: fit(scene, config, device=device))
+    assert psnr(learnt, scene) == pytest.approx(psnr(fit(scene, config), scene), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_training_that_was_interrupted_goes_on(
-    scene: Scene, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: There, scene: Scene, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "seconds", 0.0)
-    whole = fit(scene, config, device="cuda")
+    whole = there(lambda device: fit(scene, config, device=device))
     with pytest.raises(Interrupted):
-        fit(scene, config, device="cuda", run=tmp_path, report=Recorder(("fine", 70)))
+        there(lambda device: fit(scene, config, device=device, run=tmp_path, report=Recorder(("fine", 70))))
     last = Recorder(None)
-    assert psnr(fit(scene, config, device="cuda", run=tmp_path, report=last), scene) == pytest.approx(
-        psnr(whole, scene), abs=TOLERANCE
-    )
+    rest = there(lambda device: fit(scene, config, device=device, run=tmp_path, report=last))
+    assert psnr(rest, scene) == pytest.approx(psnr(whole, scene), abs=TOLERANCE)
     assert last.steps["fine"][0] == 65
 
 
 @pytest.mark.parametrize("profile", ["exact", "web"])
-def test_a_pyramid_is_tuned_as_well(trained: RadianceField, scene: Scene, profile: str) -> None:
+def test_a_pyramid_is_tuned_as_well(there: There, trained: RadianceField, scene: Scene, profile: str) -> None:
     config = replace(TINY_RATE, profile=profile, bake_steps=64)
-    there, here = (compress(trained, scene, config, device=device) for device in ("cuda", "cpu"))
-    assert psnr(expand(decode(encode(there))), scene) == pytest.approx(psnr(expand(here), scene), abs=TOLERANCE)
-    assert len(encode(there)) == pytest.approx(len(encode(here)), rel=0.1)
+    learnt, here = there(lambda device: compress(trained, scene, config, device=device)), compress(trained, scene, config)
+    assert psnr(expand(decode(encode(learnt))), scene) == pytest.approx(psnr(expand(here), scene), abs=TOLERANCE)
+    assert len(encode(learnt)) == pytest.approx(len(encode(here)), rel=0.1)
 
 
-def test_a_codebook_is_tuned_as_well(trained: RadianceField, scene: Scene) -> None:
-    there, here = (compress(trained, scene, TINY_COMPRESS, device=device) for device in ("cuda", "cpu"))
-    assert psnr(expand(decode(encode(there))), scene) == pytest.approx(psnr(expand(here), scene), abs=TOLERANCE)
-    np.testing.assert_array_equal(there.partition, here.partition)
+def test_a_codebook_is_tuned_as_well(there: There, trained: RadianceField, scene: Scene) -> None:
+    learnt, here = (
+        there(lambda device: compress(trained, scene, TINY_COMPRESS, device=device)),
+        compress(trained, scene, TINY_COMPRESS),
+    )
+    assert psnr(expand(decode(encode(learnt))), scene) == pytest.approx(psnr(expand(here), scene), abs=TOLERANCE)
+    np.testing.assert_array_equal(learnt.partition, here.partition)

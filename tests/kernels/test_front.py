@@ -98,24 +98,25 @@ def test_what_is_walked_in_places_is_the_ray_in_the_world() -> None:
     assert 150 < n_hits < 390
 
 
+@pytest.mark.parametrize("name", ["native", "warp"])
 @pytest.mark.parametrize(("kind", "has_rows"), SCENES[:6])
-def test_the_compiled_core_does_as_the_reference(kind: str, has_rows: bool) -> None:
-    native = pytest.importorskip("vqrf.kernels.native")
+def test_every_back_end_does_as_the_reference(name: str, kind: str, has_rows: bool) -> None:
+    kernels = pytest.importorskip(f"vqrf.kernels.{name}", reason=f"there is nothing to run the back end {name}")
     volume = in_front(make_volume(kind, has_rows, np.float32))
     rays = tuple(array.astype(np.float32) for array in rays_before(600))
-    np.testing.assert_array_equal(native.hit_rays(volume, *rays), reference.hit_rays(volume, *rays))
-    ours, theirs = native.render_rays(volume, *rays), reference.render_rays(volume, *rays)
+    np.testing.assert_array_equal(kernels.hit_rays(volume, *rays), reference.hit_rays(volume, *rays))
+    ours, theirs = kernels.render_rays(volume, *rays), reference.render_rays(volume, *rays)
     assert (theirs[1] < 0.5).sum() > 100
-    for own, expected, tolerance in zip(ours, theirs, (native.COLOR_TOLERANCE + 1e-4, 1e-4, 2e-3), strict=True):
+    for own, expected, tolerance in zip(ours, theirs, (getattr(kernels, "COLOR_TOLERANCE", 0) + 1e-4, 1e-4, 2e-3), strict=True):
         np.testing.assert_allclose(own, expected, atol=tolerance, rtol=1e-3)
     both = [zero_gradients(volume), zero_gradients(volume)]
-    for back_end, into in zip((native, reference), both, strict=True):
+    for back_end, into in zip((kernels, reference), both, strict=True):
         back_end.render_gradients(volume, *rays, random_targets(600, np.float32), LOSSES, into)
     largest = np.abs(both[1].density).max()
     np.testing.assert_allclose(both[0].density, both[1].density, atol=0.02 * largest)
     np.testing.assert_array_equal(both[0].touched, both[1].touched)
     importance = np.zeros(volume.density.shape), np.zeros(volume.density.shape)
-    native.accumulate_importance(volume, *rays, importance[0])
+    kernels.accumulate_importance(volume, *rays, importance[0])
     reference.accumulate_importance(volume, *rays, importance[1])
     np.testing.assert_allclose(importance[0], importance[1], atol=1e-3)
 

@@ -133,11 +133,16 @@ def test_volumes_in_float64_go_to_the_reference(capfd: pytest.CaptureFixture[str
     assert "Warp cannot do values of float64" in capfd.readouterr().err
 
 
-def test_the_environment_says_whether_warp_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_says_whether_warp_is_used(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(warp.wp, "is_cuda_available", lambda: True)
     for value, device, name in (("1", "cpu", "Warp"), ("0", "cuda:1", "the reference"), ("", "cuda:1", "Warp")):
         monkeypatch.setenv("VQRF_WARP", value)
         made = select(device)
         assert (made.name, made.device) == (name, device)
+    assert not capfd.readouterr().err
+    monkeypatch.setattr(warp.wp, "is_cuda_available", lambda: False)  # where the driver is old, say
+    assert select("cuda").name == "the reference"
+    assert "vqrf: Warp cannot do cuda, as version" in capfd.readouterr().err
 
 
 def test_the_package_does_not_import_warp() -> None:

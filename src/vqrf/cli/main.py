@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.table import Table
@@ -23,6 +23,7 @@ from vqrf.cli.bench import Bench
 from vqrf.cli.check import Check
 from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
+from vqrf.cli.device import with_device
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.make import Make
 from vqrf.cli.meta import Meta, in_short, presented
@@ -288,8 +289,15 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {**facts, **said, **facts}  # what a file says of itself comes after, and replaces nothing
 
 
-def set_up(verb: Make | Batch | Process | Train | Compress | Render | Eval | Bench | Demo) -> None:
-    """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say."""
+V = TypeVar("V", Make, Batch, Process, Train, Compress, Render, Eval, Bench, Demo)
+
+
+def set_up(verb: V) -> V:
+    """Refuse common flags that cannot be, before anything is read or written; use as many threads as they say.
+
+    Returns:
+      The verb with a device that is there.
+    """
     common = verb.common
     if not 0 <= common.threads <= MAX_THREADS:
         raise UsageError(f"--threads: expected 0..{MAX_THREADS}, got {common.threads}")
@@ -306,11 +314,8 @@ def set_up(verb: Make | Batch | Process | Train | Compress | Render | Eval | Ben
 
         if common.threads:
             torch.set_num_threads(common.threads)
-        try:
-            torch.empty(0, device=common.device)
-        except (RuntimeError, AssertionError, NotImplementedError):  # a strange name, a lack of CUDA, another machine's
-            here = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]
-            raise UsageError(f"--device {common.device}: cannot be used here; there is {' and '.join(here)}") from None
+        return replace(verb, common=with_device(common))
+    return verb
 
 
 Show = cli_view.View
@@ -346,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limits = verb.limits if is_short else Limits(verb.common.max_memory)
         with limited(limits.n_bytes()):
             if not is_short:
-                set_up(verb)
+                verb = set_up(verb)
             verb.run()
 
 

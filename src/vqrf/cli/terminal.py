@@ -111,7 +111,7 @@ class Common(Seeded):
     """How the command uses this machine, what it may replace, and its random numbers.
 
     Attributes:
-      device: where to train: cpu, or a device of PyTorch such as cuda.
+      device: where to train: cpu, cuda for an NVIDIA card, or auto: the card if there is one.
     """
 
     device: str = "cpu"

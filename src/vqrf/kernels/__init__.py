@@ -249,11 +249,14 @@ def select(device: str = "cpu") -> Backend:
     Raises:
       ModuleNotFoundError: neither the compiled core nor PyTorch is installed.
     """
-    from vqrf.kernels.contract import Assembled
+    from vqrf.kernels.contract import Assembled, say_that_reference_stands_in
 
     if has_warp(device):
-        made = Assembled("Warp", device, None, importlib.import_module("vqrf.kernels.warp"))
-    elif device == "cpu" and has_native():
+        warp = importlib.import_module("vqrf.kernels.warp")
+        if (reason := warp.refusal(device)) is None:
+            return cast("Backend", Assembled("Warp", device, None, warp))
+        say_that_reference_stands_in(f"Warp cannot do {reason}")
+    if device == "cpu" and has_native():
         made = Assembled("the compiled core", device, 1, importlib.import_module("vqrf.kernels.native"))
     else:
         made = Assembled("the reference", device, None, importlib.import_module("vqrf.kernels.reference"))

@@ -192,7 +192,7 @@ class Assembled:
             able = _reference()
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"{says}, and the reference kernels need {error.name}", name=error.name) from None
-        _say_once(f"vqrf: {says}: using the slow reference kernels")
+        say_that_reference_stands_in(says)
         return able
 
 
@@ -201,8 +201,9 @@ def _reference() -> Kernels:
 
 
 @functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
+def say_that_reference_stands_in(reason: str) -> None:
+    """Once for each reason."""
+    print(f"vqrf: {reason}: using the slow reference kernels", file=sys.stderr)
 
 
 if TYPE_CHECKING:  # holds the signatures of the two that have every function to those above

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import warp as wp
 from torch import Tensor
@@ -55,10 +56,15 @@ def fault(subject: Volume[B] | FactorArrays[B]) -> str | None:
         return None
     if "float32" not in str(subject.density.dtype):
         return f"values of {subject.density.dtype}"
-    if subject.space is not None:
-        return "a space that is no box"
     n_voxels = math.prod(subject.density.shape)
     return f"{n_voxels} voxels (at most {MAX_VOXELS})" if n_voxels > MAX_VOXELS else None
+
+
+def refusal(device: str) -> str | None:
+    """Why Warp cannot use a device that PyTorch can; None if it can."""
+    if device == "cpu" or wp.is_cuda_available():
+        return None
+    return f"{device}, as version {wp.__version__} finds no driver that is new enough"
 
 
 # ---------------------------------------------------------------------------------------------- launching a kernel
@@ -109,6 +115,9 @@ def _grid_of(volume: Volume[Tensor]) -> warp_rays.Grid:
     grid.bias, grid.interval, grid.threshold = equation.density_bias, equation.interval, equation.alpha_threshold
     grid.is_relu, grid.is_factored = equation.activation == "relu", factors is not None
     grid.density, grid.cells, grid.skip = _flat(volume.density), _flat(volume.cells), _flat(volume.skip)
+    grid.is_front = volume.space is not None
+    if volume.space is not None:
+        grid.space = wp.mat44d(*np.asarray(volume.space.matrix, np.float64).ravel().tolist())
     if factors is not None:
         grid.n_density = factors.lines[0].shape[1] - factors.mix.shape[1]
         grid.factors = _factors_of(factors)

@@ -22,6 +22,8 @@ LAST_STEP = wp.constant(wp.float64(MAX_SAMPLES - 1))
 NO_END = wp.constant(wp.float64(1e30))
 MOST_STEPS = wp.constant(wp.float32(1e9))
 LARGEST_EXPONENT = wp.constant(wp.float32(80.0))  # exp stays finite; alpha is 1 long before
+NO_PLACE = wp.constant(wp.float32(1e9))
+NO_WAY = wp.constant(wp.float64(1e30))
 NOT_SHADED = wp.constant(wp.int32(-1))
 
 
@@ -41,7 +43,7 @@ class Factors:
 class Grid:
     """A volume's density, what may be skipped of it, and the equation's constants; arrays flat, in memory order.
 
-    With factors the density is that of their first `n_density` components.
+    With factors the density is that of their first `n_density` components; with a front, `space` makes places of the world.
     """
 
     shape: wp.vec3i
@@ -54,6 +56,8 @@ class Grid:
     interval: wp.float32
     threshold: wp.float32
     is_relu: wp.bool
+    is_front: wp.bool
+    space: wp.mat44d
     is_factored: wp.bool
     n_density: wp.int32
     density: wp.array(dtype=wp.float32)
@@ -64,10 +68,15 @@ class Grid:
 
 @wp.struct
 class Path:
-    """A ray inside the lattice: its number of samples, and voxel coordinates of the first with those of a step."""
+    """A ray inside the lattice: its number of samples, and voxel coordinates of the first with those of a step.
+
+    Sample i is at the world's distance start + i * rate / (1 - i * bend).
+    """
 
     n: wp.int32
     start: wp.float32
+    rate: wp.float32
+    bend: wp.float32
     u: wp.vec3
     du: wp.vec3
 
@@ -120,6 +129,63 @@ class Samples:
 
 @wp.func
 def enter(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
+    if grid.is_front:
+        return enter_front(grid, origin, direction)
+    return enter_box(grid, origin, direction)
+
+
+@wp.func
+def distance_at(path: Path, i: int) -> float:
+    return path.start + float(i) * path.rate / (1.0 - float(i) * path.bend)
+
+
+@wp.func
+def enter_front(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
+    """A ray through a projective map of the world, a + t b in homogeneous places; see `Piece` of the twin."""
+    path = Path()
+    o = grid.space * wp.vec4d(wp.float64(origin[0]), wp.float64(origin[1]), wp.float64(origin[2]), wp.float64(1.0))
+    d = grid.space * wp.vec4d(wp.float64(direction[0]), wp.float64(direction[1]), wp.float64(direction[2]), wp.float64(0.0))
+    first = grid.near
+    last = NO_END
+    is_outside = bool(False)
+    for face in range(6):
+        axis = face / 2
+        at = grid.lo[axis]
+        sign = wp.float64(1.0)
+        if face % 2 == 1:
+            at = grid.hi[axis]
+            sign = wp.float64(-1.0)
+        above = sign * (o[axis] - at * o[3])
+        rise = sign * (d[axis] - at * d[3])
+        if rise > wp.float64(0.0):
+            first = wp.max(first, -above / rise)
+        if rise < wp.float64(0.0):
+            last = wp.min(last, -above / rise)
+        if rise == wp.float64(0.0) and above < wp.float64(0.0):
+            is_outside = True
+    depth = o[3] + first * d[3]
+    end = o[3] + last * d[3]
+    turn = wp.vec3d(o[3] * d[0] - d[3] * o[0], o[3] * d[1] - d[3] * o[1], o[3] * d[2] - d[3] * o[2])
+    length = wp.length(turn)
+    way = (last - first) * length / (depth * end)
+    path.n = 0
+    is_inside = not is_outside and first <= last and depth > wp.float64(0.0) and end > wp.float64(0.0)
+    if is_inside and length > wp.float64(0.0) and way < NO_WAY:  # what is no number is a miss
+        path.n = int(wp.min(way / grid.step, LAST_STEP)) + 1
+        path.start = wp.float32(first)
+        path.rate = wp.float32(grid.step * depth * depth / length)
+        path.bend = wp.float32(grid.step * depth * d[3] / length)
+        for axis in range(3):
+            scale = wp.float64(grid.shape[axis] - 1) / (grid.hi[axis] - grid.lo[axis])
+            path.u[axis] = wp.float32(((o[axis] + first * d[axis]) / depth - grid.lo[axis]) * scale)
+            path.du[axis] = wp.float32(grid.step * turn[axis] / length * scale)
+            if not (wp.abs(path.u[axis]) < NO_PLACE and wp.abs(path.du[axis]) < NO_PLACE):
+                path.n = 0
+    return path
+
+
+@wp.func
+def enter_box(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
     path = Path()
     first = grid.near
     last = NO_END
@@ -139,6 +205,7 @@ def enter(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
     if not is_outside and first <= last:
         path.n = int(wp.min((last - first) / grid.step, LAST_STEP)) + 1
         path.start = wp.float32(first)
+        path.rate = wp.float32(grid.step)
         for axis in range(3):
             scale = wp.float64(grid.shape[axis] - 1) / (grid.hi[axis] - grid.lo[axis])
             d = wp.float64(direction[axis])
@@ -359,7 +426,7 @@ def count_samples(
             weight = light * found.alpha
             if weight > grid.threshold:
                 n_shaded += 1
-            distance += weight * (path.start + float(found.place.i) * wp.float32(grid.step))
+            distance += weight * distance_at(path, found.place.i)
             light = light * (1.0 - found.alpha)
     counts[0, ray] = n_live
     counts[1, ray] = n_shaded
@@ -389,7 +456,7 @@ def write_samples(
             light = light * (1.0 - found.alpha)
             into.voxel[live] = found.place.voxel
             into.share[live] = found.place.share
-            into.t[live] = path.start + float(found.place.i) * wp.float32(grid.step)
+            into.t[live] = distance_at(path, found.place.i)
             into.weight[live] = weight
             into.left[live] = light
             into.slope[live] = found.slope

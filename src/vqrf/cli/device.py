@@ -1,0 +1,50 @@
+"""Where a verb learns: the flag --device as a device that is there, or one line on why it is not and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vqrf.cli.terminal import Common, UsageError, tell
+
+AUTO = "auto"
+
+
+def with_device(common: Common) -> Common:
+    """The flags with a device that can be used. "auto" is the card if there is one, and a line says which it is.
+
+    Raises:
+      UsageError: it cannot be used here.
+    """
+    import torch
+
+    if common.device == AUTO:
+        has_card = torch.cuda.is_available()
+        tell(common.quiet, f"learning on {torch.cuda.get_device_name() if has_card else 'the CPU: no card can be used here'}")
+        return replace(common, device="cuda" if has_card else "cpu")
+    try:
+        torch.empty(0, device=common.device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a strange name, a lack of CUDA, another machine's
+        raise UsageError(f"--device {common.device}: {reason_of(common.device, str(error))}") from None
+    return common
+
+
+def reason_of(device: str, says: str) -> str:
+    """Why a device cannot be used and what to do, from what PyTorch says of it.
+
+    >>> reason_of("cuda", "Torch not compiled with CUDA enabled")
+    'this PyTorch is one without CUDA; install one with it, or give --device cpu'
+    """
+    import torch
+
+    says = says.lower()
+    if device.startswith("cuda"):
+        if "not compiled with cuda" in says:
+            return "this PyTorch is one without CUDA; install one with it, or give --device cpu"
+        if "too old" in says or "insufficient" in says:
+            return "the NVIDIA driver is too old for this PyTorch; update the driver, or give --device cpu"
+        if "no nvidia driver" in says:
+            return "there is no NVIDIA driver; install one, or give --device cpu"
+        if "out of memory" in says:
+            return "the card has no memory left; end what uses it, or give --device cpu"
+    here = ["cpu", *(name for name in ("cuda", "mps") if getattr(torch, name).is_available())]
+    return f"cannot be used here; there is {' and '.join(here)}"
