@@ -24,7 +24,7 @@ from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, CompressedField, Quantized, Table, canonical_json
 from vqrf.codec.container import BitstreamError
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
-from vqrf.geometry import Lattice
+from vqrf.geometry import Front, Lattice
 from vqrf.kernels.constants import Activation, Equation, Shading
 
 HERE = Path(__file__).parent
@@ -157,6 +157,14 @@ def make_pyramid(
     )
 
 
+SPACE = Front(((1.0, 0.25, 0.0, 0.5), (0.0, 1.0, -0.125, 0.0), (0.0, 0.0, 0.75, -0.5), (0.0, 0.0, 0.5, 1.0)))
+"""A space of numbers that are exact, for files of version 2."""
+
+
+def in_space(field: Any) -> Any:
+    return replace(field, lattice=replace(field.lattice, space=SPACE))
+
+
 def smallest_pyramid() -> PyramidField:
     """The field of the file that FORMAT.md section 10 walks through: one voxel of eight, on one level."""
     partition = np.zeros((2, 2, 2), np.uint8)
@@ -227,6 +235,7 @@ def valid_fields() -> dict[str, CompressedField]:
         "frequencies": make_field(12, (6, 8, 7), n_channels=27, n_codewords=12, feature_frequencies=2),
         "codewords_256": make_field(13, (9, 8, 10), n_channels=3, n_codewords=256, widths=[]),
         "metadata": replace(make_field(14, (4, 4, 4), n_channels=3, n_codewords=2, widths=[]), metadata=METADATA),
+        "front": in_space(make_field(15, (9, 8, 7), n_codewords=20)),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 
@@ -243,6 +252,7 @@ def valid_pyramids() -> dict[str, PyramidField]:
         "pyramid_plenoxels": make_pyramid(24, (7, 6, 8), n_levels=1, n_latents=6, basis_of=27, widths=[], **relu),
         "pyramid_all_pruned": make_pyramid(25, tiny, n_levels=2, n_latents=3, partition=whole[PRUNED], widths=[]),
         "pyramid_all_coded": make_pyramid(26, tiny, n_levels=8, n_latents=3, partition=whole[CODED], widths=[]),
+        "pyramid_front": in_space(make_pyramid(27, (8, 9, 7), n_levels=1)),
         "pyramid_smallest": smallest_pyramid(),
     }
 
@@ -278,6 +288,8 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
     }
     if field.equation.feature_frequencies:
         out["feature_frequencies"] = np.array([field.equation.feature_frequencies], np.uint16)
+    if field.lattice.space is not None:
+        out["space"] = np.array(field.lattice.space.matrix)
     tables: dict[str, Table] = {}
     if isinstance(field, PyramidField):
         out |= {f"LEV{number}": level for number, level in enumerate(field.coefficients[::-1])}
@@ -313,7 +325,8 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
         raw = len(body) if row[6:8] == b"\0\0" else struct.unpack("<Q", row[16:24])[0]
         table += row[:8] + struct.pack("<QQI", len(body), raw, zlib.crc32(body)) + row[28:]
     total = 32 + len(table) + sum(len(body) for _, body in parts)
-    start = container.SIGNATURE + struct.pack("<HHIQI", *container.VERSION, len(parts), total, 0)
+    version = container.SPACE_VERSION if any(row[:4] == b"SPAC" and row[4] for row, _ in parts) else container.VERSION
+    start = container.SIGNATURE + struct.pack("<HHIQI", *version, len(parts), total, 0)
     return start + struct.pack("<I", zlib.crc32(start + table)) + table + b"".join(body for _, body in parts)
 
 
@@ -483,6 +496,27 @@ def bad_sections(good: bytes, logits: bytes, encoded: bytes, narrow: bytes) -> d
     }
 
 
+def bad_spaces(good: bytes, box: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files of version 2 with something wrong in their space.
+
+    Args:
+      good: a file of version 2.
+      box: one of version 1.
+    """
+    parts = split(good)
+    return {
+        "space_size": ("SPAC", "expected 132", edit(good, "SPAC", lambda body: body + b"\0")),
+        "space_unknown": ("SPAC", "space 2", edit(good, "SPAC", put(0, "H", 2))),
+        "space_reserved": ("SPAC", "reserved", edit(good, "SPAC", put(2, "H", 1))),
+        "space_infinite": ("SPAC", "not finite", edit(good, "SPAC", put(124, "d", float("inf")))),
+        "space_missing": ("SPAC", "missing", with_header(box, 8, "H", 2)),
+        "space_in_version_1": ("SPAC", "unknown critical", with_header(good, 8, "H", 1)),
+        "space_out_of_order": ("HEAD", "out of order", seal([parts[1], parts[0], *parts[2:]])),
+        "space_flags": ("SPAC", "flags are 3", edit_rows(good, put_row("SPAC", 4, "H", 3))),
+        "space_raw_length": ("SPAC", "stored length", edit_rows(good, put_row("SPAC", 16, "Q", 1))),
+    }
+
+
 class Insisting(entropy.Encoder):
     """An encoder that says of a node with nothing around that a latent differs from 0, whether one does or not."""
 
@@ -584,6 +618,12 @@ def ancillary(data: bytes) -> bytes:
     return seal([parts[0], extra, *parts[1:]])
 
 
+def space_to_skip(data: bytes) -> bytes:
+    """The file of version 1 with a section that only version 2 knows, and anybody may skip."""
+    parts = split(data)
+    return seal([parts[0], (b"SPAC" + struct.pack("<HHQQII", 0, 9, 0, 5, 0, 77), b"whatever"), *parts[1:]])
+
+
 def cut_off(field: PyramidField) -> dict[str, tuple[bytes, PyramidField]]:
     """Beginnings of a pyramid's file, and what they show: the levels that are not there whole are zeros."""
     data = encode(field)
@@ -613,12 +653,14 @@ def main() -> None:
     files = {name: (encode(field), field) for name, field in fields.items()}
     good, field = files["all_coded"]
     files["unknown_ancillary"] = (ancillary(good), field)
+    files["unknown_space"] = (space_to_skip(good), field)
     files["later_minor_version"] = (with_header(good, 10, "H", 7), field)
     write(HERE / "valid", files)
     write(HERE / "truncated", dict(cut_off(valid_pyramids()["pyramid"])))
     expected, wrong = {}, []
     others = (files[name][0] for name in ("all_pruned", "frequencies", "widest_codebook"))
     bad = {**bad_containers(good), **bad_sections(good, *others)}
+    bad |= bad_spaces(files["front"][0], good)
     bad |= bad_pyramids(files["pyramid_all_coded"][0], good, files["pyramid_smallest"][0])
     for name, (section, reason, data) in bad.items():
         (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import CompressedField, items_of
-from vqrf.codec.container import VERSION, BitstreamError
+from vqrf.codec.container import SPACE_VERSION, VERSION, BitstreamError
 from vqrf.codec.pyramid import PyramidField
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,8 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
         for row, body in parts
     )
     length = HEADER + len(rows) + sum(len(body) for _, body in parts)
-    head = b"\x89VQR\r\n\x1a\n" + struct.pack("<HHIQI", *VERSION, len(parts), length, 0)
+    version = SPACE_VERSION if any(row[:4] == b"SPAC" for row, _ in parts) else VERSION
+    head = b"\x89VQR\r\n\x1a\n" + struct.pack("<HHIQI", *version, len(parts), length, 0)
     return head + struct.pack("<I", zlib.crc32(head + rows)) + rows + b"".join(body for _, body in parts)
 
 

@@ -12,7 +12,7 @@ namespace vqrf {
 namespace {
 
 constexpr std::array<std::uint8_t, 8> kSignature{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
-constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 116;
+constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 116, kSpaceBytes = 132;
 constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
 constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
 constexpr std::uint64_t kMaxVoxels = std::uint64_t{1} << 31, kMaxMetadataBytes = std::uint64_t{1} << 20;
@@ -20,11 +20,13 @@ constexpr int kMaxRatioBits = 19;  // a coded byte describes fewer than 2^19 byt
 constexpr std::size_t kThreadedBytes = 64 << 10;  // below, starting a thread takes longer than the work
 constexpr std::uint32_t kColumnTreeRows = 256;  // from so many rows on, a column pays for a tree of its own
 
-enum Known { kHEAD, kMETA, kCOLR, kBOOK, kSTEP, kPART, kDENS, kCODE, kKEPT, kLEV8, kLEV0 = kLEV8 + kMaxLevels, kKnown };
-constexpr std::array<const char *, kKnown> kNames{"HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT",
+enum Known { kHEAD, kSPAC, kMETA, kCOLR, kBOOK, kSTEP, kPART, kDENS, kCODE, kKEPT, kLEV8, kLEV0 = kLEV8 + kMaxLevels, kKnown };
+constexpr std::array<const char *, kKnown> kNames{"HEAD", "SPAC", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT",
                                                   "LEV8", "LEV7", "LEV6", "LEV5", "LEV4", "LEV3", "LEV2", "LEV1", "LEV0"};
 constexpr bool is_critical(int known) { return known != kMETA; }
-constexpr std::uint16_t method_of(int known) { return known == kHEAD || known == kMETA || known == kSTEP ? 0 : 1; }
+constexpr std::uint16_t method_of(int known) {
+    return known == kHEAD || known == kSPAC || known == kMETA || known == kSTEP ? 0 : 1;
+}
 
 using std::to_string;
 
@@ -78,9 +80,9 @@ void check_header(Bytes data) {
     if (n < kHeaderBytes)
         refuse("header", n, "truncated: the header has 32 bytes, the file " + to_string(n));
     const auto major = load<std::uint16_t>(&data[8]), minor = load<std::uint16_t>(&data[10]);
-    if (major != kMajor)
+    if (major != kMajor && major != kSpaceMajor)
         refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
-                                " is not supported: this reader knows 1.x");
+                                " is not supported: this reader knows 1.x and 2.x");
     const auto count = load<std::uint32_t>(&data[12]);
     if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
     const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;
@@ -92,6 +94,9 @@ void check_header(Bytes data) {
     if (load<std::uint32_t>(&data[24]) != 0) refuse("header", 24, "reserved bytes are not zero");
 }
 
+// SPAC is a section of version 2.
+bool has_space(Bytes data) { return load<std::uint16_t>(&data[8]) == kSpaceMajor; }
+
 Section read_entry(Bytes data, std::uint64_t entry) {
     const std::uint8_t *p = &data[entry];
     Section s;
@@ -101,7 +106,7 @@ Section read_entry(Bytes data, std::uint64_t entry) {
             refuse("header", entry, "section name is not four capital letters or digits");
     s.name.assign(reinterpret_cast<const char *>(p), 4);
     for (int k = 0; k < kKnown; ++k)
-        if (s.name == kNames[k]) s.known = k;
+        if (s.name == kNames[k] && (k != kSPAC || has_space(data))) s.known = k;
     const auto flags = load<std::uint16_t>(p + 4), method = load<std::uint16_t>(p + 6);
     s.stored = load<std::uint64_t>(p + 8);
     s.raw = load<std::uint64_t>(p + 16);
@@ -173,12 +178,12 @@ std::array<Section, kKnown> select_known(const std::vector<Section> &sections, s
 }
 
 // Check that the sections are those of the file's kind, none too few and none too many. Gives the first of its levels.
-int check_kind(const std::array<Section, kKnown> &known, bool is_pyramid) {
+int check_kind(Bytes data, const std::array<Section, kKnown> &known, bool is_pyramid) {
     int n_levels = 0;
     for (int k = kLEV8; k < kKnown; ++k) n_levels += known[k].known >= 0;
     const int first = kKnown - std::max(1, n_levels);
     for (int k = 0; k < kKnown; ++k) {
-        const bool of_codebook = k == kBOOK || k == kDENS || k == kCODE || k == kKEPT, common = k <= kCOLR || k == kPART;
+        const bool of_codebook = k == kBOOK || k == kDENS || k == kCODE || k == kKEPT, common = (k <= kCOLR && (k != kSPAC || has_space(data))) || k == kPART;
         const bool belongs = common || (is_pyramid ? k == kSTEP || k >= first : of_codebook);
         if (belongs && is_critical(k) && known[k].known < 0) refuse(kNames[k], kHeaderBytes, "section is missing");
         if (!belongs && known[k].known >= 0) refuse(kNames[k], known[k].entry, "does not belong to a file of this kind");
@@ -252,6 +257,20 @@ Head read_head(Bytes data, const Section &section) {
     if (activation > 1) in.fail("activation " + to_string(activation) + " is not supported");
     head.activation = static_cast<Activation>(activation);
     return head;
+}
+
+std::vector<double> read_space(Bytes data, const Section &section) {
+    Reader in(data, section);
+    if (section.stored != kSpaceBytes)
+        in.fail("has " + to_string(section.stored) + " bytes, expected " + to_string(kSpaceBytes));
+    const auto number = in.take<std::uint16_t>(), reserved = in.take<std::uint16_t>();
+    if (number != 1) in.fail("space " + to_string(number) + " is not supported");
+    if (reserved != 0) in.fail("reserved bytes are not zero");
+    std::vector<double> space(16);
+    for (double &value : space) value = in.take<double>();
+    for (const double value : space)
+        if (!std::isfinite(value)) in.fail("a number of the space is not finite");
+    return space;
 }
 
 // Memory that grows with the lattice and is none of the arrays, above what is allowed for it: two planes of ranks for each of
@@ -495,10 +514,11 @@ CompressedField decode_sections(Bytes data, std::uint64_t max_bytes, bool trunca
     field.head = read_head(data, known[kHEAD]);
     const Head &head = field.head;
     const bool is_pyramid = head.codebook_size == 0;
-    const int first = check_kind(known, is_pyramid);
+    const int first = check_kind(data, known, is_pyramid);
     if (working_bytes(head.shape, known) > max_bytes - raw)
         refuse(kNames[kHEAD], known[kHEAD].offset,
                "decoding takes more than the limit of " + to_string(max_bytes) + " bytes");
+    if (known[kSPAC].known >= 0) field.space = read_space(data, known[kSPAC]);
     Reader(data, known[kPART]).expect_raw(head.shape.n_voxels());
     if (!is_pyramid) {
         Reader(data, known[kDENS]).expect_raw(std::uint64_t{head.n_coded} + head.n_kept);

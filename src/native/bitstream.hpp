@@ -15,7 +15,7 @@ namespace vqrf {
 
 using Bytes = std::span<const std::uint8_t>;
 
-inline constexpr std::uint16_t kMajor = 1;  // of the format; any minor version of it is read
+inline constexpr std::uint16_t kMajor = 1, kSpaceMajor = 2;  // of the format, and of files with a space; any minor version is read
 
 // Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
 struct BitstreamError {
@@ -62,6 +62,7 @@ struct Head {
 
 struct CompressedField {
     Head head;
+    std::vector<double> space;           // 16 numbers of a projective map, row by row; none in a box
     std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
     Shading shading = Shading::kMlp;
     std::uint16_t feature_frequencies = 0;  // 1 and more with kEncodedMlp, else 0

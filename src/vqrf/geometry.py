@@ -286,6 +286,16 @@ class Front:
         world: Float64 = x[..., :3] / x[..., 3:]
         return world
 
+    @property
+    def eye(self) -> Float64:
+        """[3] the world point that all lines along the third axis of places come from: where `looking` looks from.
+
+        nan where they are parallel.
+        """
+        inverse = np.linalg.inv(np.array(self.matrix))
+        point: Float64 = inverse[:3, 2] / (inverse[3, 2] or np.nan)
+        return point
+
     def moved(self, offset: ArrayLike) -> Front:
         """The same space in a world that is moved by `offset` [3]."""
         matrix = np.array(self.matrix)

@@ -30,6 +30,7 @@ SPECIAL = {
     "eight levels above": lambda: small_pyramid(n_levels=8),
     "all pruned": lambda: small_pyramid(n_levels=3, partition=np.full(TINY, PRUNED, np.uint8)),
     "64 latents and channels": lambda: small_pyramid(n_latents=64, basis_of=64, widths=None),
+    "another space": lambda: generate.in_space(small_pyramid()),
     "a latent for 27 channels": lambda: small_pyramid(n_latents=1, basis_of=27, shading="sh_relu", activation="relu"),
     "no metadata": lambda: generate.replace(small_pyramid(), metadata={}),
     "greatest magnitudes": lambda: with_levels(small_pyramid(), lambda level: np.full_like(level, MAX_MAGNITUDE)),

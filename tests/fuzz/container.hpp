@@ -84,7 +84,9 @@ inline File assemble(const std::vector<Part> &parts) {
     File file{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
     std::uint64_t total = kHeader + kRow * parts.size();
     for (const Part &part : parts) total += part.body.size();
-    append(file, kMajor);
+    bool has_space = false;
+    for (const Part &part : parts) has_space |= part.name() == "SPAC";
+    append(file, has_space ? kSpaceMajor : kMajor);
     append<std::uint16_t>(file, 0);  // the minor version
     append<std::uint32_t>(file, static_cast<std::uint32_t>(parts.size()));
     append<std::uint64_t>(file, total);
@@ -118,7 +120,7 @@ inline Part make_part(const char *name, std::uint64_t raw, File body, const File
     std::memcpy(part.row.data(), name, 4);
     const std::string of = part.name();
     put<std::uint16_t>(&part.row[4], of != "META");
-    put<std::uint16_t>(&part.row[6], of != "META" && of != "HEAD" && of != "STEP");
+    put<std::uint16_t>(&part.row[6], of != "META" && of != "HEAD" && of != "SPAC" && of != "STEP");
     put(&part.row[16], raw);
     part.body = std::move(body);
     part.body.insert(part.body.end(), stream.begin(), stream.end());
@@ -166,6 +168,14 @@ inline void append_pyramid(std::vector<Part> &parts, const CompressedField &fiel
     }
 }
 
+inline File space_body(const std::vector<double> &space) {
+    File bytes;
+    append<std::uint16_t>(bytes, 1);
+    append<std::uint16_t>(bytes, 0);
+    for (const double value : space) append(bytes, value);
+    return bytes;
+}
+
 // The sections that an encoder writes for a field.
 inline std::vector<Part> encode_parts(const CompressedField &field) {
     const Head &head = field.head;
@@ -178,6 +188,7 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
     for (const float v : head.constants) append(bytes, v);
     append(bytes, static_cast<std::uint32_t>(head.activation));
     std::vector<Part> parts{make_part("HEAD", 0, bytes)};
+    if (!field.space.empty()) parts.push_back(make_part("SPAC", 0, space_body(field.space)));
     if (!field.metadata.empty()) parts.push_back(make_part("META", 0, field.metadata));
 
     bytes.clear();

@@ -87,6 +87,21 @@ void mutate_head(std::vector<Part> &parts, Random &random) {
         put(&p->row[16], 2 * v[5] * (1 + get<std::uint16_t>(steps->body.data())));
 }
 
+// Another number of the space, or a space where there was none.
+void mutate_space(std::vector<Part> &parts, Random &random) {
+    Part *part = find(parts, "SPAC");
+    if (part == nullptr) {
+        if (parts.size() < kMaxParts)
+            parts.insert(parts.begin() + 1, make_part("SPAC", 0, space_body(std::vector<double>(16, 0.5))));
+        return;
+    }
+    if (part->body.size() < 132) return;
+    if (random.one_in(4))
+        put<std::uint16_t>(&part->body[2 * random.below(2)], static_cast<std::uint16_t>(random.below(4)));
+    else
+        put(&part->body[4 + 8 * random.below(16)], random.pick<double>({0.0, -1.0, 1e300, HUGE_VAL, -HUGE_VAL, NAN}));
+}
+
 void mutate_row(Part &part, Random &random) {
     switch (random.below(5)) {
         case 0: part.row[random.below(4)] = static_cast<std::uint8_t>(random.pick<char>({'A', 'Z', '0', '9', 'a', ' ', 'X'})); break;
@@ -384,7 +399,8 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t *data, std::size_t s
     if (!parts || random.one_in(32)) return LLVMFuzzerMutate(data, size, max_size);
     if (random.one_in(16)) return size - random.below(std::min<std::size_t>(size - kHeader, random.pick({16, 128, 16384})));  // cut off
     if (!random.one_in(3) || !mutate_symbols(file, *parts, random)) {
-        switch (random.below(8)) {
+        switch (random.below(9)) {
+            case 8: mutate_space(*parts, random); break;
             case 0: mutate_head(*parts, random); break;
             case 1: mutate_row((*parts)[random.below(parts->size())], random); break;
             case 2: mutate_order(*parts, random); break;

@@ -29,11 +29,11 @@ from oracles import harmonics, trilinear
 
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import PRUNED
-from vqrf.codec.container import VERSION
+from vqrf.codec.container import SPACE_VERSION, VERSION
 from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera
+from vqrf.geometry import Camera, Front, Lattice
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.page import page_with_scene
 from vqrf.rendering.render import render
@@ -162,11 +162,21 @@ def looking_at(field: RadianceField, side: int, distance: float) -> Camera:
     return Camera(pose, 1.2 * side, 1.2 * side, side / 2, side / 2, side, side)
 
 
+def in_front_of(field: RadianceField, camera: Camera) -> RadianceField:
+    """The field between 1.5 and 15 before a camera, in a space moved and turned a little."""
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    pose = camera.pose @ turned
+    pose[:3, 3] += [0.1, -0.2, 0.1]
+    lattice = Lattice((-0.5, -0.5, 0.0), (0.5, 0.5, 0.9), field.lattice.shape, Front.looking(pose, 1.5, 1.0))
+    return replace(field, lattice=lattice, equation=replace(field.equation, step_world=0.02))
+
+
 # ---------------------------------------------------------------------------------------------------------------- pictures
 
 
 @pytest.mark.parametrize("side", [96, 200])
-@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "frequencies", "inside"])
+@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "frequencies", "inside", "front"])
 def test_the_viewer_draws_what_the_renderer_draws(
     tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str, side: int
 ) -> None:
@@ -176,6 +186,7 @@ def test_the_viewer_draws_what_the_renderer_draws(
         "network": with_network(ball_field, 12, 2),
         "wide": with_network(ball_field, 7, 0),
         "frequencies": with_network(ball_field, 27, 2, 2),
+        "front": in_front_of(with_network(ball_field, 12, 2), looking_at(ball_field, side, 3.2)),
     }[kind]
     data = encode(preview(field))
     camera = looking_at(field, side, 0.75 if kind == "inside" else 3.2)
@@ -191,7 +202,8 @@ def sealed(parts: list[tuple[bytes, bytes]]) -> bytes:
         row[:8] + struct.pack("<Q", len(body)) + row[16:24] + struct.pack("<II", zlib.crc32(body), 0) for row, body in parts
     )
     length = 32 + len(rows) + sum(len(body) for _, body in parts)
-    head = bytes.fromhex("8956515 20d0a1a0a".replace(" ", "")) + struct.pack("<HHIQI", *VERSION, len(parts), length, 0)
+    version = SPACE_VERSION if any(row[:4] == b"SPAC" for row, _ in parts) else VERSION
+    head = bytes.fromhex("8956515 20d0a1a0a".replace(" ", "")) + struct.pack("<HHIQI", *version, len(parts), length, 0)
     return head + struct.pack("<I", zlib.crc32(head + rows)) + rows + b"".join(body for _, body in parts)
 
 

@@ -26,6 +26,19 @@ const NO_TEXT = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
  * @property {string | undefined} poster a data URL
  */
 
+/**
+ * What a file says, and where it does not, what its space says of the view.
+ *
+ * @param {About} about
+ * @param {import('./front.js').Home} [home]
+ */
+export function amid(about, home) {
+  if (!home) return about
+  const { up = home.up, view = home.view, distance = home.distance } = about
+  const pitch = about.pitch ?? (about.up || about.view ? undefined : home.pitch)
+  return { ...about, up, view, distance, pitch, swing: home.swing }
+}
+
 /** @param {unknown} value @returns {Record<string, unknown>} */
 const objectOf = (value) => (value && typeof value === 'object' && !Array.isArray(value) ? /** @type {any} */ (value) : {})
 

@@ -37,7 +37,8 @@ export class FormatError extends Error {
 /** @typedef {Section & { stored: bigint, decoded: bigint }} Row a section before its lengths are known to be small */
 
 const SIGNATURE = [0x89, 0x56, 0x51, 0x52, 0x0d, 0x0a, 0x1a, 0x0a]
-const MAJOR_VERSION = 1
+/** Major versions that are read; from the second on a file says in which space it lies. */
+const MAJOR_VERSIONS = [1, 2]
 const HEADER_BYTES = 32
 const ROW_BYTES = 32
 const MAX_SECTIONS = 64
@@ -47,14 +48,17 @@ const MAX_RATIO = 2n ** 19n
 /** The levels of a pyramid, coarsest first. */
 export const LEVELS = [8, 7, 6, 5, 4, 3, 2, 1, 0].map((level) => `LEV${level}`)
 /** Known sections in their order. */
-const KNOWN = ['HEAD', 'META', 'COLR', 'BOOK', 'STEP', 'PART', 'DENS', 'CODE', 'KEPT', ...LEVELS]
+const KNOWN = ['HEAD', 'SPAC', 'META', 'COLR', 'BOOK', 'STEP', 'PART', 'DENS', 'CODE', 'KEPT', ...LEVELS]
 /** What only a file with a codebook has. */
 const OF_CODEBOOK = ['BOOK', 'DENS', 'CODE', 'KEPT']
+
+/** @param {number} major */
+const knownOf = (major) => KNOWN.filter((name) => name !== 'SPAC' || major > 1)
 
 /** @param {string} name */
 const isCritical = (name) => name !== 'META'
 /** @param {string} name */
-const isCoded = (name) => !['HEAD', 'META', 'STEP'].includes(name)
+const isCoded = (name) => !['HEAD', 'SPAC', 'META', 'STEP'].includes(name)
 
 const CRC_TABLE = new Uint32Array(256).map((_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1
@@ -86,8 +90,8 @@ function checkHeader(bytes, view) {
   if (!isStart) throw refuse(0, 'not a .vqrf file')
   if (n < HEADER_BYTES) throw refuse(n, `truncated: the header has ${HEADER_BYTES} bytes, the file ${n}`)
   const [major, minor] = [view.getUint16(8, true), view.getUint16(10, true)]
-  if (major !== MAJOR_VERSION) {
-    throw refuse(8, `version ${major}.${minor} is not supported: this reader knows 1.x`)
+  if (!MAJOR_VERSIONS.includes(major)) {
+    throw refuse(8, `version ${major}.${minor} is not supported: this reader knows 1.x and 2.x`)
   }
   const count = view.getUint32(12, true)
   if (count < 1 || count > MAX_SECTIONS) {
@@ -109,6 +113,7 @@ function checkHeader(bytes, view) {
  */
 function readTable(bytes, view, count) {
   const rows = []
+  const known = knownOf(view.getUint16(8, true))
   const length = view.getBigUint64(16, true)
   let next = 0
   let end = BigInt(HEADER_BYTES + ROW_BYTES * count)
@@ -121,7 +126,7 @@ function readTable(bytes, view, count) {
     const refuse = (/** @type {number} */ at, /** @type {string} */ reason) => new FormatError(name, row + at, reason)
     const flags = view.getUint16(row + 4, true)
     const method = view.getUint16(row + 6, true)
-    const at = KNOWN.indexOf(name)
+    const at = known.indexOf(name)
     if (at < 0) {
       if (flags & 1) throw refuse(0, 'unknown critical section')
     } else {
@@ -169,20 +174,21 @@ export function readSections(bytes, budget, truncated) {
   for (const { name, offset, bytes: stored, crc, isHere } of rows) {
     if (isHere && crc32(bytes.subarray(offset, offset + stored)) !== crc) throw new FormatError(name, offset, 'checksum mismatch')
   }
-  return checkLengths(rows, budget)
+  return checkLengths(rows, budget, knownOf(view.getUint16(8, true)))
 }
 
 /**
  * @param {Row[]} rows
  * @param {number} budget
+ * @param {string[]} known
  */
-function checkLengths(rows, budget) {
+function checkLengths(rows, budget, known) {
   /** @type {Map<string, Section>} */
   const sections = new Map()
   let total = 0
   for (const section of rows) {
     const { name, stored, decoded, row } = section
-    if (!KNOWN.includes(name)) continue
+    if (!known.includes(name)) continue
     const refuse = (/** @type {string} */ reason) => new FormatError(name, row + 16, reason)
     if (!isCoded(name) && decoded !== stored) throw refuse(`raw length ${decoded} is not the stored length`)
     if (isCoded(name) && name !== 'CODE' && decoded / MAX_RATIO > stored) {
@@ -202,13 +208,14 @@ function checkLengths(rows, budget) {
  *
  * @param {Map<string, Section>} sections
  * @param {boolean} isPyramid
+ * @param {number} major version of the file
  */
-export function checkKind(sections, isPyramid) {
+export function checkKind(sections, isPyramid, major) {
   const levels = LEVELS.filter((name) => sections.has(name)).length || 1
   const own = isPyramid ? ['STEP', ...LEVELS.slice(-levels)] : OF_CODEBOOK
-  for (const name of KNOWN) {
+  for (const name of knownOf(major)) {
     const section = sections.get(name)
-    const belongs = ['HEAD', 'META', 'COLR', 'PART', ...own].includes(name)
+    const belongs = ['HEAD', 'SPAC', 'META', 'COLR', 'PART', ...own].includes(name)
     if (belongs && !section && isCritical(name)) throw new FormatError(name, HEADER_BYTES, 'section is missing')
     if (section && !belongs) throw new FormatError(name, section.row, 'does not belong to a file of this kind')
   }

@@ -40,6 +40,7 @@ export { crc32, FormatError } from './container.js'
  * @property {number} alphaThreshold
  * @property {[number, number, number]} background
  * @property {number} activation of the density, 0: softplus; 1: ReLU
+ * @property {number[]} [space] the projective map from the world to places, 16 numbers, row by row; none in a box
  */
 
 /**
@@ -74,6 +75,7 @@ export { crc32, FormatError } from './container.js'
 /** @typedef {CodebookField | (Common & import('./pyramid.js').Pyramid)} CompressedField */
 
 const HEAD_BYTES = 116
+const SPACE_BYTES = 132
 const MAX_SECTIONS = 64
 const MAX_SIDE = 4096
 const MAX_VOXELS = 2 ** 31
@@ -140,6 +142,21 @@ function readHead(reader) {
     ...{ emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, activation },
     background: /** @type {[number, number, number]} */ (background),
   }
+}
+
+/**
+ * @param {SectionReader} reader of SPAC
+ * @returns {number[]}
+ */
+function readSpace(reader) {
+  const { bytes, view } = reader
+  if (bytes.length !== SPACE_BYTES) throw reader.refuse(`has ${bytes.length} bytes, expected ${SPACE_BYTES}`)
+  const [number, reserved] = [reader.u16(), reader.u16()]
+  if (number !== 1) throw reader.refuse(`space ${number} is not supported`)
+  if (reserved) throw reader.refuse('reserved bytes are not zero')
+  const space = Array.from({ length: 16 }, () => view.getFloat64(reader.take(8), true))
+  if (!space.every(Number.isFinite)) throw reader.refuse('a number of the space is not finite')
+  return space
 }
 
 /**
@@ -281,11 +298,12 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onCo
   const head = readHead(open('HEAD'))
   const { shape, channels, codebookSize, nCoded, nKept } = head
   const isPyramid = codebookSize === 0
-  checkKind(sections, isPyramid)
+  checkKind(sections, isPyramid, bytes[8] | (bytes[9] << 8))
   const levels = LEVELS.filter((name) => sections.has(name)).map(sectionOf)
   let demand = workingBytes(shape, levels)
   for (const section of sections.values()) demand += section.raw
   if (demand > budget) throw open('HEAD').refuse(`decoding takes more than the limit of ${budget} bytes`)
+  if (sections.has('SPAC')) head.space = readSpace(open('SPAC'))
   expectRaw(sectionOf('PART'), shape[0] * shape[1] * shape[2])
   const meta = sections.has('META') ? open('META') : undefined
   if (!isPyramid) {

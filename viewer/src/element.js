@@ -4,7 +4,7 @@
  * It can be imported where there is no DOM; there it does nothing.
  */
 
-import { aboutOf, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
+import { aboutOf, amid, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
 import { factsOf } from './facts.js'
 import { fetchBytes, LoadError, loadInWorker } from './loader.js'
 import { MARKUP } from './markup.js'
@@ -306,7 +306,7 @@ export class VqrfViewer extends Base {
     if (signal.aborted || !graphics) return
     const loaded = await loadInWorker(bytes, graphics.maxSide, signal, (early) => stage.warmUp(early))
     if (signal.aborted) return
-    const about = aboutOf(loaded.said.metadata)
+    const about = amid(aboutOf(loaded.said.metadata), loaded.drawn.home)
     stage.setField(loaded.drawn, keepCamera && Boolean(this.facts), about)
     this.limits = about
     this.limit()

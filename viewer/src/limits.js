@@ -1,5 +1,7 @@
 /** What is whole and cannot be drawn: the limits of FORMAT.md section 2, *Drawing*. */
 
+import { inverse, times } from './front.js'
+
 const MAX_COORDINATE = 2 ** 40
 const LEAST_EXTENT = 2 ** -40
 const MAX_SAMPLES = 2 ** 16
@@ -12,7 +14,7 @@ const MAX_SUM = 2 ** 126
  * @param {import('./decode.js').Head & import('./decode.js').Colour} field what is known before the voxels
  * @returns {string | undefined} why nothing can be drawn of it
  */
-export function drawingFault({ lo, hi, interval, stepWorld, alphaThreshold, emptyDensity, layers }) {
+export function drawingFault({ lo, hi, space, interval, stepWorld, alphaThreshold, emptyDensity, layers }) {
   const extents = lo.map((low, axis) => hi[axis] - low)
   const isBox = [...lo, ...hi].every((x) => Math.abs(x) <= MAX_COORDINATE) && extents.every((x) => x >= LEAST_EXTENT)
   if (!isBox || lo.some((low, axis) => !(Math.fround(low) < Math.fround(hi[axis])))) {
@@ -20,11 +22,27 @@ export function drawingFault({ lo, hi, interval, stepWorld, alphaThreshold, empt
   }
   if (!(alphaThreshold > 0 && alphaThreshold < 1)) return `alpha_threshold: expected a value between 0 and 1, got ${alphaThreshold}`
   if (interval < INTERVALS[0] || interval > INTERVALS[1]) return `interval: ${interval} makes no density that can be told apart`
+  if (space && !isSpaceFine(space, lo, hi)) return 'space: a corner of the field is not in front, or too far'
   const samples = Math.hypot(...extents) / stepWorld + 1
   if (!(samples <= MAX_SAMPLES)) return `step_world: a ray has ${samples.toPrecision(3)} samples, expected at most ${MAX_SAMPLES}`
   const weights = layers.reduce((sum, layer) => sum + layer.out * layer.in, 0)
   if (samples * weights > MAX_RAY_WORK) return `the network's ${weights} weights for ${Math.round(samples)} samples of a ray take too long`
   return Math.abs(emptyDensity) <= MAX_VALUE ? undefined : 'empty density: is more than can be drawn'
+}
+
+/**
+ * @param {readonly number[]} space
+ * @param {readonly number[]} lo
+ * @param {readonly number[]} hi
+ */
+function isSpaceFine(space, lo, hi) {
+  const back = inverse(space)
+  if (!back || space.some((value) => Math.abs(value) > MAX_COORDINATE)) return false
+  return [0, 1, 2, 3, 4, 5, 6, 7].every((corner) => {
+    const place = lo.map((low, axis) => (corner & (1 << axis) ? hi[axis] : low))
+    const [x, y, z, nearness] = times(back, [...place, 1])
+    return nearness * MAX_COORDINATE >= 1 && [x / nearness, y / nearness, z / nearness, nearness].every((value) => Math.abs(value) <= MAX_COORDINATE)
+  })
 }
 
 /**

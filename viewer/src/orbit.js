@@ -42,9 +42,12 @@ export class Orbit {
   /**
    * @param {readonly number[]} lo of what is to be seen
    * @param {readonly number[]} hi
-   * @param {Partial<import('./about.js').About>} [about] what is up, the first view, limits
+   * @param {Partial<import('./about.js').About> & { swing?: number }} [about] what is up, the first view, limits; `swing`: radians by
+   *   which it may be turned away from the first view
    */
-  constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch } = {}) {
+  constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch, swing = Infinity } = {}) {
+    this.swing = swing
+    this.middle = 0
     this.center = lo.map((value, axis) => (value + hi[axis]) / 2)
     this.radius = Math.hypot(...lo.map((value, axis) => hi[axis] - value)) / 2
     this.half = lo.map((value, axis) => (hi[axis] - value) / 2)
@@ -76,6 +79,8 @@ export class Orbit {
   }
 
   reset() {
+    const { swing } = this
+    this.swing = Infinity
     this.target = [...this.center]
     this.yaw = START.yaw
     this.pitch = START.pitch
@@ -83,6 +88,7 @@ export class Orbit {
     this.distance = this.fit()
     if (this.first) this.look(this.first.position, this.first.target)
     this.zoom(1)
+    Object.assign(this, { swing, middle: this.yaw })
   }
 
   /** The distance from which all of the field is in the picture, whatever way it is turned about what is up. */
@@ -175,7 +181,7 @@ export class Orbit {
 
   /** @param {number} yaw @param {number} pitch by which to turn, in radians */
   turn(yaw, pitch) {
-    this.yaw += yaw
+    this.yaw = within(this.yaw + yaw, [this.middle - this.swing, this.middle + this.swing])
     this.pitch = within(this.pitch + pitch, this.pitches)
   }
 

@@ -14,7 +14,8 @@ const STEPS = 2
  * @param {number} y from the top
  * @returns {number[] | undefined} the place in the world
  */
-export function pick({ lo, hi, shape, blocks, table }, { pose, fx, fy, cx, cy }, x, y) {
+export function pick({ lo, hi, space, shape, blocks, table }, { pose, fx, fy, cx, cy }, x, y) {
+  if (space) return undefined // a camera stays amid the photos, and comes no nearer to a thing
   const pixel = [(x - cx) / fx, -(y - cy) / fy, -1]
   const cells = shape.map((side) => side - 1)
   const toCell = cells.map((n, axis) => n / (hi[axis] - lo[axis]))

@@ -326,6 +326,50 @@ function lightThrough({ activation, densityBias, interval }) {
 }
 
 /**
+ * The way of a ray through a box: the first sample `start`, the step `stride` in cells, and the last sample.
+ *
+ * @param {import('./textures.js').Drawn} drawn
+ * @param {string} toGrid cells to a unit of places
+ */
+function boxWay({ lo, hi, near, stepWorld }, toGrid) {
+  return `
+  direction += vec3(equal(direction, vec3(0.0))) * 1e-12;
+  vec3 t_lo = (${vec3(lo)} - uOrigin) / direction;
+  vec3 t_hi = (${vec3(hi)} - uOrigin) / direction;
+  vec3 enter = min(t_lo, t_hi), leave = max(t_lo, t_hi);
+  float t0 = max(max(enter.x, enter.y), max(enter.z, ${float(near)}));
+  float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(stepWorld)});
+  start = (uOrigin + t0 * direction - ${vec3(lo)}) * ${toGrid};
+  stride = direction * ${toGrid} * ${float(stepWorld)};`
+}
+
+/**
+ * The same through a space: homogeneous places are a + t b, and straight. GLSL takes the rows of the space for columns.
+ *
+ * @param {import('./textures.js').Drawn} drawn
+ * @param {string} toGrid
+ * @param {readonly number[]} space
+ */
+function frontWay({ lo, hi, near, stepWorld }, toGrid, space) {
+  const face = (/** @type {string} */ side, /** @type {string} */ sign) => `
+  rise = ${sign}(b.xyz - b.w * ${side}) + 1e-12;
+  at = ${sign}(a.w * ${side} - a.xyz) / rise;
+  enter = max(enter, mix(enter, at, greaterThan(rise, vec3(0.0))));
+  leave = min(leave, mix(leave, at, lessThan(rise, vec3(0.0))));`
+  return `
+  mat4 to_place = mat4(${space.map(float).join(', ')});
+  vec4 a = vec4(uOrigin, 1.0) * to_place, b = vec4(direction, 0.0) * to_place;
+  vec3 rise, at, enter = vec3(${float(near)}), leave = vec3(${float(GREATEST)});${face(vec3(lo), '')}${face(vec3(hi), '-')}
+  float t0 = max(max(enter.x, enter.y), enter.z), t1 = min(min(leave.x, leave.y), leave.z);
+  vec4 p0 = a + t0 * b;
+  vec3 turn = a.w * b.xyz - b.w * a.xyz;
+  float w = p0.w * (a.w + t1 * b.w);
+  float last = t0 <= t1 && p0.w > 0.0 && w > 0.0 ? floor((t1 - t0) * length(turn) / w / ${float(stepWorld)}) : -1.0;
+  start = (p0.xyz / p0.w - ${vec3(lo)}) * ${toGrid};
+  stride = normalize(turn) * ${toGrid} * ${float(stepWorld)} + 1e-12;`
+}
+
+/**
  * The fragment shader that walks the rays of a field.
  *
  * The innermost loop only looks for an occupied cell, the one around it for a sample that is seen, and the colour stands outside of
@@ -336,7 +380,7 @@ function lightThrough({ activation, densityBias, interval }) {
  */
 export function marchSource(drawn) {
   const cells = drawn.shape.map((side) => side - 1)
-  const toGrid = cells.map((n, axis) => n / (drawn.hi[axis] - drawn.lo[axis]))
+  const toGrid = vec3(cells.map((n, axis) => n / (drawn.hi[axis] - drawn.lo[axis])))
   const extent = Math.hypot(...drawn.hi.map((value, axis) => value - drawn.lo[axis]))
   const limit = Math.ceil(extent / drawn.stepWorld) + 8
   const floor = densityOfAlpha(drawn.alphaThreshold, drawn)
@@ -364,16 +408,9 @@ float leaving(vec3 planes, float k) {
 }
 void main() {
   vec3 direction = normalize(uRayStart + gl_FragCoord.x * uRayX + gl_FragCoord.y * uRayY);
-  direction += vec3(equal(direction, vec3(0.0))) * 1e-12;
-  vec3 t_lo = (${vec3(drawn.lo)} - uOrigin) / direction;
-  vec3 t_hi = (${vec3(drawn.hi)} - uOrigin) / direction;
-  vec3 enter = min(t_lo, t_hi), leave = max(t_lo, t_hi);
-  float t0 = max(max(enter.x, enter.y), max(enter.z, ${float(drawn.near)}));
-  float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(drawn.stepWorld)});
+${drawn.space ? frontWay(drawn, toGrid, drawn.space) : boxWay(drawn, toGrid)}
   light = vec4(0.0, 0.0, 0.0, 1.0);
   if (last < 0.0) return;
-  start = (uOrigin + t0 * direction - ${vec3(drawn.lo)}) * ${vec3(toGrid)};
-  stride = direction * ${vec3(toGrid)} * ${float(drawn.stepWorld)};
   per_stride = 1.0 / stride;
   vec3 ahead = step(0.0, stride);
   float k = 0.0;

@@ -12,6 +12,7 @@
 
 import { ACTIVATION_RELU, dequantize } from './decode.js'
 import { CODED, PRUNED } from './entropy.js'
+import { homeOf } from './front.js'
 import { addUp } from './pyramid.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
@@ -42,7 +43,8 @@ const MAX_DENSITY = 65504
  * @property {number} shading
  * @property {number} featureFrequencies
  * @property {BakedLayer[]} layers
- * @property {{ lo: number[], hi: number[] }} extent of what can be seen, in the world
+ * @property {{ lo: number[], hi: number[] }} extent of what can be seen, places
+ * @property {import('./front.js').Home} [home] where a camera begins before what was seen from one side
  */
 
 /**
@@ -337,10 +339,11 @@ export function makeTextures(field, maxSide) {
   const bricks = blocks.placeBricks(maxSide)
   const features = quantizeFeatures(voxels.tables, channels)
   const filled = fillBricks(field, voxels, blocks, bricks, features)
-  const { lo, hi, shading } = field
-  const world = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
+  const { lo, hi, shading, space } = field
+  const places = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
   return {
-    extent: { lo: world(low), hi: world(high) },
+    extent: { lo: places(low), hi: places(high) },
+    home: space && homeOf(space, places(low), places(high)),
     ...{ ...field.head, shading },
     ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,

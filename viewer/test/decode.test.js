@@ -35,6 +35,7 @@ function arraysOf(field) {
     shading: [field.shading],
     activation: [field.activation],
   }
+  if (field.space) arrays.space = field.space
   if (field.featureFrequencies) arrays.feature_frequencies = [field.featureFrequencies]
   if ('codebook' in field) {
     arrays.codes = field.codes

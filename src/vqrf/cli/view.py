@@ -166,15 +166,16 @@ class Render:
         size = (self.width, self.height)
         if self.out.suffix == CLIP_SUFFIX and not even(size):
             raise UsageError(f"{self.out}: a film needs an even width and height, got {self.width}x{self.height}")
-        if self.path in ("orbit", "spiral"):
-            cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size, up)
-        elif not Path(self.path).exists():
+        is_made = self.path in ("orbit", "spiral")
+        if not is_made and not Path(self.path).exists():
             raise UsageError(f"--path {self.path}: expected orbit, spiral or a JSON file, and there is no such file")
-        else:
-            try:
+        try:
+            if is_made:
+                cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size, up)
+            else:
                 cameras = load_path(self.path, size)
-            except PathError as error:
-                raise UsageError(str(error)) from None
+        except PathError as error:
+            raise UsageError(str(error)) from None
         return {f"{i:04}.png": camera for i, camera in enumerate(cameras)}
 
 

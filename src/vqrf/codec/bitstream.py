@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from vqrf.codec import walks
 from vqrf.codec.compressed import MAX_METADATA_BYTES, Compressed, CompressedField, Quantized, Table
 from vqrf.codec.container import (
-    KNOWN,
     LEVELS,
     BitstreamError,
     Section,
     assemble,
     check_kind,
+    known_sections,
     read_table,
     select_known,
 )
@@ -40,6 +40,8 @@ from vqrf.codec.contents import (
     read_head,
     read_metadata,
     read_pyramid,
+    read_space,
+    space_of,
     write_codebook,
     write_common,
     write_pyramid,
@@ -104,10 +106,10 @@ def verify(data: bytes, *, max_bytes: int = 1 << 30) -> Compressed:
       BitstreamError: the file is refused, or a section comes out otherwise.
     """
     field = decode(data, max_bytes=max_bytes)
-    again = encode(field)
+    again, known = encode(field), known_sections(data)
     rewritten = {s.name: again[s.offset : s.offset + s.stored] for s in read_table(again)}
     for s in read_table(data):
-        if s.name in KNOWN and rewritten.get(s.name) != data[s.offset : s.offset + s.stored]:
+        if s.name in known and rewritten.get(s.name) != data[s.offset : s.offset + s.stored]:
             raise BitstreamError(s.name, s.offset, "encodes to other bytes")
     return field
 
@@ -124,13 +126,14 @@ def _working_bytes(shape: tuple[int, ...], levels: list[Section]) -> int:
 
 def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:
     """The arguments of the field, metadata as text; by this module and `vqrf.codec.walks` alone."""
-    known = select_known(read_table(data, truncated), max_bytes)
+    known = select_known(data, read_table(data, truncated), max_bytes)
     head = read_head(data, known["HEAD"])
     is_pyramid = head.n_codewords == 0
-    check_kind(known, is_pyramid)
+    check_kind(data, known, is_pyramid)
     levels = [s for name, s in known.items() if name in LEVELS]
     if sum(s.raw for s in known.values()) + _working_bytes(head.lattice.shape, levels) > max_bytes:
         raise known["HEAD"].refuse(f"decoding takes more than the limit of {max_bytes} bytes")
+    space = read_space(data, known["SPAC"]) if "SPAC" in known else None
     known["PART"].expect_raw(head.lattice.n_voxels)
     if not is_pyramid:
         known["DENS"].expect_raw(head.n_coded + head.n_kept)
@@ -143,7 +146,7 @@ def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]
         metadata = data[meta.offset : meta.offset + meta.stored]
     shading, feature_frequencies, color_mlp = read_color_mlp(data, known["COLR"], head.n_channels)
     common = {
-        "lattice": head.lattice,
+        "lattice": replace(head.lattice, space=space),
         "color_mlp": color_mlp,
         "equation": replace(head.equation, shading=shading, feature_frequencies=feature_frequencies),
         "empty_density": head.empty_density,
@@ -161,7 +164,7 @@ def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, An
     layers = zip(tables[::2], tables[1::2], strict=True)
     empty_density, equation = equation_of(raw["constants"].tolist())
     common = {
-        "lattice": Lattice(raw["lo"], raw["hi"], raw["partition"].shape),
+        "lattice": Lattice(raw["lo"], raw["hi"], raw["partition"].shape, space_of(raw["space"]) if raw["space"] else None),
         "partition": raw["partition"],
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
         "equation": replace(

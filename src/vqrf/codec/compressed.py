@@ -115,8 +115,6 @@ class Compressed(ABC):
         sides = self.lattice.shape
         if any(not MIN_SIDE <= side <= MAX_SIDE for side in sides) or self.lattice.n_voxels > MAX_VOXELS:
             raise ValueError(f"lattice: expected sides of 2..4096 and at most 2^31 voxels, got {sides}")
-        if self.lattice.space is not None:
-            raise ValueError("space: a file holds a field in a box, and no other")
         _expect("partition", self.partition, np.uint8, sides)
         self._check()
         _check_layers(self.color_mlp, self.n_channels, self.equation)

@@ -16,7 +16,10 @@ from vqrf.codec import entropy
 from vqrf.codec.pyramid import MAX_LEVELS
 
 SIGNATURE = b"\x89VQR\r\n\x1a\n"
-VERSION = (1, 0)
+VERSION, SPACE_VERSION = (1, 0), (2, 0)
+"""The versions that are written: of a field in a box, and of one in another space."""
+MAJORS = (1, 2)
+"""Those that are read, whatever their minor version."""
 HEADER_BYTES = 32
 ENTRY_BYTES = 32
 
@@ -27,8 +30,8 @@ MAX_RATIO_BITS = 19
 STORED, RANGE_CODED = 0, 1
 LEVELS = tuple(f"LEV{number}" for number in range(MAX_LEVELS, -1, -1))
 """The levels of a pyramid, coarsest first; a file has those from its coarsest on."""
-KNOWN = ("HEAD", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", *LEVELS)
-"""The sections of a file, in their order. META may be absent, and a reader may skip it."""
+KNOWN = ("HEAD", "SPAC", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", *LEVELS)
+"""The sections of a file, in their order. META may be absent, and a reader may skip it; SPAC is known from version 2 on."""
 OF_CODEBOOK = ("BOOK", "DENS", "CODE", "KEPT")
 """What only a file with a codebook has, and must have."""
 
@@ -56,7 +59,8 @@ def assemble(contents: list[tuple[str, int, bytes]]) -> bytes:
         size = raw if method == RANGE_CODED else len(stored)
         table += struct.pack("<4sHHQQII", name.encode(), is_critical(name), method, len(stored), size, zlib.crc32(stored), 0)
     total = HEADER_BYTES + len(table) + sum(len(stored) for _, _, stored in sections)
-    start = SIGNATURE + struct.pack("<HHIQI", *VERSION, len(sections), total, 0)
+    version = SPACE_VERSION if any(name == "SPAC" for name, _, _ in sections) else VERSION
+    start = SIGNATURE + struct.pack("<HHIQI", *version, len(sections), total, 0)
     return b"".join([start, struct.pack("<I", zlib.crc32(start + table)), table, *(s for _, _, s in sections)])
 
 
@@ -88,11 +92,17 @@ def with_section(data: bytes, name: str, body: bytes) -> bytes:
 
 
 def method_of(name: str) -> int:
-    return STORED if name in ("HEAD", "META", "STEP") else RANGE_CODED
+    return STORED if name in ("HEAD", "SPAC", "META", "STEP") else RANGE_CODED
 
 
 def is_critical(name: str) -> bool:
     return name != "META"
+
+
+def known_sections(data: bytes) -> tuple[str, ...]:
+    """The sections that the version of a file knows, in their order."""
+    (major,) = struct.unpack("<H", data[8:10])
+    return tuple(name for name in KNOWN if name != "SPAC" or major > 1)
 
 
 def sections(data: bytes) -> list[tuple[str, int, int]]:
@@ -134,8 +144,8 @@ def _check_header(data: bytes) -> int:
     if n < HEADER_BYTES:
         raise BitstreamError("header", n, f"truncated: the header has 32 bytes, the file {n}")
     major, minor, count, _, reserved, crc = struct.unpack("<HHIQII", data[8:HEADER_BYTES])
-    if major != VERSION[0]:
-        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 1.x")
+    if major not in MAJORS:
+        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 1.x and 2.x")
     if not 1 <= count <= MAX_SECTIONS:
         raise BitstreamError("header", 12, f"section count {count} is outside 1..64")
     table_end = HEADER_BYTES + ENTRY_BYTES * count
@@ -153,7 +163,7 @@ def _read_entry(data: bytes, entry: int, offset: int) -> Section:
     if any(not (65 <= c <= 90 or 48 <= c <= 57) for c in letters):
         raise BitstreamError("header", entry, "section name is not four capital letters or digits")
     name = letters.decode()
-    if name not in KNOWN:
+    if name not in known_sections(data):
         if flags & 1:
             raise BitstreamError(name, entry, "unknown critical section")
     elif flags != is_critical(name):
@@ -174,13 +184,14 @@ def read_table(data: bytes, truncated: bool = False) -> list[Section]:
     (total,) = struct.unpack("<Q", data[16:24])
     bad_sum = BitstreamError("header", 16, f"file length {total} is not the sum of its parts")
     entries: list[Section] = []
+    known = known_sections(data)
     end, last_known = HEADER_BYTES + ENTRY_BYTES * count, -1
     for i in range(count):
         s = _read_entry(data, HEADER_BYTES + ENTRY_BYTES * i, end)
-        if s.name in KNOWN:
-            if KNOWN.index(s.name) <= last_known:
+        if s.name in known:
+            if known.index(s.name) <= last_known:
                 raise BitstreamError(s.name, s.entry, "appears twice or out of order")
-            last_known = KNOWN.index(s.name)
+            last_known = known.index(s.name)
         end += s.stored
         if end > total:
             raise bad_sum
@@ -202,8 +213,9 @@ def read_table(data: bytes, truncated: bool = False) -> list[Section]:
     return entries
 
 
-def select_known(entries: list[Section], max_bytes: int) -> dict[str, Section]:
-    known = {s.name: s for s in entries if s.name in KNOWN}
+def select_known(data: bytes, entries: list[Section], max_bytes: int) -> dict[str, Section]:
+    names = known_sections(data)
+    known = {s.name: s for s in entries if s.name in names}
     left = max_bytes
     for s in known.values():
         at = s.entry + 16
@@ -219,12 +231,12 @@ def select_known(entries: list[Section], max_bytes: int) -> dict[str, Section]:
     return known
 
 
-def check_kind(known: dict[str, Section], is_pyramid: bool) -> None:
+def check_kind(data: bytes, known: dict[str, Section], is_pyramid: bool) -> None:
     """Check that the sections are those of the file's kind, none too few and none too many."""
     levels = [name for name in LEVELS if name in known] if is_pyramid else []
     own = ("STEP", *LEVELS[-max(1, len(levels)) :]) if is_pyramid else OF_CODEBOOK
-    belong = ("HEAD", "META", "COLR", "PART", *own)
-    for name in KNOWN:
+    belong = ("HEAD", "SPAC", "META", "COLR", "PART", *own)
+    for name in known_sections(data):
         if name in belong and name not in known and is_critical(name):
             raise BitstreamError(name, HEADER_BYTES, "section is missing")
         if name in known and name not in belong:

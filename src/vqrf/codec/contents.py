@@ -38,10 +38,13 @@ from vqrf.codec.compressed import (
 )
 from vqrf.codec.container import LEVELS, BitstreamError, Reader, Section, read_table
 from vqrf.codec.pyramid import Int16, Nodes, PyramidField, build_nodes
-from vqrf.geometry import Float32, Lattice
+from vqrf.geometry import Float32, Front, Lattice
 from vqrf.kernels.constants import Activation, Equation, Shading, count_view_frequencies, shading_fault
 
 HEAD = struct.Struct("<6d3I4I9fI")
+SPACE = struct.Struct("<HH16d")
+FRONT = 1
+"""The number of the space of a projective map; a box has no section."""
 SHADINGS: dict[int, Shading] = {0: "mlp", 1: "sh", 2: "sh_relu", 3: "mlp"}
 """How a field is shaded, by the number that COLR gives."""
 ENCODED_FEATURES = 3
@@ -61,6 +64,7 @@ def write_common(field: Compressed, coder: Any) -> list[Content]:
     bits = [bits_of(table) for table in layers]
     return [
         ("HEAD", HEAD.size, _write_head(field)),
+        *([] if field.lattice.space is None else [("SPAC", SPACE.size, _write_space(field.lattice.space))]),
         ("META", 0, canonical_json(field.metadata) if field.metadata else b""),
         ("COLR", sum(b.nbytes for b in bits), _write_layers(layers, field) + coder.encode_tables(bits, False)),
         ("PART", field.partition.size, coder.encode_partition(field.partition)),
@@ -73,6 +77,10 @@ def _write_head(field: Compressed) -> bytes:
     numbers = (field.empty_density, *field.equation.numbers())
     activation = ACTIVATIONS.index(field.equation.activation)
     return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *numbers, activation)
+
+
+def _write_space(space: Front) -> bytes:
+    return SPACE.pack(FRONT, 0, *(value for row in space.matrix for value in row))
 
 
 def _write_quantizer(table: Table) -> bytes:
@@ -176,6 +184,25 @@ def read_head(data: bytes, section: Section) -> Head:
     n_channels, n_codewords, n_coded, n_kept = counts
     equation = replace(equation, activation=ACTIVATIONS[number])
     return Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, empty_density, equation)
+
+
+def read_space(data: bytes, section: Section) -> Front:
+    if section.stored != SPACE.size:
+        raise section.refuse(f"has {section.stored} bytes, expected {SPACE.size}")
+    number, reserved, *values = SPACE.unpack(data[section.offset : section.offset + SPACE.size])
+    if number != FRONT:
+        raise section.refuse(f"space {number} is not supported")
+    if reserved:
+        raise section.refuse("reserved bytes are not zero")
+    if not all(map(math.isfinite, values)):
+        raise section.refuse("a number of the space is not finite")
+    return space_of(values)
+
+
+def space_of(values: Sequence[float]) -> Front:
+    """The space of 16 numbers, row by row."""
+    a, b, c, d = ((values[i], values[i + 1], values[i + 2], values[i + 3]) for i in range(0, 16, 4))
+    return Front((a, b, c, d))
 
 
 def equation_of(numbers: Sequence[float]) -> tuple[float, Equation]:

@@ -22,7 +22,7 @@ from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
 from vqrf.files import expect_file, making
-from vqrf.geometry import Camera, Float32, Float64, Lattice, Vector, Z, upright
+from vqrf.geometry import Camera, Float32, Float64, Front, Lattice, Vector, Z, upright
 from vqrf.rendering.poster import FOV
 
 MAX_PATH_BYTES = 1 << 26
@@ -30,6 +30,10 @@ MAX_PATH_BYTES = 1 << 26
 
 PITCH = math.radians(25)
 """How far above the horizon an orbit runs."""
+
+SWAY, SPIRAL_ZOOM = math.radians(6), (1.1, 0.75)
+"""Before what cameras saw from one side: how far a path swings around the place that they looked from, seen from the middle of
+what they saw; and at the ends of a spiral, how far it is from there, in their distance."""
 
 SPIRAL_PITCHES = math.radians(-5), math.radians(60)
 SPIRAL_TURNS = 2
@@ -39,23 +43,31 @@ Size = tuple[int, int]
 
 
 class PathError(ValueError):
-    """A file holds no camera path; the message says why."""
+    """There is no camera path; the message says why."""
 
 
 def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
     """Once around, at one height; the last view is one step before the first, so that a film of it has no seam.
 
+    Before what cameras saw from one side, once around the place that they looked from.
+
     >>> cameras = orbit(Lattice((-1, -1, -1), (1, 1, 1), (2, 2, 2)), 4, (16, 16))
     >>> [bool(np.allclose(camera.pose[:3, 3] @ cameras[0].pose[:3, 3], 0)) for camera in cameras]
     [False, False, False, False]
     """
-    return [_look(lattice, 2 * math.pi * i / n_views, PITCH, size, up) for i in range(n_views)]
+    angles = [2 * math.pi * i / n_views for i in range(n_views)]
+    if lattice.space is not None:
+        return [_sway(lattice, lattice.space, angle, 1.0, size) for angle in angles]
+    return [_look(lattice, angle, PITCH, size, up) for angle in angles]
 
 
 def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
-    """Twice around, rising from a little below the horizon to a view from above."""
+    """Twice around, rising from a little below the horizon to a view from above; or, in front, coming nearer."""
     low, high = SPIRAL_PITCHES
     shares = [i / max(n_views - 1, 1) for i in range(n_views)]
+    if lattice.space is not None:
+        far, near, turn = *SPIRAL_ZOOM, 2 * math.pi * SPIRAL_TURNS
+        return [_sway(lattice, lattice.space, turn * s, far + s * (near - far), size) for s in shares]
     return [_look(lattice, 2 * math.pi * SPIRAL_TURNS * s, low + s * (high - low), size, up) for s in shares]
 
 
@@ -68,6 +80,25 @@ def _look(lattice: Lattice, yaw: float, pitch: float, size: Size, up: Vector) ->
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
     pose[:3, 3] = (np.add(lattice.lo, lattice.hi)) / 2 + back * (0.9 * radius / math.sin(FOV / 2))
+    return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
+
+
+def _sway(lattice: Lattice, space: Front, angle: float, zoom: float, size: Size) -> Camera:
+    """A camera beside the eye of a space, that looks at the middle of the lattice; its up is the second axis of places."""
+    middle, eye = space.world_of_place(lattice.corners().mean(0)), space.eye
+    if not np.isfinite([middle, eye]).all():
+        raise PathError("there is no place that its cameras looked from: give a path in a file")
+    distance = float(np.linalg.norm(eye - middle))
+    back = (eye - middle) / distance
+    up = np.array(space.matrix)[1, :3]
+    right = np.cross(up, back)
+    right = right / np.linalg.norm(right)
+    back = back + math.tan(SWAY) * (math.cos(angle) * right + math.sin(angle) * np.cross(back, right))
+    back = back / np.linalg.norm(back)
+    right = np.cross(up, back)
+    right = right / np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(back, right), back, middle + zoom * distance * back], -1)
     return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
 
 

@@ -37,8 +37,14 @@ QUALITIES = (80, 70, 60, 50, 40, 30, 20)
 
 
 def first_view(field: RadianceField, up: Vector = Z) -> FirstView:
-    """A view that has all of a field in it, whatever way it is turned about `up`; a few cells that are astray do not count."""
-    return _view_of(_bounds(field), up)
+    """A view that has all of a field in it, whatever way it is turned about `up`; a few cells that are astray do not count.
+
+    Of what cameras saw from one side, the view from amid them.
+    """
+    space, box = field.lattice.space, _bounds(field)
+    if space is not None and np.isfinite(space.eye).all():
+        return _rounded(space.eye, field.lattice.world_from_index(box.mean(0)))
+    return _view_of(field.lattice.world_from_index(box), up)
 
 
 def camera_of(view: FirstView, side: tuple[int, int], up: Vector = Z) -> Camera:
@@ -78,7 +84,7 @@ def poster_of(field: RadianceField, view: FirstView, up: Vector = Z) -> bytes:
 
 
 def _bounds(field: RadianceField) -> Float64:
-    """The corners [2,3] of the box that holds nearly all of what can be seen."""
+    """The corners [2,3], continuous voxel coordinates, of the box that holds nearly all of what can be seen."""
     cells = field.volume().cells != 0
     box = np.array([(0, side) for side in cells.shape]).T
     for axis in range(3):
@@ -86,8 +92,7 @@ def _bounds(field: RadianceField) -> Float64:
         if along[-1]:
             low, high = np.searchsorted(along, [ASTRAY * along[-1], (1 - ASTRAY) * along[-1]])
             box[:, axis] = low, high + 1
-    corners: Float64 = field.lattice.world_from_index(box.astype(np.float64))
-    return corners
+    return box.astype(np.float64)
 
 
 def _view_of(box: Float64, up: Vector) -> FirstView:
@@ -101,5 +106,9 @@ def _view_of(box: Float64, up: Vector) -> FirstView:
     above = math.cos(PITCH) * z - math.sin(PITCH) * ahead
     distance = float((back + np.maximum(np.abs(aside), np.abs(above)) / (FILLED * math.tan(FOV / 2))).max())
     direction = turn @ (math.cos(PITCH) * math.cos(YAW), math.cos(PITCH) * math.sin(YAW), math.sin(PITCH))
-    position, target = (tuple(float(f"{x:.{DIGITS}g}") for x in place) for place in (middle + distance * direction, middle))
+    return _rounded(middle + distance * direction, middle)
+
+
+def _rounded(eye: Float64, middle: Float64) -> FirstView:
+    position, target = (tuple(float(f"{x:.{DIGITS}g}") for x in place) for place in (eye, middle))
     return FirstView((position[0], position[1], position[2]), (target[0], target[1], target[2]))

@@ -67,12 +67,14 @@ def surface_of(field: RadianceField, level: float = LEVEL) -> Surface:
     Deterministic.
 
     Raises:
-      ValueError: the level is no share, or nothing in the field takes as much.
+      ValueError: the level is no share, nothing in the field takes as much, or the field is in no box.
       OverBudget: it takes too much memory.
       ModuleNotFoundError: scikit-image is not installed.
     """
     if not 0 < level < 1:
         raise ValueError(f"level: expected a value between 0 and 1, got {level}")
+    if field.lattice.space is not None:
+        raise ValueError("is forward-facing, of which no surface is made")
     measure = importlib.import_module("skimage.measure")
     lattice = field.lattice
     expect_room(BYTES_OF_VOXEL * lattice.n_voxels, None, f"the surface of {lattice.n_voxels} voxels")

@@ -1,0 +1,61 @@
+/** The space of cameras that look one way: FORMAT.md section 4, *Space*. Matrices are 4x4, row by row. */
+
+/** How far from where a photo was taken one may turn, in radians, and go, in parts of the distance: beyond it nobody has looked. */
+const MAX_TURN = 0.35
+const MAX_ZOOM = 1.6
+const DEGREES = 180 / Math.PI
+
+/** @typedef {[number, number, number]} Vector */
+
+/**
+ * @param {readonly number[]} matrix
+ * @param {readonly number[]} vector
+ */
+export const times = (matrix, vector) =>
+  [0, 4, 8, 12].map((row) => vector.reduce((sum, value, column) => sum + matrix[row + column] * value, 0))
+
+/**
+ * @param {readonly number[]} matrix
+ * @returns {number[] | undefined} nothing where it cannot be undone
+ */
+export function inverse(matrix) {
+  const rows = [0, 1, 2, 3].map((row) => [0, 1, 2, 3, 4, 5, 6, 7].map((i) => (i < 4 ? matrix[4 * row + i] : +(i - 4 === row))))
+  for (let at = 0; at < 4; at++) {
+    const pivot = rows.reduce((best, row, i) => (i >= at && Math.abs(row[at]) > Math.abs(rows[best][at]) ? i : best), at)
+    ;[rows[at], rows[pivot]] = [rows[pivot], rows[at]]
+    const scale = rows[at][at]
+    if (!scale) return undefined
+    rows[at] = rows[at].map((value) => value / scale)
+    for (const [i, row] of rows.entries()) if (i !== at) rows[i] = row.map((value, k) => value - row[at] * rows[at][k])
+  }
+  return rows.flatMap((row) => row.slice(4))
+}
+
+/**
+ * Where a camera begins, and how far it may go: amid those that took the photos, looking at the middle of what there is.
+ *
+ * @typedef {object} Home
+ * @property {Vector} up
+ * @property {{ position: Vector, target: Vector }} view
+ * @property {[number, number]} distance the least and the most
+ * @property {[number, number]} pitch in degrees
+ * @property {number} swing how far it may turn to each side, in radians
+ */
+
+/**
+ * @param {readonly number[]} space
+ * @param {readonly number[]} lo places
+ * @param {readonly number[]} hi
+ * @returns {Home | undefined} nothing where the space has no such point
+ */
+export function homeOf(space, lo, hi) {
+  const back = inverse(space)
+  if (!back || !back[14]) return undefined
+  const position = /** @type {Vector} */ ([2, 6, 10].map((i) => back[i] / back[14]))
+  const [x, y, z, w] = times(back, [...lo.map((low, axis) => (low + hi[axis]) / 2), 1])
+  const target = /** @type {Vector} */ ([x / w, y / w, z / w])
+  const distance = Math.hypot(...position.map((value, axis) => value - target[axis]))
+  const up = /** @type {Vector} */ (space.slice(4, 7))
+  const swing = MAX_TURN * DEGREES
+  return { up, view: { position, target }, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], pitch: [-swing, swing], swing: MAX_TURN }
+}
