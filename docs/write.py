@@ -23,6 +23,7 @@ BEGIN, END = "<!-- written by docs/write.py -->\n\n", "<!-- end -->"
 SUBJECTS = (
     "training",
     "box",
+    "front",
     "bases",
     "pyramid",
     "search",

@@ -87,6 +87,7 @@ def facts_of(listing: Listing, scene: Scene, found: Found, box: Box) -> dict[str
         "place_from": scene.source,
         "near": scene.near,
         "far": scene.far,
+        "space": scene.space,
         "box": [corner.tolist() for corner in box],
         "pixels_off": None if not off else float(np.median(off)),
         "n_points": 0 if listing.points is None else len(listing.points),

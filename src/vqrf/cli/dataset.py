@@ -31,6 +31,10 @@ class Photos:
     """Lowest and highest corner of a box that holds the scene, in the coordinates of the cameras."""
     up: tuple[float, float, float] | None = None
     """Direction that is up, in the coordinates of the cameras."""
+    space: Literal["box", "front"] | None = None
+    """How the world lies in the voxels.
+    box: as it is, if not given.
+    front: voxels grow with depth, for photos that all look one way."""
     hold_out: str = ""
     """Photos to keep out of training, for scoring:
     own (the dataset's test split), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0 (none).
@@ -50,7 +54,7 @@ class Photos:
     """The masks are black, not white, where the object is."""
 
     def options(self) -> SceneOptions:
-        place = Wishes(self.near, self.far, self.box, self.up)
+        place = Wishes(self.near, self.far, self.box, self.up, self.space)
         masks = MaskOptions(self.masks, self.masked, self.masks_inverted)
         return SceneOptions(hold_out=self.hold_out, place=place, axes=self.axes, masks=masks)
 
@@ -98,8 +102,9 @@ def lines_of(scene: Scene) -> Iterator[str]:
         scene.hold_out, f"every {scene.hold_out}th held out"
     )
     yield f"{scene.name}: {len(scene.train)} photos to train on, {size}{averaged}; {held_out}"
+    space = "" if scene.space == "box" else f", space {scene.space}"
     box = "" if scene.box is None else f", box {_numbers(scene.box[0])} to {_numbers(scene.box[1])}"
-    yield f"near {scene.near:.4g}, far {scene.far:.4g}{box} (from {scene.source}); up {_numbers(scene.up)}"
+    yield f"near {scene.near:.4g}, far {scene.far:.4g}{box} (from {scene.source}); up {_numbers(scene.up)}{space}"
     yield from scene.remarks
 
 

@@ -151,7 +151,7 @@ def train_into(
         notes["exposures"] = model.exposures
     fault = judge(field, scene, "fine")
     save_run(run, scene, field, factors, notes if fault is None else {**notes, "fault": fault})
-    if factors is not None:
+    if factors is not None and field.lattice.space is None:
         say(common.quiet, f"wrote {run / FACTORS_FILE}")
     say(common.quiet, f"trained in {time.perf_counter() - start:.0f} s; wrote {run / FIELD_FILE}")
     if fault is not None:

@@ -114,6 +114,7 @@ def load_scene(
         downscale=next((task.downscale for of_split in tasks.values() for task in of_split), 1),
         hold_out=hold_out,
         source=found.source,
+        space=found.space,
         masked=next((task.mask_mean for of_split in tasks.values() for task in of_split if task.mask_mean), ""),
         remarks=(*listing.remarks, *remarks_of(every_task), *remarks),
     )

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqrf.data.listing import Box, Listing
 from vqrf.geometry import Camera, Float64
 
 Axes = Literal["opengl", "opencv"]
+SpaceName = Literal["box", "front"]
 Vector = tuple[float, float, float]
 
 USUAL_NEAR, USUAL_FAR = 2.0, 6.0
@@ -46,6 +48,9 @@ on a side; cameras that are asked."""
 POINT_QUANTILES, POINT_MARGIN = (0.005, 0.995), 0.1
 """Of a model's points, those that are left out at either end, and how much the box is wider."""
 
+FRONT_CORNER = np.cos(np.radians(75))
+"""Cosine of how far the ray of a pixel may be from the mean of the viewing axes where cameras look one way."""
+
 UPRIGHT = np.cos(np.radians(20))
 """Where cameras say that up is within 20 degrees of an axis of the world, it is that axis."""
 
@@ -64,6 +69,7 @@ class Placement:
       up: unit vector.
       centre: the point that the cameras look at, None where they look at none.
       source: of near, far and box, for people.
+      space: how the world is to lie in the voxels.
     """
 
     near: float
@@ -72,6 +78,7 @@ class Placement:
     up: Vector
     centre: Vector | None
     source: str
+    space: SpaceName
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Wishes:
     far: float | None = None
     box: tuple[float, ...] | None = None
     up: Vector | None = None
+    space: SpaceName | None = None
 
     def __post_init__(self) -> None:
         near, far = self.near or 0.0, np.inf if self.far is None else self.far
@@ -139,7 +147,10 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
         near, far = near if wishes.near is None else wishes.near, far if wishes.far is None else wishes.far
         if not near < far:
             raise PlacementError(f"near and far: expected near below far, got {near:g} and {far:g}: give both")
-    return Placement(near, far, box, up, centre, source)
+    space = wishes.space or "box"
+    if space == "front" and (fault := front_fault(cameras)):
+        raise PlacementError(f"space: {fault}")
+    return Placement(near, far, box, up, centre, source, space)
 
 
 Found = tuple[float | None, float | None, Box | None, str]
@@ -189,6 +200,27 @@ def look_of(poses: Float64) -> Looks:
     if is_at_one:  # those that look past the rest say nothing about how far it is
         distances = np.maximum(distances, np.quantile(distances, 0.02))
     return Looks(centre, distances, miss, bool(is_at_one))
+
+
+def front_fault(cameras: Sequence[Camera]) -> str | None:
+    """Why there is no one side that all cameras look to; None if there is."""
+    axis = mean_axis(np.stack([camera.pose for camera in cameras]))
+    least = min(float((camera.rays(border_pixels(camera))[1] @ axis).min()) for camera in cameras)
+    return None if least >= FRONT_CORNER else "front is for cameras that look one way, and these do not"
+
+
+def mean_axis(poses: Float64) -> Float64:
+    """[3] the unit direction that cameras of these poses [N,4,4] look in, in the mean; 0 where there is none."""
+    mean = -poses[:, :3, 2].mean(0)
+    axis: Float64 = mean / max(float(np.linalg.norm(mean)), 1e-9)
+    return axis
+
+
+def border_pixels(camera: Camera) -> NDArray[np.int64]:
+    """The numbers of the pixels in the corners and in the middles of the sides."""
+    rows, columns = (np.array([0, side // 2, side - 1]) for side in (camera.height, camera.width))
+    pixels: NDArray[np.int64] = (rows[:, None] * camera.width + columns).ravel()
+    return pixels
 
 
 def fault_of(cameras: Sequence[Camera]) -> str | None:

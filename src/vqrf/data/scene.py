@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,13 +13,20 @@ import numpy as np
 
 from vqrf.data.images import Bytes, png_from_image
 from vqrf.data.listing import COLORS, PHOTO_ENDINGS, Box, Color, path_inside
+from vqrf.data.placement import SpaceName, mean_axis
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32, Float64
+from vqrf.geometry import Camera, Float32, Float64, Front
 
 SPLITS = ("train", "test")
 
 BOUND_RAYS = 65
 """Rays per image side in `camera_bounds`: between them a frustum bulges by less than 1e-4 of `far`."""
+
+DEPTH_SHARE = 0.5
+"""How deep the space of cameras that look one way is, to infinity, by how wide; voxels are cubes there."""
+
+BEYOND_FAR = 4.0
+"""How many times as far as things were said to be that space goes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,6 +81,7 @@ class Scene:
       downscale: how many pixels of a photo, on a side, were averaged to one; of the first view where they differ.
       hold_out: what `vqrf.data.splits.split_shots` takes to hold out the same photos again.
       remarks: what was passed over when it was read, for the user.
+      space: how the world is to lie in the voxels.
     """
 
     train: tuple[View, ...]
@@ -88,6 +97,7 @@ class Scene:
     downscale: int = 1
     hold_out: str = "own"
     remarks: tuple[str, ...] = ()
+    space: SpaceName = "box"
 
     def __repr__(self) -> str:
         sizes = sorted({(view.camera.width, view.camera.height) for view in self.train + self.test})
@@ -154,6 +164,45 @@ def camera_bounds(scene: Scene) -> tuple[Float64, Float64]:
     """
     if not scene.train:
         raise ValueError("camera_bounds: the scene has no training views")
+    lo, hi = _bounds(scene, lambda points: points)
+    if scene.box is None:
+        return lo, hi
+    within = np.maximum(lo, scene.box[0]), np.minimum(hi, scene.box[1])
+    return within if (within[0] < within[1]).all() else scene.box
+
+
+def front_bounds(scene: Scene) -> tuple[Front, Float64, Float64]:
+    """The space in front of the training cameras, and the places [3], [3] float64 between which they see things in it.
+
+    It looks the way that the cameras do in the mean, from where the rearmost stands. It goes on beyond `far`, to `BEYOND_FAR`
+    times that depth, for what is farther than any point that was found, as a sky is; in disparity that is little.
+
+    Raises:
+      ValueError: the scene has no training views.
+    """
+    if not scene.train:
+        raise ValueError("front_bounds: the scene has no training views")
+    poses = np.stack([view.camera.pose for view in scene.train])
+    axis, positions = mean_axis(poses), poses[:, :3, 3]
+    right = np.cross(axis, poses[:, :3, 1].mean(0))
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(right, axis), -axis], 1)
+    pose[:3, 3] = positions.mean(0) + ((positions - positions.mean(0)) @ axis).min() * axis
+
+    def across_and_depth(points: Float64) -> Float64:
+        seen = (points - pose[:3, 3]) @ (pose[:3, :3] * [1, 1, -1])
+        return np.concatenate([seen[:, :2] / seen[:, 2:], seen[:, 2:]], 1)
+
+    lo, hi = _bounds(scene, across_and_depth)
+    near, far = lo[2], BEYOND_FAR * hi[2]
+    depth = DEPTH_SHARE * float((hi - lo)[:2].max())
+    lo[2], hi[2] = 0.0, depth * (1 - near / far)
+    return Front.looking(pose, float(near), depth), lo, hi
+
+
+def _bounds(scene: Scene, coordinates: Callable[[Float64], Float64]) -> tuple[Float64, Float64]:
+    """Lowest and highest coordinates of what the training cameras see between `near` and `far`."""
     lo, hi = np.full(3, np.inf), np.full(3, -np.inf)
     for view in scene.train:
         camera = view.camera
@@ -161,12 +210,9 @@ def camera_bounds(scene: Scene) -> tuple[Float64, Float64]:
         columns = np.unique(np.linspace(0, camera.width - 1, BOUND_RAYS).astype(np.int64))
         origins, directions = camera.rays((rows[:, None] * camera.width + columns).ravel())
         for distance in (scene.near, scene.far):
-            points = origins.astype(np.float64) + distance * directions
+            points = coordinates(origins.astype(np.float64) + distance * directions)
             lo, hi = np.minimum(lo, points.min(0)), np.maximum(hi, points.max(0))
-    if scene.box is None:
-        return lo, hi
-    within = np.maximum(lo, scene.box[0]), np.minimum(hi, scene.box[1])
-    return within if (within[0] < within[1]).all() else scene.box
+    return lo, hi
 
 
 def _photo_path(folder: Path, name: str) -> Path:

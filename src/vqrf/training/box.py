@@ -72,7 +72,7 @@ def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarra
     kernels, volume, lattice = select(), field.volume(), field.lattice
     voxels = np.flatnonzero(voxels_of_cells(volume.cells))
     points = lattice.world_from_index(np.stack(np.unravel_index(voxels, lattice.shape), -1)).astype(np.float32)
-    edge = float(np.cbrt(np.prod(lattice.extent / (np.array(lattice.shape) - 1))))
+    edge = _edges(lattice, voxels)
     importance = np.zeros(lattice.shape)
     needing = np.zeros(lattice.shape, np.int32)
     for camera in (view.camera for view in scene.train):
@@ -85,6 +85,16 @@ def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarra
         kernels.accumulate_importance(volume, *rays, importance)
         needing.flat[voxels] += importance.flat[voxels] >= least * (across / every) ** 2
     return needing
+
+
+def _edges(lattice: Lattice, voxels: np.ndarray) -> float | np.ndarray:
+    """World size of voxels [N], given by number: one in a box, and [N] across where they grow with depth."""
+    if lattice.space is None:
+        return float(np.cbrt(np.prod(lattice.extent / (np.array(lattice.shape) - 1))))
+    index = np.stack(np.unravel_index(voxels, lattice.shape), -1)
+    sides = [lattice.world_from_index(index + half) - lattice.world_from_index(index - half) for half in np.eye(3)[:2] / 2]
+    across: np.ndarray = np.sqrt(np.linalg.norm(sides[0], axis=-1) * np.linalg.norm(sides[1], axis=-1))
+    return across
 
 
 def needed_voxels(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
@@ -112,11 +122,11 @@ def coarse_alive(coarse: RadianceField) -> np.ndarray:
 
 
 def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:
-    """The fine stage's box: around the coarse voxels that are alive, a little wider; everything if none is."""
+    """The places of the fine stage's box: around the coarse voxels that are alive, a little wider; everything if none is."""
     alive = np.argwhere(coarse_alive(coarse))
     if len(alive) == 0:
         return np.array(coarse.lattice.lo), np.array(coarse.lattice.hi)
-    lo, hi = (coarse.lattice.world_from_index(edge) for edge in (alive.min(0), alive.max(0)))
+    lo, hi = (coarse.lattice.place_from_index(edge) for edge in (alive.min(0), alive.max(0)))
     half = np.maximum((hi - lo) / 2 * BOX_MARGIN, coarse.lattice.extent / np.array(coarse.lattice.shape))
     centre = (lo + hi) / 2
     return centre - half, centre + half
@@ -130,7 +140,7 @@ def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:
     for axis in range(3):
         centres = np.zeros((lattice.shape[axis] - 1, 3))
         centres[:, axis] = np.arange(lattice.shape[axis] - 1) + 0.5
-        index = coarse.lattice.index_from_world(lattice.world_from_index(centres))[:, axis]
+        index = coarse.lattice.index_from_place(lattice.place_from_index(centres))[:, axis]
         axes.append(np.clip(np.rint(index).astype(int), 0, coarse.lattice.shape[axis] - 1))
     return wider[np.ix_(*axes)].astype(np.uint8)
 

@@ -22,7 +22,8 @@ SHARE_OF_SAVES = 0.05
 
 def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
     """A short name of the training views and settings: a checkpoint goes on only with the ones it began with."""
-    crc = zlib.crc32(json.dumps([settings, scene.near, scene.far, scene.background], sort_keys=True).encode())
+    said = [settings, scene.near, scene.far, scene.background, *([] if scene.space == "box" else [scene.space])]
+    crc = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for view in scene.train:
         camera = view.camera
         numbers = [*camera.pose.ravel(), camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]

@@ -79,8 +79,8 @@ class Run:
 def save_run(
     folder: Path, scene: Scene, field: RadianceField, factors: Factors | LineFactors | None, notes: Mapping[str, Any]
 ) -> None:
-    """Write what a training ends in: the field with its notes and, of a field of factors, a checkpoint of TensoRF before it."""
-    if factors is not None:
+    """Write what a training ends in: the field with its notes and, of factors in a box, a checkpoint of TensoRF before it."""
+    if factors is not None and field.lattice.space is None:
         made = tensorf_of(field, factors, scene.far)
         write_atomically(folder / FACTORS_FILE, bytes_of_tensorf(made, Path(FACTORS_FILE).stem))
     save_field(folder / FIELD_FILE, field, notes=dict(notes))

@@ -44,10 +44,10 @@ from torch.nn.functional import max_pool3d
 from vqrf.bars import stage_bars
 from vqrf.data.exposure import ExposedPool, Exposures, exposures_of
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene, camera_bounds, moved_scene
+from vqrf.data.scene import Scene, camera_bounds, front_bounds, moved_scene
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Lattice, far_origin
+from vqrf.geometry import Front, Lattice, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_cells, needed_part, scene_box
@@ -66,8 +66,9 @@ class FieldModel:
 
     Args:
       stage: its constants.
-      lo, hi: the box of its lattice.
+      box: of its lattice, lowest and highest place.
       scene: for near and background.
+      space: of the lattice.
       coarse: what the coarse stage found, to stay inside of; None in the coarse stage itself.
       seed: of the MLP's start.
     """
@@ -78,10 +79,12 @@ class FieldModel:
         box: tuple[np.ndarray, np.ndarray],
         scene: Scene,
         *,
+        space: Front | None = None,
         coarse: RadianceField | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
+        self.space = space
         self.stage, self.device, self.scene, self.coarse = stage, device, scene, coarse
         self.box = box
         self.kernels = select(device)
@@ -100,7 +103,7 @@ class FieldModel:
         Args:
           reach: cells of the new lattice, flat, whose voxels it holds; None for those that the coarse stage leaves.
         """
-        self.lattice = Lattice.with_voxels(*self.box, self.stage.voxels_after(n_grown))
+        self.lattice = Lattice.with_voxels(*self.box, self.stage.voxels_after(n_grown), self.space)
         shape = self.lattice.shape
         self.equation = self._equation_after(n_grown)
         self.reach, self.allowed, active = None, None, torch.arange(self.lattice.n_voxels, device=self.device)
@@ -211,7 +214,7 @@ class FieldModel:
         """The cells of a lattice of `n_voxels` in or next to cells that are occupied now."""
         self._refresh()
         near = max_pool3d(self.volume.cells.float()[None, None], 3, stride=1, padding=1)[0, 0] > 0
-        return cells_on(near.to(torch.uint8).cpu().numpy(), Lattice.with_voxels(*self.box, n_voxels))
+        return cells_on(near.to(torch.uint8).cpu().numpy(), Lattice.with_voxels(*self.box, n_voxels, self.space))
 
     def _close_unneeded(self) -> None:
         """Allow nothing any more in cells that no photos need (`box.needed_cells`): fog that none of them shows.
@@ -307,14 +310,16 @@ def initial_mlp(appearance: Appearance, seed: int, device: str) -> list[Tensor]:
 
 def coarse_model(scene: Scene, config: TrainConfig, *, seed: int, device: str) -> FieldModel:
     """The model of the coarse stage at its start."""
-    model = FieldModel(config.coarse, camera_bounds(scene), scene, seed=seed, device=device)
+    space, lo, hi = front_bounds(scene) if scene.space == "front" else (None, *camera_bounds(scene))
+    model = FieldModel(config.coarse, (lo, hi), scene, space=space, seed=seed, device=device)
     model.hide(count_views(scene, model.lattice))
     return model
 
 
 def fine_model(scene: Scene, config: TrainConfig, coarse: RadianceField, *, seed: int, device: str) -> FieldModel:
     """The model of the fine stage at its start."""
-    return FieldModel(config.fine, scene_box(coarse), scene, coarse=coarse, seed=seed, device=device)
+    space = coarse.lattice.space
+    return FieldModel(config.fine, scene_box(coarse), scene, space=space, coarse=coarse, seed=seed, device=device)
 
 
 Watch = Callable[[Callable[[], RadianceField]], None]

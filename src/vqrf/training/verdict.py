@@ -72,7 +72,8 @@ def look(field: RadianceField, scene: Scene) -> Findings:
     shown = np.abs(pixels - background).max(1) > SHOWN
     hits = kernels.hit_rays(volume, batch.origins[shown], batch.directions[shown]) if shown.any() else np.ones(1)
     cells = np.asarray(volume.cells)
-    index = np.floor(field.lattice.index_from_world(np.stack([view.camera.pose[:3, 3] for view in scene.train]))).astype(int)
+    index = field.lattice.index_from_world(np.stack([view.camera.pose[:3, 3] for view in scene.train]))
+    index = np.floor(np.nan_to_num(index, nan=-1.0)).astype(int)
     inside = ((index >= 0) & (index < cells.shape)).all(1)
     in_cells = cells[tuple(np.clip(index, 0, np.array(cells.shape) - 1).T)] != 0
     return Findings(
