@@ -22,7 +22,7 @@ export function drawingFault({ lo, hi, space, interval, stepWorld, alphaThreshol
   }
   if (!(alphaThreshold > 0 && alphaThreshold < 1)) return `alpha_threshold: expected a value between 0 and 1, got ${alphaThreshold}`
   if (interval < INTERVALS[0] || interval > INTERVALS[1]) return `interval: ${interval} makes no density that can be told apart`
-  if (space && !isSpaceFine(space, lo, hi)) return 'space: a corner of the field is not in front, or too far'
+  if (space && !isSpaceFine(space, lo, hi)) return 'space: not all of it is in front'
   const samples = Math.hypot(...extents) / stepWorld + 1
   if (!(samples <= MAX_SAMPLES)) return `step_world: a ray has ${samples.toPrecision(3)} samples, expected at most ${MAX_SAMPLES}`
   const weights = layers.reduce((sum, layer) => sum + layer.out * layer.in, 0)
