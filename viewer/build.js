@@ -74,7 +74,7 @@ const OWN_NAMES = [
   ...['uploadLayers', 'compose', 'prepare', 'compile', 'flight', 'lastRate', 'deleteTarget', 'createTarget'],
   ...['limits', 'pieces', 'sides', 'shown', 'half', 'sizes', 'sights', 'part', 'say', 'tell'],
   ...['section', 'reason', 'offset', 'shading', 'texture', 'density', 'request', 'restore', 'codes', 'kept', 'nodes', 'parents', 'fit', 'tick', 'measure'],
-  ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail'],
+  ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
 /** A capital, and a small letter where those are used up: nobody else calls a property so. @param {number} i */
 const shortName = (i) => String.fromCharCode(65 + (i % 26)) + (i < 26 ? '' : String.fromCharCode(96 + Math.floor(i / 26)))

@@ -651,6 +651,25 @@ def test_a_lost_context_is_rebuilt(tab: Tab, export: Callable[[bytes], str], bal
     assert before.std() > 0.05
 
 
+def test_graphics_that_are_lost_again_and_again_are_given_up_and_it_is_said(
+    tab: Tab, export: Callable[[bytes], str], ball_file: bytes
+) -> None:
+    """As where the system stops a shader that takes too long: it was restored without an end, over an empty canvas."""
+    tab.open(export(ball_file)).await_rest()
+    tab.ask(
+        f"""() => {{
+          const {{ canvas, gl }} = {VIEWER}.stage.renderer
+          const loss = gl.getExtension('WEBGL_lose_context')
+          const again = (event) => event.defaultPrevented && setTimeout(() => loss.restoreContext())
+          canvas.addEventListener('webglcontextlost', again)
+          canvas.addEventListener('webglcontextrestored', () => loss.loseContext())
+          loss.loseContext()
+        }}"""
+    )
+    tab.page.get_by_role("alert").filter(has_text="cannot draw this scene").wait_for()
+    assert tab.page.get_by_role("status").filter(has_text="restoring").count() == 0
+
+
 def test_a_browser_without_webgl2_is_told_so(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
     tab.page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
     tab.page.goto(export(ball_file))

@@ -188,7 +188,7 @@ export class VqrfViewer extends Base {
       {
         onFrame: () => this.shown(),
         onMove: () => this.tell('camerachange', this.camera),
-        onLost: (isLost) => this.panels.say(isLost ? 'The graphics were reset; restoring the picture.' : ''),
+        onLost: (isLost) => this.panels.say(isLost ? 'Restoring the graphics.' : ''),
         onFail: (error) => this.fail(error),
       },
       {

@@ -10,6 +10,9 @@ import { marchSource, packLayers, PRESENT, VERTEX, WEIGHTS_WIDTH } from './shade
 /** The browser cannot do it, or refused to. */
 export class NoGraphics extends Error {}
 
+/** A shader that is refused, or takes so long that the system stops it: mostly the colour network is too large. */
+export const CANNOT = 'The graphics here cannot draw this scene.'
+
 /**
  * A pinhole camera: OpenGL axes, pixel centres at halves, as FORMAT.md's neighbours in Python have it.
  *
@@ -62,7 +65,7 @@ export class Renderer {
   constructor(canvas) {
     const options = { alpha: false, antialias: false, depth: false, stencil: false, powerPreference: 'high-performance' }
     const gl = /** @type {WebGL2RenderingContext | null} */ (canvas.getContext('webgl2', options))
-    if (!gl) throw new NoGraphics('This browser has no WebGL2, which the viewer needs.')
+    if (!gl) throw new NoGraphics('This browser has no WebGL2.')
     this.canvas = canvas
     this.gl = gl
     this.maxSide = 0
@@ -128,7 +131,7 @@ export class Renderer {
     gl.linkProgram(program)
     if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
       console.warn(gl.getProgramInfoLog(program), ...(gl.getAttachedShaders(program) ?? []).map((shader) => gl.getShaderInfoLog(shader)))
-      throw new NoGraphics('The graphics of this device cannot draw this scene; its colour network may be too large for them.')
+      throw new NoGraphics(CANNOT)
     }
     return program
   }

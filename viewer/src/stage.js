@@ -7,7 +7,7 @@
 import { Controls } from './controls.js'
 import { Orbit } from './orbit.js'
 import { areaOf, movingShare, nextShare, piecesOf } from './refine.js'
-import { Renderer, resized } from './renderer.js'
+import { CANNOT, NoGraphics, Renderer, resized } from './renderer.js'
 import { claim, giveBack, settle } from './slots.js'
 
 /** Milliseconds that the drawing of a frame should take, so that 30 fit into a second. */
@@ -36,6 +36,8 @@ const TURN_SHARE = 1 / 4
 const APPROACH = 8
 /** Longest time that a frame stands for when turning, in seconds. */
 const MAX_FRAME = 0.1
+/** How often the system may take the graphics away before a picture is there: a scene may be more than they can draw in time. */
+const MAX_LOSSES = 3
 
 /**
  * @typedef {object} Progress
@@ -86,6 +88,8 @@ export class Stage {
     this.isBusy = false
     this.isVisible = false
     this.isLost = false
+    /** How often in a row graphics were lost without a whole picture between. */
+    this.losses = 0
     /** Whether the camera goes at once where it is sent. */
     this.isStill = false
     /** Whether the scene turns by itself: at once, as soon as it does so smoothly, or not. */
@@ -118,10 +122,13 @@ export class Stage {
       this.renderer = new Renderer(canvas)
       this.surface.prepend(canvas)
       canvas.addEventListener('webglcontextlost', (event) => {
-        event.preventDefault()
         if (this.canvas !== canvas) return
         this.isLost = true
-        this.events.onLost(true)
+        this.losses = this.pass ? 1 : this.losses + 1
+        const isHopeful = this.losses < MAX_LOSSES
+        this.events.onLost(isHopeful)
+        if (isHopeful) event.preventDefault()
+        else this.events.onFail(new NoGraphics(CANNOT))
       })
       canvas.addEventListener('webglcontextrestored', () => {
         if (this.canvas !== canvas) return
