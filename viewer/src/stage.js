@@ -390,7 +390,8 @@ export class Stage {
     this.isBusy = false
     const ratio = FRAME_MS / Math.max(performance.now() - start, 1)
     const isTypical = pixels > this.pixels / 2 || ratio < 1
-    if (isTypical) this.pixels = Math.max(LEAST_PIXELS, pixels * Math.min(MOST_GROWTH, Math.max(MOST_SHRINKING, ratio)))
+    // More pixels may be drawn than fit into a frame: what is left of the old number bounds how fast it falls.
+    if (isTypical) this.pixels = Math.max(LEAST_PIXELS, MOST_SHRINKING * this.pixels, pixels * Math.min(MOST_GROWTH, ratio))
   }
 
   /** @returns {Progress} */
