@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
 import pytest
 from changed import changed
+from test_bitstream import generate
 
 from vqrf.codec.about import FirstView, poster_sides
+from vqrf.codec.compressed import CODED, PRUNED
+from vqrf.codec.pyramid import PyramidField
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Vector, Z, upright
-from vqrf.rendering.poster import POSTER_BYTES, POSTER_SIDE, camera_of, first_view, poster_of
+from vqrf.rendering import poster
+from vqrf.rendering.poster import POSTER_BYTES, POSTER_SIDE, camera_of, first_view, is_drawn_soon, poster_of
 from vqrf.rendering.render import render
 
 UPS: tuple[Vector, ...] = (Z, (0.0, 1.0, 0.0), (0.0, 0.0, -2.0), (0.3, -0.5, 0.8))
@@ -66,3 +71,19 @@ def test_an_empty_field_has_a_first_view_of_its_box(ball_field: RadianceField) -
     view = first_view(empty)
     np.testing.assert_allclose(view.target, np.add(empty.lattice.lo, empty.lattice.hi) / 2, atol=1e-5)
     poster_of(empty, view)
+
+
+def test_files_of_which_a_picture_takes_minutes_or_gigabytes_are_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is whole and may be drawn: by its samples, by its network, by its voxels it takes long; of nothing it does not."""
+
+    def pyramid(share: int, step: float, widths: list[int]) -> PyramidField:
+        partition = np.full((9, 9, 9), share, np.uint8)
+        made = generate.make_pyramid(0, (9, 9, 9), n_levels=1, n_latents=3, partition=partition, widths=widths)
+        return replace(made, equation=replace(made.equation, step_world=step))
+
+    assert is_drawn_soon(pyramid(CODED, 0.1, [6, 128, 128, 3]))
+    assert is_drawn_soon(pyramid(PRUNED, 1e-4, []))
+    assert not is_drawn_soon(pyramid(CODED, 1e-4, []))
+    assert not is_drawn_soon(pyramid(CODED, 0.01, [6, 512, 512, 3]))
+    monkeypatch.setattr(poster, "MAX_FIELD_BYTES", 1000)
+    assert not is_drawn_soon(pyramid(PRUNED, 0.1, []))

@@ -47,7 +47,7 @@ from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.layers import layer_files
 from vqrf.rendering.page import Link, page_with_scene
-from vqrf.rendering.poster import camera_of, first_view, poster_of
+from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, poster_of
 from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
 from vqrf.rendering.surface import LEVEL, glb_of, ply_of, surface_of
@@ -259,7 +259,7 @@ class Export:
         if link:
             expect_writable(picture, Writing(overwrite=self.overwrite))
         about = about_of(small.metadata)
-        if link or (about.poster is None and has_native()):  # without the core it would want PyTorch
+        if link or (about.poster is None and has_native() and is_drawn_soon(small)):  # without the core it would want PyTorch
             field, up = expand(small), about.up or up_of_notes(notes_of(small))
             view = about.view or first_view(field, up)
             if about.poster is None:

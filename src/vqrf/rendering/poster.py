@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from vqrf.codec.about import MAX_POSTER_BYTES, FirstView
+from vqrf.codec.compressed import PRUNED, Compressed, items_of
 from vqrf.data.images import averaged_colors, bytes_from_colors
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Float64, Vector, Z, upright
@@ -31,6 +32,11 @@ DIGITS = 6
 """Of the places of a first view: a file needs no more."""
 
 POSTER_SIDE = 192
+SAMPLE_WORK = 500
+"""Products that take as long as a sample without its network."""
+MAX_POSTER_WORK = 3e11
+"""Products, of some seconds. Ship, with three voxels in twenty, may need 2.4e11 by that, and needs a quarter."""
+MAX_FIELD_BYTES = 1 << 30
 POSTER_BYTES = 3000
 """What a poster is to take; no more than `MAX_POSTER_BYTES`."""
 QUALITIES = (80, 70, 60, 50, 40, 30, 20)
@@ -81,6 +87,19 @@ def poster_of(field: RadianceField, view: FirstView, up: Vector = Z) -> bytes:
             break
     assert len(data) <= MAX_POSTER_BYTES, "the coarsest WebP of so few pixels is smaller"
     return data
+
+
+def is_drawn_soon(small: Compressed) -> bool:
+    """Whether a poster of a file takes seconds at most, by what its rays may meet, and its field a gigabyte.
+
+    The format allows files of which a picture takes minutes, so none is drawn of those that nobody asked to be drawn.
+    """
+    lattice, partition = small.lattice, small.partition
+    n_samples = math.dist(lattice.lo, lattice.hi) / small.equation.step_world + 1
+    n_shaded = n_samples * int(np.count_nonzero(partition != PRUNED)) / partition.size
+    n_weights = sum(items_of(weight).size for weight, _ in small.color_mlp)
+    work = (2 * POSTER_SIDE) ** 2 * n_shaded * (n_weights + SAMPLE_WORK)
+    return work <= MAX_POSTER_WORK and 4 * (1 + small.n_channels) * partition.size <= MAX_FIELD_BYTES
 
 
 def _bounds(field: RadianceField) -> Float64:
