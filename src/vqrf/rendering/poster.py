@@ -35,7 +35,9 @@ POSTER_SIDE = 192
 SAMPLE_WORK = 500
 """Products that take as long as a sample without its network."""
 MAX_POSTER_WORK = 3e11
-"""Products, of some seconds. Ship, with three voxels in twenty, may need 2.4e11 by that, and needs a quarter."""
+"""Products, of some seconds. Ship, with a fifth of its cells, may need 2.9e11 by that, and needs a quarter."""
+MAX_LAYERS, MAX_WIDTH = 10, 256
+"""Of a network that the compiled core draws; the reference takes minutes for any other."""
 MAX_FIELD_BYTES = 1 << 30
 POSTER_BYTES = 3000
 """What a poster is to take; no more than `MAX_POSTER_BYTES`."""
@@ -95,11 +97,18 @@ def is_drawn_soon(small: Compressed) -> bool:
     The format allows files of which a picture takes minutes, so none is drawn of those that nobody asked to be drawn.
     """
     lattice, partition = small.lattice, small.partition
-    n_samples = math.dist(lattice.lo, lattice.hi) / small.equation.step_world + 1
-    n_shaded = n_samples * int(np.count_nonzero(partition != PRUNED)) / partition.size
-    n_weights = sum(items_of(weight).size for weight, _ in small.color_mlp)
-    work = (2 * POSTER_SIDE) ** 2 * n_shaded * (n_weights + SAMPLE_WORK)
-    return work <= MAX_POSTER_WORK and 4 * (1 + small.n_channels) * partition.size <= MAX_FIELD_BYTES
+    weights = [items_of(weight) for weight, _ in small.color_mlp]
+    if 4 * (1 + small.n_channels) * partition.size > MAX_FIELD_BYTES:
+        return False
+    if len(weights) > MAX_LAYERS or max((len(weight) for weight in weights), default=0) > MAX_WIDTH:
+        return False
+    cells = partition != PRUNED
+    for axis in range(3):
+        along = np.moveaxis(cells, axis, 0)
+        cells = np.moveaxis(along[:-1] | along[1:], 0, axis)
+    n_shaded = (math.dist(lattice.lo, lattice.hi) / small.equation.step_world + 1) * float(cells.mean())
+    work = (2 * POSTER_SIDE) ** 2 * n_shaded * (sum(weight.size for weight in weights) + SAMPLE_WORK)
+    return work <= MAX_POSTER_WORK
 
 
 def _bounds(field: RadianceField) -> Float64:
