@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli_view import vqrf
 
-from vqrf.cli.main import main
 from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.container import sections
 from vqrf.fields.field import RadianceField
 from vqrf.fields.preview import preview
 from vqrf.rendering.poster import first_view
-
-
-def vqrf(*arguments: object) -> tuple[int, str, str]:
-    """Run a command in this process: exit code, what it printed, what it complained of."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

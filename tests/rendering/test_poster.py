@@ -15,8 +15,9 @@ from test_bitstream import generate
 from vqrf.codec.about import FirstView, poster_sides
 from vqrf.codec.compressed import CODED, PRUNED
 from vqrf.codec.pyramid import PyramidField
-from vqrf.fields.field import RadianceField
+from vqrf.fields.field import RadianceField, expand
 from vqrf.geometry import Vector, Z, upright
+from vqrf.kernels import has_native, select
 from vqrf.rendering import poster
 from vqrf.rendering.poster import POSTER_BYTES, POSTER_SIDE, camera_of, first_view, is_drawn_soon, poster_of
 from vqrf.rendering.render import render
@@ -85,7 +86,8 @@ def test_files_of_which_a_picture_takes_minutes_or_gigabytes_are_told_from_other
     assert is_drawn_soon(pyramid(PRUNED, 1e-4, []))
     assert not is_drawn_soon(pyramid(CODED, 1e-4, []))
     assert not is_drawn_soon(pyramid(CODED, 0.002, [6, 128, 128, 3]))
-    assert not is_drawn_soon(pyramid(CODED, 0.1, [6, 300, 3]))
-    assert not is_drawn_soon(pyramid(CODED, 0.1, [6, *[8] * 10, 3]))
+    for widths, is_own in (([6, 256, 3], True), ([6, 300, 3], False), ([6, *[8] * 10, 3], False), ([6, 3], False)):
+        volume = expand(pyramid(CODED, 0.1, widths)).volume()
+        assert not has_native() or (select().fault(volume) is None) == is_own
     monkeypatch.setattr(poster, "MAX_FIELD_BYTES", 1000)
     assert not is_drawn_soon(pyramid(PRUNED, 0.1, []))

@@ -42,7 +42,7 @@ from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, load_like, load_run
 from vqrf.files import is_url, read_file, read_url, write_atomically
 from vqrf.geometry import Camera, Lattice, Vector, Z
-from vqrf.kernels import has_native
+from vqrf.kernels import has_native, select
 from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.layers import layer_files
@@ -262,7 +262,7 @@ class Export:
         if link or (about.poster is None and has_native() and is_drawn_soon(small)):  # without the core it would want PyTorch
             field, up = expand(small), about.up or up_of_notes(notes_of(small))
             view = about.view or first_view(field, up)
-            if about.poster is None:
+            if about.poster is None and (link or select().fault(field.volume()) is None):
                 about = replace(about, poster=poster_of(field, view, up))
             if link:
                 rgb = render(field, camera_of(view, PREVIEW_SIZE, up)).rgb

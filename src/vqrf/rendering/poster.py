@@ -36,8 +36,6 @@ SAMPLE_WORK = 500
 """Products that take as long as a sample without its network."""
 MAX_POSTER_WORK = 3e11
 """Products, of some seconds. Ship, with a fifth of its cells, may need 2.9e11 by that, and needs a quarter."""
-MAX_LAYERS, MAX_WIDTH = 10, 256
-"""Of a network that the compiled core draws; the reference takes minutes for any other."""
 MAX_FIELD_BYTES = 1 << 30
 POSTER_BYTES = 3000
 """What a poster is to take; no more than `MAX_POSTER_BYTES`."""
@@ -99,8 +97,6 @@ def is_drawn_soon(small: Compressed) -> bool:
     lattice, partition = small.lattice, small.partition
     weights = [items_of(weight) for weight, _ in small.color_mlp]
     if 4 * (1 + small.n_channels) * partition.size > MAX_FIELD_BYTES:
-        return False
-    if len(weights) > MAX_LAYERS or max((len(weight) for weight in weights), default=0) > MAX_WIDTH:
         return False
     cells = partition != PRUNED
     for axis in range(3):
