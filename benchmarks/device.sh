@@ -22,7 +22,7 @@ vqrf() { "$python" -m vqrf "$@"; }
 
 if [ "$scene" = --rehearse ]; then
   export VQRF_WARP=1 PYTHONPATH="src:tests${PYTHONPATH:+:$PYTHONPATH}"
-  device=cpu tests=(-k "test_a_step_of_adam or test_rays_in_parts") target=() scene="$out/data"
+  device=cpu tests=(-k "test_rounding_is or test_rays_in_parts") target=() scene="$out/data"
   kernels=(--side 24 --rays 64 --width 48 --height 27 --runs 1)
   "$python" -c "from tiny import tiny_scene; from vqrf.data.scene import save_scene; save_scene(tiny_scene(), '$out/data')"
   # The verbs, with presets that take seconds.

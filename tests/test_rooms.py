@@ -30,13 +30,15 @@ from vqrf.training.stages import Appearance, StageConfig, TrainConfig
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vqrf"
 
+WARP = ("warp_rays", "warp_rows", "warp_launch", "warp_arrays", "warp")
+
 WINGS = {
     "lens": (),
     "geometry": (),
     "memory": (),
     "files": (),
     "bars": (),
-    "kernels": ("constants", "contract", "equation", "similarity", "reference", "native", "warp_rays", "warp_rows", "warp"),
+    "kernels": ("constants", "contract", "equation", "similarity", "reference", "native", *WARP),
     "codec": ("about", "compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",
@@ -138,7 +140,7 @@ PACKAGES = {
     "matplotlib": {"bench"},
     "scipy": {"bench"},
     "ray": {"bench"},
-    "warp": {"kernels.warp", "kernels.warp_rays", "kernels.warp_rows"},
+    "warp": {f"kernels.{room}" for room in WARP},
     "tyro": {"cli"},
     "rich": {"bars", "cli"},
 }

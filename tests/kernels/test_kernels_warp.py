@@ -18,14 +18,15 @@ import pytest
 import torch
 from changed import changed
 from kernel_scenes import LOSSES, every_scene, factored, make_rays, make_volume, random_targets, zero_gradients
-from test_kernels_native import OF_RAYS, Results, Run, expected_results, run_adam, run_gradients, twin_scene
+from test_kernels_native import OF_ARRAYS, OF_RAYS, Results, Run, expected_results, run_gradients, run_images, twin_scene
 
+from vqrf.codec.pyramid import children_of
 from vqrf.kernels import Volume, reference, select
-from vqrf.kernels.contract import Assembled, Backend
+from vqrf.kernels.contract import Assembled, Backend, Kernels
 
 pytest.importorskip("warp", reason="warp-lang is not installed: pip install warp-lang")
 
-from vqrf.kernels import warp
+from vqrf.kernels import warp, warp_launch
 
 BACKEND = cast(Backend, Assembled("Warp", "cpu", None, warp))
 
@@ -97,9 +98,75 @@ def test_kernels_of_rays_agree_at_the_extremes(run: Run, extreme: str) -> None:
     assert_near(run(cast(ModuleType, BACKEND), volume, rays), run(reference, volume, rays))
 
 
-def test_a_step_of_adam_is_the_references() -> None:
-    volume, rays = twin_scene("small", False, True)
-    assert_near(run_adam(cast(ModuleType, BACKEND), volume, rays), expected_results(run_adam, "small", False, True))
+@pytest.mark.parametrize("run", OF_ARRAYS)
+def test_kernels_of_arrays_agree_with_the_reference(run: Run) -> None:
+    results = run(cast(ModuleType, BACKEND), *twin_scene("small", False, True))
+    assert_near(results, expected_results(run, "small", False, True))
+
+
+def test_only_the_similarity_of_images_is_left_to_the_reference() -> None:
+    lacking = {name for name in vars(Kernels) if not name.startswith("_") and not hasattr(warp, name)}
+    assert lacking == {"measure_ssim"} and run_images in OF_ARRAYS
+
+
+@pytest.mark.parametrize("dead_zone", [0.0, 0.1, 0.15, 0.3])
+def test_rounding_is_the_references_to_the_bit(dead_zone: float) -> None:
+    """Also where a value lies on the edge between two steps: what is tuned is what is packed."""
+    steps = np.float32([1, 0.3, 0.0371])
+    wholes = np.arange(1, 3000, dtype=np.float64)[:, None] - (0.5 - dead_zone)
+    edges = (wholes * steps).astype(np.float32)
+    values = np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(np.inf)), -edges])
+    ours, theirs = np.empty_like(values), np.empty_like(values)
+    warp.round_to_steps(values, steps, dead_zone, ours)
+    reference.round_to_steps(values, steps, dead_zone, theirs)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 5, 9), (130, 3, 17), (1200, 1, 2)])
+@pytest.mark.parametrize("n_occupied", [0, 1, 5])
+def test_distances_in_blocks_are_the_references(shape: tuple[int, int, int], n_occupied: int) -> None:
+    cells = np.zeros(shape, np.uint8)
+    cells.flat[np.random.default_rng(n_occupied).integers(0, cells.size, n_occupied)] = 1
+    np.testing.assert_array_equal(warp.measure_skip(cells), reference.measure_skip(cells))
+
+
+def test_cells_with_what_is_no_number_are_the_references() -> None:
+    density = np.random.default_rng(5).normal(size=(6, 7, 8)).astype(np.float32)
+    density[1, 2, 3], density[4, 4, 4], density[5, 0, 0] = np.nan, np.inf, -np.inf
+    np.testing.assert_array_equal(warp.find_cells(density, 0.5, None), reference.find_cells(density, 0.5, None))
+    with pytest.raises(ValueError, match=r"allowed: expected \[5, 6, 7\]"):
+        warp.find_cells(density, 0.5, np.ones((6, 6, 7), np.uint8))
+
+
+def test_rays_of_pixels_are_the_references() -> None:
+    rng = np.random.default_rng(6)
+    tables = np.array([0, 300, 300 + 7 * 9, 1000]), np.array([20, 7, 13]), rng.random((3, 4)) + 1, rng.normal(size=(3, 3, 4))
+    pixels = np.concatenate([[0, 299, 300, 362, 363, 999], rng.integers(0, 1000, 500)])
+    for ours, theirs in zip(warp.pixel_rays(pixels, *tables), reference.pixel_rays(pixels, *tables), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)
+    for wrong in (-1, 1000):
+        with pytest.raises(ValueError, match="pixels: out of range"):
+            warp.pixel_rays(np.array([wrong]), *tables)
+
+
+@pytest.mark.parametrize("wrong", ["columns", "rows", "steps", "matrix"])
+def test_arrays_that_do_not_fit_are_refused(wrong: str) -> None:
+    fine, coarse, parents = np.zeros((4, 2), np.float32), np.zeros((3, 2), np.float32), np.zeros((4, 8), np.int32)
+    if wrong == "columns":
+        with pytest.raises(ValueError, match=r"coarse: expected \[3, 2\], got \[3, 1\]"):
+            warp.raise_level(fine, coarse[:, :1].copy(), parents)
+    elif wrong == "rows":
+        with pytest.raises(ValueError, match=r"parents: expected \[4, 8\]"):
+            warp.raise_level(fine, coarse, parents[:3])
+        with pytest.raises(ValueError, match=r"first: expected \[3\]"):
+            warp.lower_gradient(fine, coarse[:2], children_of(parents, 3))
+    elif wrong == "steps":
+        with pytest.raises(ValueError, match=r"steps: expected \[2\]"):
+            warp.round_to_steps(fine, np.ones(3, np.float32), 0.1, np.empty_like(fine))
+    else:
+        matrix = np.zeros((2, 3), np.float32)
+        with pytest.raises(ValueError, match=r"matrix: expected \[2, 2\]"):
+            warp.move_gradients(fine, np.arange(3), np.ones(4, np.uint8), matrix, np.zeros((3, 2), np.float32))
 
 
 def test_rays_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +218,7 @@ def test_the_package_does_not_import_warp() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", warp.KERNELS)
+@pytest.mark.parametrize("module", warp_launch.KERNELS)
 def test_the_kernels_compile_for_a_card(module: ModuleType, tmp_path: Path) -> None:
     """To PTX, which takes no card; of the oldest that Warp compiles for, and of an H100."""
     for generation in (75, 90):

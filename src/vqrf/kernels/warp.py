@@ -3,6 +3,9 @@
 The kernels run where the density of the volume lies, or the first array where there is none. They march, gather, scatter and
 composite; the colour network is PyTorch's, on samples that were gathered, and arrays cross without a copy.
 
+The kernels of arrays are in `warp_arrays`; of the contract only `measure_ssim` is the reference's, as pictures are scored where
+they are.
+
 Sums of gradients are atomic: on a card they add in no order, and two runs differ in the last digits. A call waits for the card
 once for each part of its rays, to learn how many samples they have.
 
@@ -11,43 +14,43 @@ Warp compiles the kernels when they are first used, which takes a minute, and ke
 
 from __future__ import annotations
 
-import functools
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.kernels import ADAM_BETAS, ADAM_EPSILON, A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_rays, warp_rows
+from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_rays
 from vqrf.kernels.contract import B
-from vqrf.kernels.equation import (
-    LOSS_TERMS,
-    Looks,
-    colorize,
-    loss_terms,
-    rays_of,
-    result_like,
-    tensor_of,
-    tensors,
-    writable,
-)
+from vqrf.kernels.equation import LOSS_TERMS, Looks, colorize, loss_terms, rays_of, result_like, tensors, writable
 from vqrf.kernels.reference import leaves_of, writable_gradients
-
-wp.config.log_level = wp.LOG_ERROR  # Warp would greet on the output stream, where results are
-wp.init()
+from vqrf.kernels.warp_arrays import (  # noqa: F401 (the rest of the back end)
+    add_rate_gradient,
+    add_sparsity,
+    add_total_variation,
+    assign_codes,
+    expand_factors,
+    find_cells,
+    lower_gradient,
+    masked_adam,
+    measure_skip,
+    move_gradients,
+    pixel_rays,
+    raise_level,
+    round_to_steps,
+    sum_by_code,
+    tie_gradients,
+)
+from vqrf.kernels.warp_launch import factors_of, flat, launch, numbers, triples
 
 CHUNK_SAMPLES = 2**20
 """About how many live samples are coloured together: up to 3 GB with a network of 128 units, if all of them are shaded."""
 
 MAX_VOXELS = 2**31 - 1
 """Voxels are numbered in 32 bits."""
-
-KERNELS = (warp_rays, warp_rows)
 
 
 def fault(subject: Volume[B] | FactorArrays[B]) -> str | None:
@@ -67,40 +70,6 @@ def refusal(device: str) -> str | None:
     return f"{device}, as version {wp.__version__} finds no driver that is new enough"
 
 
-# ---------------------------------------------------------------------------------------------- launching a kernel
-
-
-def _numbers(tensor: Tensor) -> wp.array:
-    """The tensor as Warp has it, sharing its memory."""
-    return wp.from_torch(tensor.detach(), requires_grad=False)
-
-
-def _triples(tensor: Tensor) -> wp.array:
-    """The same of [N,3], as N vectors."""
-    rows = tensor.detach() if len(tensor) else tensor.new_empty(0, 3)  # an empty array may have strides of any size
-    return wp.from_torch(rows, dtype=wp.vec3, requires_grad=False)
-
-
-def _flat(tensor: Tensor) -> wp.array:
-    return _numbers(tensor.reshape(-1))
-
-
-def _launch(kernel: wp.Kernel, device: torch.device, size: int | tuple[int, ...], *arguments: object) -> None:
-    """Run a kernel in `size` threads, after what PyTorch was told before and before what it is told next."""
-    _say_what_takes_long(device.type)
-    stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
-    wp.launch(kernel, size, list(arguments), device=wp.device_from_torch(device), stream=stream)
-
-
-@functools.cache
-def _say_what_takes_long(kind: str) -> None:
-    """Say once on the error stream that kernels are compiled, where Warp's cache has none for this kind of device."""
-    threads = 1 if kind == "cpu" else 256  # in a block: the cache has kernels by it
-    names = [wp.get_module(module.__name__).get_module_identifier(threads) for module in KERNELS]
-    if not all((Path(wp.config.kernel_cache_dir or "") / name).is_dir() for name in names):
-        print("vqrf: Warp compiles the kernels, which takes a minute the first time", file=sys.stderr, flush=True)
-
-
 # ------------------------------------------------------------------------------------------------ rays in a volume
 
 
@@ -108,28 +77,20 @@ def _grid_of(volume: Volume[Tensor]) -> warp_rays.Grid:
     grid, equation, factors = warp_rays.Grid(), volume.equation, volume.factors
     grid.shape, grid.blocks = wp.vec3i(*volume.density.shape), wp.vec3i(*volume.skip.shape)
     lo, hi, (step, near) = (
-        torch.tensor(numbers, dtype=torch.float32).tolist()
-        for numbers in (volume.lo, volume.hi, (equation.step_world, equation.near))
+        torch.tensor(constants, dtype=torch.float32).tolist()
+        for constants in (volume.lo, volume.hi, (equation.step_world, equation.near))
     )
     grid.lo, grid.hi, grid.step, grid.near = wp.vec3d(*lo), wp.vec3d(*hi), step, near
     grid.bias, grid.interval, grid.threshold = equation.density_bias, equation.interval, equation.alpha_threshold
     grid.is_relu, grid.is_factored = equation.activation == "relu", factors is not None
-    grid.density, grid.cells, grid.skip = _flat(volume.density), _flat(volume.cells), _flat(volume.skip)
+    grid.density, grid.cells, grid.skip = flat(volume.density), flat(volume.cells), flat(volume.skip)
     grid.is_front = volume.space is not None
     if volume.space is not None:
         grid.space = wp.mat44d(*np.asarray(volume.space.matrix, np.float64).ravel().tolist())
     if factors is not None:
         grid.n_density = factors.lines[0].shape[1] - factors.mix.shape[1]
-        grid.factors = _factors_of(factors)
+        grid.factors = factors_of(factors)
     return grid
-
-
-def _factors_of(arrays: FactorArrays[Tensor]) -> warp_rays.Factors:
-    factors = warp_rays.Factors()
-    for number, (plane, line) in enumerate(zip(arrays.planes, arrays.lines, strict=True)):
-        setattr(factors, f"plane_{number}", _numbers(plane.flatten(0, 1)))
-        setattr(factors, f"line_{number}", _numbers(line))
-    return factors
 
 
 @dataclass(frozen=True)
@@ -160,9 +121,9 @@ class _Rays:
         self.grid, self.device, n = _grid_of(volume), volume.density.device, len(origins)
         self.counts = torch.empty(2, n, dtype=torch.int32, device=self.device)
         self.background_weight, self.depth = torch.empty(2, n, device=self.device).unbind()
-        rays = _triples(self.origins), _triples(self.directions)
-        out = _numbers(self.counts), _numbers(self.background_weight), _numbers(self.depth)
-        _launch(warp_rays.count_samples, self.device, n, self.grid, *rays, *out)
+        rays = triples(self.origins), triples(self.directions)
+        out = numbers(self.counts), numbers(self.background_weight), numbers(self.depth)
+        launch(warp_rays.count_samples, self.device, n, self.grid, *rays, *out)
         self.n_live, self.n_shaded = self.counts.sum(1).tolist()
 
     def parts(self) -> Iterator[tuple[slice, _Samples]]:
@@ -185,12 +146,12 @@ class _Rays:
         voxel, shaded = torch.empty(2, n_live, dtype=torch.int32, device=self.device).unbind()
         live = torch.empty(n_shaded, dtype=torch.int32, device=self.device)
         ray = torch.empty(n_shaded, dtype=torch.int64, device=self.device)
-        arrays.t, arrays.weight, arrays.left, arrays.slope = map(_numbers, (t, weight, left, slope))
-        arrays.voxel, arrays.shaded, arrays.live, arrays.ray = map(_numbers, (voxel, shaded, live, ray))
-        arrays.share = _triples(torch.empty(n_live, 3, device=self.device))
-        arrays.starts, arrays.counts = _numbers(starts), _numbers(counts)
-        rays = _triples(self.origins[part]), _triples(self.directions[part])
-        _launch(warp_rays.write_samples, self.device, len(counts[0]), self.grid, *rays, arrays)
+        arrays.t, arrays.weight, arrays.left, arrays.slope = map(numbers, (t, weight, left, slope))
+        arrays.voxel, arrays.shaded, arrays.live, arrays.ray = map(numbers, (voxel, shaded, live, ray))
+        arrays.share = triples(torch.empty(n_live, 3, device=self.device))
+        arrays.starts, arrays.counts = numbers(starts), numbers(counts)
+        rays = triples(self.origins[part]), triples(self.directions[part])
+        launch(warp_rays.write_samples, self.device, len(counts[0]), self.grid, *rays, arrays)
         return _Samples(weight, live, ray, arrays)
 
 
@@ -202,19 +163,19 @@ def _gather(rays: _Rays, samples: _Samples) -> Tensor:
     volume, n = rays.volume, len(samples.ray)
     if volume.factors is not None:
         values = torch.empty(n, 3, volume.factors.mix.shape[1], device=rays.device)
-        _launch(warp_rays.gather_components, rays.device, tuple(values.shape), rays.grid, samples.arrays, _numbers(values))
+        launch(warp_rays.gather_components, rays.device, tuple(values.shape), rays.grid, samples.arrays, numbers(values))
         return values
     table = volume.features.flatten(0, -2)
     values = torch.empty(n, table.shape[1], device=rays.device)
-    arguments = rays.grid.shape, samples.arrays, _numbers(table), _rows_of(volume), _numbers(values)
-    _launch(warp_rays.gather_features, rays.device, tuple(values.shape), *arguments)
+    arguments = rays.grid.shape, samples.arrays, numbers(table), _rows_of(volume), numbers(values)
+    launch(warp_rays.gather_features, rays.device, tuple(values.shape), *arguments)
     return values
 
 
 def _rows_of(volume: Volume[Tensor]) -> wp.array:
     """Rows of the voxels; none where each has its own."""
     empty = torch.empty(0, dtype=torch.int32, device=volume.density.device)
-    return _flat(empty if volume.rows is None else volume.rows)
+    return flat(empty if volume.rows is None else volume.rows)
 
 
 def _color(rays: _Rays, part: slice, samples: _Samples, values: Tensor) -> Tensor:
@@ -227,9 +188,9 @@ def _color(rays: _Rays, part: slice, samples: _Samples, values: Tensor) -> Tenso
 def _composite(rays: _Rays, part: slice, samples: _Samples, color: Tensor) -> Tensor:
     """Pixels [n,3]."""
     pixel = torch.empty_like(rays.origins[part])
-    background, light = wp.vec3(*rays.volume.equation.background), _numbers(rays.background_weight[part])
-    arguments = samples.arrays, _triples(color.contiguous()), background, light, _triples(pixel)
-    _launch(warp_rays.add_colors, rays.device, len(pixel), *arguments)
+    background, light = wp.vec3(*rays.volume.equation.background), numbers(rays.background_weight[part])
+    arguments = samples.arrays, triples(color.contiguous()), background, light, triples(pixel)
+    launch(warp_rays.add_colors, rays.device, len(pixel), *arguments)
     return pixel
 
 
@@ -237,7 +198,7 @@ def hit_rays(volume: Volume[B], origins: A, directions: Array) -> A:
     v = tensors(volume)
     o, d = (array.contiguous() for array in rays_of(v, origins, directions))
     hit = torch.empty(len(o), dtype=torch.uint8, device=o.device)
-    _launch(warp_rays.find_hits, o.device, len(o), _grid_of(v), _triples(o), _triples(d), _numbers(hit))
+    launch(warp_rays.find_hits, o.device, len(o), _grid_of(v), triples(o), triples(d), numbers(hit))
     return result_like(hit, origins)
 
 
@@ -330,10 +291,10 @@ def _add_gradients(rays: _Rays, samples: _Samples, made: tuple[Tensor, Tensor], 
     volume, (values, color) = rays.volume, made
     by_color, by_density = by.color.clone(), torch.empty_like(samples.weight)
     by_light = by.background_weight + by.pixel @ by.pixel.new_tensor(volume.equation.background)
-    out = _triples(by_color), _numbers(by_density)
-    of_rays = _triples(by.pixel.contiguous()), _numbers(by_light), _numbers(by.depth.contiguous())
-    arguments = samples.arrays, _triples(color.contiguous()), *of_rays, *out
-    _launch(warp_rays.differentiate_weights, rays.device, len(by_light), *arguments)
+    out = triples(by_color), numbers(by_density)
+    of_rays = triples(by.pixel.contiguous()), numbers(by_light), numbers(by.depth.contiguous())
+    arguments = samples.arrays, triples(color.contiguous()), *of_rays, *out
+    launch(warp_rays.differentiate_weights, rays.device, len(by_light), *arguments)
     leaves = [values, *(array for layer in volume.layers for array in layer)]
     targets = [array for layer in into.layers for array in layer]
     if volume.factors is not None:
@@ -351,57 +312,29 @@ def _scatter_to_voxels(
     rays: _Rays, samples: _Samples, by_density: Tensor, by_features: Tensor, into: Gradients[Tensor]
 ) -> None:
     shape, rows = rays.grid.shape, _rows_of(rays.volume)
-    arguments = shape, samples.arrays, _numbers(by_density), rows, _flat(into.density), _flat(into.touched)
-    _launch(warp_rays.scatter_density, rays.device, len(by_density), *arguments)
-    features = samples.arrays, _numbers(by_features), rows, _numbers(into.features.flatten(0, -2))
-    _launch(warp_rays.scatter_features, rays.device, tuple(by_features.shape), shape, *features)
+    arguments = shape, samples.arrays, numbers(by_density), rows, flat(into.density), flat(into.touched)
+    launch(warp_rays.scatter_density, rays.device, len(by_density), *arguments)
+    features = samples.arrays, numbers(by_features), rows, numbers(into.features.flatten(0, -2))
+    launch(warp_rays.scatter_features, rays.device, tuple(by_features.shape), shape, *features)
 
 
 def _scatter_to_factors(
     rays: _Rays, samples: _Samples, by_density: Tensor, by_components: Tensor, into: Gradients[Tensor]
 ) -> None:
     assert into.factors is not None
-    n_density, gradient = rays.grid.n_density, _factors_of(into.factors)
+    n_density, gradient = rays.grid.n_density, factors_of(into.factors)
     every = torch.arange(len(by_density), dtype=torch.int32, device=rays.device)
     by_each = by_density[:, None, None].expand(-1, 3, n_density)
     for live, slopes, first in ((every, by_each, 0), (samples.live, by_components, n_density)):
-        arguments = rays.grid, samples.arrays, _numbers(live), _numbers(slopes), first, gradient
-        _launch(warp_rays.scatter_components, rays.device, tuple(slopes.shape), *arguments)
-    _launch(warp_rays.mark_rows, rays.device, len(by_density), rays.grid.shape, samples.arrays, _flat(into.touched))
+        arguments = rays.grid, samples.arrays, numbers(live), numbers(slopes), first, gradient
+        launch(warp_rays.scatter_components, rays.device, tuple(slopes.shape), *arguments)
+    launch(warp_rays.mark_rows, rays.device, len(by_density), rays.grid.shape, samples.arrays, flat(into.touched))
 
 
 @torch.no_grad()
 def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
     v = tensors(volume)
-    into = _flat(writable(importance, "importance"))
+    into = flat(writable(importance, "importance"))
     rays = _Rays(v, *rays_of(v, origins, directions))
     for _, samples in rays.parts():
-        _launch(warp_rays.scatter_weights, rays.device, len(samples.ray), rays.grid.shape, samples.arrays, into)
-
-
-# ----------------------------------------------------------------------------------------------------- optimisation
-
-
-@torch.no_grad()
-def masked_adam(
-    values: Array,
-    gradient: Array,
-    first: Array,
-    second: Array,
-    touched: Array | None,
-    *,
-    rate: float | Array,
-    step: int,
-) -> None:
-    x, g = writable(values, "values"), writable(gradient, "gradient")
-    m, v = writable(first, "first"), writable(second, "second")
-    rows = [array.view(len(array), -1) if len(array) else array.view(0, 1) for array in (x, g, m, v)]
-    marks = torch.empty(0, dtype=torch.uint8, device=x.device) if touched is None else tensor_of(touched)
-    one_rate = rate if isinstance(rate, float | int) else 1.0
-    rates = torch.empty(0, device=x.device) if isinstance(rate, float | int) else tensor_of(rate).to(x)
-    b1, b2 = ADAM_BETAS
-    adam = warp_rows.Adam()
-    adam.rate, adam.b1, adam.b2, adam.epsilon = one_rate, b1, b2, ADAM_EPSILON
-    adam.scale_first, adam.scale_second = 1 / (1 - b1**step), 1 / (1 - b2**step)
-    arguments = *map(_numbers, rows), _flat(marks), _flat(rates), adam
-    _launch(warp_rows.masked_adam, x.device, tuple(rows[0].shape), *arguments)
+        launch(warp_rays.scatter_weights, rays.device, len(samples.ray), rays.grid.shape, samples.arrays, into)
