@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,7 +20,7 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.geometry import Vector, Z, upright
 from vqrf.kernels import has_native, select
 from vqrf.rendering import poster
-from vqrf.rendering.poster import POSTER_BYTES, POSTER_SIDE, camera_of, first_view, is_drawn_soon, poster_of
+from vqrf.rendering.poster import POSTER_BYTES, POSTER_SIDE, camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
 from vqrf.rendering.render import render
 
 UPS: tuple[Vector, ...] = (Z, (0.0, 1.0, 0.0), (0.0, 0.0, -2.0), (0.3, -0.5, 0.8))
@@ -74,20 +75,43 @@ def test_an_empty_field_has_a_first_view_of_its_box(ball_field: RadianceField) -
     poster_of(empty, view)
 
 
-def test_files_of_which_a_picture_takes_minutes_or_gigabytes_are_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is whole and may be drawn: by its samples, by its network, by its voxels it takes long; of nothing it does not."""
+def test_fields_of_which_a_picture_takes_minutes_or_gigabytes_are_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is whole and may be drawn: by its samples, by its network, by its layers, by its voxels it takes long."""
 
-    def pyramid(share: int, step: float, widths: list[int]) -> PyramidField:
+    def pyramid(share: int, step: float, widths: list[int], bias: float = 0.0) -> PyramidField:
         partition = np.full((9, 9, 9), share, np.uint8)
         made = generate.make_pyramid(0, (9, 9, 9), n_levels=1, n_latents=3, partition=partition, widths=widths)
-        return replace(made, equation=replace(made.equation, step_world=step))
+        return replace(made, equation=replace(made.equation, step_world=step, density_bias=bias, alpha_threshold=1e-9))
 
-    assert is_drawn_soon(pyramid(CODED, 0.1, [6, 128, 128, 3]))
-    assert is_drawn_soon(pyramid(PRUNED, 1e-4, []))
-    assert not is_drawn_soon(pyramid(CODED, 1e-4, []))
-    assert not is_drawn_soon(pyramid(CODED, 0.002, [6, 128, 128, 3]))
+    def is_soon(*arguments: Any) -> bool:
+        return is_drawn_soon(expand(pyramid(*arguments)))
+
+    assert is_soon(CODED, 0.1, [6, 128, 128, 3])
+    assert is_soon(PRUNED, 1e-4, [], -30.0)
+    assert not is_soon(PRUNED, 1e-4, []), "what is pruned is seen where the density of nothing is"
+    assert not is_soon(CODED, 1e-4, [])
+    assert not is_soon(CODED, 0.002, [6, 128, 128, 3])
+    assert is_soon(CODED, 0.005, [6, 8, 3]) and not is_soon(CODED, 0.005, [6, *[8] * 11, 3])
     for widths, is_own in (([6, 256, 3], True), ([6, 300, 3], False), ([6, *[8] * 10, 3], False), ([6, 3], False)):
         volume = expand(pyramid(CODED, 0.1, widths)).volume()
         assert not has_native() or (select().fault(volume) is None) == is_own
+    assert is_expanded_soon(pyramid(PRUNED, 0.1, []))
     monkeypatch.setattr(poster, "MAX_FIELD_BYTES", 1000)
-    assert not is_drawn_soon(pyramid(PRUNED, 0.1, []))
+    assert not is_expanded_soon(pyramid(PRUNED, 0.1, []))
+
+
+@pytest.mark.parametrize("away", [0.0, 1e3, 4e6])
+def test_a_first_view_far_from_the_origin_is_as_true_as_one_near_it(ball_field: RadianceField, away: float) -> None:
+    """Captures in the metres of a map lie millions of metres from their origin."""
+    near, lattice = first_view(ball_field), ball_field.lattice
+    there = replace(lattice, lo=tuple(x + away for x in lattice.lo), hi=tuple(x + away for x in lattice.hi))  # type: ignore[arg-type]
+    view = first_view(changed(ball_field, lattice=there))
+    for place, expected in ((view.position, near.position), (view.target, near.target)):
+        np.testing.assert_allclose(np.subtract(place, away), expected, atol=2e-5)
+
+
+def test_a_field_too_large_for_a_camera_before_it_has_no_first_view(ball_field: RadianceField) -> None:
+    world = replace(ball_field.lattice, lo=(-1e12,) * 3, hi=(1e12,) * 3)
+    step = replace(ball_field.equation, step_world=1e11)
+    with pytest.raises(ValueError, match="view: "):
+        first_view(changed(ball_field, lattice=world, equation=step))

@@ -14,7 +14,7 @@ from vqrf.bars import progress_bar
 from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
 from vqrf.cli.meta import SHOWN, PresentingFlags, presented
 from vqrf.cli.progress import step_bars
-from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, print_json, say
+from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, named, print_json, say
 from vqrf.cli.view import up_of_notes
 from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
 from vqrf.data.scene import View
@@ -88,7 +88,8 @@ class Compress:
             say(self.common.quiet or self.as_json, f"{self.data}: holds no photos out, so the file will have no score")
         preset = self.settings(is_baked=not is_fast(field))
         if self.shown.poster:
-            about = presented(about, field.with_background(scene.background), up_of_notes(notes))
+            with named(self.field):
+                about = presented(about, field.with_background(scene.background), up_of_notes(notes))
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
         compress_into(job, self.out, page, self.common, self.as_json)
 

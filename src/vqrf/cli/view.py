@@ -32,7 +32,7 @@ from vqrf.cli.terminal import (
     say,
     tell,
 )
-from vqrf.codec.about import about_of
+from vqrf.codec.about import About, about_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
 from vqrf.data.images import bytes_from_colors, jpeg_from_image
@@ -47,7 +47,7 @@ from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.layers import layer_files
 from vqrf.rendering.page import Link, page_with_scene
-from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, poster_of
+from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
 from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
 from vqrf.rendering.surface import LEVEL, glb_of, ply_of, surface_of
@@ -259,14 +259,12 @@ class Export:
         if link:
             expect_writable(picture, Writing(overwrite=self.overwrite))
         about = about_of(small.metadata)
-        if link or (about.poster is None and has_native() and is_drawn_soon(small)):  # without the core it would want PyTorch
-            field, up = expand(small), about.up or up_of_notes(notes_of(small))
-            view = about.view or first_view(field, up)
-            if about.poster is None and (link or select().fault(field.volume()) is None):
-                about = replace(about, poster=poster_of(field, view, up))
-            if link:
-                rgb = render(field, camera_of(view, PREVIEW_SIZE, up)).rgb
-                write_atomically(picture, jpeg_from_image(bytes_from_colors(rgb)))
+        if link:
+            with named(self.scene):
+                about, image = _pictured(about, small)
+            write_atomically(picture, image)
+        else:
+            about = _with_poster(about, small)
         page = page_with_scene(data, self.scene.name, about, link)
         write_atomically(self.out, page)
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
@@ -282,6 +280,32 @@ class Export:
         write_atomically(self.out, data)
         triangles = "" if self.points else f" and {len(surface.faces)} triangles"
         say(False, f"{self.out}: {len(data)} bytes, {len(surface.vertices)} points{triangles}")
+
+
+def _pictured(about: About, small: Compressed) -> tuple[About, bytes]:
+    """With a poster, where there is none, and a JPEG for links to the page.
+
+    Raises:
+      ValueError: the field has no first view.
+    """
+    field, up = expand(small), about.up or up_of_notes(notes_of(small))
+    view = about.view or first_view(field, up)
+    if about.poster is None:
+        about = replace(about, poster=poster_of(field, view, up))
+    return about, jpeg_from_image(bytes_from_colors(render(field, camera_of(view, PREVIEW_SIZE, up)).rgb))
+
+
+def _with_poster(about: About, small: Compressed) -> About:
+    """With a poster, where there is none, if that takes seconds at most; nobody asked for one."""
+    if about.poster is not None or not has_native() or not is_expanded_soon(small):  # without the core it would want PyTorch
+        return about
+    field, up = expand(small), about.up or up_of_notes(notes_of(small))
+    if not is_drawn_soon(field) or select().fault(field.volume()) is not None:
+        return about
+    try:
+        return replace(about, poster=poster_of(field, about.view or first_view(field, up), up))
+    except ValueError:  # no first view: as nothing is said of where to begin
+        return about
 
 
 PREVIEW_SIZE = 1200, 630

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from vqrf.codec.about import MAX_POSTER_BYTES, FirstView
-from vqrf.codec.compressed import PRUNED, Compressed, items_of
+from vqrf.codec.compressed import Compressed
 from vqrf.data.images import averaged_colors, bytes_from_colors
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Float64, Vector, Z, upright
@@ -29,13 +29,16 @@ ASTRAY = 0.01
 """Share of the occupied cells at each end of an axis that the first view does not care for."""
 
 DIGITS = 6
-"""Of the places of a first view: a file needs no more."""
+"""Of the places of a first view, by how far one is from the other: a file needs no more."""
+
+TINY = 1e-30
+"""World units: no first view is so near."""
 
 POSTER_SIDE = 192
 SAMPLE_WORK = 500
-"""Products that take as long as a sample without its network."""
-MAX_POSTER_WORK = 3e11
-"""Products, of some seconds. Ship, with a fifth of its cells, may need 2.9e11 by that, and needs a quarter."""
+"""Products that take as long as a sample without its network, or as a layer besides its own products."""
+MAX_POSTER_WORK = 3.3e11
+"""Products, of some seconds. Ship, with a fifth of its cells, may need 3.1e11 by that, and needs a quarter."""
 MAX_FIELD_BYTES = 1 << 30
 POSTER_BYTES = 3000
 """What a poster is to take; no more than `MAX_POSTER_BYTES`."""
@@ -46,6 +49,9 @@ def first_view(field: RadianceField, up: Vector = Z) -> FirstView:
     """A view that has all of a field in it, whatever way it is turned about `up`; a few cells that are astray do not count.
 
     Of what cameras saw from one side, the view from amid them.
+
+    Raises:
+      ValueError: the field is so large that a camera before it would be too far off.
     """
     space, box = field.lattice.space, _bounds(field)
     if space is not None and np.isfinite(space.eye).all():
@@ -89,22 +95,20 @@ def poster_of(field: RadianceField, view: FirstView, up: Vector = Z) -> bytes:
     return data
 
 
-def is_drawn_soon(small: Compressed) -> bool:
-    """Whether a poster of a file takes seconds at most, by what its rays may meet, and its field a gigabyte.
+def is_expanded_soon(small: Compressed) -> bool:
+    """Whether the field of a file takes a gigabyte at most."""
+    return 4 * (1 + small.n_channels) * small.partition.size <= MAX_FIELD_BYTES
+
+
+def is_drawn_soon(field: RadianceField) -> bool:
+    """Whether a poster of a field takes seconds at most, by what its rays may meet.
 
     The format allows files of which a picture takes minutes, so none is drawn of those that nobody asked to be drawn.
     """
-    lattice, partition = small.lattice, small.partition
-    weights = [items_of(weight) for weight, _ in small.color_mlp]
-    if 4 * (1 + small.n_channels) * partition.size > MAX_FIELD_BYTES:
-        return False
-    cells = partition != PRUNED
-    for axis in range(3):
-        along = np.moveaxis(cells, axis, 0)
-        cells = np.moveaxis(along[:-1] | along[1:], 0, axis)
-    n_shaded = (math.dist(lattice.lo, lattice.hi) / small.equation.step_world + 1) * float(cells.mean())
-    work = (2 * POSTER_SIDE) ** 2 * n_shaded * (sum(weight.size for weight in weights) + SAMPLE_WORK)
-    return work <= MAX_POSTER_WORK
+    lattice = field.lattice
+    n_shaded = (math.dist(lattice.lo, lattice.hi) / field.equation.step_world + 1) * float((field.volume().cells != 0).mean())
+    products = SAMPLE_WORK + sum(weight.size + SAMPLE_WORK for weight, _ in field.color_mlp)
+    return (2 * POSTER_SIDE) ** 2 * n_shaded * products <= MAX_POSTER_WORK
 
 
 def _bounds(field: RadianceField) -> Float64:
@@ -134,5 +138,6 @@ def _view_of(box: Float64, up: Vector) -> FirstView:
 
 
 def _rounded(eye: Float64, middle: Float64) -> FirstView:
-    position, target = (tuple(float(f"{x:.{DIGITS}g}") for x in place) for place in (eye, middle))
+    n_digits = DIGITS - 1 - math.floor(math.log10(max(float(np.abs(eye - middle).max()), TINY)))
+    position, target = (tuple(round(float(x), n_digits) for x in place) for place in (eye, middle))
     return FirstView((position[0], position[1], position[2]), (target[0], target[1], target[2]))
