@@ -4,7 +4,7 @@
  * The worker and the style are bundled first, and put into the rest as texts.
  */
 
-import { build } from 'esbuild'
+import { build, transform } from 'esbuild'
 import { readdir, readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 
@@ -74,10 +74,12 @@ const OWN_NAMES = [
   ...['uploadLayers', 'compose', 'prepare', 'compile', 'flight', 'lastRate', 'deleteTarget', 'createTarget'],
   ...['limits', 'pieces', 'sides', 'shown', 'half', 'sizes', 'sights', 'part', 'say', 'tell'],
   ...['section', 'reason', 'offset', 'shading', 'texture', 'density', 'request', 'restore', 'codes', 'kept', 'nodes', 'parents', 'fit', 'tick', 'measure'],
+  ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'framebuffer', 'held', 'home', 'isStill', 'middle', 'opened'],
+  ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform'],
   ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
-/** A capital, and a small letter where those are used up: nobody else calls a property so. @param {number} i */
-const shortName = (i) => String.fromCharCode(65 + (i % 26)) + (i < 26 ? '' : String.fromCharCode(96 + Math.floor(i / 26)))
+/** Letters that variables have too, which makes them cheap to pack; c, g, n, x and y are names of properties already. */
+const LETTERS = [...'tesiorahludfpmbvwkjqz']
 
 /** Short names for them, the shortest for those that are there most often. */
 async function shortNames() {
@@ -88,7 +90,9 @@ async function shortNames() {
   const times = new Map(OWN_NAMES.map((name) => [name, 0]))
   for (const word of words) if (times.has(word)) times.set(word, (times.get(word) ?? 0) + 1)
   const names = [...times].sort(([a, n], [b, m]) => m - n || (a < b ? -1 : 1))
-  return Object.fromEntries(names.map(([name], i) => [name, shortName(i)]))
+  // Two letters that the sources have somewhere may be the name of a property of a browser.
+  const pairs = LETTERS.flatMap((first) => LETTERS.map((second) => first + second)).filter((pair) => !words.includes(pair))
+  return Object.fromEntries(names.map(([name], i) => [name, [...LETTERS, ...pairs][i]]))
 }
 
 /** @type {import('esbuild').BuildOptions} */
@@ -96,7 +100,6 @@ const COMMON = {
   plugins: [DENSE],
   absWorkingDir: here,
   bundle: true,
-  minify: true,
   charset: 'utf8',
   mangleProps: new RegExp(`^(${OWN_NAMES.join('|')})$`),
   legalComments: 'none',
@@ -104,11 +107,33 @@ const COMMON = {
   write: false,
 }
 
+/**
+ * With constants before all else: only there esbuild takes them for such, and writes numbers where they are used.
+ *
+ * @param {string} text a bundle
+ */
+function constantsFirst(text) {
+  /** @type {string[]} */
+  const constants = []
+  /** @type {string[]} what is computed from them */
+  const others = []
+  const rest = text.replace(/^ *var ([A-Z][A-Z_0-9]*) = ([-A-Z_0-9.e*/()<+ ]+);$/gm, (_line, name, value) => {
+    ;(Number.isNaN(Number(value)) ? others : constants).push(`const ${name} = ${value};`)
+    return ''
+  })
+  const shorter = rest.replace(/^( *|.*for \()const (?!ivec3)/gm, '$1let ')
+  return shorter.replace(/^("use strict";\n)?(\(\(\) => \{\n)?/, (start) => [start, ...constants, ...others].join('\n'))
+}
+
 /** @param {import('esbuild').BuildOptions} options */
 async function bundle(options) {
   const { outputFiles } = await build({ ...COMMON, mangleCache: await shortNames(), ...options })
+  const text = outputFiles?.[0].text ?? ''
+  const loader = options.format ? 'js' : 'css'
+  const format = options.format === 'esm' ? 'esm' : undefined
+  const { code } = await transform(options.format ? constantsFirst(text) : text, { loader, format, minify: true, charset: 'utf8' })
   // Ends of lines are left in texts alone, where shaders, style and markup can do without most of them.
-  return (outputFiles?.[0].text ?? '').replace(/([;{},>])\n+(?=.)/g, '$1')
+  return code.replace(/([;{},>])\n+(?=.)/g, '$1')
 }
 
 /** @returns {Promise<Record<string, string>>} texts of the bundles, by path from this folder */

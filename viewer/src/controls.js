@@ -13,23 +13,35 @@ const LINE_PIXELS = [1, 16, 400]
 /** Longest time that a frame stands for, in seconds, so that a hitch is no jump. */
 const MAX_FRAME = 0.1
 
-/** @type {Record<string, (orbit: import('./orbit.js').Orbit, seconds: number) => void>} */
+/** What a held key does: moves to the right, up and forward, turns to the right and up, and goes away. @type {Record<string, number[]>} */
 const HELD = {
-  KeyW: (orbit, s) => orbit.move(0, 0, KEY_MOVE * s),
-  KeyS: (orbit, s) => orbit.move(0, 0, -KEY_MOVE * s),
-  KeyA: (orbit, s) => orbit.move(-KEY_MOVE * s, 0, 0),
-  KeyD: (orbit, s) => orbit.move(KEY_MOVE * s, 0, 0),
-  KeyE: (orbit, s) => orbit.move(0, KEY_MOVE * s, 0),
-  KeyQ: (orbit, s) => orbit.move(0, -KEY_MOVE * s, 0),
-  ArrowLeft: (orbit, s) => orbit.turn(-KEY_TURN * s, 0),
-  ArrowRight: (orbit, s) => orbit.turn(KEY_TURN * s, 0),
-  ArrowUp: (orbit, s) => orbit.turn(0, KEY_TURN * s),
-  ArrowDown: (orbit, s) => orbit.turn(0, -KEY_TURN * s),
-  Equal: (orbit, s) => orbit.zoom(KEY_ZOOM ** -s),
-  Minus: (orbit, s) => orbit.zoom(KEY_ZOOM ** s),
+  KeyW: [0, 0, 1],
+  KeyS: [0, 0, -1],
+  KeyA: [-1],
+  KeyD: [1],
+  KeyE: [0, 1],
+  KeyQ: [0, -1],
+  ArrowLeft: [0, 0, 0, -1],
+  ArrowRight: [0, 0, 0, 1],
+  ArrowUp: [0, 0, 0, 0, 1],
+  ArrowDown: [0, 0, 0, 0, -1],
+  Equal: [0, 0, 0, 0, 0, -1],
+  Minus: [0, 0, 0, 0, 0, 1],
+  NumpadAdd: [0, 0, 0, 0, 0, -1],
+  NumpadSubtract: [0, 0, 0, 0, 0, 1],
 }
-HELD.NumpadAdd = HELD.Equal
-HELD.NumpadSubtract = HELD.Minus
+
+/**
+ * @param {import('./orbit.js').Orbit} orbit
+ * @param {string} code of a key
+ * @param {number} seconds for which it is held
+ */
+function hold(orbit, code, seconds) {
+  const [right = 0, up = 0, forward = 0, yaw = 0, pitch = 0, away = 0] = HELD[code].map((value) => value * seconds)
+  orbit.move(KEY_MOVE * right, KEY_MOVE * up, KEY_MOVE * forward)
+  orbit.turn(KEY_TURN * yaw, KEY_TURN * pitch)
+  orbit.zoom(KEY_ZOOM ** away)
+}
 
 /** What a key does at least when it is only tapped. */
 const TAP = 1 / 30
@@ -45,6 +57,13 @@ const TAP = 1 / 30
  */
 
 export class Controls {
+  /** @type {Map<number, { x: number, y: number }>} */
+  pointers = new Map()
+  /** @type {Set<string>} */
+  held = new Set()
+  /** Whether the person is busy with the scene, and not with the page around it. */
+  isTaken = false
+
   /**
    * @param {HTMLElement} surface
    * @param {() => import('./orbit.js').Orbit | undefined} orbit
@@ -54,12 +73,6 @@ export class Controls {
     this.surface = surface
     this.orbit = orbit
     this.manners = manners
-    /** @type {Map<number, { x: number, y: number }>} */
-    this.pointers = new Map()
-    /** @type {Set<string>} */
-    this.held = new Set()
-    /** Whether the person is busy with the scene, and not with the page around it. */
-    this.isTaken = false
     surface.addEventListener('pointerdown', (event) => this.down(event))
     surface.addEventListener('pointermove', (event) => this.drag(event))
     for (const end of /** @type {const} */ (['pointerup', 'pointercancel'])) {
@@ -142,7 +155,7 @@ export class Controls {
     if (event.code === 'KeyR' || event.code === 'Home') orbit.reset()
     else if (!(event.code in HELD)) return
     else if (!event.repeat) {
-      HELD[event.code](orbit, TAP)
+      hold(orbit, event.code, TAP)
       this.held.add(event.code)
     }
     event.preventDefault()
@@ -159,7 +172,7 @@ export class Controls {
   advance(seconds) {
     const orbit = this.orbit()
     if (!orbit || !this.held.size) return false
-    for (const code of this.held) HELD[code](orbit, Math.min(seconds, MAX_FRAME))
+    for (const code of this.held) hold(orbit, code, Math.min(seconds, MAX_FRAME))
     return true
   }
 }

@@ -7,7 +7,7 @@
 import { aboutOf, amid, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
 import { factsOf } from './facts.js'
 import { fetchBytes, LoadError, loadInWorker } from './loader.js'
-import { MARKUP } from './markup.js'
+import { MARKUP, STYLE } from './markup.js'
 import { Panels, prefers, Timers } from './panels.js'
 import { pick } from './pick.js'
 import { NoGraphics, resized } from './renderer.js'
@@ -61,28 +61,31 @@ const MARKS = ['bare', 'auto-rotate']
 export class VqrfViewer extends Base {
   static observedAttributes = [...TEXTS, ...MARKS, 'interaction']
 
+  timers = new Timers()
+  /** @type {Stage | undefined} */
+  stage
+  /** @type {import('./facts.js').Facts | undefined} */
+  facts
+  /** What loads; what it has found out lives as long as it is in a page. */
+  loading = new AbortController()
+  attached = new AbortController()
+  /** @type {string | undefined} of the source that is shown */
+  version
+  isOnScreen = false
+  isRefreshing = false
+  /** Whether the view is another than the file's first. */
+  isAway = false
+
   constructor() {
     super()
     const root = this.attachShadow({ mode: 'open' })
     const sheet = new CSSStyleSheet()
-    sheet.replaceSync(STYLE_SOURCE)
+    sheet.replaceSync(STYLE)
     root.adoptedStyleSheets = [sheet]
-    root.innerHTML = `<div class="all">${MARKUP}</div>`
+    root.innerHTML = MARKUP
     this.root = root
     this.panels = new Panels(root)
-    this.timers = new Timers()
     this.surface = this.panels.part('.surface')
-    /** @type {Stage | undefined} */
-    this.stage = undefined
-    /** @type {import('./facts.js').Facts | undefined} */
-    this.facts = undefined
-    this.loading = new AbortController()
-    /** @type {string | undefined} */
-    this.version = undefined
-    this.isOnScreen = false
-    this.isRefreshing = false
-    /** Whether the view is another than the file's first. */
-    this.isAway = false
     this.listen()
   }
 
@@ -116,21 +119,23 @@ export class VqrfViewer extends Base {
 
   connectedCallback() {
     const wake = () => this.stage?.setVisible(!document.hidden && this.isConnected && this.isOnScreen)
-    this.wakeListener = wake
-    document.addEventListener('visibilitychange', wake)
-    this.hashListener = () => this.takeViewFromAddress()
-    addEventListener('hashchange', this.hashListener)
-    this.sizes = new ResizeObserver(() => {
+    this.attached = new AbortController()
+    const { signal } = this.attached
+    document.addEventListener('visibilitychange', wake, { signal })
+    addEventListener('hashchange', () => this.takeViewFromAddress(), { signal })
+    const sizes = new ResizeObserver(() => {
       this.stage?.resized()
       this.stage?.controls.settle()
     })
-    this.sizes.observe(this)
-    this.sights = new IntersectionObserver((entries) => {
+    const sights = new IntersectionObserver((entries) => {
       this.isOnScreen = entries[entries.length - 1].isIntersecting
       wake()
       this.stage?.controls.settle()
     })
-    this.sights.observe(this)
+    for (const observer of [sizes, sights]) {
+      observer.observe(this)
+      signal.addEventListener('abort', () => observer.disconnect())
+    }
     const source = this.getAttribute('src')
     this.begun()
     if (source && !this.facts) this.fetch(source)
@@ -142,14 +147,11 @@ export class VqrfViewer extends Base {
 
   disconnectedCallback() {
     this.stage?.setVisible(false)
-    this.sizes?.disconnect()
-    this.sights?.disconnect()
+    this.attached.abort()
     this.isOnScreen = false
     this.timers.stop()
     this.panels.timers.stop()
     clearInterval(this.refreshTimer)
-    if (this.wakeListener) document.removeEventListener('visibilitychange', this.wakeListener)
-    if (this.hashListener) removeEventListener('hashchange', this.hashListener)
     queueMicrotask(() => {
       // Who was only moved to another place is there again.
       if (this.isConnected) return
@@ -381,11 +383,9 @@ export class VqrfViewer extends Base {
    * @param {Element} button
    */
   act(action, button) {
-    if (action === 'reset') this.reset()
+    if (action === 'reset' || action === 'share' || action === 'save') this[action]()
     if (action === 'play') this.paused ? this.play() : this.pause()
-    if (action === 'share') this.share()
     if (action === 'full') this.toggleFullscreen()
-    if (action === 'save') this.save()
     if (action === 'facts' || action === 'help') this.panels.toggle(action)
     if (action === 'close') {
       const panel = button.closest('.panel')

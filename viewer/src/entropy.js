@@ -23,12 +23,16 @@ const FULL = 65535
 const SEEN_MAX = 80
 const FAST_SHIFT = 5
 
+/**
+ * The class of each number from 0: how many limits it has reached.
+ *
+ * @param {number} n
+ * @param {number[]} limits
+ */
+export const classes = (n, limits) => new Uint8Array(n).map((_, value) => limits.filter((limit) => limit <= value).length)
+
 /** By how much the slow estimate of a context moves after `n` bits. */
-const SLOW = new Uint8Array(SEEN_MAX + 1).map((_, n) => {
-  const ends = [1, 3, 7, 20, 40, 80]
-  const at = ends.findIndex((end) => n < end)
-  return at < 0 ? 7 : at + 1
-})
+const SLOW = classes(SEEN_MAX + 1, [0, 1, 3, 7, 20, 40, 80])
 
 /** One coded stream: the arithmetic decoder and the adaptive contexts of the section. */
 export class RangeDecoder {
@@ -287,10 +291,7 @@ export function walk(partition, [X, Y, Z], belongs, visit) {
 const NO_SPREAD = 8
 
 /** The spread class of each difference between two levels. */
-const SPREAD = new Uint8Array(256).map((_, d) => {
-  const at = [2, 4, 7, 12, 18, 26, 40].findIndex((end) => d < end)
-  return at < 0 ? 7 : at
-})
+const SPREAD = classes(256, [2, 4, 7, 12, 18, 26, 40])
 
 /** A running mean of levels keeps 6 bits below the point, and starts in the middle. */
 const MEAN_SHIFT = 6

@@ -40,7 +40,10 @@ export const FINGERS = [
 /** @param {[string, string][]} rows */
 const listed = (rows) => rows.map(([gesture, does]) => `${gesture}: ${does}.`).join(' ')
 
-export const MARKUP = `
+/** How it looks, beside what it is about: so it packs better. */
+export const STYLE = STYLE_SOURCE
+
+export const MARKUP = `<div class="all">
 <div class="surface" tabindex="0" role="application" aria-label="3-D scene" aria-describedby="keys"></div>
 <slot name="poster"><img class="poster" alt="" hidden></slot>
 <p id="keys" hidden>${listed(MOUSE)}</p>
@@ -70,5 +73,4 @@ export const MARKUP = `
   <dl class="keys"></dl>
 </section>
 <div class="message status" role="status" hidden><p></p></div>
-<div class="message alert" role="alert" hidden><p></p>${button('close', 'Close')}</div>
-`
+<div class="message alert" role="alert" hidden><p></p>${button('close', 'Close')}</div></div>`

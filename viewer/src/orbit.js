@@ -39,6 +39,17 @@ function upright(up) {
 const within = (value, [least, most]) => Math.min(most, Math.max(least, value))
 
 export class Orbit {
+  middle = 0
+  /** @type {number[] | undefined} where the camera is sent: a target and a distance */
+  goal
+  yaw = 0
+  pitch = 0
+  distance = 1
+  /** @type {readonly number[]} */
+  distances = []
+  /** @type {readonly number[]} */
+  pitches = []
+
   /**
    * @param {readonly number[]} lo of what is to be seen
    * @param {readonly number[]} hi
@@ -47,22 +58,12 @@ export class Orbit {
    */
   constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch, swing = Infinity } = {}) {
     this.swing = swing
-    this.middle = 0
     this.center = lo.map((value, axis) => (value + hi[axis]) / 2)
     this.radius = Math.hypot(...lo.map((value, axis) => hi[axis] - value)) / 2
     this.half = lo.map((value, axis) => (hi[axis] - value) / 2)
     this.turned = upright(up)
     this.first = view
-    /** @type {number[] | undefined} */
-    this.goal = undefined
-    this.target = [...this.center]
-    this.yaw = 0
-    this.pitch = 0
-    this.distance = 1
-    /** @type {readonly number[]} */
-    this.distances = []
-    /** @type {readonly number[]} */
-    this.pitches = []
+    this.target = this.center
     this.limit(distance, pitch)
     this.reset()
   }

@@ -6,7 +6,7 @@
  */
 
 import { expectRaw } from './container.js'
-import { Damaged, PRUNED, RangeDecoder, walk } from './entropy.js'
+import { classes, Damaged, PRUNED, RangeDecoder, walk } from './entropy.js'
 
 /**
  * One level.
@@ -50,7 +50,7 @@ const CHANNEL_CONTEXTS = GAMMA + 2 * GAMMA_BITS
 const NEAR_MAX = 250
 
 /** The class of each sum of magnitudes around a node; greater sums have the last. */
-const CLASS = new Uint8Array(NEAR_MAX + 1).map((_, sum) => NEAR_LIMITS.filter((limit) => limit <= sum).length)
+const CLASS = classes(NEAR_MAX + 1, NEAR_LIMITS)
 
 /** A weighted sum of magnitudes has ten bits: it is at most 15 (3 * 8 + 6 * 3 + 8), and three fit in a number. */
 const SUM_BITS = 10
@@ -118,17 +118,17 @@ class Parents {
 }
 
 /**
- * Visit the nodes of a level in raster order.
+ * Visit the nodes of a level, or the voxels of a lattice, in raster order.
  *
- * @param {Level} level
- * @param {(node: number, x: number, y: number, z: number) => void} visit
+ * @param {{ shape: readonly number[], there: Uint8Array }} level
+ * @param {(node: number, x: number, y: number, z: number, kind: number) => void} visit `kind` is what `there` has
  */
-function eachNode({ shape: [X, Y, Z], there }, visit) {
+export function eachNode({ shape: [X, Y, Z], there }, visit) {
   let place = 0
   let node = 0
   for (let x = 0; x < X; x++) {
     for (let y = 0; y < Y; y++) {
-      for (let z = 0; z < Z; z++) if (there[place++]) visit(node++, x, y, z)
+      for (let z = 0; z < Z; z++, place++) if (there[place]) visit(node++, x, y, z, there[place])
     }
   }
 }

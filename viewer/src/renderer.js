@@ -57,10 +57,24 @@ export function resized(camera, width, height) {
  */
 export function jitter(n) {
   // The additive recurrence of the plastic number.
-  return n ? [(0.5 + 0.7548776662466927 * n) % 1, (0.5 + 0.5698402909980532 * n) % 1] : [0.5, 0.5]
+  return n ? [(0.5 + 0.754877666 * n) % 1, (0.5 + 0.569840291 * n) % 1] : [0.5, 0.5]
 }
 
 export class Renderer {
+  maxSide = 0
+  /** @type {[number, number, number] | undefined} */
+  background
+  /** @type {import('./textures.js').Drawn | undefined} */
+  drawn
+  /** @type {Target | undefined} */
+  picture
+  /** Will be the picture when it is complete. @type {Target | undefined} */
+  next
+  /** @type {WebGLTexture[]} */
+  textures = []
+  /** @type {WebGLProgram | undefined} */
+  march
+
   /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     const options = { alpha: false, antialias: false, depth: false, stencil: false, powerPreference: 'high-performance' }
@@ -68,11 +82,6 @@ export class Renderer {
     if (!gl) throw new NoGraphics('This browser has no WebGL2.')
     this.canvas = canvas
     this.gl = gl
-    this.maxSide = 0
-    /** @type {[number, number, number] | undefined} */
-    this.background = undefined
-    /** @type {import('./textures.js').Drawn | undefined} */
-    this.drawn = undefined
     this.prepare()
   }
 
@@ -81,14 +90,8 @@ export class Renderer {
     const { gl } = this
     this.canAccumulate = Boolean(gl.getExtension('EXT_color_buffer_float') ?? gl.getExtension('EXT_color_buffer_half_float'))
     this.maxSide = /** @type {number} */ (gl.getParameter(gl.MAX_3D_TEXTURE_SIZE)) ?? 256
-    /** @type {Target | undefined} */
-    this.picture = undefined
-    /** Will be the picture when it is complete. @type {Target | undefined} */
-    this.next = undefined
-    /** @type {WebGLTexture[]} */
+    this.picture = this.next = this.march = undefined
     this.textures = []
-    /** @type {WebGLProgram | undefined} */
-    this.march = undefined
     /** Of `march`. */
     this.source = ''
     gl.bindVertexArray(gl.createVertexArray())
@@ -117,20 +120,18 @@ export class Renderer {
   compile(fragment) {
     const { gl } = this
     const program = gl.createProgram()
-    for (const [type, source] of /** @type {[number, string][]} */ ([
-      [gl.VERTEX_SHADER, VERTEX],
-      [gl.FRAGMENT_SHADER, fragment],
-    ])) {
-      const shader = gl.createShader(type)
-      if (!shader) break
+    const shaders = [VERTEX, fragment].map((source, i) => {
+      const shader = /** @type {WebGLShader} */ (gl.createShader(i ? gl.FRAGMENT_SHADER : gl.VERTEX_SHADER))
+      if (gl.isContextLost()) return shader
       gl.shaderSource(shader, source)
       gl.compileShader(shader)
       gl.attachShader(program, shader)
       gl.deleteShader(shader)
-    }
+      return shader
+    })
     gl.linkProgram(program)
     if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
-      console.warn(gl.getProgramInfoLog(program), ...(gl.getAttachedShaders(program) ?? []).map((shader) => gl.getShaderInfoLog(shader)))
+      console.warn(gl.getProgramInfoLog(program), ...shaders.map((shader) => gl.getShaderInfoLog(shader)))
       throw new NoGraphics(CANNOT)
     }
     return program
@@ -164,10 +165,15 @@ export class Renderer {
     range.set(drawn.densityRange)
     range.set(drawn.featureScale, 4)
     range.set(drawn.featureOffset, 4 + 4 * drawn.features.length)
-    gl.uniform4fv(gl.getUniformLocation(march, 'uRange'), range)
-    gl.uniform3fv(gl.getUniformLocation(march, 'uTexel'), atlas.map((n) => 1 / n))
+    gl.uniform4fv(this.uniform('uRange'), range)
+    gl.uniform3fv(this.uniform('uTexel'), atlas.map((n) => 1 / n))
     const names = ['uBlocks', 'uDensity', ...drawn.features.map((_, g) => `uFeatures${g}`), 'uWeights']
-    for (const [unit, name] of names.entries()) gl.uniform1i(gl.getUniformLocation(march, name), unit)
+    for (const [unit, name] of names.entries()) gl.uniform1i(this.uniform(name), unit)
+  }
+
+  /** @param {string} name @param {WebGLProgram | undefined} [program] */
+  uniform(name, program = this.march) {
+    return program ? this.gl.getUniformLocation(program, name) : null
   }
 
   /**
@@ -192,14 +198,8 @@ export class Renderer {
    */
   upload([depth, height, width], data, internal, format, type) {
     const { gl } = this
-    const texture = gl.createTexture()
-    const filter = type === gl.UNSIGNED_INT ? gl.NEAREST : gl.LINEAR
-    gl.activeTexture(gl.TEXTURE0)
-    gl.bindTexture(gl.TEXTURE_3D, texture)
+    const texture = this.createTexture(gl.TEXTURE_3D, type === gl.UNSIGNED_INT ? gl.NEAREST : gl.LINEAR)
     gl.texStorage3D(gl.TEXTURE_3D, 1, internal, width, height, depth)
-    gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MIN_FILTER, filter)
-    gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MAG_FILTER, filter)
-    for (const edge of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T, gl.TEXTURE_WRAP_R]) gl.texParameteri(gl.TEXTURE_3D, edge, gl.CLAMP_TO_EDGE)
     const slice = data.length / depth
     const slices = Math.max(1, Math.floor(UPLOAD_BYTES / (slice * data.BYTES_PER_ELEMENT)))
     for (let z = 0; z < depth; z += slices) {
@@ -212,31 +212,38 @@ export class Renderer {
   /** @param {Float32Array} texels */
   uploadLayers(texels) {
     const { gl } = this
+    const texture = this.createTexture(gl.TEXTURE_2D, gl.NEAREST)
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, WEIGHTS_WIDTH, texels.length / 4 / WEIGHTS_WIDTH, 0, gl.RGBA, gl.FLOAT, texels)
+    return texture
+  }
+
+  /**
+   * A texture that is bound.
+   *
+   * @param {number} target
+   * @param {number} filter
+   */
+  createTexture(target, filter) {
+    const { gl } = this
     const texture = gl.createTexture()
-    gl.bindTexture(gl.TEXTURE_2D, texture)
-    const rows = texels.length / 4 / WEIGHTS_WIDTH
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, WEIGHTS_WIDTH, rows, 0, gl.RGBA, gl.FLOAT, texels)
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST)
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST)
+    gl.activeTexture(gl.TEXTURE0)
+    gl.bindTexture(target, texture)
+    for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(target, name, filter)
+    for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T, gl.TEXTURE_WRAP_R]) gl.texParameteri(target, name, gl.CLAMP_TO_EDGE)
     return texture
   }
 
   /**
    * @param {number} width
    * @param {number} height
-   * @param {number} format
+   * @param {boolean} [isFine] whether light is to be summed in it
    * @returns {Target}
    */
-  createTarget(width, height, format) {
+  createTarget(width, height, isFine = this.canAccumulate) {
     const { gl } = this
-    const texture = gl.createTexture()
+    const texture = this.createTexture(gl.TEXTURE_2D, gl.LINEAR)
     const framebuffer = gl.createFramebuffer()
-    gl.activeTexture(gl.TEXTURE0)
-    gl.bindTexture(gl.TEXTURE_2D, texture)
-    gl.texStorage2D(gl.TEXTURE_2D, 1, format, width, height)
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR)
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE)
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE)
+    gl.texStorage2D(gl.TEXTURE_2D, 1, isFine ? gl.RGBA16F : gl.RGBA8, width, height)
     gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer)
     gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0)
     return { texture, framebuffer, width, height }
@@ -258,7 +265,7 @@ export class Renderer {
   resizePicture(width, height) {
     const { gl, picture } = this
     if (picture?.width === width && picture.height === height) return
-    this.picture = this.createTarget(width, height, this.canAccumulate ? gl.RGBA16F : gl.RGBA8)
+    this.picture = this.createTarget(width, height)
     if (picture) {
       gl.bindFramebuffer(gl.READ_FRAMEBUFFER, picture.framebuffer)
       gl.blitFramebuffer(0, 0, picture.width, picture.height, 0, 0, width, height, gl.COLOR_BUFFER_BIT, gl.LINEAR)
@@ -273,10 +280,10 @@ export class Renderer {
    * @param {number} height
    */
   resizeNext(width, height) {
-    const { gl, next } = this
+    const { next } = this
     if (next?.width === width && next.height === height) return
     this.deleteTarget(next)
-    this.next = this.createTarget(width, height, this.canAccumulate ? gl.RGBA16F : gl.RGBA8)
+    this.next = this.createTarget(width, height)
   }
 
   /** The next picture is complete. */
@@ -306,8 +313,7 @@ export class Renderer {
       gl.activeTexture(gl.TEXTURE0 + unit)
       gl.bindTexture(unit === textures.length - 1 ? gl.TEXTURE_2D : gl.TEXTURE_3D, texture)
     }
-    const rays = raysOf(camera, jitter(n))
-    for (const [name, value] of Object.entries(rays)) gl.uniform3fv(gl.getUniformLocation(march, name), value)
+    for (const [name, value] of Object.entries(raysOf(camera, jitter(n)))) gl.uniform3fv(this.uniform(name), value)
     if (n) {
       gl.enable(gl.BLEND)
       gl.blendColor(0, 0, 0, 1 / (n + 1))
@@ -334,9 +340,9 @@ export class Renderer {
     gl.useProgram(present)
     gl.activeTexture(gl.TEXTURE0)
     gl.bindTexture(gl.TEXTURE_2D, from.texture)
-    gl.uniform1i(gl.getUniformLocation(present, 'uPicture'), 0)
-    gl.uniform2f(gl.getUniformLocation(present, 'uSize'), width, height)
-    gl.uniform3fv(gl.getUniformLocation(present, 'uBackground'), this.background ?? drawn?.background ?? [1, 1, 1])
+    gl.uniform1i(this.uniform('uPicture', present), 0)
+    gl.uniform2f(this.uniform('uSize', present), width, height)
+    gl.uniform3fv(this.uniform('uBackground', present), this.background ?? drawn?.background ?? [1, 1, 1])
     gl.drawArrays(gl.TRIANGLES, 0, 3)
   }
 
@@ -370,12 +376,12 @@ export class Renderer {
   async capture(camera, rowsAtOnce = 64) {
     const { gl } = this
     const { width, height } = camera
-    const light = this.createTarget(width, height, gl.RGBA8)
+    const light = this.createTarget(width, height, false)
     for (let from = 0; from < height; from += rowsAtOnce) {
       this.drawPiece(light, camera, { left: 0, right: width, from, to: Math.min(from + rowsAtOnce, height) })
       await this.finished()
     }
-    const composed = this.createTarget(width, height, gl.RGBA8)
+    const composed = this.createTarget(width, height, false)
     this.compose(light, composed.framebuffer, width, height)
     const flipped = new Uint8Array(4 * width * height)
     gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, flipped)

@@ -64,17 +64,17 @@ const vec3 = (values) => `vec3(${values.map(float).join(', ')})`
 /** @param {readonly number[]} values */
 const ivec3 = (values) => `ivec3(${values.join(', ')})`
 
-/** The real spherical harmonics of a unit direction `d`, by degree. */
+/** The real spherical harmonics of a unit direction `d`, by degree; nine digits name any number of 32 bits. */
 const HARMONICS = [
-  '0.28209479177387814',
-  '-0.4886025119029199 * d.y',
-  '0.4886025119029199 * d.z',
-  '-0.4886025119029199 * d.x',
-  '1.0925484305920792 * d.x * d.y',
-  '-1.0925484305920792 * d.y * d.z',
-  '0.31539156525252005 * (2.0 * d.z * d.z - d.x * d.x - d.y * d.y)',
-  '-1.0925484305920792 * d.x * d.z',
-  '0.5462742152960396 * (d.x * d.x - d.y * d.y)',
+  '0.282094792',
+  '-0.488602512 * d.y',
+  '0.488602512 * d.z',
+  '-0.488602512 * d.x',
+  '1.09254843 * d.x * d.y',
+  '-1.09254843 * d.y * d.z',
+  '0.315391565 * (2.0 * d.z * d.z - d.x * d.x - d.y * d.y)',
+  '-1.09254843 * d.x * d.z',
+  '0.546274215 * (d.x * d.x - d.y * d.y)',
 ]
 
 /**

@@ -55,6 +55,41 @@ const MAX_LOSSES = 3
  */
 
 export class Stage {
+  /** @type {Renderer | undefined} while this viewer has graphics */
+  renderer
+  /** @type {import('./textures.js').Drawn | undefined} */
+  drawn
+  /** @type {[number, number, number] | undefined} in place of the file's */
+  background
+  /** @type {Orbit | undefined} */
+  orbit
+  /** Of the whole picture, in pixels of the screen. */
+  size = { width: 1, height: 1 }
+  pixels = FIRST_PIXELS.fast
+  /** Of the picture that is shown; 0 before the first. */
+  share = 0
+  /** Pictures of the whole size that were averaged. */
+  pass = 0
+  /** @type {{ share: number, pieces: import('./refine.js').Piece[], width: number, height: number } | undefined} */
+  plan
+  hasMoved = false
+  isBusy = false
+  isVisible = false
+  isLost = false
+  /** How often in a row graphics were lost without a whole picture between. */
+  losses = 0
+  /** Whether the camera goes at once where it is sent. */
+  isStill = false
+  /** Whether the scene turns by itself: at once, as soon as it does so smoothly, or not. */
+  turning = /** @type {'yes' | 'smoothly' | 'no'} */ ('no')
+  request = 0
+  lastTick = 0
+  lastMove = 0
+  /** Drawn so far. */
+  frames = 0
+  /** @type {(() => void)[]} */
+  awaiting = []
+
   /**
    * @param {HTMLElement} surface what a person drags; the canvas goes in it
    * @param {Events} events
@@ -63,44 +98,10 @@ export class Stage {
   constructor(surface, events, manners) {
     this.surface = surface
     this.events = events
-    /** @type {Renderer | undefined} while this viewer has graphics */
-    this.renderer = undefined
-    /** @type {import('./textures.js').Drawn | undefined} */
-    this.drawn = undefined
     /** What was seen last, while there are no graphics. */
     this.still = surface.appendChild(document.createElement('canvas'))
     this.still.hidden = true
-    /** @type {[number, number, number] | undefined} in place of the file's */
-    this.background = undefined
-    /** @type {Orbit | undefined} */
-    this.orbit = undefined
     this.controls = new Controls(surface, () => this.orbit, manners)
-    /** Of the whole picture, in pixels of the screen. */
-    this.size = { width: 1, height: 1 }
-    this.pixels = FIRST_PIXELS.fast
-    /** Of the picture that is shown; 0 before the first. */
-    this.share = 0
-    /** Pictures of the whole size that were averaged. */
-    this.pass = 0
-    /** @type {{ share: number, pieces: import('./refine.js').Piece[], width: number, height: number } | undefined} */
-    this.plan = undefined
-    this.hasMoved = false
-    this.isBusy = false
-    this.isVisible = false
-    this.isLost = false
-    /** How often in a row graphics were lost without a whole picture between. */
-    this.losses = 0
-    /** Whether the camera goes at once where it is sent. */
-    this.isStill = false
-    /** Whether the scene turns by itself: at once, as soon as it does so smoothly, or not. */
-    this.turning = /** @type {'yes' | 'smoothly' | 'no'} */ ('no')
-    this.request = 0
-    this.lastTick = 0
-    this.lastMove = 0
-    /** Drawn so far. */
-    this.frames = 0
-    /** @type {(() => void)[]} */
-    this.awaiting = []
   }
 
   get canvas() {

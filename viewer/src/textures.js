@@ -11,9 +11,9 @@
  */
 
 import { ACTIVATION_RELU, dequantize } from './decode.js'
-import { CODED, PRUNED } from './entropy.js'
+import { CODED } from './entropy.js'
 import { homeOf } from './front.js'
-import { addUp } from './pyramid.js'
+import { addUp, eachNode } from './pyramid.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
 export const BLOCK_CELLS = 4
@@ -274,25 +274,19 @@ function voxelsOf(field) {
  * @param {ReturnType<typeof quantizeFeatures>} features
  */
 function fillBricks({ shape, partition }, { levels, codes }, blocks, bricks, features) {
-  const [Y, Z] = [shape[1], shape[2]]
   const [, by, bz] = blocks.size
   const [texelRow, texelPlane] = [bricks[2] * BRICK, bricks[1] * bricks[2] * BRICK * BRICK]
   const texels = bricks[0] * BRICK * texelPlane
   const { groups, bytes: [codebook, kept], zero } = features
   const densities = new Uint32Array(texels)
   const words = Array.from({ length: groups }, (_, g) => new Uint32Array(texels).fill(zero[g]))
-  let value = 0
   let nCoded = 0
   let nKept = 0
-  for (let voxel = 0; voxel < partition.length; voxel++) {
-    if (partition[voxel] === PRUNED) continue
-    const level = levels[value++]
-    const isCoded = partition[voxel] === CODED
+  eachNode({ shape, there: partition }, (value, x, y, z, kind) => {
+    const level = levels[value]
+    const isCoded = kind === CODED
     const source = isCoded ? codebook : kept
     const row = (!isCoded ? nKept++ : codes ? codes[nCoded++] : nCoded++) * groups
-    const z = voxel % Z
-    const y = ((voxel - z) / Z) % Y
-    const x = (voxel / (Y * Z)) | 0
     for (let i = Math.max((x - 1) >> 2, 0); i <= x >> 2 && i < blocks.size[0]; i++) {
       for (let j = Math.max((y - 1) >> 2, 0); j <= y >> 2 && j < by; j++) {
         for (let k = Math.max((z - 1) >> 2, 0); k <= z >> 2 && k < bz; k++) {
@@ -308,7 +302,7 @@ function fillBricks({ shape, partition }, { levels, codes }, blocks, bricks, fea
         }
       }
     }
-  }
+  })
   return { density: new Uint8Array(densities.buffer), features: words.map((group) => new Uint8Array(group.buffer)) }
 }
 
@@ -328,12 +322,9 @@ export function makeTextures(field, maxSide) {
   const floor = densityOfAlpha(field.alphaThreshold, field)
   // Where even an empty voxel would show, any voxel that is not PRUNED makes its cells visible.
   const least = field.emptyDensity > floor ? -Infinity : floor
-  const [Y, Z] = [shape[1], shape[2]]
-  for (let voxel = 0, value = 0; voxel < partition.length; voxel++) {
-    if (partition[voxel] === PRUNED || !(voxels.densities[value++] > least)) continue
-    const z = voxel % Z
-    blocks.occupyAround((voxel / (Y * Z)) | 0, ((voxel - z) / Z) % Y, z)
-  }
+  eachNode({ shape, there: partition }, (value, x, y, z) => {
+    if (voxels.densities[value] > least) blocks.occupyAround(x, y, z)
+  })
   blocks.measureDistances()
   const { low, high } = blocks.bounds()
   const bricks = blocks.placeBricks(maxSide)
