@@ -73,6 +73,7 @@ WINGS = {
         "grids",
         "stages",
         "box",
+        "workers",
         "checkpoint",
         "run",
         "cost",

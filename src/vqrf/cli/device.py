@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from vqrf.cli.terminal import Common, UsageError, tell
+from vqrf.kernels import has_native
+from vqrf.training.workers import device_of_own, is_first, is_launched, n_workers_here
 
 AUTO = "auto"
 
 
+def expect_workers(*, is_training: bool, threads: int) -> None:
+    """Refuse what one process is to do where torchrun started several; let these share the machine's threads.
+
+    Args:
+      threads: of each that were asked for; 0: none were.
+    """
+    if not is_launched():
+        return
+    if not is_training:
+        raise UsageError("torchrun: of all verbs train alone learns in several processes")
+    if has_native() and not threads:
+        from vqrf.kernels.native import set_threads
+
+        set_threads(max((os.cpu_count() or 1) // n_workers_here(), 1))
+
+
 def with_device(common: Common) -> Common:
     """The flags with a device that can be used. "auto" is the card if there is one, and a line says which it is.
+
+    Of several workers each has a card of its own, and the first alone speaks.
 
     Raises:
       UsageError: it cannot be used here.
     """
     import torch
 
+    common = replace(common, quiet=common.quiet or not is_first())
     if common.device == AUTO:
         has_card = torch.cuda.is_available()
         tell(common.quiet, f"learning on {torch.cuda.get_device_name() if has_card else 'the CPU: no card can be used here'}")
-        return replace(common, device="cuda" if has_card else "cpu")
+        return replace(common, device=device_of_own("cuda" if has_card else "cpu"))
+    common = replace(common, device=device_of_own(common.device))
     try:
         torch.empty(0, device=common.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a strange name, a lack of CUDA, another machine's

@@ -23,7 +23,7 @@ from vqrf.cli.bench import Bench
 from vqrf.cli.check import Check
 from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
-from vqrf.cli.device import with_device
+from vqrf.cli.device import expect_workers, with_device
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.make import Make
 from vqrf.cli.meta import Meta, in_short, presented
@@ -300,6 +300,7 @@ def set_up(verb: V) -> V:
       The verb with a device that is there.
     """
     common = verb.common
+    expect_workers(is_training=isinstance(verb, Train), threads=common.threads)
     if not 0 <= common.threads <= MAX_THREADS:
         raise UsageError(f"--threads: expected 0..{MAX_THREADS}, got {common.threads}")
     if isinstance(common, Seeded) and not 0 <= common.seed <= MAX_SEED:

@@ -24,6 +24,7 @@ from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_run
 from vqrf.files import remove_stale, write_atomically
 
 if TYPE_CHECKING:
+    from vqrf.training.run import Run
     from vqrf.training.stages import TrainConfig
     from vqrf.training.train import FieldModel, Watch
 
@@ -72,7 +73,10 @@ class Train:
         config = replace(PRESETS[preset], learns_exposure=self.exposure)
         if self.preset is None:
             config = suited_to(config, sum(view.camera.width * view.camera.height for view in scene.train))
-        with showing(scene.name) if self.view else nullcontext() as watch:
+        from vqrf.training.workers import is_first, joined
+
+        shows = self.view and is_first()
+        with joined(self.common.device), showing(scene.name) if shows else nullcontext() as watch:
             train_into(self.out, scene, preset, config, images, self.common, watch)
 
 
@@ -125,27 +129,20 @@ def train_into(
       UsageError: there is a field already, or nothing came of the training: where that is clear after the coarse stage nothing
         is kept of it, and otherwise the field is, to look at.
     """
-    from vqrf.training.run import Run, clear_run, save_run
+    from vqrf.training.run import Run, save_run
     from vqrf.training.verdict import judge, remarks_on
+    from vqrf.training.workers import decided, is_first
 
     kept = Run.of(run, scene, config, common.seed)
-    if common.overwrite:
-        for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
-            (run / name).unlink(missing_ok=True)
-        clear_run(run)
-    elif kept.is_begun() and (run / FIELD_FILE).exists():
-        finish_run(run, common)
-        return
-    elif (run / FIELD_FILE).exists():
-        raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
-    run.mkdir(parents=True, exist_ok=True)
-    remove_stale(run)
     notes = {**images, "preset": preset, "seed": common.seed, "scene": scene.name, "n_train": len(scene.train)}
-    write_atomically(run / CONFIG_FILE, json.dumps({**notes, "config": asdict(config)}, indent=2).encode())
+    if not decided(lambda: _claim(run, kept, {**notes, "config": asdict(config)}, common)):
+        return
     for line in (*lines_of(scene), *remarks_on(scene)):
         say(common.quiet, line)
     start = time.perf_counter()
     model = _trained(run, scene, config, common, watch)
+    if not is_first():
+        return
     field, factors = model.field(), model.grid.factors()
     if model.exposures is not None:
         notes["exposures"] = model.exposures
@@ -158,12 +155,32 @@ def train_into(
         raise UsageError(f"{run / FIELD_FILE}: {fault}")
 
 
+def _claim(run: Path, kept: Run, record: dict[str, Any], common: Common) -> bool:
+    """Make the run folder this training's own, with a record of its settings; False where nothing is left to train."""
+    from vqrf.training.run import clear_run
+
+    if common.overwrite:
+        for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
+            (run / name).unlink(missing_ok=True)
+        clear_run(run)
+    elif kept.is_begun() and (run / FIELD_FILE).exists():
+        finish_run(run, common)
+        return False
+    elif (run / FIELD_FILE).exists():
+        raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
+    run.mkdir(parents=True, exist_ok=True)
+    remove_stale(run)
+    write_atomically(run / CONFIG_FILE, json.dumps(record, indent=2).encode())
+    return True
+
+
 def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch: Watch | None) -> FieldModel:
     """The model at the end of a training that tells of itself on the way."""
     from vqrf.training.cost import estimate_bytes, estimate_seconds
     from vqrf.training.run import clear_run
     from vqrf.training.train import fit_model
     from vqrf.training.verdict import judge
+    from vqrf.training.workers import is_first
 
     def end_if_nothing(stage: str, field: RadianceField) -> None:
         fault = judge(field, scene, stage)
@@ -178,7 +195,7 @@ def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch
     seconds = estimate_seconds(config, common.threads or os.cpu_count() or 1) if is_cpu else None
     what = f"training {scene.name} on {len(scene.train)} photos"
     tell_plan(common.quiet, what, stages, seconds, estimate_bytes(config, scene) if is_cpu else None)
-    with step_bars(stages, run / METRICS_FILE, common.quiet) as report:
+    with step_bars(stages, run / METRICS_FILE if is_first() else None, common.quiet) as report:
         return fit_model(
             scene,
             config,

@@ -13,6 +13,7 @@ import numpy as np
 
 from vqrf.data.scene import Scene
 from vqrf.fields.storage import Arrays, StorageError, load_arrays, save_arrays
+from vqrf.training.workers import is_first
 
 CHECKPOINT_FORMAT = "vqrf-checkpoint-3"
 
@@ -71,6 +72,8 @@ class Checkpoint:
             self._due = ended + (self.seconds and max(self.seconds, (ended - begun) / SHARE_OF_SAVES))
 
     def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
+        if not is_first():  # of several workers one writes
+            return
         save_arrays(self.path, arrays, {"format": CHECKPOINT_FORMAT, "fingerprint": self.fingerprint, "state": state})
 
     def remove(self) -> None:

@@ -18,6 +18,7 @@ from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.contract import Backend
 from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.losses import Loss, Pixels, squared_error
+from vqrf.training.workers import add_up, share_of
 
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
@@ -83,7 +84,8 @@ def optimize(
 
     The loop of every stage and of the joint tuning. With a `checkpoint` it goes on from what was saved there, and saves now
     and then; the checkpoint stays when the loop ends, for whoever keeps the result to remove. Going on changes nothing: a
-    step depends on the seed, its number and the model's state.
+    step depends on the seed, its number and the model's state. Of several workers (`vqrf.training.workers`) each takes its
+    share of a step's rays.
 
     Args:
       loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
@@ -96,7 +98,9 @@ def optimize(
                 source.keep_hits(model.volume)
             if step % FOLLOW_STEPS == 0:
                 source.follow(model.volume, seed=(*seed, step, FOLLOW_STEPS))
-            terms = _differentiate(kernels, model, source.sample(rays_per_step, seed=(*seed, step)), loss, device)
+            batch = share_of(source.sample(rays_per_step, seed=(*seed, step)))
+            terms = _differentiate(kernels, model, batch, loss, device)
+            mse, n_shaded = add_up(model.gradients, len(batch.origins) / rays_per_step, terms["mse"], terms["n_shaded"])
             model.update(step)
         save = None
         if checkpoint is not None:
@@ -104,13 +108,15 @@ def optimize(
             save = partial(_save, checkpoint, collect)
             if (step + 1) % REFRESH_STEPS == 0:
                 checkpoint.save_if_due(collect)
-        yield Progress(step + 1, steps, terms["mse"], terms["n_shaded"], save)
+        yield Progress(step + 1, steps, mse, n_shaded, save)
 
 
 def _differentiate(kernels: Backend, model: Model, batch: Batch, loss: Loss | None, device: str) -> dict[str, float]:
     """Add the gradient of the loss over a batch to the model's; `mse` of the colours, and `n_shaded`, where it is counted."""
     origins, directions, targets = (torch.from_numpy(array).to(device) for array in batch.arrays)
     weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+    if loss is not None and not len(origins):  # the share of one worker of many
+        return {"mse": 0.0, "n_shaded": math.nan}
     if loss is None:
         return kernels.render_gradients(
             model.volume, origins, directions, targets, model.losses, model.gradients, weights=weights

@@ -16,6 +16,7 @@ from vqrf.files import write_atomically
 from vqrf.interop import bytes_of_tensorf, tensorf_of
 from vqrf.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint, fingerprint
 from vqrf.training.stages import STAGES, TrainConfig
+from vqrf.training.workers import is_first
 
 COARSE_FILE = "coarse.safetensors"
 CHECKPOINT_FILES = {stage: f"checkpoint-{stage}.safetensors" for stage in STAGES}
@@ -71,7 +72,9 @@ class Run:
         return field, notes.get("learnt")
 
     def save_coarse(self, field: RadianceField, learnt: list[Any] | None) -> None:
-        """Keep the finished coarse stage instead of its checkpoint."""
+        """Keep the finished coarse stage instead of its checkpoint; of several workers one writes."""
+        if not is_first():
+            return
         save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint, "learnt": learnt})
         (self.folder / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
 
