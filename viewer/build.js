@@ -25,7 +25,8 @@ const DENSE = {
   setup({ onLoad }) {
     onLoad({ filter: /\.js$/ }, async ({ path }) => {
       const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '')
-      return { contents: path.endsWith('shaders.js') ? renamed(densified(text)) : text }
+      const withUniforms = /(shaders|renderer)\.js$/.test(path) ? text.replace(/\bu([A-Z])[a-z]+([A-Z])?[a-z]*/g, 'u$1$2') : text
+      return { contents: path.endsWith('shaders.js') ? renamed(densified(withUniforms)) : withUniforms }
     })
   },
 }
@@ -35,8 +36,16 @@ function densified(text) {
   return text
     .replace(/^\/\*.*\*\/\n/gm, '')
     .replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
+    .replace(/(\d\.)0\b|(?<![\w.])0(?=\.\d)/g, '$1')
     .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if|while)) (?=\()/gm, '$1')
 }
+
+/** Words of shaders that no property of JavaScript beside them is called. */
+const OFTEN = [
+  ...['ahead', 'beyond', 'cell', 'column', 'corner', 'direction', 'due', 'encoded', 'enlarged', 'enter', 'far', 'home', 'info', 'last'],
+  ...['leave', 'leaving', 'level', 'logit', 'next', 'parts', 'piece', 'place', 'planes', 'queue', 'queued', 'rise', 'sides', 'start'],
+  ...['stride', 'texel', 'turn', 'until'],
+]
 
 /**
  * With short names for what shaders call their own: what has an underscore in it, as no name of JavaScript's has here, and some words
@@ -47,7 +56,7 @@ function densified(text) {
 function renamed(text) {
   /** @type {Map<string, string>} */
   const names = new Map()
-  return text.replace(/\b(?!gl_)([a-z]+(_[a-z]+)+|beyond|corner|direction|encoded|leaving|queued|stride)\b/g, (name) => {
+  return text.replace(new RegExp(`\\b(?!gl_)([a-z]+(_[a-z]+)+|${OFTEN.join('|')})\\b`, 'g'), (name) => {
     if (!names.has(name)) names.set(name, `_${names.size.toString(36)}`)
     return /** @type {string} */ (names.get(name))
   })
@@ -113,16 +122,17 @@ const COMMON = {
  * @param {string} text a bundle
  */
 function constantsFirst(text) {
-  /** @type {string[]} */
-  const constants = []
-  /** @type {string[]} what is computed from them */
-  const others = []
-  const rest = text.replace(/^ *var ([A-Z][A-Z_0-9]*) = ([-A-Z_0-9.e*/()<+ ]+);$/gm, (_line, name, value) => {
-    ;(Number.isNaN(Number(value)) ? others : constants).push(`const ${name} = ${value};`)
+  /** @type {Map<string, string>} numbers, and what is computed from nothing else */
+  const constants = new Map()
+  const rest = text.replace(/^ *var ([A-Z][A-Z_0-9]*) = ([-A-Z_0-9.e*/()<+ ]+);$/gm, (line, name, value) => {
+    if ((value.match(/[A-Z][A-Z_0-9]*/g) ?? []).some((/** @type {string} */ other) => !constants.has(other))) return line
+    constants.set(name, value)
     return ''
   })
+  const isComputed = (/** @type {[string, string]} */ [, value]) => +Number.isNaN(Number(value))
+  const first = [...constants].sort((a, b) => isComputed(a) - isComputed(b)).map(([name, value]) => `const ${name} = ${value};`)
   const shorter = rest.replace(/^( *|.*for \()const (?!ivec3)/gm, '$1let ')
-  return shorter.replace(/^("use strict";\n)?(\(\(\) => \{\n)?/, (start) => [start, ...constants, ...others].join('\n'))
+  return shorter.replace(/^("use strict";\n)?(\(\(\) => \{\n)?/, (start) => [start, ...first].join('\n'))
 }
 
 /** @param {import('esbuild').BuildOptions} options */

@@ -331,6 +331,70 @@ def test_help_about_and_errors_open_and_close_by_keys(opened: Opener) -> None:
     assert page.get_by_role("alert").is_hidden()
 
 
+def away(page: Any, before: dict[str, list[float]]) -> list[bool]:
+    """Whether the camera stands elsewhere than before, and whether it looks elsewhere."""
+    now = page.evaluate("viewer.camera")
+    return [not np.allclose(now[name], before[name], atol=1e-6) for name in ("position", "target")]
+
+
+def test_keys_alone_are_enough_to_fly_and_to_come_back(opened: Opener) -> None:
+    page = opened(one("src=/plain.vqrf").replace("src=/ball.vqrf ", ""))
+    await_load(page)
+    scene, button = page.get_by_role("application"), page.get_by_role("button", name="Fly")
+    page.evaluate("window.told = [], viewer.addEventListener('camerachange', ({ detail }) => told.push(detail))")
+    scene.press("?")
+    assert "fly" in page.get_by_role("region", name="Help").inner_text()
+    page.keyboard.press("Escape")
+    scene.press("v")
+    assert button.get_attribute("aria-pressed") == "true" and "Esc" in page.get_by_role("status").inner_text()
+    before = page.evaluate("viewer.camera")
+    scene.press("ArrowLeft")
+    assert away(page, before) == [False, True]
+    ahead = np.subtract(before["target"], before["position"])
+    now = page.evaluate("viewer.camera")
+    assert np.cross(ahead, np.subtract(now["target"], now["position"]))[2] > 0  # it looks to the left
+    scene.press("w")
+    assert away(page, now) == [True, True]
+    assert page.evaluate("told.at(-1)") == page.evaluate("viewer.camera")
+    before = page.evaluate("viewer.camera")
+    page.mouse.move(150, 100)
+    page.mouse.down()
+    page.mouse.move(180, 120)
+    page.mouse.up()
+    assert away(page, before) == [False, True]
+    page.keyboard.press("Escape")
+    assert button.get_attribute("aria-pressed") == "false"
+    assert page.evaluate("viewer.shadowRoot.activeElement.className") == "surface"
+    before = page.evaluate("viewer.camera")
+    scene.press("ArrowLeft")
+    assert away(page, before) == [True, False]
+    button.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+    page.evaluate("viewer.interaction = 'none'")
+    assert button.is_hidden()
+
+
+def test_nobody_flies_beyond_the_limits(opened: Opener) -> None:
+    page = opened(one("distance='2 3' pitch='0 30'"))
+    await_load(page)
+    center = page.evaluate("viewer.camera.target")
+    scene = page.get_by_role("application")
+    scene.press("v")
+    places = []
+    for key in ("w", "s", "a", "q", "ArrowUp"):
+        page.keyboard.down(key)
+        page.wait_for_timeout(300)
+        page.keyboard.up(key)
+        camera = page.evaluate("viewer.camera")
+        place, gaze = (np.subtract(camera["position"], other) for other in (center, camera["target"]))
+        distance = np.linalg.norm(place)
+        assert 2 - 1e-6 <= distance <= 3 + 1e-6
+        for height in (place[2] / distance, gaze[2] / np.linalg.norm(gaze)):
+            assert -1e-6 <= height <= 0.5 + 1e-6
+        places.append(tuple(np.round([*place, *gaze], 6)))
+    assert len(set(places)) == 5
+
+
 def test_a_pointer_leaves_no_frame_and_a_key_shows_one(opened: Opener) -> None:
     page = opened(one())
     await_load(page)

@@ -37,8 +37,8 @@ export class FormatError extends Error {
 /** @typedef {Section & { stored: bigint, decoded: bigint }} Row a section before its lengths are known to be small */
 
 const SIGNATURE = [0x89, 0x56, 0x51, 0x52, 0x0d, 0x0a, 0x1a, 0x0a]
-/** Major versions that are read; from the second on a file says in which space it lies. */
-const MAJOR_VERSIONS = [1, 2]
+/** The last major version that is read; from the second on a file says in which space it lies. */
+const MAX_MAJOR = 2
 const HEADER_BYTES = 32
 const ROW_BYTES = 32
 const MAX_SECTIONS = 64
@@ -48,7 +48,7 @@ const MAX_RATIO = 2n ** 19n
 /** The levels of a pyramid, coarsest first. */
 export const LEVELS = [8, 7, 6, 5, 4, 3, 2, 1, 0].map((level) => `LEV${level}`)
 /** Known sections in their order. */
-const KNOWN = ['HEAD', 'SPAC', 'META', 'COLR', 'BOOK', 'STEP', 'PART', 'DENS', 'CODE', 'KEPT', ...LEVELS]
+const KNOWN = [...'HEAD SPAC META COLR BOOK STEP PART DENS CODE KEPT'.split(' '), ...LEVELS]
 /** What only a file with a codebook has. */
 const OF_CODEBOOK = ['BOOK', 'DENS', 'CODE', 'KEPT']
 
@@ -90,7 +90,7 @@ function checkHeader(bytes, view) {
   if (!isStart) throw refuse(0, 'not a .vqrf file')
   if (n < HEADER_BYTES) throw refuse(n, `truncated: the header has ${HEADER_BYTES} bytes, the file ${n}`)
   const [major, minor] = [view.getUint16(8, true), view.getUint16(10, true)]
-  if (!MAJOR_VERSIONS.includes(major)) {
+  if (!major || major > MAX_MAJOR) {
     throw refuse(8, `version ${major}.${minor} is not supported: this reader knows 1.x and 2.x`)
   }
   const count = view.getUint32(12, true)

@@ -2,8 +2,11 @@
 
 /** Radians for a drag across the view's shorter side. */
 const TURN = Math.PI
-/** Radians a second for a held key. */
+/** The same in flight, where the camera turns, and not the scene. */
+const LOOK = TURN / 3
+/** Radians a second for a held key; in flight, where looking up turns the camera down about a scene. */
 const KEY_TURN = 1.5
+const KEY_LOOK = -0.8
 /** Parts of the distance a second. */
 const KEY_MOVE = 0.8
 const KEY_ZOOM = 2
@@ -38,9 +41,10 @@ const HELD = {
  */
 function hold(orbit, code, seconds) {
   const [right = 0, up = 0, forward = 0, yaw = 0, pitch = 0, away = 0] = HELD[code].map((value) => value * seconds)
+  const turn = orbit.isFlying ? KEY_LOOK : KEY_TURN
   orbit.move(KEY_MOVE * right, KEY_MOVE * up, KEY_MOVE * forward)
-  orbit.turn(KEY_TURN * yaw, KEY_TURN * pitch)
-  orbit.zoom(KEY_ZOOM ** away)
+  orbit.steer(turn * yaw, turn * pitch)
+  orbit.approach(KEY_ZOOM ** away)
 }
 
 /** What a key does at least when it is only tapped. */
@@ -95,8 +99,8 @@ export class Controls {
   /** Say which gestures of fingers the browser keeps for the page. */
   settle() {
     const { interaction, isPageScrolling } = this.manners
-    const isShared = { none: true, ctrl: true, auto: isPageScrolling() }[interaction()]
-    this.surface.style.touchAction = !isShared ? 'none' : interaction() === 'auto' ? 'pan-y' : interaction() === 'ctrl' ? 'pan-x pan-y' : 'auto'
+    const kept = { none: 'auto', ctrl: 'pan-x pan-y', auto: isPageScrolling() ? 'pan-y' : 'none' }
+    this.surface.style.touchAction = kept[interaction()]
   }
 
   /** @param {PointerEvent} event */
@@ -120,7 +124,7 @@ export class Controls {
       // Two fingers: each moves the picture by its half, and their distance is the zoom.
       const reach = (/** @type {{ x: number, y: number }} */ p) => Math.hypot(p.x - others[0].x, p.y - others[0].y)
       const [before, after] = [reach(last), reach({ x: event.clientX, y: event.clientY })]
-      if (before > 0 && after > 0) orbit.zoom(before / after)
+      if (before > 0 && after > 0) orbit.approach(before / after)
       orbit.pan(x / 2, y / 2)
     } else if (event.pointerType === 'touch' && this.manners.interaction() === 'ctrl') {
       this.manners.onRefused()
@@ -128,7 +132,8 @@ export class Controls {
     } else if (event.buttons & 6 || event.shiftKey) {
       orbit.pan(x, y)
     } else {
-      orbit.turn(-TURN * x, TURN * y)
+      const turn = orbit.isFlying ? LOOK : TURN
+      orbit.steer(-turn * x, turn * y)
     }
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY })
     this.manners.changed()
@@ -144,7 +149,7 @@ export class Controls {
     }
     event.preventDefault()
     onTouched()
-    this.orbit()?.zoom(Math.exp(event.deltaY * LINE_PIXELS[event.deltaMode] * WHEEL_ZOOM))
+    this.orbit()?.approach(Math.exp(event.deltaY * LINE_PIXELS[event.deltaMode] * WHEEL_ZOOM))
     changed()
   }
 

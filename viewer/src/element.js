@@ -7,7 +7,7 @@
 import { aboutOf, amid, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
 import { factsOf } from './facts.js'
 import { fetchBytes, LoadError, loadInWorker } from './loader.js'
-import { MARKUP, STYLE } from './markup.js'
+import { FLIGHT, FLIGHT_OF_FINGERS, MARKUP, STYLE } from './markup.js'
 import { Panels, prefers, Timers } from './panels.js'
 import { pick } from './pick.js'
 import { NoGraphics, resized } from './renderer.js'
@@ -47,9 +47,10 @@ const numbersIn = (text) => text?.trim().split(/[\s,]+/).map(Number)
 
 /** @param {string | null | undefined} text `#rgb` or `#rrggbb` @returns {[number, number, number] | undefined} */
 function colorOf(text) {
-  const hex = /^#(?:([0-9a-f]{3})|([0-9a-f]{6}))$/i.exec(text?.trim() ?? '')
-  const digits = hex?.[2] ?? hex?.[1]?.replace(/./g, '$&$&')
-  return digits ? /** @type {any} */ ([0, 2, 4].map((at) => Number.parseInt(digits.slice(at, at + 2), 16) / 255)) : undefined
+  const hex = text?.trim() ?? ''
+  if (!/^#([0-9a-f]{3}){1,2}$/i.test(hex)) return undefined
+  const digits = hex.length < 7 ? hex.replace(/\w/g, '$&$&') : hex
+  return /** @type {any} */ ([1, 3, 5].map((at) => Number.parseInt(digits.slice(at, at + 2), 16) / 255))
 }
 
 const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {})
@@ -309,6 +310,7 @@ export class VqrfViewer extends Base {
     const loaded = await loadInWorker(bytes, graphics.maxSide, signal, (early) => stage.warmUp(early))
     if (signal.aborted) return
     const about = amid(aboutOf(loaded.said.metadata), loaded.drawn.home)
+    if (!keepCamera) this.fly(false)
     stage.setField(loaded.drawn, keepCamera && Boolean(this.facts), about)
     this.limits = about
     this.limit()
@@ -386,6 +388,7 @@ export class VqrfViewer extends Base {
     if (action === 'reset' || action === 'share' || action === 'save') this[action]()
     if (action === 'play') this.paused ? this.play() : this.pause()
     if (action === 'full') this.toggleFullscreen()
+    if (action === 'fly') this.fly()
     if (action === 'facts' || action === 'help') this.panels.toggle(action)
     if (action === 'close') {
       const panel = button.closest('.panel')
@@ -399,12 +402,31 @@ export class VqrfViewer extends Base {
     if (event.ctrlKey || event.metaKey || event.altKey) return
     const isOnSurface = this.root.activeElement === this.surface
     if (event.key === 'Escape') {
-      if (!this.panels.close()) return
+      if (!this.panels.close() && !this.fly(false)) return
     } else if (event.key === '?') this.panels.toggle('help')
     else if (event.code === 'KeyF' && isOnSurface) this.toggleFullscreen()
+    else if (event.code === 'KeyV' && isOnSurface) this.fly()
     else if (event.code === 'Space' && isOnSurface) this.paused ? this.play() : this.pause()
     else return
     event.preventDefault()
+  }
+
+  /**
+   * Let a person fly, or turn the scene again.
+   *
+   * @param {boolean} [isFlying] the other of both unless said
+   * @returns {boolean} whether that is another than before
+   */
+  fly(isFlying) {
+    const orbit = this.stage?.orbit
+    const before = orbit?.isFlying ?? false
+    const next = (isFlying ?? !before) && this.interaction !== 'none'
+    if (!orbit || next === before) return false
+    orbit.isFlying = next
+    this.panels.press('fly', next)
+    this.panels.say(!next ? '' : prefers('pointer: coarse') ? FLIGHT_OF_FINGERS : FLIGHT, 2 * WORD_MS)
+    this.surface.focus()
+    return true
   }
 
   toggleFullscreen() {

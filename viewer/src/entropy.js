@@ -225,18 +225,17 @@ export function decodePartition(bytes, [X, Y, Z]) {
   return partition
 }
 
+const KIND_NEIGHBOURS = [4, 10, 12, 1, 3, 9]
+
 /**
  * @param {Uint8Array} planes
  * @param {number} at
  * @param {Int32Array} offsets
  */
 function kindContext(planes, at, offsets) {
-  let t = planes[at + offsets[4]]
-  t = 3 * t + planes[at + offsets[10]]
-  t = 3 * t + planes[at + offsets[12]]
-  t = 3 * t + planes[at + offsets[1]]
-  t = 3 * t + planes[at + offsets[3]]
-  return 3 * t + planes[at + offsets[9]]
+  let context = 0
+  for (const n of KIND_NEIGHBOURS) context = 3 * context + planes[at + offsets[n]]
+  return context
 }
 
 /** Neighbours by what they share with the voxel: faces first, then edges, then corners. */

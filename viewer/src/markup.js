@@ -6,6 +6,7 @@ const ICONS = {
   play: '<path d="M8 5v14l11-7z" fill="currentColor"/>',
   pause: '<path d="M8 5v14M16 5v14" stroke-width="3"/>',
   share: '<path d="M12 15V3M8 7l4-4 4 4M5 12v8h14v-8"/>',
+  fly: '<path d="M3 11 21 3l-6 18-4-7zM11 14 21 3"/>',
   full: '<path d="M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5"/>',
   facts: '<circle cx="12" cy="12" r="9"/><path d="M12 11v6M12 7v.5"/>',
   help: '<circle cx="12" cy="12" r="9"/><path d="M9.5 9.5a2.5 2.5 0 1 1 3.5 2.3c-.7.3-1 .8-1 1.7M12 16.5v.5"/>',
@@ -28,6 +29,7 @@ export const MOUSE = [
   ['Double click', 'focus'],
   ['R', 'first view'],
   ['Space', 'play, pause'],
+  ['V', 'fly'],
   ['F', 'full screen'],
 ]
 /** @type {[string, string][]} */
@@ -36,6 +38,9 @@ export const FINGERS = [
   ['Two fingers', 'zoom and move'],
   ['Double tap', 'focus'],
 ]
+/** What flying is, when it begins. */
+export const FLIGHT = 'W A S D Q E: fly. Drag or arrow keys: look around. Esc: back.'
+export const FLIGHT_OF_FINGERS = 'One finger: look around. Two fingers: fly.'
 
 /** @param {[string, string][]} rows */
 const listed = (rows) => rows.map(([gesture, does]) => `${gesture}: ${does}.`).join(' ')
@@ -49,7 +54,7 @@ export const MARKUP = `<div class="all">
 <p id="keys" hidden>${listed(MOUSE)}</p>
 <div class="progress" hidden></div>
 <div class="bar" role="toolbar" aria-label="Viewer">
-  ${button('reset', 'Reset the view')}${button('play', 'Turn by itself', 'aria-pressed="false"')}${button('share', 'Copy a link to this view', 'hidden')}${button('full', 'Full screen')}${button('help', 'Help', 'aria-expanded="false" aria-controls="help"')}${button('facts', 'About', 'aria-expanded="false" aria-controls="facts"')}
+  ${button('reset', 'Reset the view')}${button('play', 'Turn by itself', 'aria-pressed="false"')}${button('fly', 'Fly', 'aria-pressed="false"')}${button('share', 'Copy a link to this view', 'hidden')}${button('full', 'Full screen')}${button('help', 'Help', 'aria-expanded="false" aria-controls="help"')}${button('facts', 'About', 'aria-expanded="false" aria-controls="facts"')}
 </div>
 <section class="panel" id="facts" aria-label="About the file" hidden>
   <div class="head"><h2></h2>${button('close', 'Close')}</div>

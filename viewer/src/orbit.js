@@ -39,6 +39,8 @@ function upright(up) {
 const within = (value, [least, most]) => Math.min(most, Math.max(least, value))
 
 export class Orbit {
+  /** Whether a person turns and moves the camera, and not the scene before it. */
+  isFlying = false
   middle = 0
   /** @type {number[] | undefined} where the camera is sent: a target and a distance */
   goal
@@ -98,7 +100,7 @@ export class Orbit {
     let distance = 0
     for (let corner = 0; corner < 8; corner++) {
       const offset = this.half.map((side, axis) => ((corner >> axis) & 1 ? side : -side))
-      const [x, y, z] = [0, 1, 2].map((axis) => offset.reduce((sum, value, row) => sum + value * this.turned[row][axis], 0))
+      const [x, y, z] = this.fromWorld(offset)
       for (let turn = 0; turn < N_TURNS; turn++) {
         const [c, s] = [Math.cos((2 * Math.PI * turn) / N_TURNS), Math.sin((2 * Math.PI * turn) / N_TURNS)]
         const [ahead, aside] = [x * c + y * s, y * c - x * s]
@@ -112,6 +114,11 @@ export class Orbit {
   /** @param {readonly number[]} v of the frame in which z is up */
   toWorld(v) {
     return this.turned.map((row) => row[0] * v[0] + row[1] * v[1] + row[2] * v[2])
+  }
+
+  /** @param {readonly number[]} v gives it in that frame */
+  fromWorld(v) {
+    return [0, 1, 2].map((axis) => v.reduce((sum, value, row) => sum + value * this.turned[row][axis], 0))
   }
 
   /** Columns of the camera's rotation: right, up, back. */
@@ -140,7 +147,7 @@ export class Orbit {
     const away = position.map((value, axis) => value - target[axis])
     const length = Math.hypot(...away)
     if (!(length > 0)) return
-    const [x, y, z] = [0, 1, 2].map((axis) => away.reduce((sum, value, row) => sum + value * this.turned[row][axis], 0))
+    const [x, y, z] = this.fromWorld(away)
     this.target = [...target]
     if (Math.hypot(x, y) > 1e-9 * length) this.yaw = Math.atan2(y, x)
     this.pitch = 0
@@ -155,7 +162,7 @@ export class Orbit {
    * @param {number} share of what is left of it
    * @returns {boolean} whether the camera moved
    */
-  approach(share) {
+  follow(share) {
     const { goal } = this
     if (!goal) return false
     const toward = (/** @type {number} */ value, /** @type {number} */ end) => value + share * (end - value)
@@ -172,11 +179,9 @@ export class Orbit {
    * @returns {import('./renderer.js').Camera} the shorter side sees the angle of the view
    */
   camera(width, height) {
-    const [right, up, back] = this.axes()
+    const columns = [...this.axes(), this.position]
     const focal = Math.min(width, height) / 2 / TAN_HALF_FOV
-    const pose = [0, 1, 2].flatMap((axis) => {
-      return [right[axis], up[axis], back[axis], this.target[axis] + this.distance * back[axis]]
-    })
+    const pose = [0, 1, 2].flatMap((axis) => columns.map((column) => column[axis]))
     return { pose: [...pose, 0, 0, 0, 1], fx: focal, fy: focal, cx: width / 2, cy: height / 2, width, height }
   }
 
@@ -191,6 +196,33 @@ export class Orbit {
     this.distance = within(this.distance * factor, this.distances)
   }
 
+  /** @param {number} yaw @param {number} pitch by which a person turns the scene, or in flight looks around, in radians */
+  steer(yaw, pitch) {
+    const { position } = this
+    this.turn(yaw, pitch)
+    if (this.isFlying) this.stand(position)
+  }
+
+  /** @param {number} factor on the distance; in flight the camera goes instead what of the distance that would be */
+  approach(factor) {
+    if (this.isFlying) this.move(0, 0, -Math.log(factor))
+    else this.zoom(factor)
+  }
+
+  /**
+   * Stand somewhere and look as before; only where a camera may stand that looks at what is seen first.
+   *
+   * @param {readonly number[]} position
+   */
+  stand(position) {
+    const { yaw, pitch, distance } = this
+    this.look(position, this.first?.target ?? this.center)
+    const found = this.position
+    Object.assign(this, { yaw, pitch, distance })
+    const back = this.axes()[2]
+    this.target = found.map((value, axis) => value - distance * back[axis])
+  }
+
   /**
    * Move along the camera's axes.
    *
@@ -203,6 +235,7 @@ export class Orbit {
     this.target = this.target.map((value, axis) => {
       return value + this.distance * (right * axes[0][axis] + up * axes[1][axis] - forward * axes[2][axis])
     })
+    if (this.isFlying) this.stand(this.position)
   }
 
   /**

@@ -110,10 +110,16 @@ export class Panels {
 
   /** @param {boolean} isPlaying whether the scene turns by itself */
   setPlaying(isPlaying) {
-    const play = this.part('[data-do=play]')
-    if (play.ariaPressed === String(isPlaying)) return
-    play.ariaPressed = String(isPlaying)
-    play.innerHTML = icon(isPlaying ? 'pause' : 'play')
+    const play = this.press('play', isPlaying)
+    if (play) play.innerHTML = icon(isPlaying ? 'pause' : 'play')
+  }
+
+  /** @param {string} name of a button @param {boolean} isPressed @returns {HTMLElement | undefined} nothing if it was like that before */
+  press(name, isPressed) {
+    const button = this.part(`[data-do=${name}]`)
+    if (button.ariaPressed === String(isPressed)) return undefined
+    button.ariaPressed = String(isPressed)
+    return button
   }
 
   /** Show the buttons, and let them fade when nobody moves. */

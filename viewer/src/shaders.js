@@ -59,10 +59,10 @@ function float(value) {
 }
 
 /** @param {readonly number[]} values */
-const vec3 = (values) => `vec3(${values.map(float).join(', ')})`
+const vec3 = (values) => `vec3(${values.map(float)})`
 
 /** @param {readonly number[]} values */
-const ivec3 = (values) => `ivec3(${values.join(', ')})`
+const ivec3 = (values) => `ivec3(${values})`
 
 /** The real spherical harmonics of a unit direction `d`, by degree; nine digits name any number of 32 bits. */
 const HARMONICS = [
@@ -108,18 +108,18 @@ function harmonicsSource({ channels, shading }) {
   const add = sums.map(({ g, c, name }) => `sum[${c}] += dot(texel_${g}, ${name});`)
   const color = shading === SHADING_HARMONICS_RELU ? 'weight * max(0.5 + sum, 0.0)' : 'weight / (1.0 + exp(-sum))'
   return `
-${basis.join('\n')}
+${basis.join('')}
 vec3 base;
 void prepare_color(vec3 d) {
   float y[${terms}];
-  ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${text};`).join('\n  ')}
-  ${sums.map(({ name, worth }) => `${name} = vec4(${worth.join(', ')});`).join('\n  ')}
-  ${constant.join('\n  ')}
+  ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${text};`).join('')}
+  ${sums.map(({ name, worth }) => `${name} = vec4(${worth});`).join('')}
+  ${constant.join('')}
 }
 vec3 add_color(vec3 at, float weight) {
   ${fetchFeatures(groups)}
   vec3 sum = base;
-  ${add.join('\n  ')}
+  ${add.join('')}
   return ${color};
 }
 vec3 finish_color(bool is_last) { return vec3(0.0); }`
@@ -133,7 +133,7 @@ const offsetOf = (groups, channel) => `uRange[${1 + groups + (channel >> 2)}][${
 
 /** @param {number} groups */
 function fetchFeatures(groups) {
-  return Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('\n  ')
+  return Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('')
 }
 
 /** Colour from features alone: three channels are the logits of rgb. */
@@ -209,7 +209,7 @@ const QUEUE = 16
  * @param {number} n vectors
  */
 function productSource({ to, from, out, in: inputs, at }, n) {
-  const each = (/** @type {(s: number) => string} */ text) => Array.from({ length: n }, (_, s) => text(s)).join(' ')
+  const each = (/** @type {(s: number) => string} */ text) => Array.from({ length: n }, (_, s) => text(s)).join('')
   return `
   for (int row = 0; row < ${out}; row++) {
     ${each((s) => `vec4 sum_${s} = ${to}[row * ${n} + ${s}];`)}
@@ -284,7 +284,7 @@ vec3 colors_from(int from) {
     vec3 at = queue[from + s].xyz;
     ${Array.from({ length: groups }, (_, g) => {
       return `b[${AT_ONCE * g} + s] = textureLod(uFeatures${g}, at, 0.0) * uRange[${1 + g}] + uRange[${1 + groups + g}];`
-    }).join('\n    ')}
+    }).join('')}
   }${waves.length ? `\n  for (int i = 0; i < ${AT_ONCE * groups}; i++) {${waves.join('')}\n  }` : ''}
   for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
   vec3 sum = vec3(0.0);
@@ -357,7 +357,7 @@ function frontWay({ lo, hi, near, stepWorld }, toGrid, space) {
   enter = max(enter, mix(enter, at, greaterThan(rise, vec3(0.0))));
   leave = min(leave, mix(leave, at, lessThan(rise, vec3(0.0))));`
   return `
-  mat4 to_place = mat4(${space.map(float).join(', ')});
+  mat4 to_place = mat4(${space.map(float)});
   vec4 a = vec4(uOrigin, 1.0) * to_place, b = vec4(direction, 0.0) * to_place;
   vec3 rise, at, enter = vec3(${float(near)}), leave = vec3(${float(GREATEST)});${face(vec3(lo), '')}${face(vec3(hi), '-')}
   float t0 = max(max(enter.x, enter.y), enter.z), t1 = min(min(leave.x, leave.y), leave.z);
@@ -393,7 +393,7 @@ precision highp sampler3D;
 precision highp usampler3D;
 uniform usampler3D uBlocks;
 uniform sampler3D uDensity;
-${drawn.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('\n')}
+${drawn.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('')}
 uniform sampler2D uWeights;
 uniform vec3 uOrigin, uRayStart, uRayX, uRayY, uTexel;
 uniform vec4 uRange[${1 + 2 * drawn.features.length}];

@@ -275,7 +275,7 @@ export class Stage {
     if (!orbit || !renderer?.drawn || !this.isVisible || this.isLost) return
     const seconds = (now - this.lastTick) / 1000
     this.lastTick = now
-    if (this.controls.advance(seconds) || orbit.approach(this.isStill ? 1 : 1 - Math.exp(-APPROACH * seconds))) this.moved()
+    if (this.controls.advance(seconds) || orbit.follow(this.isStill ? 1 : 1 - Math.exp(-APPROACH * seconds))) this.moved()
     if (this.turning === 'smoothly' && this.pass && this.pixels >= TURN_SHARE * this.size.width * this.size.height) this.turning = 'yes'
     if (this.turning === 'yes') {
       orbit.turn(TURN * Math.min(seconds, MAX_FRAME), 0)

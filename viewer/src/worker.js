@@ -18,7 +18,7 @@ import { makeTextures, TooLarge } from './textures.js'
 /**
  * @typedef {{ drawn: import('./textures.js').Drawn, said: Said }} Loaded
  * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
- * @typedef {{ error: { message: string, section?: string, offset?: number, reason?: string } }} Failed
+ * @typedef {{ error: { message: string, section?: string } }} Failed
  * @typedef {Early | Loaded | Failed} Answer
  */
 
@@ -53,10 +53,7 @@ function load(bytes, maxSide) {
 
 /** @param {unknown} error @returns {Failed} */
 function failure(error) {
-  if (error instanceof FormatError) {
-    const { message, section, offset, reason } = error
-    return { error: { message, section, offset, reason } }
-  }
+  if (error instanceof FormatError) return { error: { message: error.message, section: error.section } }
   if (error instanceof TooLarge || error instanceof Undrawable) return { error: { message: error.message } }
   if (error instanceof RangeError) return { error: { message: 'there is not enough memory for this field' } }
   throw error

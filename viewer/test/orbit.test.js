@@ -64,9 +64,47 @@ test('a camera that is sent somewhere arrives, and goes there all the way', () =
   const orbit = new Orbit([-1, -1, -1], [1, 1, 1])
   orbit.goal = [0.5, 0.2, -0.3, 2]
   let frames = 0
-  for (; orbit.approach(0.2); frames++);
+  for (; orbit.follow(0.2); frames++);
   assert.ok(frames > 5 && frames < 60 && Math.abs(orbit.distance - 2) < 0.02)
   orbit.goal = [0, 0, 0, 3]
-  assert.ok(orbit.approach(1) && !orbit.approach(1))
+  assert.ok(orbit.follow(1) && !orbit.follow(1))
   assert.deepEqual([...orbit.target, orbit.distance], [0, 0, 0, 3])
+})
+
+const near = (/** @type {readonly number[]} */ a, /** @type {readonly number[]} */ b) => a.every((value, axis) => Math.abs(value - b[axis]) < 1e-9)
+
+test('in flight the camera looks around from where it stands, and goes where it looks', () => {
+  const orbit = new Orbit([-1, -1, -1], [1, 1, 1])
+  orbit.isFlying = true
+  const { position } = orbit
+  orbit.steer(0.3, -0.2)
+  assert.ok(near(orbit.position, position) && !near(orbit.target, orbit.center))
+  const ahead = orbit.axes()[2].map((value) => -value)
+  orbit.move(0, 0, 0.25)
+  const way = orbit.position.map((value, axis) => value - position[axis])
+  assert.ok(near(way, ahead.map((value) => 0.25 * orbit.distance * value)))
+  orbit.approach(Math.exp(0.25))
+  assert.ok(near(orbit.position, position))
+  orbit.isFlying = false
+  const { target } = orbit
+  orbit.steer(0.3, 0.2)
+  assert.ok(near(orbit.target, target) && !near(orbit.position, position))
+})
+
+test('in flight nobody comes to where the limits let no camera stand, or looks beyond them', () => {
+  const view = { position: [0, -4, 1], target: [0, 0, 1] }
+  const orbit = new Orbit([-1, -1, -1], [1, 1, 1], /** @type {any} */ ({ view, distance: [2, 5], pitch: [-5, 60], swing: 0.35 }))
+  orbit.isFlying = true
+  const step = [[0, 0, 1], [0, 0, -1], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]
+  for (let n = 0; n < 300; n++) {
+    const [right, up, forward] = step[Math.floor(n / 25) % 6]
+    orbit.move(0.1 * right, 0.1 * up, 0.1 * forward)
+    orbit.steer(0.2 * Math.cos(n), 0.3 * Math.sin(n))
+    const [x, y, z] = orbit.position.map((value, axis) => value - view.target[axis])
+    const distance = Math.hypot(x, y, z)
+    assert.ok(distance > 2 - 1e-9 && distance < 5 + 1e-9)
+    const pitches = [Math.asin(z / distance), orbit.pitch].map((value) => (value * 180) / Math.PI)
+    for (const pitch of pitches) assert.ok(pitch > -5 - 1e-9 && pitch < 60 + 1e-9)
+    for (const yaw of [Math.atan2(y, x), orbit.yaw]) assert.ok(Math.abs(yaw + Math.PI / 2) < 0.35 + 1e-9)
+  }
 })
