@@ -37,6 +37,7 @@ WINGS = {
     "geometry": (),
     "memory": (),
     "files": (),
+    "shown": (),
     "bars": (),
     "kernels": ("constants", "contract", "equation", "similarity", "reference", "native", *WARP),
     "codec": ("about", "compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
@@ -125,7 +126,7 @@ WINGS = {
 }
 """Wings, and the rooms of each, both in import order; CONTRIBUTING.md says what each is for."""
 
-MAY_IMPORT = {"codec": {"geometry", "kernels", "codec"}}
+MAY_IMPORT = {"codec": {"geometry", "shown", "kernels", "codec"}}
 """Where a wing may look at less than all that is above it."""
 
 ROOMS = [f"{wing}.{room}" if room else wing for wing, rooms in WINGS.items() for room in ("", *rooms)]

@@ -10,15 +10,16 @@ from changed import changed
 
 import vqrf
 from vqrf.codec.about import About
-from vqrf.codec.bitstream import encode
+from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import canonical_json
 from vqrf.codec.container import with_section
 from vqrf.fields.field import RadianceField
 from vqrf.fields.preview import preview
 from vqrf.rendering.page import page_with_scene
+from vqrf.shown import Shown
 
 
-def framed(shown: vqrf.rendering.show.Shown) -> dict[str, str | None]:
+def framed(shown: Shown) -> dict[str, str | None]:
     """The attributes of the frame, which is all that there is."""
     found: list[tuple[str, dict[str, str | None]]] = []
 
@@ -46,6 +47,15 @@ def test_fields_files_bytes_and_paths_are_shown_alike(ball_field: RadianceField,
         assert framed(vqrf.show(place))["srcdoc"] == page_with_scene(data, "a.vqrf").decode()
     vqrf.show(path).save(tmp_path / "a.html")
     assert (tmp_path / "a.html").read_bytes() == page_with_scene(data, "a.vqrf")
+
+
+def test_fields_of_all_kinds_show_themselves(ball_field: RadianceField) -> None:
+    pyramid = decode((Path(__file__).parents[2] / "conformance" / "valid" / "pyramid.vqrf").read_bytes())
+    for field in (ball_field, preview(ball_field), pyramid):
+        shown = field.show(height=300)
+        assert isinstance(shown, Shown) and shown == vqrf.show(field, height=300)
+    with pytest.raises(ValueError, match="height"):
+        ball_field.show(height=0)
 
 
 def test_the_frame_holds_what_the_file_says_and_nothing_leaves_it(ball_field: RadianceField) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels.constants import Equation, count_view_frequencies, shading_fault
+from vqrf.shown import Showable
 
 Uint8 = NDArray[np.uint8]
 Int32 = NDArray[np.int32]
@@ -88,7 +89,7 @@ def float_table(table: Table) -> Float32:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Compressed(ABC):
+class Compressed(Showable, ABC):
     """A compressed field of either kind: integers and small tables. What `encode` writes and `expand` makes a field of.
 
     Args:

@@ -24,6 +24,7 @@ from vqrf.kernels.constants import (
     shading_fault,
 )
 from vqrf.memory import expect_room
+from vqrf.shown import Showable
 
 BYTES_BESIDE = 12
 """Bytes of a voxel beside its values: what is allowed, occupied, skipped, masked, and room to find it in."""
@@ -32,7 +33,7 @@ Layers = tuple[tuple[Float32, Float32], ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RadianceField:
+class RadianceField(Showable):
     """A radiance field: raw density and features on one lattice, coloured by a small MLP or by harmonics.
 
     Attributes:

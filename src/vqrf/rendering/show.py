@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqrf.codec.about import about_of
@@ -11,41 +9,13 @@ from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
 from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.preview import preview
-from vqrf.files import read_file, write_atomically
+from vqrf.files import read_file
 from vqrf.memory import decoding_budget
 from vqrf.rendering.page import page_with_scene
+from vqrf.shown import Shown
 
 MAX_SIDE = 10_000
 """Pixels of a frame."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A scene as a page. The last value of a notebook's cell is shown by itself; elsewhere `save` writes the page.
-
-    Attributes:
-      page: the HTML, which needs nothing else.
-      height: of the frame in the notebook, in pixels.
-    """
-
-    page: bytes = field(repr=False)
-    height: int
-
-    def _repr_html_(self) -> str:
-        """A frame of its own, from which nothing reaches the notebook."""
-        page = html.escape(self.page.decode())
-        style = f"width:100%;height:{self.height}px;border:0"
-        return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" allow="fullscreen" style="{style}" title="A 3-D scene"></iframe>'
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write the page: the whole file or none.
-
-        Raises:
-          OSError: the file cannot be written.
-        """
-        write_atomically(path, self.page)
 
 
 def show(scene: RadianceField | Compressed | bytes | str | Path, *, height: int = 480) -> Shown:
