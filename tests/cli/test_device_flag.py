@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from vqrf.cli.device import with_device
 from vqrf.cli.ends import EXIT_BAD_INPUT, explain
+from vqrf.cli.main import main
 from vqrf.cli.terminal import Common, UsageError
 
 # What PyTorch says, in its words.
@@ -59,3 +62,25 @@ def test_auto_is_the_card_if_there_is_one(
 def test_a_card_that_runs_out_of_memory_is_told_apart() -> None:
     code, reason = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total ..."))
     assert (code, reason) == (EXIT_BAD_INPUT, "the card has not enough memory; --device cpu takes the machine's")
+
+
+def test_sums_in_a_fixed_order_are_pytorchs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # what was there stays
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        with_device(Common(device="cpu", deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_sum_that_has_no_order_is_one_line() -> None:
+    said = RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_...'")
+    code, reason = explain(said)
+    assert code == EXIT_BAD_INPUT and reason.startswith("--deterministic: ") and "warp-lang" in reason
+
+
+def test_sums_in_a_fixed_order_are_for_one_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["batch", "scenes.txt", "--out", "out", "--deterministic"])
+    assert "--deterministic: is for one field at a time" in capsys.readouterr().err

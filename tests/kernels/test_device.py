@@ -6,7 +6,10 @@ The kernels for a GPU also run on the CPU, and the same is asked of them there.
 from __future__ import annotations
 
 import importlib.util
+import io
+import re
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,14 @@ import pytest
 import torch
 from test_plenoxels import TINY_PLENOXELS
 from test_tensorf import tiny
-from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted, Recorder
+from tiny import TINY, TINY_COMPRESS, TINY_RATE, Interrupted, Recorder, assert_same_field
 
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.presets import compress
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.rendering.evaluate import evaluate
-from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.checkpoint import Checkpoint, say_that_bits_differ
 from vqrf.training.stages import TrainConfig
 from vqrf.training.train import fit
 
@@ -66,6 +69,20 @@ def test_a_field_is_trained_as_well(there: There, scene: Scene, config: TrainCon
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_with_sums_in_a_fixed_order_two_trainings_are_the_same_to_the_bit(
+    there: There, scene: Scene, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        one, other = (there(lambda device: fit(scene, config, device=device)) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same_field(one, other)
+    assert psnr(one, scene) == pytest.approx(psnr(fit(scene, config), scene), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_training_that_was_interrupted_goes_on(
     there: There, scene: Scene, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +94,31 @@ def test_a_training_that_was_interrupted_goes_on(
     rest = there(lambda device: fit(scene, config, device=device, run=tmp_path, report=last))
     assert psnr(rest, scene) == pytest.approx(psnr(whole, scene), abs=TOLERANCE)
     assert last.steps["fine"][0] == 65
+
+
+@pytest.mark.parametrize(("stage", "step", "is_begun_here"), [("coarse", 40, True), ("fine", 1, True), ("fine", 70, False)])
+def test_a_training_goes_on_on_the_other_device_and_says_so(
+    there: There, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int, is_begun_here: bool
+) -> None:
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "seconds", 0.0)
+    said = io.StringIO()
+
+    def learn(report: Recorder, *, is_here: bool) -> RadianceField:
+        with redirect_stderr(said):
+            if is_here:
+                return fit(scene, TINY, run=tmp_path, report=report)
+            return there(lambda device: fit(scene, TINY, device=device, run=tmp_path, report=report))
+
+    say_that_bits_differ.cache_clear()
+    with pytest.raises(Interrupted):
+        learn(Recorder((stage, step)), is_here=is_begun_here)
+    assert "goes on by" not in said.getvalue()
+    last = Recorder()
+    rest = learn(last, is_here=not is_begun_here)
+    (line,) = [line for line in said.getvalue().splitlines() if "goes on by" in line]
+    assert re.fullmatch("vqrf: begun by .+ on .+, goes on by .+ on .+: it will not end in the bits of either alone", line)
+    assert last.steps[stage][0] == (1 if step == 1 else step // 32 * 32 + 1)
+    assert psnr(rest, scene) == pytest.approx(psnr(fit(scene, TINY), scene), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("profile", ["exact", "web"])

@@ -6,8 +6,10 @@ On the CPU one thread does all, in order; on a card the sums of atomics have non
 from __future__ import annotations
 
 import functools
+import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,23 @@ import pytest
 import torch
 from changed import changed
 from kernel_scenes import LOSSES, every_scene, factored, make_rays, make_volume, random_targets, zero_gradients
-from test_kernels_native import OF_ARRAYS, OF_RAYS, Results, Run, expected_results, run_gradients, run_images, twin_scene
+from test_kernels_native import (
+    OF_ARRAYS,
+    OF_RAYS,
+    Results,
+    Run,
+    expected_results,
+    run_adam,
+    run_backpropagation,
+    run_codes,
+    run_gradients,
+    run_images,
+    run_importance,
+    run_pyramid,
+    run_total_variation,
+    run_tying,
+    twin_scene,
+)
 
 from vqrf.codec.pyramid import children_of
 from vqrf.kernels import Volume, reference, select
@@ -102,6 +120,62 @@ def test_kernels_of_rays_agree_at_the_extremes(run: Run, extreme: str) -> None:
 def test_kernels_of_arrays_agree_with_the_reference(run: Run) -> None:
     results = run(cast(ModuleType, BACKEND), *twin_scene("small", False, True))
     assert_near(results, expected_results(run, "small", False, True))
+
+
+@pytest.fixture
+def in_order() -> Iterator[None]:
+    """Sums in a fixed order, as `--deterministic` asks for."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("run", [run_gradients, run_backpropagation, run_importance, run_codes, run_tying])
+@pytest.mark.parametrize(("kind", "has_rows"), [("paper", True), ("plenoxels", False)])
+def test_sums_in_a_fixed_order_agree_with_the_reference(in_order: None, run: Run, kind: str, has_rows: bool) -> None:
+    results = run(cast(ModuleType, BACKEND), *twin_scene(kind, has_rows, True))
+    torch.use_deterministic_algorithms(False)
+    assert_near(results, expected_results(run, kind, has_rows, True))
+
+
+@pytest.mark.parametrize("n_rays", [0, 120])
+def test_sums_of_factors_in_a_fixed_order_agree_with_the_reference(in_order: None, n_rays: int) -> None:
+    volume, rays = factored(make_volume("small", False, np.float32), (16, 7)), make_rays(120, np.float32)
+    rays = rays[0][:n_rays].copy(), rays[1][:n_rays].copy()
+    results = run_gradients(cast(ModuleType, BACKEND), volume, rays)
+    torch.use_deterministic_algorithms(False)
+    assert_near(results, run_gradients(reference, volume, rays))
+
+
+def is_atomic(kernel: warp.wp.Kernel) -> bool:
+    return "atomic_" in inspect.getsource(kernel.func)
+
+
+def test_sums_in_a_fixed_order_take_no_atomics(in_order: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is atomic has no order on a card, which the CPU cannot show: there all kernels add in order."""
+    started: list[warp.wp.Kernel] = []
+
+    def launch(kernel: warp.wp.Kernel, *arguments: object, **named: object) -> None:
+        started.append(kernel)
+        plain(kernel, *arguments, **named)
+
+    plain = warp_launch.wp.launch
+    monkeypatch.setattr(warp_launch.wp, "launch", launch)
+    backend = cast(ModuleType, BACKEND)
+
+    def run_all() -> set[warp.wp.Kernel]:
+        started.clear()
+        rays = make_rays(20, np.float32)
+        for volume in (make_volume("paper", True, np.float32), factored(make_volume("small", False, np.float32), (16, 7))):
+            run_gradients(backend, volume, rays)
+        for run in (run_importance, run_codes, run_tying, run_pyramid, run_total_variation, run_adam):
+            run(backend, make_volume("paper", True, np.float32), rays)
+        return set(started)
+
+    assert not [kernel.key for kernel in run_all() if is_atomic(kernel)]
+    torch.use_deterministic_algorithms(False)
+    every = {k for module in warp_launch.KERNELS for k in vars(module).values() if isinstance(k, warp.wp.Kernel)}
+    assert {k.key for k in run_all() if is_atomic(k)} == {k.key for k in every if is_atomic(k)}
 
 
 def test_only_the_similarity_of_images_is_left_to_the_reference() -> None:

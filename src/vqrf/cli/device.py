@@ -39,6 +39,8 @@ def with_device(common: Common) -> Common:
     import torch
 
     common = replace(common, quiet=common.quiet or not is_first())
+    if common.deterministic:
+        order_sums()
     if common.device == AUTO:
         has_card = torch.cuda.is_available()
         tell(common.quiet, f"learning on {torch.cuda.get_device_name() if has_card else 'the CPU: no card can be used here'}")
@@ -49,6 +51,16 @@ def with_device(common: Common) -> Common:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a strange name, a lack of CUDA, another machine's
         raise UsageError(f"--device {common.device}: {reason_of(common.device, str(error))}") from None
     return common
+
+
+def order_sums() -> None:
+    """Let PyTorch and Warp add in a fixed order from now on, in this process; what cannot is an error then."""
+    import torch
+    import torch.utils.deterministic as filling
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no fixed order
+    torch.use_deterministic_algorithms(True)
+    filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # what is not written to is not read
 
 
 def reason_of(device: str, says: str) -> str:

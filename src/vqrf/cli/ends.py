@@ -49,6 +49,10 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad
 """Words of a RuntimeError with which PyTorch says that there is no memory left."""
 
 
+NO_ORDER = "does not have a deterministic implementation"
+"""The same where sums cannot be made in a fixed order."""
+
+
 class Lost(io.StringIO):
     """What is written where the shell closed a stream (`>&-`)."""
 
@@ -94,6 +98,11 @@ def explain(error: BaseException) -> tuple[int, str]:
         if "cuda" in str(error).lower():
             return EXIT_BAD_INPUT, "the card has not enough memory; --device cpu takes the machine's"
         return EXIT_BAD_INPUT, "there is not enough memory; --max-memory refuses in time what takes more"
+    if isinstance(error, RuntimeError) and NO_ORDER in str(error):
+        return (
+            EXIT_BAD_INPUT,
+            "--deterministic: PyTorch has a sum without order on this card; pip install warp-lang brings ours",
+        )
     if isinstance(error, OSError):
         named = f"{_name(error.filename)}: {error.strerror}" if error.filename else str(error)
         return EXIT_BAD_INPUT, named

@@ -312,6 +312,8 @@ def set_up(verb: V) -> V:
 
         set_threads(common.threads)
     if isinstance(common, Common):
+        if common.deterministic and isinstance(verb, Batch | Bench):
+            raise UsageError("--deterministic: is for one field at a time, and not for batch and bench")
         import torch
 
         if common.threads:

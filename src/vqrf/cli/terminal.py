@@ -112,9 +112,12 @@ class Common(Seeded):
 
     Attributes:
       device: where to train: cpu, cuda for an NVIDIA card, or auto: the card if there is one.
+      deterministic: on a card, make sums in a fixed order, so that two runs are the same to the bit. Slower. On the CPU two
+        runs are the same in any case.
     """
 
     device: str = "cpu"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

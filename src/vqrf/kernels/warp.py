@@ -6,8 +6,9 @@ composite; the colour network is PyTorch's, on samples that were gathered, and a
 The kernels of arrays are in `warp_arrays`; of the contract only `measure_ssim` is the reference's, as pictures are scored where
 they are.
 
-Sums of gradients are atomic: on a card they add in no order, and two runs differ in the last digits. A call waits for the card
-once for each part of its rays, to learn how many samples they have.
+Sums of gradients are atomic: on a card they add in no order, and two runs differ in the last digits. After
+`torch.use_deterministic_algorithms(True)` they are sorted (`warp_sums`), which takes longer, and two runs are the same. A call
+waits for the card once for each part of its rays, to learn how many samples they have.
 
 Warp compiles the kernels when they are first used, which takes a minute, and keeps what it made in a cache of its own.
 """
@@ -23,11 +24,12 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_rays
+from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_rays, warp_sums
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import LOSS_TERMS, Looks, colorize, loss_terms, rays_of, result_like, tensors, writable
 from vqrf.kernels.reference import leaves_of, writable_gradients
 from vqrf.kernels.warp_arrays import (  # noqa: F401 (the rest of the back end)
+    add_in_order,
     add_rate_gradient,
     add_sparsity,
     add_total_variation,
@@ -174,8 +176,11 @@ def _gather(rays: _Rays, samples: _Samples) -> Tensor:
 
 def _rows_of(volume: Volume[Tensor]) -> wp.array:
     """Rows of the voxels; none where each has its own."""
-    empty = torch.empty(0, dtype=torch.int32, device=volume.density.device)
-    return flat(empty if volume.rows is None else volume.rows)
+    return flat(_no_rows(volume) if volume.rows is None else volume.rows)
+
+
+def _no_rows(volume: Volume[Tensor]) -> Tensor:
+    return torch.empty(0, dtype=torch.int32, device=volume.density.device)
 
 
 def _color(rays: _Rays, part: slice, samples: _Samples, values: Tensor) -> Tensor:
@@ -312,6 +317,13 @@ def _scatter_to_voxels(
     rays: _Rays, samples: _Samples, by_density: Tensor, by_features: Tensor, into: Gradients[Tensor]
 ) -> None:
     shape, rows = rays.grid.shape, _rows_of(rays.volume)
+    if torch.are_deterministic_algorithms_enabled():
+        of_density = _corners(rays, samples, _every(by_density), rows)
+        of_features = _corners(rays, samples, samples.live, rows)
+        add_in_order(*of_density, by_density[:, None], into.density.view(-1, 1))
+        add_in_order(*of_features, by_features, into.features.flatten(0, -2))
+        launch(warp_sums.mark, rays.device, of_density[0].numel(), flat(of_density[0]), flat(into.touched))
+        return
     arguments = shape, samples.arrays, numbers(by_density), rows, flat(into.density), flat(into.touched)
     launch(warp_rays.scatter_density, rays.device, len(by_density), *arguments)
     features = samples.arrays, numbers(by_features), rows, numbers(into.features.flatten(0, -2))
@@ -323,18 +335,62 @@ def _scatter_to_factors(
 ) -> None:
     assert into.factors is not None
     n_density, gradient = rays.grid.n_density, factors_of(into.factors)
-    every = torch.arange(len(by_density), dtype=torch.int32, device=rays.device)
     by_each = by_density[:, None, None].expand(-1, 3, n_density)
-    for live, slopes, first in ((every, by_each, 0), (samples.live, by_components, n_density)):
+    for live, slopes, first in ((_every(by_density), by_each, 0), (samples.live, by_components, n_density)):
+        if torch.are_deterministic_algorithms_enabled():
+            _add_factors_in_order(rays, samples, live, (slopes, first), into.factors)
+            continue
         arguments = rays.grid, samples.arrays, numbers(live), numbers(slopes), first, gradient
         launch(warp_rays.scatter_components, rays.device, tuple(slopes.shape), *arguments)
     launch(warp_rays.mark_rows, rays.device, len(by_density), rays.grid.shape, samples.arrays, flat(into.touched))
 
 
+# ------------------------------------------------------------------------------------------- sums in a fixed order
+
+
+def _every(of_samples: Tensor) -> Tensor:
+    """The numbers of all live samples."""
+    return torch.arange(len(of_samples), dtype=torch.int32, device=of_samples.device)
+
+
+def _list(kernel: wp.Kernel, rays: _Rays, samples: _Samples, live: Tensor, size: int, *more: object) -> tuple[Tensor, Tensor]:
+    """Targets and shares of samples, [K,size] each."""
+    targets = torch.empty(len(live), size, dtype=torch.int32, device=rays.device)
+    shares = torch.empty(len(live), size, device=rays.device)
+    arguments = rays.grid.shape, samples.arrays, numbers(live), *more, numbers(targets), numbers(shares)
+    launch(kernel, rays.device, len(live), *arguments)
+    return targets, shares
+
+
+def _corners(rays: _Rays, samples: _Samples, live: Tensor, rows: wp.array) -> tuple[Tensor, Tensor]:
+    """The voxels around samples that are not pruned, and the shares of all, [K,8] each."""
+    return _list(warp_sums.list_corners, rays, samples, live, 8, rows)
+
+
+def _add_factors_in_order(
+    rays: _Rays, samples: _Samples, live: Tensor, by: tuple[Tensor, int], into: FactorArrays[Tensor]
+) -> None:
+    """Add slopes [K,3,n] by components from a first one on to planes and lines."""
+    slopes, first = by
+    by_plane, by_line = torch.empty(2, 3, len(live), slopes.shape[2], device=rays.device).unbind()
+    arguments = rays.grid, samples.arrays, numbers(live), numbers(slopes), first, numbers(by_plane), numbers(by_line)
+    launch(warp_sums.differentiate_factors, rays.device, tuple(slopes.shape), *arguments)
+    for plane in range(3):
+        rows = _list(warp_sums.list_rows, rays, samples, live, 4, plane)
+        add_in_order(*rows, by_plane[plane], into.planes[plane].flatten(0, 1), first)
+        entries = _list(warp_sums.list_entries, rays, samples, live, 2, plane)
+        add_in_order(*entries, by_line[plane], into.lines[plane], first)
+
+
 @torch.no_grad()
 def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
     v = tensors(volume)
-    into = flat(writable(importance, "importance"))
+    into = writable(importance, "importance")
     rays = _Rays(v, *rays_of(v, origins, directions))
     for _, samples in rays.parts():
-        launch(warp_rays.scatter_weights, rays.device, len(samples.ray), rays.grid.shape, samples.arrays, into)
+        if torch.are_deterministic_algorithms_enabled():
+            targets, shares = _corners(rays, samples, samples.live, flat(_no_rows(v)))
+            weights = samples.weight[samples.live].double()[:, None]
+            add_in_order(targets, shares.double(), weights, into.view(-1, 1))
+            continue
+        launch(warp_rays.scatter_weights, rays.device, len(samples.ray), rays.grid.shape, samples.arrays, flat(into))

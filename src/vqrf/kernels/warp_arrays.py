@@ -2,6 +2,8 @@
 
 Arrays are float32, and lie where the first one does. Numbers of rows, voxels and pixels are not looked at, as that would be to
 wait for the card: one that is out of range reads and writes elsewhere. None of these functions waits.
+
+Sums of rows by number are atomic, unless `torch.use_deterministic_algorithms(True)` was called: then they are sorted.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vqrf.kernels import ADAM_BETAS, ADAM_EPSILON, SKIP_BLOCK, A, Array, Children, FactorArrays, warp_rows
+from vqrf.kernels import ADAM_BETAS, ADAM_EPSILON, SKIP_BLOCK, A, Array, Children, FactorArrays, warp_rows, warp_sums
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import each_factor, result_like, tensor_of, writable
 from vqrf.kernels.warp_launch import factors_of, flat, launch, numbers, triples
@@ -24,6 +26,19 @@ def _expect(name: str, array: Tensor, *shape: int) -> Tensor:
 def _marks_of(touched: Array | None, device: torch.device) -> Tensor:
     """Marks, flat; none where all rows are to be looked at."""
     return torch.empty(0, dtype=torch.uint8, device=device) if touched is None else tensor_of(touched).reshape(-1)
+
+
+def add_in_order(targets: Tensor, shares: Tensor, values: Tensor, into: Tensor, first: int = 0) -> None:
+    """Add to the columns `first` and on of row t of `into` [R,C'] all shares * values that have the target t, in a fixed order.
+
+    Args:
+      targets: [K,n] int32, -1 for none. A few gigabytes are sorted where millions of samples are.
+      shares: [K,n].
+      values: [K,C], of the dtype of the shares and of `into`.
+    """
+    found, order = torch.sort(targets.reshape(-1), stable=True)
+    arguments = numbers(found), numbers(order), flat(shares), numbers(values), targets.shape[1], first, numbers(into)
+    launch(warp_sums.add_in_order, into.device, (len(found), values.shape[1]), *arguments)
 
 
 def pixel_rays(pixels: A, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[A, A]:
@@ -120,6 +135,10 @@ def assign_codes(vectors: A, codebook: Array) -> tuple[A, A]:
 def sum_by_code(values: A, weights: Array, codes: Array, n_codes: int) -> tuple[A, A]:
     x, weight, code = tensor_of(values).double(), tensor_of(weights).double(), tensor_of(codes).int()
     sums, totals = x.new_zeros(n_codes, x.shape[1]), x.new_zeros(n_codes)
+    if torch.are_deterministic_algorithms_enabled():
+        for added, into in ((x, sums), (torch.ones_like(weight)[:, None], totals[:, None])):
+            add_in_order(code[:, None], weight[:, None], added, into)
+        return result_like(sums, values), result_like(totals, values)
     launch(warp_rows.sum_by_code, x.device, tuple(x.shape), *map(numbers, (x, weight, code, sums, totals)))
     return result_like(sums, values), result_like(totals, values)
 
@@ -128,6 +147,12 @@ def sum_by_code(values: A, weights: Array, codes: Array, n_codes: int) -> tuple[
 def tie_gradients(gradient: Array, rows: Array, touched: Array, table_gradient: Array) -> None:
     from_voxel, into = writable(gradient, "gradient"), writable(table_gradient, "table_gradient")
     row, marks = tensor_of(rows).int(), tensor_of(touched)
+    if torch.are_deterministic_algorithms_enabled():
+        is_moved = (marks != 0) & (row >= 0)
+        targets = torch.where(is_moved, row, -1)[:, None]
+        add_in_order(targets, torch.ones_like(targets, dtype=into.dtype), from_voxel, into)
+        from_voxel.masked_fill_(is_moved[:, None], 0)
+        return
     launch(warp_rows.tie_gradients, from_voxel.device, tuple(from_voxel.shape), *map(numbers, (from_voxel, row, marks, into)))
 
 

@@ -10,12 +10,12 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.kernels import FactorArrays, warp_rays, warp_rows
+from vqrf.kernels import FactorArrays, warp_rays, warp_rows, warp_sums
 
 wp.config.log_level = wp.LOG_ERROR  # Warp would greet on the output stream, where results are
 wp.init()
 
-KERNELS = (warp_rays, warp_rows)
+KERNELS = (warp_rays, warp_rows, warp_sums)
 
 
 def numbers(tensor: Tensor) -> wp.array:
@@ -43,15 +43,19 @@ def factors_of(arrays: FactorArrays[Tensor]) -> warp_rays.Factors:
 
 def launch(kernel: wp.Kernel, device: torch.device, size: int | tuple[int, ...], *arguments: object) -> None:
     """Run a kernel in `size` threads, after what PyTorch was told before and before what it is told next."""
-    _say_what_takes_long(device.type)
+    _look_for(kernel.module, device.type)
     stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
     wp.launch(kernel, size, list(arguments), device=wp.device_from_torch(device), stream=stream)
 
 
 @functools.cache
-def _say_what_takes_long(kind: str) -> None:
-    """Say once on the error stream that kernels are compiled, where Warp's cache has none for this kind of device."""
+def _look_for(module: wp.Module, kind: str) -> None:
+    """Say on the error stream that kernels are compiled, where Warp's cache has none of the module for this kind of device."""
     threads = 1 if kind == "cpu" else 256  # in a block: the cache has kernels by it
-    names = [wp.get_module(module.__name__).get_module_identifier(threads) for module in KERNELS]
-    if not all((Path(wp.config.kernel_cache_dir or "") / name).is_dir() for name in names):
-        print("vqrf: Warp compiles the kernels, which takes a minute the first time", file=sys.stderr, flush=True)
+    if not (Path(wp.config.kernel_cache_dir or "") / module.get_module_identifier(threads)).is_dir():
+        _say_what_takes_long()
+
+
+@functools.cache
+def _say_what_takes_long() -> None:
+    print("vqrf: Warp compiles the kernels, which takes a minute the first time", file=sys.stderr, flush=True)

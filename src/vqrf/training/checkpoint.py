@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,6 +21,17 @@ CHECKPOINT_FORMAT = "vqrf-checkpoint-3"
 
 SHARE_OF_SAVES = 0.05
 """Share of a long run's time that goes to its checkpoints, at most: those of the largest fields are a gigabyte."""
+
+
+BY = "by"
+"""Under which name a checkpoint says by what its steps were made."""
+
+
+@functools.cache
+def say_that_bits_differ(before: str | None, now: str) -> None:
+    """Once, where the steps before were made by another back end, device or number of workers, if that is known."""
+    if before is not None and before != now and is_first():
+        print(f"vqrf: begun by {before}, goes on by {now}: it will not end in the bits of either alone", file=sys.stderr)
 
 
 def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:

@@ -16,9 +16,9 @@ from vqrf.data.rays import Batch, RaySource
 from vqrf.fields.storage import Arrays
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.contract import Backend
-from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.checkpoint import BY, Checkpoint, say_that_bits_differ
 from vqrf.training.losses import Loss, Pixels, squared_error
-from vqrf.training.workers import add_up, share_of
+from vqrf.training.workers import add_up, n_workers, share_of
 
 REFRESH_STEPS = 32
 """Steps between two looks for occupied cells; finding them costs about a tenth of a step."""
@@ -104,7 +104,7 @@ def optimize(
             model.update(step)
         save = None
         if checkpoint is not None:
-            collect = partial(snapshot, model, source, step + 1)
+            collect = partial(snapshot, model, source, step + 1, device)
             save = partial(_save, checkpoint, collect)
             if (step + 1) % REFRESH_STEPS == 0:
                 checkpoint.save_if_due(collect)
@@ -145,18 +145,28 @@ def torch_threads(n: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def snapshot(model: Model, source: RaySource, step: int) -> tuple[Arrays, dict[str, Any]]:
+def maker_of(device: str) -> str:
+    """By what steps are made, in words: their bits depend on it."""
+    workers = f" and {n_workers()} workers" if n_workers() > 1 else ""
+    return f"{select(device).name} on {torch.device(device).type}{workers}"
+
+
+def snapshot(model: Model, source: RaySource, step: int, device: str) -> tuple[Arrays, dict[str, Any]]:
     """What a checkpoint holds after `step` steps."""
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
-    return arrays | {SOURCE + name: array for name, array in source.state().items()}, {"step": step}
+    return arrays | {SOURCE + name: array for name, array in source.state().items()}, {"step": step, BY: maker_of(device)}
 
 
 def resume(model: Model, source: RaySource, checkpoint: Checkpoint, device: str) -> int:
-    """Put a model on `device` and its source where the checkpoint left them; returns the steps already done, 0 without one."""
+    """Put a model on `device` and its source where the checkpoint left them; returns the steps already done, 0 without one.
+
+    These may have been done on another device: a line says that the bits differ then.
+    """
     saved = checkpoint.load()
     if saved is None:
         return 0
     arrays, state = saved
+    say_that_bits_differ(state.get(BY), maker_of(device))
     source.restore({name.removeprefix(SOURCE): array for name, array in arrays.items() if name.startswith(SOURCE)})
     of_model = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if not name.startswith(SOURCE)}
     model.restore(of_model, state["step"])

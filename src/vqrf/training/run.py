@@ -58,8 +58,8 @@ class Run:
         """Where a stage is saved now and then."""
         return Checkpoint(self.folder / CHECKPOINT_FILES[stage], self.fingerprint)
 
-    def load_coarse(self) -> tuple[RadianceField, list[Any] | None] | None:
-        """The finished coarse stage of a training that was stopped later, and what its source had learnt, if there is one.
+    def load_coarse(self) -> tuple[RadianceField, dict[str, Any]] | None:
+        """The finished coarse stage of a training that was stopped later, and its notes, if there is one.
 
         Raises:
           StorageError: it is of other photos or settings, or damaged.
@@ -69,13 +69,13 @@ class Run:
             return None
         field, notes = load_field(path)
         self._expect(path, notes.get("fingerprint"))
-        return field, notes.get("learnt")
+        return field, notes
 
-    def save_coarse(self, field: RadianceField, learnt: list[Any] | None) -> None:
+    def save_coarse(self, field: RadianceField, notes: Mapping[str, Any]) -> None:
         """Keep the finished coarse stage instead of its checkpoint; of several workers one writes."""
         if not is_first():
             return
-        save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint, "learnt": learnt})
+        save_field(self.folder / COARSE_FILE, field, notes={"fingerprint": self.fingerprint, **notes})
         (self.folder / CHECKPOINT_FILES["coarse"]).unlink(missing_ok=True)
 
 

@@ -51,8 +51,9 @@ from vqrf.geometry import Front, Lattice, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
 from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_cells, needed_part, scene_box
+from vqrf.training.checkpoint import BY, say_that_bits_differ
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
-from vqrf.training.loop import REFRESH_STEPS, Report, optimize
+from vqrf.training.loop import REFRESH_STEPS, Report, maker_of, optimize
 from vqrf.training.parameters import Parameters, decay, share_of_newest
 from vqrf.training.run import Run
 from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig, config_of, preset_for
@@ -403,11 +404,13 @@ def fit_model(
         _run_stage("coarse", first, pool, seed, kept, watched)
         coarse = needed_part(first.field(), scene)
         if kept is not None:
-            kept.save_coarse(coarse, pool.sums.tolist() if isinstance(pool, ExposedPool) else None)
+            learnt = pool.sums.tolist() if isinstance(pool, ExposedPool) else None
+            kept.save_coarse(coarse, {"learnt": learnt, BY: maker_of(device)})
     else:
-        coarse, learnt = found
+        coarse, notes = found
+        say_that_bits_differ(notes.get(BY), maker_of(device))
         if isinstance(pool, ExposedPool):
-            pool.learn(np.array(learnt, np.float64))
+            pool.learn(np.array(notes["learnt"], np.float64))
     if judge is not None:
         judge("coarse", coarse)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
