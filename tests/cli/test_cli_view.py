@@ -22,12 +22,14 @@ from vqrf.cli import view as cli_view
 from vqrf.cli.main import main
 from vqrf.codec.about import About
 from vqrf.codec.bitstream import decode, encode
+from vqrf.compression.paper import PaperPreset, tied_model
 from vqrf.data.images import bytes_from_colors, read_photo
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field, save_field
+from vqrf.interop import bytes_of_dvgo, files_of_vqrf, load_checkpoint, load_vqrf, zip_of_vqrf
 from vqrf.kernels import has_native
 from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene
@@ -199,6 +201,37 @@ def test_view_shows_a_run_folder_and_its_next_field(
     assert vqrf("view", run, "--no-open")[0] == 0
     assert visitor.scenes == [encode(preview(ball_field))]
     assert decode(later[0]).equation.background == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["ball.tar", "ball.zip", "extreme_saving"])
+def test_view_shows_a_checkpoint_of_another_program_and_says_what_it_does(
+    name: str, trained: RadianceField, importance: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    small = tied_model(trained, importance, PaperPreset(n_codes=64)).pack()
+    files = {"": bytes_of_dvgo(trained, "ball")} if path.suffix == ".tar" else {"": zip_of_vqrf(small)}
+    for inner, data in (files if path.suffix else files_of_vqrf(small)).items():
+        (path / inner).parent.mkdir(exist_ok=True)
+        (path / inner).write_bytes(data)
+    expected = preview(load_checkpoint(path, exact=False).field) if path.suffix == ".tar" else load_vqrf(path)
+    visitor = Visitor(monkeypatch)
+    code, out, err = vqrf("view", path, "--no-open")
+    assert code == 0 and visitor.scenes == [encode(expected)]
+    assert f"{path}: becomes a .vqrf file in memory" in err and "127.0.0.1" in out
+
+
+def test_view_refuses_a_checkpoint_before_it_serves_anything(
+    ball_field: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ball.tar"
+    whole = bytes_of_dvgo(ball_field, "ball")
+    path.write_bytes(whole[: len(whole) // 2])
+    visitor = Visitor(monkeypatch)
+    refuses("view", path, "--no-open", saying=str(path))
+    path.write_bytes(whole)
+    refuses("view", path, "--no-open", "--step", 0, saying="--step")
+    refuses("view", path, "--no-open", "--max-memory", "100kB", saying="memory")
+    assert visitor.scenes == []
 
 
 def test_a_port_that_is_taken_is_named(file: Path) -> None:

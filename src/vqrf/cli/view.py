@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.bars import progress_bar
-from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, load_field_of
+from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, ImportOptions, load_field_of, open_checkpoint, sampling_of
 from vqrf.cli.terminal import (
     NO_LIMITS,
     LimitFlags,
@@ -42,6 +42,7 @@ from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, load_like, load_run
 from vqrf.files import is_url, read_file, read_url, write_atomically
 from vqrf.geometry import Camera, Lattice, Vector, Z
+from vqrf.interop import is_checkpoint, is_vqrf, load_vqrf
 from vqrf.kernels import has_native, select
 from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
@@ -190,20 +191,21 @@ def up_of_notes(notes: dict[str, Any]) -> Vector:
 
 @dataclass(frozen=True)
 class View:
-    """Show a .vqrf file or a run folder in the browser. When the file changes, the page shows the new one."""
+    """Show a scene in the browser. When the file changes, the page shows the new one."""
 
     scene: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH|URL")]
-    """A .vqrf file, a run folder, or the address of a .vqrf file."""
+    """A .vqrf file or its address, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     port: int = 0
     """Port on 127.0.0.1. 0: any free port."""
     open: bool = True
     """Open the browser."""
+    options: ImportFlags = AS_THEY_ARE
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
         if not 0 <= self.port <= MAX_PORT:
             raise UsageError(f"--port: expected 0..{MAX_PORT}, got {self.port}")
-        source, name = source_of(self.scene)
+        source, name = source_of(self.scene, self.options)
         with open_server(source, name, self.port) as server:
             say(False, f"{self.scene}: at {server.url} until Ctrl+C")
             if self.open:
@@ -371,9 +373,11 @@ def open_server(source: Source, name: str, port: int) -> SceneServer:
         raise
 
 
-def source_of(scene: str) -> tuple[Source, str]:
-    """What a file, a run folder or an address shows, and what it is called."""
+def source_of(scene: str, options: ImportOptions = AS_THEY_ARE) -> tuple[Source, str]:
+    """What a file, a run folder, a checkpoint or an address shows, and what it is called."""
     path = Path(scene)
+    if not is_url(scene) and is_checkpoint(path):
+        return source_of_checkpoint(path, options), path.resolve().name
     if not is_url(scene) and path.is_dir():
         return source_of_run(path), path.resolve().name
     if is_url(scene):
@@ -397,6 +401,28 @@ def source_of_run(run: Path) -> Source:
     """The field of a run folder as the bytes of a .vqrf; made anew when the field is."""
     load_run(run)
     return _renewed(run / FIELD_FILE, lambda: encode(preview(load_run(run)[0])))
+
+
+def source_of_checkpoint(path: Path, options: ImportOptions) -> Source:
+    """The field of a checkpoint as the bytes of a .vqrf; made at once, so that what is wrong is said before it is served."""
+    is_compressed = is_vqrf(path)
+
+    def make() -> bytes:
+        if is_compressed:
+            small: Compressed = load_vqrf(path, corners=options.corners, sampling=sampling_of(path, options))
+        else:
+            field = open_checkpoint(path, options, exact=False).field
+            with named(path):
+                small = preview(field)
+        with named(path):
+            expect_drawable(small)
+            return encode(small)
+
+    how = "with its own values" if is_compressed else "with every value that can be seen in a byte"
+    tell(False, f"{path}: becomes a .vqrf file in memory, {how}")
+    source = _renewed(path, make)
+    source()
+    return source
 
 
 def _renewed(path: Path, make: Callable[[], bytes]) -> Source:

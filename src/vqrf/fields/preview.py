@@ -15,10 +15,13 @@ from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Float32
+from vqrf.memory import expect_room
 
 LEVELS = 255
 BELOW_FLOOR = 10.0
 """Raw density under the floor of what can be seen that is still told apart."""
+BYTES_OF_VALUE = 16
+"""While a value is put into a byte: a copy of it, what comes before it is rounded, and its own level."""
 OPAQUE = 1 - 1e-6
 """The alpha of one step above which densities look the same."""
 
@@ -29,9 +32,11 @@ def preview(field: RadianceField) -> CompressedField:
     Deterministic. Changes nothing.
 
     Raises:
-      ValueError: the lattice or the MLP is larger than a file can hold.
+      ValueError: the lattice or the MLP is larger than a file can hold, or the values take more memory than there is.
     """
     is_seen = voxels_of_cells(field.volume().cells)
+    n_values = int(np.count_nonzero(is_seen)) * (1 + field.n_channels)
+    expect_room(BYTES_OF_VALUE * n_values, None, f"{n_values} values in bytes")
     floor = field.equation.floor
     ceiling = field.equation.density_of(OPAQUE)
     density = np.clip(field.density[is_seen], floor - BELOW_FLOOR, ceiling)
