@@ -26,6 +26,7 @@ SUBJECTS = (
     "front",
     "bases",
     "pyramid",
+    "planes",
     "search",
     "entropy",
     "decoders",

@@ -164,7 +164,7 @@ def test_compress_takes_a_preset_by_its_name_and_shows_bars_as_fit_does(
         assert ("tune" in shown.getvalue()) == (name == "compact")
         shown.seek(0)
         shown.truncate()
-    with pytest.raises(ValueError, match=r"preset: expected one of compact, paper, demo, got big"):
+    with pytest.raises(ValueError, match=r"preset: expected one of compact, paper, demo, planes, got big"):
         vqrf.compress(ball_field, scene, preset="big")
     with pytest.raises(ValueError, match="no training views"):
         vqrf.compress(ball_field, replace(scene, train=()))

@@ -40,7 +40,7 @@ WINGS = {
     "shown": (),
     "bars": (),
     "kernels": ("constants", "contract", "equation", "similarity", "reference", "native", *WARP),
-    "codec": ("about", "compressed", "pyramid", "entropy", "walks", "container", "contents", "bitstream", "lint"),
+    "codec": ("about", "compressed", "pyramid", "planes", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",
         "images",
@@ -98,7 +98,9 @@ WINGS = {
         "web",
         "preset",
         "paper",
+        "priced",
         "compact",
+        "planes",
         "presets",
         "search",
         "job",

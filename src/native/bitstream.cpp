@@ -609,6 +609,55 @@ std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partitio
     return streams;
 }
 
+namespace {
+
+// Code every level of the stacks, coarsest first: `code(number, walk)` is given what walks through the level of all of them.
+template <class Code>
+void code_stacks(std::span<Stack> stacks, std::uint32_t width, std::size_t n_levels, Code code) {
+    std::vector<std::vector<Nodes>> nodes(stacks.size());
+    std::vector<std::vector<std::int8_t>> above(stacks.size());
+    for (std::size_t i = 0; i < stacks.size(); ++i) {
+        nodes[i].resize(n_levels);
+        nodes[i][0] = {stacks[i].shape, stacks[i].mask, 0};
+        for (const std::uint8_t s : stacks[i].mask) nodes[i][0].n_nodes += s != 0;
+        for (std::size_t l = 1; l < n_levels; ++l) nodes[i][l] = coarser_nodes(nodes[i][l - 1]);
+        stacks[i].levels.resize(n_levels);
+    }
+    for (std::size_t number = 0; number < n_levels; ++number) {
+        const std::size_t l = n_levels - 1 - number;
+        const bool goes_on = code(number, [&](auto &coder) {
+            for (std::size_t i = 0; i < stacks.size(); ++i) {
+                std::vector<std::int16_t> &values = stacks[i].levels[number];
+                values.resize(nodes[i][l].n_nodes * width);
+                above[i] = code_level(coder, nodes[i][l], nodes[i][std::min(l + 1, n_levels - 1)], above[i], width, values);
+            }
+        });
+        if (!goes_on) return;
+    }
+}
+
+}  // namespace
+
+std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<Stack> stacks, std::uint32_t width) {
+    std::vector<std::vector<std::uint8_t>> streams;
+    code_stacks(stacks, width, stacks.front().levels.size(), [&](std::size_t, auto walk) {
+        streams.push_back(encode_with(level_contexts(width), walk));
+        return true;
+    });
+    return streams;
+}
+
+int decode_stacks(std::span<Stack> stacks, std::uint32_t width, std::span<const Bytes> streams) {
+    int damaged = -1;
+    code_stacks(stacks, width, streams.size(), [&](std::size_t number, auto walk) {
+        Decoder decoder(level_contexts(width), streams[number]);
+        walk(decoder);
+        if (!decoder.is_complete()) damaged = static_cast<int>(number);
+        return damaged < 0;
+    });
+    return damaged;
+}
+
 std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column) {
     std::vector<Table> values(tables.begin(), tables.end());
     return encode_with(table_contexts(tables, by_column), [&](Encoder &e) { code_tables(e, std::span(values), by_column); });

@@ -96,6 +96,19 @@ std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_
 std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partition, std::uint32_t width,
                                                      std::span<const std::span<const std::int16_t>> levels);
 
+// Pyramids over a few masks: of each mask its shape, its places, and its levels [N_l,width], coarsest first.
+struct Stack {
+    Shape shape;
+    Bytes mask;
+    std::vector<std::vector<std::int16_t>> levels;
+};
+
+// A stream for each level, coarsest first, of all stacks in turn.
+std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<Stack> stacks, std::uint32_t width);
+
+// Fill the levels of stacks from their streams; the number of the first that is damaged, or -1.
+int decode_stacks(std::span<Stack> stacks, std::uint32_t width, std::span<const Bytes> streams);
+
 // Tables one after the other in one stream; with `by_column` each column has its own tree.
 std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column);
 

@@ -177,6 +177,50 @@ void bind_codec(nb::module_ &m) {
         },
         nb::arg("partition"), nb::arg("levels"));
     m.def(
+        "encode_stacks",
+        [](const std::vector<Lattice> &masks, const std::vector<std::vector<Input<std::int16_t, 2>>> &levels) {
+            std::vector<Stack> stacks;
+            for (std::size_t i = 0; i < masks.size(); ++i) {
+                Stack &stack = stacks.emplace_back(Stack{shape_of(masks[i]), view(masks[i]), {}});
+                for (const auto &level : levels.at(i)) stack.levels.emplace_back(level.data(), level.data() + level.size());
+            }
+            const auto width = static_cast<std::uint32_t>(levels.at(0).at(0).shape(1));
+            std::vector<std::vector<std::uint8_t>> streams;
+            {
+                const nb::gil_scoped_release release;
+                streams = encode_stacks(stacks, width);
+            }
+            nb::list out;
+            for (const auto &stream : streams) out.append(nb::bytes(stream.data(), stream.size()));
+            return out;
+        },
+        nb::arg("masks"), nb::arg("stacks"));
+    m.def(
+        "decode_stacks",
+        [](const std::vector<Lattice> &masks, std::uint32_t width, const std::vector<nb::bytes> &streams) {
+            std::vector<Stack> stacks;
+            for (const auto &mask : masks) stacks.push_back(Stack{shape_of(mask), view(mask), {}});
+            std::vector<Bytes> bytes;
+            for (const auto &stream : streams)
+                bytes.emplace_back(reinterpret_cast<const std::uint8_t *>(stream.data()), stream.size());
+            int damaged = -1;
+            {
+                const nb::gil_scoped_release release;
+                damaged = decode_stacks(stacks, width, bytes);
+            }
+            nb::list out;
+            for (Stack &stack : stacks) {
+                nb::list levels;
+                for (auto &level : stack.levels) {
+                    const std::size_t n = level.size() / width;
+                    levels.append(to_array(std::move(level), {n, width}));
+                }
+                out.append(levels);
+            }
+            return nb::make_tuple(out, damaged);
+        },
+        nb::arg("masks"), nb::arg("width"), nb::arg("streams"));
+    m.def(
         "encode_tables",
         [](const std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> &items, bool by_column) {
             std::vector<Table> tables;

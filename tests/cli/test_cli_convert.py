@@ -263,3 +263,21 @@ def test_a_pyramid_is_no_output_of_official_vqrf(name: str, tmp_path: Path) -> N
     out = tmp_path / "same.vqrf"
     succeeds("convert", pyramid, out)
     assert out.read_bytes() == pyramid.read_bytes()
+
+
+def test_a_tensorf_checkpoint_becomes_a_file_of_planes_which_python_reads_and_no_page_shows(
+    th: Path, run: Path, data: Path, tmp_path: Path
+) -> None:
+    """And a field that is no product is refused by name, as is a profile that would bake."""
+    out = tmp_path / "planes.vqrf"
+    succeeds("compress", th, "--data", data, "--out", out, "--preset", "planes", "--steps", 2)
+    assert json.loads(succeeds("info", out, "--json").out)["bytes"] == out.stat().st_size
+    succeeds("verify", out)
+    assert "psnr" in json.loads(succeeds("eval", out, "--data", data, "--json").out)
+    succeeds("convert", out, tmp_path / "again")
+    assert_same_field(load_field(tmp_path / "again" / FIELD_FILE)[0], expand(decode(out.read_bytes())))
+    with unchanged(tmp_path):
+        refuses("export", out, tmp_path / "page.html", saying=(out, "planes and lines", "Python alone"))
+        asked = "--data", data, "--out", tmp_path / "a.vqrf", "--preset", "planes"
+        refuses("compress", run, *asked, saying=(run, "has no factors"))
+        refuses("compress", th, *asked, "--profile", "web", saying=("profile", "planes and lines keep the field's own colours"))

@@ -153,7 +153,7 @@ def test_every_prefix_is_refused_and_the_section_named(coder: str) -> None:
         assert refused.value.offset == end
 
 
-@pytest.mark.parametrize("version", [(0, 1), (0, 2), (0, 3), (0, 4), (3, 0), (256, 1)], ids=str)
+@pytest.mark.parametrize("version", [(0, 1), (0, 2), (0, 3), (0, 4), (4, 0), (256, 1)], ids=str)
 def test_a_file_of_a_draft_or_of_a_later_major_version_is_refused_by_its_version(version: tuple[int, int], coder: str) -> None:
     data = generate.with_header(encode(small_field()), 8, "HH", *version)
     expected = f"header at byte 8: version {version[0]}.{version[1]} is not supported: this reader knows 1.x and 2.x"

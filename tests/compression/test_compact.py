@@ -17,19 +17,11 @@ from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import PRUNED
 from vqrf.codec.lint import inspect
 from vqrf.codec.pyramid import PyramidField
-from vqrf.compression.compact import (
-    DENSITY_ABOVE,
-    DENSITY_BELOW,
-    SUITED,
-    CompactPreset,
-    PyramidModel,
-    Rounding,
-    drop_hidden,
-    thin,
-)
+from vqrf.compression.compact import DENSITY_ABOVE, DENSITY_BELOW, CompactPreset, PyramidModel, drop_hidden, thin
 from vqrf.compression.goal import Profile
 from vqrf.compression.importance import carrying, spread_out
 from vqrf.compression.presets import compress
+from vqrf.compression.priced import SUITED, Rounding
 from vqrf.compression.tuning import Checkpoints
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene

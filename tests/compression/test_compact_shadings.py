@@ -10,7 +10,8 @@ import pytest
 from changed import changed
 
 from vqrf.codec.bitstream import decode, encode
-from vqrf.compression.compact import CompactPreset, PyramidModel, Rounding
+from vqrf.compression.compact import CompactPreset, PyramidModel
+from vqrf.compression.priced import Rounding
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand

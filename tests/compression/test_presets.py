@@ -36,7 +36,7 @@ def test_the_command_line_knows_the_presets_by_their_names() -> None:
 
 
 def test_a_preset_that_is_none_is_refused(trained: RadianceField, scene: Scene) -> None:
-    with pytest.raises(ValueError, match="preset: expected one of compact, paper, demo, got best"):
+    with pytest.raises(ValueError, match="preset: expected one of compact, paper, demo, planes, got best"):
         compress(trained, scene, "best")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from vqrf.bars import progress_bar
-from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress
+from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress, with_factors
 from vqrf.cli.meta import SHOWN, PresentingFlags, presented
 from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, named, print_json, say
@@ -45,7 +45,8 @@ class Compress:
     """How to compress.
     compact: the smallest file, lego 34.05 dB in 0.5 MB after 51 minutes on one thread.
     paper: VQRF as published, 34.00 dB in 1.1 MB after 17 minutes.
-    demo: as paper, for small scenes, in half a minute."""
+    demo: as paper, for small scenes, in half a minute.
+    planes: planes and lines, for runs of train --base tensorf. Experimental: only Python reads the file, no browser does."""
     profile: Profile = "exact"
     """exact: keep the field's own colours.
     web: replace its colour network by spherical harmonics, which a browser draws faster."""
@@ -83,6 +84,7 @@ class Compress:
         from vqrf.compression.web import is_fast
 
         field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
+        field = with_factors(field, self.field) if self.preset == "planes" else field
         expect_scorable(scene.test or scene.train)
         if not scene.test:
             say(self.common.quiet or self.as_json, f"{self.data}: holds no photos out, so the file will have no score")

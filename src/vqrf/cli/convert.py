@@ -16,6 +16,7 @@ from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
+from vqrf.fields.factors import Factors
 from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_like, load_run
 from vqrf.fields.storage import StorageError, save_field
@@ -195,6 +196,26 @@ def load_to_compress(
     return field, {**notes, "tuned_on": f"{own.own_views} renders of the field, {size}"}, scene
 
 
+def with_factors(field: RadianceField, path: Path) -> RadianceField:
+    """The field with the planes and lines that lie beside it in its run folder, or that its checkpoint holds."""
+    made = load_tensorf(factors_file(path, "the preset planes asks for planes and lines"))
+    factors = made.factors if isinstance(made.factors, Factors) else made.factors.with_planes()
+    with named(path):
+        return replace(field, factors=factors)
+
+
+def factors_file(path: Path, wish: str) -> Path:
+    """The checkpoint of TensoRF in a run folder, or the path itself if it is one.
+
+    Raises:
+      StorageError: there is none; it says so after what was wished for.
+    """
+    source = path / FACTORS_FILE if path.is_dir() else path
+    if not is_checkpoint(source) or not is_tensorf(source):
+        raise StorageError(path, f"has no factors, and {wish}: only a checkpoint of TensoRF, or a run of tensorf, has some")
+    return source
+
+
 ENDINGS = (
     "the endings are .tar (DirectVoxGO), .npz (svox2), .th (TensoRF), .vqrf, .zip or a folder extreme_saving (VQRF); "
     "a name without one is a run folder; vqrf export writes .ply and .glb"
@@ -278,13 +299,7 @@ class Convert:
         return {self.out / name: data for name, data in self._named(lambda: files_of_vqrf(small)).items()}
 
     def _tensorf_file(self) -> bytes:
-        source = self.field / FACTORS_FILE if self.field.is_dir() else self.field
-        if not is_checkpoint(source) or not is_tensorf(source):
-            raise StorageError(
-                self.field,
-                f"has no factors, and {self.out.name} would: only a checkpoint of TensoRF, or a run of tensorf, becomes one",
-            )
-        made = load_tensorf(source)
+        made = load_tensorf(factors_file(self.field, f"{self.out.name} would"))
         data: bytes = self._named(lambda: bytes_of_tensorf(made, self.out.stem))
         return data
 

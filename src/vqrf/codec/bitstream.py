@@ -23,11 +23,15 @@ from vqrf.codec import walks
 from vqrf.codec.compressed import MAX_METADATA_BYTES, Compressed, CompressedField, Quantized, Table
 from vqrf.codec.container import (
     LEVELS,
+    LINES,
+    PLANES,
+    PLANES_VERSION,
     BitstreamError,
     Section,
     assemble,
     check_kind,
     known_sections,
+    major_of,
     read_table,
     select_known,
 )
@@ -39,13 +43,16 @@ from vqrf.codec.contents import (
     read_color_mlp,
     read_head,
     read_metadata,
+    read_planes,
     read_pyramid,
     read_space,
     space_of,
     write_codebook,
     write_common,
+    write_planes,
     write_pyramid,
 )
+from vqrf.codec.planes import PlanesField
 from vqrf.codec.pyramid import PyramidField, coarser_shape
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import has_native
@@ -56,14 +63,17 @@ FREE_WORKING_BYTES = 1 << 20
 
 def encode(field: Compressed) -> bytes:
     """The bytes of a .vqrf file, the same on every machine and with or without the compiled core."""
-    coder = importlib.import_module("vqrf._native") if has_native() else walks
+    coder = _walks()
     match field:
         case PyramidField():
             own = write_pyramid(field, coder)
         case CompressedField():
             own = write_codebook(field, coder)
+        case PlanesField():
+            own = write_planes(field, coder)
         case _:
-            raise TypeError(f"field: expected a CompressedField or a PyramidField, got {type(field).__name__}")
+            kinds = "a CompressedField, a PyramidField or a PlanesField"
+            raise TypeError(f"field: expected {kinds}, got {type(field).__name__}")
     return assemble([*write_common(field, coder), *own])
 
 
@@ -83,12 +93,12 @@ def decode(data: bytes, *, max_bytes: int = 1 << 30, truncated: bool = False) ->
     Safe for untrusted input.
     """
     data = bytes(data)
-    reader = _decode_native if has_native() else _decode_twin
-    raw = reader(data, max_bytes, truncated)
+    is_native = has_native() and major_of(data) != PLANES_VERSION[0]  # of planes the core walks through the streams alone
+    raw = (_decode_native if is_native else _decode_twin)(data, max_bytes, truncated)
     metadata = raw.pop("metadata")
     meta_at = next((s.offset for s in read_table(data, truncated) if s.name == "META"), None)
     try:
-        kind = PyramidField if "coefficients" in raw else CompressedField
+        kind = PyramidField if "coefficients" in raw else PlanesField if "planes" in raw else CompressedField
         field: Compressed = kind(metadata={}, **raw)
     except ValueError as error:  # every cause is checked before; this keeps the promise if one is forgotten
         raise BitstreamError("HEAD", 0, str(error)) from None
@@ -124,14 +134,25 @@ def _working_bytes(shape: tuple[int, ...], levels: list[Section]) -> int:
     return max(0, total - FREE_WORKING_BYTES)
 
 
+def _working_bytes_of_planes(shape: tuple[int, int, int], known: dict[str, Section]) -> int:
+    """The same of a file of planes and lines."""
+    x, y, z = shape
+    raw = sum(s.raw for name, s in known.items() if name in PLANES + LINES)
+    return _working_bytes(shape, []) + raw // 2 + 12 * (x * y + x * z + y * z)
+
+
 def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:
     """The arguments of the field, metadata as text; by this module and `vqrf.codec.walks` alone."""
     known = select_known(data, read_table(data, truncated), max_bytes)
     head = read_head(data, known["HEAD"])
     is_pyramid = head.n_codewords == 0
     check_kind(data, known, is_pyramid)
+    is_planes = major_of(data) == PLANES_VERSION[0]
+    if is_planes and not is_pyramid:
+        raise known["HEAD"].refuse("planes and lines have no codebook")
     levels = [s for name, s in known.items() if name in LEVELS]
-    if sum(s.raw for s in known.values()) + _working_bytes(head.lattice.shape, levels) > max_bytes:
+    working = _working_bytes_of_planes(head.lattice.shape, known) if is_planes else _working_bytes(head.lattice.shape, levels)
+    if sum(s.raw for s in known.values()) + working > max_bytes:
         raise known["HEAD"].refuse(f"decoding takes more than the limit of {max_bytes} bytes")
     space = read_space(data, known["SPAC"]) if "SPAC" in known else None
     known["PART"].expect_raw(head.lattice.n_voxels)
@@ -152,7 +173,14 @@ def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]
         "empty_density": head.empty_density,
         "metadata": metadata,
     }
+    if is_planes:
+        return common | read_planes(data, known, head, _walks())
     return common | (read_pyramid if is_pyramid else read_codebook)(data, known, head)
+
+
+def _walks() -> Any:
+    """Who walks through streams: the compiled core, or its twin."""
+    return importlib.import_module("vqrf._native") if has_native() else walks
 
 
 def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def float_table(table: Table) -> Float32:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Compressed(Showable, ABC):
-    """A compressed field of either kind: integers and small tables. What `encode` writes and `expand` makes a field of.
+    """A compressed field of any kind: integers and small tables. What `encode` writes and `expand` makes a field of.
 
     Args:
       lattice: each side 2..4096, at most 2^31 voxels.

@@ -16,10 +16,10 @@ from vqrf.codec import entropy
 from vqrf.codec.pyramid import MAX_LEVELS
 
 SIGNATURE = b"\x89VQR\r\n\x1a\n"
-VERSION, SPACE_VERSION = (1, 0), (2, 0)
-"""The versions that are written: of a field in a box, and of one in another space."""
-MAJORS = (1, 2)
-"""Those that are read, whatever their minor version."""
+VERSION, SPACE_VERSION, PLANES_VERSION = (1, 0), (2, 0), (3, 0)
+"""The versions that are written: of a field in a box, of one in another space, and of planes and lines."""
+MAJORS = (1, 2, 3)
+"""Those that are read, whatever their minor version; the third is experimental, and read here alone."""
 HEADER_BYTES = 32
 ENTRY_BYTES = 32
 
@@ -30,8 +30,28 @@ MAX_RATIO_BITS = 19
 STORED, RANGE_CODED = 0, 1
 LEVELS = tuple(f"LEV{number}" for number in range(MAX_LEVELS, -1, -1))
 """The levels of a pyramid, coarsest first; a file has those from its coarsest on."""
-KNOWN = ("HEAD", "SPAC", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT", *LEVELS)
-"""The sections of a file, in their order. META may be absent, and a reader may skip it; SPAC is known from version 2 on."""
+PLANES, LINES = (tuple(f"{kind}{number}" for number in range(MAX_LEVELS, -1, -1)) for kind in ("PLN", "LIN"))
+"""The levels of the three planes, and of the three lines, coarsest first."""
+OF_PLANES = ("PLAN", "MIXT", *PLANES, *LINES)
+"""What only a file of planes and lines has; of the levels those from its coarsest on."""
+KNOWN = (
+    "HEAD",
+    "SPAC",
+    "META",
+    "COLR",
+    "BOOK",
+    "STEP",
+    "PLAN",
+    "MIXT",
+    "PART",
+    "DENS",
+    "CODE",
+    "KEPT",
+    *LEVELS,
+    *PLANES,
+    *LINES,
+)
+"""The sections of a file, in their order; a version knows some of them. META may be absent, and a reader may skip it."""
 OF_CODEBOOK = ("BOOK", "DENS", "CODE", "KEPT")
 """What only a file with a codebook has, and must have."""
 
@@ -59,7 +79,8 @@ def assemble(contents: list[tuple[str, int, bytes]]) -> bytes:
         size = raw if method == RANGE_CODED else len(stored)
         table += struct.pack("<4sHHQQII", name.encode(), is_critical(name), method, len(stored), size, zlib.crc32(stored), 0)
     total = HEADER_BYTES + len(table) + sum(len(stored) for _, _, stored in sections)
-    version = SPACE_VERSION if any(name == "SPAC" for name, _, _ in sections) else VERSION
+    names = {name for name, _, _ in sections}
+    version = PLANES_VERSION if "PLAN" in names else SPACE_VERSION if "SPAC" in names else VERSION
     start = SIGNATURE + struct.pack("<HHIQI", *version, len(sections), total, 0)
     return b"".join([start, struct.pack("<I", zlib.crc32(start + table)), table, *(s for _, _, s in sections)])
 
@@ -92,7 +113,7 @@ def with_section(data: bytes, name: str, body: bytes) -> bytes:
 
 
 def method_of(name: str) -> int:
-    return STORED if name in ("HEAD", "SPAC", "META", "STEP") else RANGE_CODED
+    return STORED if name in ("HEAD", "SPAC", "META", "STEP", "PLAN") else RANGE_CODED
 
 
 def is_critical(name: str) -> bool:
@@ -101,8 +122,15 @@ def is_critical(name: str) -> bool:
 
 def known_sections(data: bytes) -> tuple[str, ...]:
     """The sections that the version of a file knows, in their order."""
-    (major,) = struct.unpack("<H", data[8:10])
-    return tuple(name for name in KNOWN if name != "SPAC" or major > 1)
+    major = major_of(data)
+    if major == PLANES_VERSION[0]:
+        return ("HEAD", "META", "COLR", "PLAN", "MIXT", "PART", *PLANES, *LINES)
+    return tuple(name for name in KNOWN if name not in OF_PLANES and (name != "SPAC" or major > 1))
+
+
+def major_of(data: bytes) -> int:
+    """The major version that the bytes say; 0 where they end before it."""
+    return int.from_bytes(data[8:10], "little")
 
 
 def sections(data: bytes) -> list[tuple[str, int, int]]:
@@ -233,14 +261,23 @@ def select_known(data: bytes, entries: list[Section], max_bytes: int) -> dict[st
 
 def check_kind(data: bytes, known: dict[str, Section], is_pyramid: bool) -> None:
     """Check that the sections are those of the file's kind, none too few and none too many."""
-    levels = [name for name in LEVELS if name in known] if is_pyramid else []
-    own = ("STEP", *LEVELS[-max(1, len(levels)) :]) if is_pyramid else OF_CODEBOOK
+    if major_of(data) == PLANES_VERSION[0]:
+        own = ("PLAN", "MIXT", *_levels_there(known, PLANES), *_levels_there(known, LINES))
+    elif is_pyramid:
+        own = ("STEP", *_levels_there(known, LEVELS))
+    else:
+        own = OF_CODEBOOK
     belong = ("HEAD", "SPAC", "META", "COLR", "PART", *own)
     for name in known_sections(data):
         if name in belong and name not in known and is_critical(name):
             raise BitstreamError(name, HEADER_BYTES, "section is missing")
         if name in known and name not in belong:
             raise BitstreamError(name, known[name].entry, "does not belong to a file of this kind")
+
+
+def _levels_there(known: dict[str, Section], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the levels' names that a file must have: as many as it has, the finest among them."""
+    return names[-max(1, sum(name in known for name in names)) :]
 
 
 class Reader:

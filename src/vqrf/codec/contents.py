@@ -36,7 +36,8 @@ from vqrf.codec.compressed import (
     canonical_json,
     items_of,
 )
-from vqrf.codec.container import LEVELS, BitstreamError, Reader, Section, read_table
+from vqrf.codec.container import LEVELS, LINES, PLANES, BitstreamError, Reader, Section, read_table
+from vqrf.codec.planes import MAX_COMPONENTS, PlanesField, Stack, count_nodes, shadows
 from vqrf.codec.pyramid import Int16, Nodes, PyramidField, build_nodes
 from vqrf.geometry import Float32, Front, Lattice
 from vqrf.kernels.constants import Activation, Equation, Shading, count_view_frequencies, shading_fault
@@ -59,7 +60,7 @@ Layers = tuple[tuple[Table, Table], ...]
 
 
 def write_common(field: Compressed, coder: Any) -> list[Content]:
-    """The sections that files of either kind have."""
+    """The sections that files of all kinds have."""
     layers = [table for layer in field.color_mlp for table in layer]
     bits = [bits_of(table) for table in layers]
     return [
@@ -138,6 +139,28 @@ def write_pyramid(field: PyramidField, coder: Any) -> list[Content]:
     names = LEVELS[-len(streams) :]
     levels = [(name, level.nbytes, stream) for name, level, stream in zip(names, field.coefficients, streams, strict=True)]
     return [("STEP", len(steps), steps), *levels]
+
+
+def write_planes(field: PlanesField, coder: Any) -> list[Content]:
+    """The sections that only a file of planes and lines has."""
+    mix, (planes, lines) = bits_of(field.mix), shadows(field.partition)
+    n_features = len(mix) // 3
+    counts = struct.pack("<HH", field.n_components - n_features, n_features)
+    steps = counts + b"".join(steps.astype("<f4").tobytes() for steps in (field.plane_steps, field.line_steps))
+    return [
+        ("PLAN", len(steps), steps),
+        ("MIXT", mix.nbytes, _write_quantizer(field.mix) + coder.encode_tables([mix], False)),
+        *_write_stacks(PLANES, planes, field.planes, coder),
+        *_write_stacks(LINES, lines, field.lines, coder),
+    ]
+
+
+def _write_stacks(
+    names: tuple[str, ...], masks: list[NDArray[np.bool_]], stacks: tuple[Stack, ...], coder: Any
+) -> list[Content]:
+    streams = coder.encode_stacks([np.ascontiguousarray(mask).view(np.uint8) for mask in masks], [list(s) for s in stacks])
+    sizes = [sum(level.nbytes for level in levels) for levels in zip(*stacks, strict=True)]
+    return list(zip(names[-len(streams) :], sizes, streams, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -356,6 +379,47 @@ def read_pyramid(data: bytes, known: dict[str, Section], head: Head) -> dict[str
             break
         above = _read_level(data, section, nodes, above, values)
     return {"partition": partition, "steps": steps, "basis": basis, "coefficients": coefficients}
+
+
+def read_planes(data: bytes, known: dict[str, Section], head: Head, coder: Any) -> dict[str, Any]:
+    """What a `PlanesField` has of its own, and its partition."""
+    section = known["PLAN"]
+    reader = Reader(data, section)
+    n_density, n_features = reader.take("HH")
+    if not (1 <= n_density <= MAX_COMPONENTS and 1 <= n_features <= MAX_COMPONENTS):
+        raise section.refuse(f"{n_density} and {n_features} components are outside 1..{MAX_COMPONENTS}")
+    rank = n_density + n_features
+    if len(reader.rest) != 24 * rank:
+        raise section.refuse(f"has {len(reader.rest)} bytes of steps, expected {24 * rank}")
+    steps = np.frombuffer(reader.rest, "<f4").astype(np.float32).reshape(2, 3, rank)
+    if not (np.isfinite(steps).all() and (steps > 0).all()):
+        raise section.refuse("a step is not finite and positive")
+    reader = Reader(data, known["MIXT"])
+    mix = _read_quantizer(reader, (3 * n_features, head.n_channels))
+    _read_items(reader, [mix], by_column=False)
+    partition = _read_partition(data, known["PART"], head)
+    planes, lines = shadows(partition)
+    return {
+        "partition": partition,
+        "planes": _read_stacks(data, [known[name] for name in PLANES if name in known], planes, rank, coder),
+        "lines": _read_stacks(data, [known[name] for name in LINES if name in known], lines, rank, coder),
+        "plane_steps": steps[0],
+        "line_steps": steps[1],
+        "mix": mix,
+    }
+
+
+def _read_stacks(
+    data: bytes, sections: list[Section], masks: list[NDArray[np.bool_]], width: int, coder: Any
+) -> tuple[Stack, ...]:
+    """The levels of three planes, or of three lines; their raw lengths are checked before there is room for them."""
+    for section, counts in zip(sections, zip(*count_nodes(masks, len(sections) - 1), strict=True), strict=True):
+        section.expect_raw(2 * sum(counts) * width)
+    streams = [Reader(data, section).rest for section in sections]
+    stacks, damaged = coder.decode_stacks([np.ascontiguousarray(mask).view(np.uint8) for mask in masks], width, streams)
+    if damaged >= 0:
+        raise sections[damaged].refuse("coded bytes are damaged")
+    return tuple(tuple(levels) for levels in stacks)
 
 
 def read_codebook(data: bytes, known: dict[str, Section], head: Head) -> dict[str, Any]:

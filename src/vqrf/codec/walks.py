@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, Int32, Uint8
-from vqrf.codec.entropy import Coder, Damaged, Encoder
+from vqrf.codec.entropy import Coder, Damaged, Decoder, Encoder
 from vqrf.codec.pyramid import Int16, Nodes, build_nodes
 
 BLOCK_SIDE = 4
@@ -342,6 +342,43 @@ def encode_levels(partition: Uint8, levels: Sequence[Int16]) -> list[bytes]:
         above = code_level(encoder, nodes, above, values.copy())
         streams.append(encoder.finish())
     return streams
+
+
+def encode_stacks(masks: Sequence[Uint8], stacks: Sequence[Sequence[Int16]]) -> list[bytes]:
+    """The coded bytes of pyramids over a few masks [x,y,z]: a stream for each level, coarsest first, of all of them in turn.
+
+    Args:
+      stacks: of each mask [N_l,width] for each level, coarsest first.
+    """
+    nodes = [build_nodes(mask != 0, len(stacks[0]) - 1)[::-1] for mask in masks]
+    above: list[Rows | None] = [None] * len(masks)
+    streams = []
+    for level, of_masks in enumerate(zip(*nodes, strict=True)):
+        encoder = Encoder(level_contexts(stacks[0][level].shape[1]))
+        for i, of_mask in enumerate(of_masks):
+            above[i] = code_level(encoder, of_mask, above[i], stacks[i][level].copy())
+        streams.append(encoder.finish())
+    return streams
+
+
+def decode_stacks(masks: Sequence[Uint8], width: int, streams: Sequence[bytes]) -> tuple[list[list[Int16]], int]:
+    """What `encode_stacks` was given, and -1; or the number of the first stream that is damaged.
+
+    Safe for untrusted input: what it gives has as many rows as the masks have nodes.
+    """
+    nodes = [build_nodes(mask != 0, len(streams) - 1)[::-1] for mask in masks]
+    stacks = [[np.zeros((level.n_nodes, width), np.int16) for level in of_mask] for of_mask in nodes]
+    above: list[Rows | None] = [None] * len(masks)
+    for level, stream in enumerate(streams):
+        try:
+            decoder = Decoder(level_contexts(width), stream)
+            for i, of_mask in enumerate(nodes):
+                above[i] = code_level(decoder, of_mask[level], above[i], stacks[i][level])
+        except Damaged:
+            return stacks, level
+        if not decoder.is_complete():
+            return stacks, level
+    return stacks, -1
 
 
 def encode_partition(partition: Uint8) -> bytes:

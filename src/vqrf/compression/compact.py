@@ -20,10 +20,8 @@ rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); imp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,13 +29,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.codec.compressed import CODED, PRUNED, Table
-from vqrf.codec.pyramid import MAX_LEVELS, PyramidField, build_nodes
-from vqrf.compression.goal import Profile
+from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.compression.importance import EMPTY_MARGIN, carrying, spread_out
 from vqrf.compression.latents import Looks, latent_basis
 from vqrf.compression.levels import Channels, analyse, link_children
-from vqrf.compression.preset import Preset
-from vqrf.compression.quantize import Quantizer, quantizer_of_bias, quantizer_of_weight
+from vqrf.compression.priced import SUITED, PricedPreset
+from vqrf.compression.quantize import Quantizer, quantizers_of_layers
 from vqrf.compression.surroundings import Surroundings
 from vqrf.compression.tuning import Tuning
 from vqrf.fields.cells import voxels_of_cells
@@ -52,40 +49,12 @@ from vqrf.training.stages import LearningRates
 DENSITY_BELOW, DENSITY_ABOVE = 4.0, 25.0
 """Densities are coded within so much of where alpha becomes visible: what is beyond is as empty, or as solid."""
 
-
-@dataclass(frozen=True)
-class Suited:
-    """What suits fields by the activation of their density.
-
-    Attributes:
-      density_unit: what the step and the rate of densities are in units of: before a ReLU, values are smaller.
-      fineness: share of the steps of density and latents that is taken.
-      kept_share: of the importance, what the voxels carry that are not pruned, if the settings do not say.
-    """
-
-    density_unit: float
-    fineness: float
-    kept_share: float
-
-
-SUITED = {"softplus": Suited(1.0, 1.0, 0.996), "relu": Suited(0.13, 0.58, 0.999)}
-"""A ReLU leaves much that is faint, and pruning it costs more. Where a bit costs a third (`HARMONICS_PRICE`), step sizes are
-1/sqrt(3): at high rates the price of a bit is as the square of the step size
-(docs/log/pyramid.md#why-did-plenoxels-lose-so-much)."""
-
-
-HANDOVER = 0.3
-"""Share of the learning rates at which `tune` takes over from `warm`."""
-
 HARMONICS_RATES = 0.05
 """Share of the learning rates of density and features at which fields without a network are tuned. Full ones harm them
 (docs/log/pyramid.md#at-what-learning-rates-are-fields-without-a-network-tuned)."""
 
 HARMONICS_PRICE = 1 / 3
 """Share of the bit price at which fields without a network are tuned: harmonics need more bits for the same quality."""
-
-WEB_STEPS = 1 / 2
-"""Share of the steps of `exact` that the profile `web` tunes for: on its finer lattice a step takes about twice as long."""
 
 AVERAGE_EVERY = 4
 """Steps between two of the parameters that a stage's mean is of; the last are among them."""
@@ -97,120 +66,22 @@ BITS_EVERY = 6 * REFRESH_STEPS
 RATES = LearningRates(density=0.15, features=0.1, mlp=3e-3, end=0.05)
 """Learning rates; that of features in units of their step sizes. Without a network, `HARMONICS_RATES` of the first two."""
 
-DEAREST, CHEAPEST = 128.0, 1 / 30
-"""Bit price at quality 0 and at quality 100, as a multiple of the preset's own."""
-FINEST = 1 / 4
-"""Step sizes at quality 100, as a share of the preset's own. A low bit price gains nothing unless step sizes shrink too
-(docs/log/pyramid.md#what-should-the-dial-turn-above-60)."""
-
 
 @dataclass(frozen=True)
-class Rounding:
-    """How values become whole numbers.
-
-    Attributes:
-      density_step, feature_step: of raw density, and of a latent as the rms change of a colour; `SUITED` scales them.
-      fineness: share of these steps that the stage `tune` takes, above 0.
-      dead_zone: by how much of a step a coefficient is rounded towards zero rather than to the nearest.
-    """
-
-    density_step: float = 0.5
-    feature_step: float = 0.02
-    fineness: float = 1.0
-    dead_zone: float = 0.05
-
-    def __post_init__(self) -> None:
-        steps = self.density_step, self.feature_step, self.fineness
-        if not min(steps) > 0:
-            raise ValueError("density_step, feature_step and fineness: expected more than 0, got {}, {}, {}".format(*steps))
-        if not 0 <= self.dead_zone <= 0.5:
-            raise ValueError(f"dead_zone: expected 0..0.5, got {self.dead_zone}")
-
-
-@dataclass(frozen=True)
-class CompactPreset(Preset[PyramidField]):
-    """The dials of the default preset.
-
-    Attributes:
-      bit_price: mean squared error (of colours in 0..1) that one bit may cost; of harmonics, `HARMONICS_PRICE` of it.
-      warm_price, warm_steps: the price of the stage before, and its steps.
-      prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1; `SUITED` if None.
-      n_levels: of the pyramid, above the lattice's own, 0..8.
-      by_surroundings: whether a first step away from 0 costs what its surroundings say, or one bit.
-    """
+class CompactPreset(PricedPreset[PyramidField]):
+    """The default preset; its dials are those of `PricedPreset`."""
 
     name: str = "compact"
     steps: int = 4500
     rates: LearningRates = RATES
-    bit_price: float = 2.1e-10
-    warm_price: float = 3.5e-10
-    warm_steps: int = 5000
-    prune: float | None = None
-    n_levels: int = 4
-    rounding: Rounding = Rounding()
-    by_surroundings: bool = True
-
-    WIDEST_DIALS: ClassVar[Mapping[str, float]] = {"prune": 0.888888, "bit_price": 8.8888e-10}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prune is not None and not 0 < self.prune <= 1:
-            raise ValueError(f"prune: expected a share above 0 and at most 1, got {self.prune}")
-        if not 0 <= self.n_levels <= MAX_LEVELS:
-            raise ValueError(f"n_levels: expected 0..{MAX_LEVELS}, got {self.n_levels}")
-        if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
-            raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
-
-    def kept_share(self, field: RadianceField) -> float:
-        """`prune`, or what is usual for the field."""
-        return SUITED[field.equation.activation].kept_share if self.prune is None else self.prune
-
-    def warmed(self) -> Self:
-        """The settings of the stage `warm`, which are the same for every price."""
-        whole = replace(self.rounding, fineness=1.0)
-        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, rounding=whole)
-
-    def stages(self) -> dict[str, int]:
-        *before, tune = super().stages().items()
-        return dict([*before, ("warm", self.warm_steps), tune])
-
-    def depends_on(self, stage: str) -> dict[str, Any]:
-        return self.warmed().depends_on("tune") if stage == "warm" else super().depends_on(stage)
-
-    def with_steps(self, steps: int) -> Self:
-        own = round(steps * self.steps / max(self.steps + self.warm_steps, 1))
-        return replace(self, steps=own, warm_steps=steps - own)
-
-    def for_profile(self, profile: Profile, *, is_baked: bool = True) -> Self:
-        shorter = WEB_STEPS if profile == "web" and is_baked else 1
-        return replace(self, steps=round(self.steps * shorter), warm_steps=round(self.warm_steps * shorter), profile=profile)
 
     def tune(self, field: RadianceField, importance: Float64, tuning: Tuning) -> PyramidField:
         model = PyramidModel(field, importance, self, seed=tuning.seed, device=tuning.device)
-        if self.warm_steps:
-            model.begin(self.warmed(), 1.0, HANDOVER)
-            tuning.run("warm", model, self.warm_steps)
-            model.settle()
-            tuning.keep("warm", model, self.warm_steps)
-            model.begin(self, HANDOVER, self.rates.end)
-        tuning.run("tune", model, self.steps)
-        model.settle()
+        self.run(model, tuning)
         return drop_hidden(model.pack())
-
-    def turned(self, below: float, above: float) -> Self:
-        """The price of a bit changes, and above also the steps.
-
-        >>> CompactPreset(bit_price=1e-9).turned(0, 0).bit_price, CompactPreset().turned(1, 1).rounding.fineness
-        (1.28e-07, 0.25)
-        """
-        rounding = replace(self.rounding, fineness=self.rounding.fineness * FINEST**above)
-        return replace(self, bit_price=self.bit_price * DEAREST ** (1 - below) * CHEAPEST**above, rounding=rounding)
 
     def trim(self, small: PyramidField, share: float) -> PyramidField:
         return thin(small, share)
-
-    def dials(self, field: RadianceField) -> dict[str, Any]:
-        return {"prune": round(self.kept_share(field), 6), "bit_price": float(f"{self.bit_price:.4e}")}
 
 
 class PyramidModel:
@@ -315,11 +186,7 @@ class PyramidModel:
         with torch_threads(1):  # with more, the last bits of its products would depend on how many
             features = latents if self.basis is None else latents @ self.basis
             hidden = inputs_of_layers(self.base, features, self.looks.directions.to(self.device))
-            arrays = [moments.values for moments in self.mlp.values()]
-            for weight, bias in zip(arrays[::2], arrays[1::2], strict=True):
-                sums = torch.nn.functional.linear(hidden, weight, bias)
-                self.weight_quantizers += [quantizer_of_weight(weight, hidden, sums), quantizer_of_bias(bias)]
-                hidden = sums.relu()
+            self.weight_quantizers = quantizers_of_layers([moments.values for moments in self.mlp.values()], hidden)
 
     def _channels(self, kind: str, values: Tensor, steps: Tensor, rate: float) -> Channels:
         levels = analyse(values, self.parents, self.children, steps, self.config.rounding.dead_zone, self.kernels)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from vqrf.memory import parse_bytes
 
-PresetName = Literal["compact", "paper", "demo"]
+PresetName = Literal["compact", "paper", "demo", "planes"]
 
 Profile = Literal["exact", "web"]
 """Whom a file is for: `exact` keeps the field's own colours, `web` those that a browser shades fast (`compression.web`)."""

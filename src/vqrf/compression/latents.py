@@ -39,19 +39,24 @@ class Looks:
         return cls(rows, torch.nn.functional.normalize(torch.randn(len(rows), 3, generator=generator), dim=1))
 
 
+def effect_on_colour(field: RadianceField, features: Tensor, looks: Looks) -> Tensor:
+    """[C,C] float64: mean of J^T J, J the derivative of colour by features [N,C], over the looks."""
+    x = features[looks.rows].clone().requires_grad_(True)
+    layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
+    color = colorize(replace(tensors(field.volume()), layers=layers), x, looks.directions)
+    slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
+    return torch.stack([s.T @ s for s in slopes]).sum(0) / (3 * len(x))
+
+
 def latent_basis(
     field: RadianceField, features: Tensor, share: Tensor, looks: Looks, step: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A [C,C] and its inverse: latents = features @ A, in which one unit changes a colour by `step` rms in every direction.
 
-    With G = mean of J^T J, J the derivative of colour by features over directions and voxels by importance, A is sqrt(G)
-    turned into the principal axes of the features and divided by `step`; the first latent varies most.
+    With G the `effect_on_colour` of features, over directions and voxels by importance, A is sqrt(G) turned into the principal
+    axes of the features and divided by `step`; the first latent varies most.
     """
-    x = features[looks.rows].clone().requires_grad_(True)
-    layers = tuple((torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in field.color_mlp)
-    color = colorize(replace(tensors(field.volume()), layers=layers), x, looks.directions)
-    slopes = [torch.autograd.grad(color[:, k].sum(), x, retain_graph=True)[0].double() for k in range(3)]
-    effect, axes = torch.linalg.eigh(sum(s.T @ s for s in slopes) / (3 * len(x)))
+    effect, axes = torch.linalg.eigh(effect_on_colour(field, features, looks))
     strongest = float(effect.max())
     root = effect.clamp(min=strongest * FLATTEST if strongest > 0 else 1.0).sqrt()  # all alike where no colour depends on any
     whiten, undo = axes @ torch.diag(root) @ axes.T, axes @ torch.diag(1 / root) @ axes.T

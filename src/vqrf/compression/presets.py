@@ -3,6 +3,7 @@
 compact   the default: a sparse pyramid, tuned for its own bytes (`vqrf.compression.compact`)
 paper     VQRF as published: a codebook, and voxels kept exactly (`vqrf.compression.paper`)
 demo      the same, for small scenes in little time
+planes    planes and lines, coded as what they are (`vqrf.compression.planes`); experimental
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vqrf.codec.compressed import Compressed
 from vqrf.compression.compact import CompactPreset
 from vqrf.compression.importance import expect_seen, measure_importance
 from vqrf.compression.paper import PaperPreset
+from vqrf.compression.planes import PlanesPreset
 from vqrf.compression.preset import Preset
 from vqrf.compression.tuning import Checkpoints, Tuning
 from vqrf.compression.web import bake, is_fast
@@ -27,6 +29,7 @@ PRESETS: dict[str, Preset[Any]] = {
     "compact": CompactPreset(),
     "paper": PaperPreset(),
     "demo": PaperPreset(name="demo", steps=1000, rays_per_step=4096, n_codes=1024, bake_steps=1000),
+    "planes": PlanesPreset(),
 }
 
 

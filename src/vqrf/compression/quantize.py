@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,16 @@ def quantizer_of_bias(bias: Tensor) -> Quantizer:
     """255 levels about zero."""
     scale = bias.abs().max().clamp(min=1e-6).reshape(1) * (WEIGHT_ROOM / WEIGHT_LEVELS)
     return Quantizer(scale, -scale * (WEIGHT_LEVELS + 1))
+
+
+def quantizers_of_layers(arrays: Sequence[Tensor], hidden: Tensor) -> list[Quantizer]:
+    """Of weights and biases in turn, by what comes in: the first layer takes `hidden` [M,in]. With one thread of PyTorch."""
+    quantizers: list[Quantizer] = []
+    for weight, bias in zip(arrays[::2], arrays[1::2], strict=True):
+        sums = torch.nn.functional.linear(hidden, weight, bias)
+        quantizers += [quantizer_of_weight(weight, hidden, sums), quantizer_of_bias(bias)]
+        hidden = sums.relu()
+    return quantizers
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ network draws between voxels need them; Plenoxels do not. File and textures woul
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vqrf.compression.importance import expect_seen, measure_importance
 from vqrf.compression.tuning import Tuning
 from vqrf.data.scene import Scene
@@ -28,7 +30,7 @@ def bake(field: RadianceField, scene: Scene, tuning: Tuning, losses: LossWeights
     Raises:
       ValueError: there is nothing in the field that a photo sees.
     """
-    field = grow(field)
+    field = grow(replace(field, factors=None))  # which would no longer be those of what it becomes
     seen = measure_importance(field, tuning.pool)
     expect_seen(seen)
     with torch_threads(1):  # with more, the last bits of its products would depend on how many

@@ -187,7 +187,7 @@ def truncate(factors: Factors, n_density: int, n_features: int) -> Factors:
     planes, lines, mix = [], [], []
     for plane, line, by_channel in zip(factors.planes, factors.lines, factors.mix, strict=True):
         (of_plane, plane_features), (of_line, line_features) = (np.split(a, [factors.n_density], -1) for a in (plane, line))
-        nearest = _nearest_products(of_plane.reshape(-1, factors.n_density), of_line, n_density)
+        nearest = nearest_products(of_plane.reshape(-1, factors.n_density), of_line, n_density)
         strongest = _strongest((plane_features, line_features, by_channel.T), n_features)
         kept = nearest[0].reshape(*plane.shape[:2], n_density), nearest[1]
         planes.append(np.concatenate([kept[0], plane_features[..., strongest]], -1))
@@ -224,7 +224,7 @@ def _strongest(arrays: tuple[Float32, ...], n: int) -> NDArray[np.int64]:
     return np.sort(np.argsort(-np.prod(norms, axis=0), kind="stable")[:n])
 
 
-def _nearest_products(left: Float32, right: Float32, n: int) -> tuple[Float32, Float32]:
+def nearest_products(left: Float32, right: Float32, n: int) -> tuple[Float32, Float32]:
     """[A,n] and [B,n] whose products of columns sum up to the nearest of `left @ right.T` that n of them make."""
     (left_basis, left_rest), (right_basis, right_rest) = (np.linalg.qr(a.astype(np.float64)) for a in (left, right))
     u, values, v = np.linalg.svd(left_rest @ right_rest.T)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.codec.compressed import PRUNED, Compressed, float_table, items_of
+from vqrf.fields.factors import Factors
 from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume, select
 from vqrf.kernels.constants import (
@@ -45,6 +46,8 @@ class RadianceField(Showable):
       equation: the constants of rendering.
       allowed: [X-1,Y-1,Z-1] uint8 cells that may hold anything, or None for all (the coarse stage's verdict, or the
         cells next to a voxel that is not pruned).
+      factors: the planes and lines that density and features are products of, where they are at hand. Drawing, saving and
+        checksums leave them alone.
 
     Raises:
       ValueError: shapes disagree, the shading does not go with the layers and channels, a value is not finite or too large
@@ -57,6 +60,7 @@ class RadianceField(Showable):
     color_mlp: Layers
     equation: Equation
     allowed: NDArray[np.uint8] | None = None
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         shape = self.lattice.shape
@@ -66,6 +70,8 @@ class RadianceField(Showable):
             raise ValueError(f"features: expected {[*shape, 'C']}, got {list(self.features.shape)}")
         if self.allowed is not None and self.allowed.shape != tuple(side - 1 for side in shape):
             raise ValueError(f"allowed: expected {[side - 1 for side in shape]}, got {list(self.allowed.shape)}")
+        if self.factors is not None and (self.factors.shape, self.factors.n_channels) != (shape, self.n_channels):
+            raise ValueError(f"factors: expected those of {list(self.features.shape)}, got {list(self.factors.shape)}")
         equation = self.equation
         if fault := shading_fault(equation.shading, len(self.color_mlp), self.n_channels, equation.feature_frequencies):
             raise ValueError(f"features: {fault}")
