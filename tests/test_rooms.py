@@ -82,6 +82,7 @@ WINGS = {
         "teacher",
         "losses",
         "perception",
+        "card_pool",
         "loop",
         "train",
         "bake",

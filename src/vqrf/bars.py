@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,6 +23,10 @@ class Step(Protocol):
 
     @property
     def psnr(self) -> float: ...
+
+
+BETWEEN_MOVES = 0.1
+"""Seconds between two moves of a bar."""
 
 
 class _Rate(ProgressColumn):
@@ -60,11 +65,19 @@ def progress_bar(name: str, total: int, quiet: bool) -> Iterator[Advance]:
 
 @contextmanager
 def stage_bars(stages: Mapping[str, int], quiet: bool) -> Iterator[Callable[[str, Step], None]]:
-    """A bar for each stage, of so many steps; a step of one moves it."""
+    """A bar for each stage, of so many steps; a step of one moves it, if it is the last or some time has gone by.
+
+    What a step measured is asked for then alone: on a card that is to wait for it.
+    """
+    due = 0.0
     with bars_on_terminal(quiet) as bars:
         tasks = {name: bars.add_task(name, total=total, note="", start=False) for name, total in stages.items()}
 
         def show(stage: str, progress: Step) -> None:
+            nonlocal due
+            if bars.disable or (time.monotonic() < due and progress.step != stages[stage]):
+                return
+            due = time.monotonic() + BETWEEN_MOVES
             if not bars.tasks[tasks[stage]].started:
                 bars.start_task(tasks[stage])
             bars.update(tasks[stage], completed=progress.step, note=f"{progress.psnr:.1f} dB")

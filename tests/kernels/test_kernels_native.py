@@ -86,10 +86,10 @@ def run_gradients(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     gradients, targets = zero_gradients(volume), random_targets(len(rays[0]), np.float32)
     terms = kernels.render_gradients(volume, *rays, targets, LOSSES, gradients)
     results = results_of(gradients)
-    results |= {name: np.array(terms[name]) for name in ("background_entropy", "opacity", "n_live", "n_shaded")}
+    results |= {name: np.array(float(terms[name])) for name in ("background_entropy", "opacity", "n_live", "n_shaded")}
     return results | {
-        "rgb_mse": np.array(terms["mse"]),
-        "rgb_point_color": np.array(terms["point_color"]),
+        "rgb_mse": np.array(float(terms["mse"])),
+        "rgb_point_color": np.array(float(terms["point_color"])),
     }
 
 
@@ -100,7 +100,7 @@ def run_weighted(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     targets[weights == 0] = np.nan
     targets[::5, 3] = np.nan
     terms = kernels.render_gradients(volume, *rays, targets, LOSSES, gradients, weights=weights)
-    return results_of(gradients) | {f"rgb_{name}": np.array(value) for name, value in terms.items()}
+    return results_of(gradients) | {f"rgb_{name}": np.array(float(value)) for name, value in terms.items()}
 
 
 def run_backpropagation(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.data.scene import View
-from vqrf.geometry import Camera, Float32, seen_directions
-from vqrf.kernels import Volume, select
+from vqrf.geometry import Camera, Float32, Float64, seen_directions
+from vqrf.kernels import A, Volume, select
 from vqrf.kernels.contract import B
 from vqrf.lens import directions_of
 
@@ -49,10 +49,19 @@ class CameraTable:
     def n_pixels(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def has_lenses(self) -> bool:
+        return bool(self._lenses)
+
+    @property
+    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Float64, Float64]:
+        """What the ray kernel reads beside pixels: starts, widths, pinholes and poses."""
+        return self.starts, self._widths, self._pinholes, self._poses
+
     def rays(self, pixels: NDArray[np.integer]) -> tuple[Float32, Float32]:
         """Origins and unit directions, [N,3] float32 each, of pixels given by number [N]. Oracle: `Camera.rays`."""
         numbers = np.ascontiguousarray(pixels, np.int64)
-        origins, directions = select().pixel_rays(numbers, self.starts, self._widths, self._pinholes, self._poses)
+        origins, directions = select().pixel_rays(numbers, *self.tables)
         if self._lenses:
             self._bend(numbers, directions)
         return origins, directions
@@ -95,8 +104,8 @@ class CameraTable:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """Rays, and what their pixels are compared with.
+class Batch(Generic[A]):
+    """Rays, and what their pixels are compared with; arrays of NumPy, or tensors of a device.
 
     Attributes:
       origins, directions: [N,3] float32; directions have unit length.
@@ -106,14 +115,14 @@ class Batch:
         no neighbours.
     """
 
-    origins: Float32
-    directions: Float32
-    targets: Float32
-    weights: Float32 | None = None
+    origins: A
+    directions: A
+    targets: A
+    weights: A | None = None
     patch: int | None = None
 
     @property
-    def arrays(self) -> tuple[Float32, Float32, Float32]:
+    def arrays(self) -> tuple[A, A, A]:
         """Origins, directions and targets."""
         return self.origins, self.directions, self.targets
 
@@ -121,7 +130,7 @@ class Batch:
 class RaySource(Protocol):
     """Where the loop takes its rays from: photos (`RayPool`), or another field."""
 
-    def sample(self, n: int, *, seed: tuple[int, ...]) -> Batch:
+    def sample(self, n: int, *, seed: tuple[int, ...]) -> Batch[Any]:
         """A batch of `n` rays that depends on nothing but `seed` and what is kept."""
 
     def keep_hits(self, volume: Volume[B]) -> None:
@@ -185,9 +194,18 @@ class PixelSource(ABC):
         origins, directions = self.cameras.rays(pixels)
         return Batch(origins, directions, *self.look_up(pixels, origins, directions), self.patch)
 
+    @property
+    def kept(self) -> NDArray[np.uint32] | None:
+        """The numbers of the pixels to sample, ascending; None: of all."""
+        return self._kept
+
+    def draw_places(self, n: int, *, seed: tuple[int, ...]) -> NDArray[np.int64]:
+        """Random places in `kept`, with replacement."""
+        return np.random.default_rng(seed).integers(0, self.n_kept, n)
+
     def draw(self, n: int, *, seed: tuple[int, ...]) -> NDArray[np.int64]:
         """The numbers of `n` random kept pixels, with replacement."""
-        pixels = np.random.default_rng(seed).integers(0, self.n_kept, n)
+        pixels = self.draw_places(n, seed=seed)
         return pixels if self._kept is None else self._kept[pixels].astype(np.int64)
 
     def chunks(self) -> Iterator[tuple[Float32, Float32]]:
@@ -263,6 +281,21 @@ class RayPool(PixelSource):
                 values[order[begin:end], 3] = np.nan
         targets = np.ascontiguousarray(values[:, : 4 if self._has_opacity else 3])
         return targets, values[:, 4].copy() if self._has_weights else None
+
+    def pixels(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """All pixels by number [P,3 to 5]: colours, the opacity and the weight if any view has it, 255 for a view without.
+
+        Beside these, which views have an opacity, [V]. A copy.
+        """
+        n_columns = 3 + self._has_opacity + self._has_weights
+        found = np.full((self.cameras.n_pixels, n_columns), 255, np.uint8)
+        for view, start, stop in zip(self._pixels, self.cameras.starts[:-1], self.cameras.starts[1:], strict=True):
+            found[start:stop, :3] = view.image
+            if view.opacity is not None:
+                found[start:stop, 3] = view.opacity
+            if view.weight is not None:
+                found[start:stop, -1] = view.weight
+        return found, np.array([view.opacity is not None for view in self._pixels])
 
     def counts(self) -> NDArray[np.bool_] | None:
         return np.concatenate([view.counts() for view in self._pixels]) if self._has_weights else None

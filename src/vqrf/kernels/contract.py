@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, TypeVar, cast
 
 from numpy.typing import NDArray
 
@@ -47,7 +48,7 @@ class Kernels(Protocol):
         gradients: Gradients[B],
         *,
         weights: Array | None = None,
-    ) -> dict[str, float]: ...
+    ) -> Mapping[str, SupportsFloat]: ...
 
     def backpropagate(
         self,
@@ -156,7 +157,7 @@ class Assembled:
         gradients: Gradients[B],
         *,
         weights: Array | None = None,
-    ) -> dict[str, float]:
+    ) -> Mapping[str, SupportsFloat]:
         able = self._for(volume, "render_gradients")
         return able.render_gradients(volume, origins, directions, targets, losses, gradients, weights=weights)
 

@@ -8,7 +8,8 @@ they are.
 
 Sums of gradients are atomic: on a card they add in no order, and two runs differ in the last digits. After
 `torch.use_deterministic_algorithms(True)` they are sorted (`warp_sums`), which takes longer, and two runs are the same. A call
-waits for the card once for each part of its rays, to learn how many samples they have.
+waits for the card once, to learn how many samples its rays have, and once more for each part of many samples; nothing else in a
+step waits. As that number decides how large arrays are, steps are not captured as a CUDA graph.
 
 Warp compiles the kernels when they are first used, which takes a minute, and keeps what it made in a cache of its own.
 """
@@ -16,8 +17,9 @@ Warp compiles the kernels when they are first used, which takes a minute, and ke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -79,8 +81,7 @@ def _grid_of(volume: Volume[Tensor]) -> warp_rays.Grid:
     grid, equation, factors = warp_rays.Grid(), volume.equation, volume.factors
     grid.shape, grid.blocks = wp.vec3i(*volume.density.shape), wp.vec3i(*volume.skip.shape)
     lo, hi, (step, near) = (
-        torch.tensor(constants, dtype=torch.float32).tolist()
-        for constants in (volume.lo, volume.hi, (equation.step_world, equation.near))
+        np.array(constants, np.float32).tolist() for constants in (volume.lo, volume.hi, (equation.step_world, equation.near))
     )
     grid.lo, grid.hi, grid.step, grid.near = wp.vec3d(*lo), wp.vec3d(*hi), step, near
     grid.bias, grid.interval, grid.threshold = equation.density_bias, equation.interval, equation.alpha_threshold
@@ -112,21 +113,22 @@ class _Samples:
 
 
 class _Rays:
-    """N rays in a volume, and how many samples they have.
+    """N rays in a volume, and how many samples they have. A ray of weight 0 has none; without weights all have theirs.
 
     Attributes:
       background_weight, depth: [N].
     """
 
-    def __init__(self, volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> None:
+    def __init__(self, volume: Volume[Tensor], origins: Tensor, directions: Tensor, weights: Tensor | None = None) -> None:
+        self.weights = origins.new_empty(0) if weights is None else weights.contiguous()
         self.volume, self.origins, self.directions = volume, origins.contiguous(), directions.contiguous()
         self.grid, self.device, n = _grid_of(volume), volume.density.device, len(origins)
         self.counts = torch.empty(2, n, dtype=torch.int32, device=self.device)
         self.background_weight, self.depth = torch.empty(2, n, device=self.device).unbind()
-        rays = triples(self.origins), triples(self.directions)
+        rays = triples(self.origins), triples(self.directions), numbers(self.weights)
         out = numbers(self.counts), numbers(self.background_weight), numbers(self.depth)
         launch(warp_rays.count_samples, self.device, n, self.grid, *rays, *out)
-        self.n_live, self.n_shaded = self.counts.sum(1).tolist()
+        self.n_live, self.n_shaded = self.counts.sum(1).tolist()  # waits for the card
 
     def parts(self) -> Iterator[tuple[slice, _Samples]]:
         """The rays in slices of about CHUNK_SAMPLES live samples, each with its samples; one slice at least."""
@@ -152,7 +154,8 @@ class _Rays:
         arrays.voxel, arrays.shaded, arrays.live, arrays.ray = map(numbers, (voxel, shaded, live, ray))
         arrays.share = triples(torch.empty(n_live, 3, device=self.device))
         arrays.starts, arrays.counts = numbers(starts), numbers(counts)
-        rays = triples(self.origins[part]), triples(self.directions[part])
+        weights = self.weights[part] if len(self.weights) else self.weights
+        rays = triples(self.origins[part]), triples(self.directions[part]), numbers(weights)
         launch(warp_rays.write_samples, self.device, len(counts[0]), self.grid, *rays, arrays)
         return _Samples(weight, live, ray, arrays)
 
@@ -242,16 +245,17 @@ def render_gradients(
     gradients: Gradients[B],
     *,
     weights: Array | None = None,
-) -> dict[str, float]:
+) -> Mapping[str, SupportsFloat]:
+    """The terms are numbers on the device, which whoever asks for one waits for."""
     v = leaves_of(tensors(volume))
     o, d, target = rays_of(v, origins, directions, targets)
     n_rays, share = max(len(o), 1), torch.ones(len(o), device=o.device)
     if weights is not None:
         (share,) = rays_of(v, weights)
-        looked_at = share != 0
-        o, d, target, share = o[looked_at], d[looked_at], target[looked_at], share[looked_at]
+        target = torch.where(share[:, None] != 0, target, 0.0)
     factors = torch.tensor([1.0, *(getattr(losses, name) for name in LOSS_TERMS)], device=o.device)
-    rays, into, totals = _Rays(v, o, d), writable_gradients(gradients), torch.zeros(4, device=o.device)
+    rays, into = _Rays(v, o, d, None if weights is None else share), writable_gradients(gradients)
+    totals = torch.zeros(4, dtype=torch.float64, device=o.device)
     for part, samples in rays.parts():
         values = _gather(rays, samples).requires_grad_()
         color = _color(rays, part, samples, values)
@@ -264,7 +268,7 @@ def render_gradients(
         slopes = _Slopes(by_pixel, by_light, torch.zeros_like(by_light), by_color)
         _add_gradients(rays, samples, (values, color), slopes, into)
         totals += each.detach()
-    named = dict(zip(("mse", *LOSS_TERMS), totals.tolist(), strict=True))
+    named: dict[str, SupportsFloat] = dict(zip(("mse", *LOSS_TERMS), totals.unbind(), strict=True))
     return named | {"n_live": float(rays.n_live), "n_shaded": float(rays.n_shaded)}
 
 

@@ -8,6 +8,7 @@ Sums of rows by number are atomic, unless `torch.use_deterministic_algorithms(Tr
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,9 +43,9 @@ def add_in_order(targets: Tensor, shares: Tensor, values: Tensor, into: Tensor, 
 
 
 def pixel_rays(pixels: A, starts: Array, widths: Array, pinholes: Array, poses: Array) -> tuple[A, A]:
-    """A pixel that is out of range is an error on the CPU; on a card it is taken for the nearest that is there."""
+    """A pixel out of range is an error in an array of NumPy; in a tensor it is taken for the nearest that is there."""
     number, first = tensor_of(pixels), tensor_of(starts)
-    if number.device.type == "cpu" and len(number) and not (number.min() >= 0 and number.max() < first[-1]):
+    if isinstance(pixels, np.ndarray) and len(pixels) and not (pixels.min() >= 0 and pixels.max() < starts[-1]):
         raise ValueError("pixels: out of range")
     origins, directions = torch.empty(2, len(number), 3, device=number.device).unbind()
     tables = (numbers(tensor_of(array).to(number.device)) for array in (first, widths, pinholes, poses))

@@ -128,6 +128,14 @@ class Samples:
 
 
 @wp.func
+def is_looked_at(weights: wp.array(dtype=wp.float32), ray: int) -> wp.bool:
+    """A ray of weight 0 is not; without weights all are."""
+    if weights.shape[0] == 0:
+        return True
+    return weights[ray] != 0.0
+
+
+@wp.func
 def enter(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
     if grid.is_front:
         return enter_front(grid, origin, direction)
@@ -406,6 +414,7 @@ def count_samples(
     grid: Grid,
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
+    weights: wp.array(dtype=wp.float32),
     counts: wp.array2d(dtype=wp.int32),
     background_weight: wp.array(dtype=wp.float32),
     depth: wp.array(dtype=wp.float32),
@@ -413,6 +422,7 @@ def count_samples(
     """Count each ray's live and shaded samples [2,N], and say what else is known without a colour."""
     ray = wp.tid()
     path = enter(grid, origins[ray], directions[ray])
+    path.n = wp.where(is_looked_at(weights, ray), path.n, 0)
     light = float(1.0)
     distance = float(0.0)
     n_live = int(0)
@@ -439,11 +449,13 @@ def write_samples(
     grid: Grid,
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
+    weights: wp.array(dtype=wp.float32),
     into: Samples,
 ):
     """March again, and write all but `starts` and `counts`, which are known."""
     ray = wp.tid()
     path = enter(grid, origins[ray], directions[ray])
+    path.n = wp.where(is_looked_at(weights, ray), path.n, 0)
     light = float(1.0)
     live = int(into.starts[0, ray])
     shaded = int(into.starts[1, ray])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from vqrf.data.rays import Batch, RaySource
 from vqrf.fields.storage import Arrays
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.contract import Backend
+from vqrf.training.card_pool import source_on
 from vqrf.training.checkpoint import BY, Checkpoint, say_that_bits_differ
 from vqrf.training.losses import Loss, Pixels, squared_error
 from vqrf.training.workers import add_up, n_workers, share_of
@@ -54,19 +55,20 @@ class Progress:
     """What the loop reports after a step.
 
     Attributes:
+      mse, n_shaded: of the step's rays; on a card, numbers that are waited for when they are asked for.
       save: keeps this very step in the run's checkpoint, for whoever means to stop; None where the run has none.
     """
 
     step: int
     steps: int
-    mse: float
-    n_shaded: float
+    mse: SupportsFloat
+    n_shaded: SupportsFloat
     save: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def psnr(self) -> float:
         """dB over the batch, all rays of which meet something: lower than an image's."""
-        return -10 * math.log10(max(self.mse, 1e-12))
+        return -10 * math.log10(max(float(self.mse), 1e-12))
 
 
 def optimize(
@@ -90,7 +92,7 @@ def optimize(
     Args:
       loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
     """
-    kernels = select(device)
+    kernels, source = select(device), source_on(source, device)
     start = 0 if checkpoint is None else resume(model, source, checkpoint, device)
     for step in range(start, steps):
         with torch_threads(kernels.torch_threads):
@@ -111,10 +113,12 @@ def optimize(
         yield Progress(step + 1, steps, mse, n_shaded, save)
 
 
-def _differentiate(kernels: Backend, model: Model, batch: Batch, loss: Loss | None, device: str) -> dict[str, float]:
+def _differentiate(
+    kernels: Backend, model: Model, batch: Batch[Any], loss: Loss | None, device: str
+) -> Mapping[str, SupportsFloat]:
     """Add the gradient of the loss over a batch to the model's; `mse` of the colours, and `n_shaded`, where it is counted."""
-    origins, directions, targets = (torch.from_numpy(array).to(device) for array in batch.arrays)
-    weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+    origins, directions, targets = (torch.as_tensor(array, device=device) for array in batch.arrays)
+    weights = None if batch.weights is None else torch.as_tensor(batch.weights, device=device)
     if loss is not None and not len(origins):  # the share of one worker of many
         return {"mse": 0.0, "n_shaded": math.nan}
     if loss is None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from vqrf.data.rays import Batch
 from vqrf.kernels import Gradients
@@ -86,7 +86,7 @@ def decided(decide: Callable[[], bool]) -> bool:
     return verdict[0]
 
 
-def share_of(batch: Batch) -> Batch:
+def share_of(batch: Batch[Any]) -> Batch[Any]:
     """The rays of this worker: as many as of any other, or one more; no patch is torn."""
     if n_workers() == 1:
         return batch
@@ -100,7 +100,9 @@ def share_of(batch: Batch) -> Batch:
     return replace(batch, origins=origins, directions=directions, targets=targets, weights=weights)
 
 
-def add_up(gradients: Gradients[Tensor], share: float, mse: float, n_shaded: float) -> tuple[float, float]:
+def add_up(
+    gradients: Gradients[Tensor], share: float, mse: SupportsFloat, n_shaded: SupportsFloat
+) -> tuple[SupportsFloat, SupportsFloat]:
     """Make of each worker's gradients, of the mean over its rays, those of the mean over all, in place; the marks too.
 
     Args:
@@ -119,7 +121,7 @@ def add_up(gradients: Gradients[Tensor], share: float, mse: float, n_shaded: flo
     tables, whole = _tables_of(gradients)
     rows = [torch.nonzero(marks).squeeze(1) for _, marks in tables]
     parts = [table[row] for (table, _), row in zip(tables, rows, strict=True)] + whole
-    terms = torch.tensor([mse, n_shaded / share if share else 0.0], device=gradients.touched.device)
+    terms = torch.tensor([float(mse), float(n_shaded) / share if share else 0.0], device=gradients.touched.device)
     sums = share * torch.cat([part.reshape(-1) for part in (*parts, terms)])
     dist.all_reduce(sums)
     *added, terms = torch.split(sums, [part.numel() for part in (*parts, terms)])
