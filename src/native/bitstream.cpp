@@ -28,6 +28,8 @@ constexpr std::uint16_t method_of(int known) {
     return known == kHEAD || known == kSPAC || known == kMETA || known == kSTEP ? 0 : 1;
 }
 
+constexpr const char *kDamaged = "coded bytes are damaged", *kInVain = "a block that is marked as occupied is empty";
+
 using std::to_string;
 
 template <class T>
@@ -217,7 +219,7 @@ class Reader {
     void decode(std::size_t n_contexts, Walk walk) const {
         Decoder decoder(n_contexts, bytes_);
         walk(decoder);
-        if (!decoder.is_complete()) fail("coded bytes are damaged");
+        if (!decoder.is_complete()) fail(kDamaged);
     }
 
   private:
@@ -399,26 +401,37 @@ Table read_codebook(Bytes data, const Section &section, const Head &head) {
     return table;
 }
 
+// What a partition holds, by the blocks that are marked as occupied.
+struct Held {
+    std::uint64_t n_coded = 0, n_kept = 0;
+    bool in_vain = false;  // one of these blocks is empty
+};
+
+Held count_held(Shape shape, const Blocks &blocks, Bytes partition) {
+    Held held;
+    std::vector<std::uint8_t> empty = blocks.occupied;
+    for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
+        if (!blocks.occupied[block]) return;
+        for (std::size_t i = begin; i < end; ++i) {
+            if (partition[i] == kPruned) continue;
+            empty[block] = 0;
+            (partition[i] == kCoded ? held.n_coded : held.n_kept) += 1;
+        }
+    });
+    held.in_vain = std::any_of(empty.begin(), empty.end(), [](std::uint8_t flag) { return flag != 0; });
+    return held;
+}
+
 void read_partition(Bytes data, const Section &section, CompressedField &field) {
     const Reader in(data, section);
     const Shape shape = field.head.shape;
     Blocks blocks(shape);
     field.partition.assign(shape.n_voxels(), kPruned);
     in.decode(kPartitionContexts, [&](Decoder &d) { code_partition(d, shape, blocks, std::span(field.partition)); });
-    std::uint64_t n_coded = 0, n_kept = 0;
-    std::vector<std::uint8_t> in_vain = blocks.occupied;
-    for_each_run(shape, blocks, [&](std::size_t block, std::size_t begin, std::size_t end) {
-        if (!blocks.occupied[block]) return;
-        for (std::size_t i = begin; i < end; ++i) {
-            if (field.partition[i] == kPruned) continue;
-            in_vain[block] = 0;
-            (field.partition[i] == kCoded ? n_coded : n_kept) += 1;
-        }
-    });
-    if (std::any_of(in_vain.begin(), in_vain.end(), [](std::uint8_t flag) { return flag != 0; }))
-        in.fail("a block that is marked as occupied is empty");
-    if (n_coded != field.head.n_coded || n_kept != field.head.n_kept)
-        in.fail("holds " + to_string(n_coded) + " coded and " + to_string(n_kept) + " kept voxels, the head says " +
+    const Held held = count_held(shape, blocks, field.partition);
+    if (held.in_vain) in.fail(kInVain);
+    if (held.n_coded != field.head.n_coded || held.n_kept != field.head.n_kept)
+        in.fail("holds " + to_string(held.n_coded) + " coded and " + to_string(held.n_kept) + " kept voxels, the head says " +
                 to_string(field.head.n_coded) + " and " + to_string(field.head.n_kept));
 }
 
@@ -645,6 +658,14 @@ std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<Stack> stacks, st
         return true;
     });
     return streams;
+}
+
+std::string decode_partition(Shape shape, Bytes stream, std::span<std::uint8_t> partition) {
+    Blocks blocks(shape);
+    Decoder decoder(kPartitionContexts, stream);
+    code_partition(decoder, shape, blocks, partition);
+    if (!decoder.is_complete()) return kDamaged;
+    return count_held(shape, blocks, partition).in_vain ? kInVain : "";
 }
 
 int decode_stacks(std::span<Stack> stacks, std::uint32_t width, std::span<const Bytes> streams) {

@@ -103,6 +103,9 @@ struct Stack {
     std::vector<std::vector<std::int16_t>> levels;
 };
 
+// Fill a partition of zeros from its stream; what is wrong with it, or nothing.
+std::string decode_partition(Shape shape, Bytes stream, std::span<std::uint8_t> partition);
+
 // A stream for each level, coarsest first, of all stacks in turn.
 std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<Stack> stacks, std::uint32_t width);
 

@@ -177,6 +177,20 @@ void bind_codec(nb::module_ &m) {
         },
         nb::arg("partition"), nb::arg("levels"));
     m.def(
+        "decode_partition",
+        [](std::tuple<std::uint32_t, std::uint32_t, std::uint32_t> sides, const nb::bytes &stream) {
+            const auto [x, y, z] = sides;
+            std::vector<std::uint8_t> partition(Shape{x, y, z}.n_voxels(), kPruned);
+            const Bytes bytes(reinterpret_cast<const std::uint8_t *>(stream.data()), stream.size());
+            std::string fault;
+            {
+                const nb::gil_scoped_release release;
+                fault = decode_partition({x, y, z}, bytes, partition);
+            }
+            return nb::make_tuple(to_array(std::move(partition), {x, y, z}), fault);
+        },
+        nb::arg("shape"), nb::arg("stream"));
+    m.def(
         "encode_stacks",
         [](const std::vector<Lattice> &masks, const std::vector<std::vector<Input<std::int16_t, 2>>> &levels) {
             std::vector<Stack> stacks;

@@ -87,6 +87,11 @@ def test_both_coders_write_the_same_bytes_and_find_the_same_damage() -> None:
         assert native.encode_stacks(flat, [list(stack) for stack in stacks]) == streams
         cut = [*streams[:1], streams[1][:-1], *streams[2:]]
         assert native.decode_stacks(flat, 20, cut)[1] == walks.decode_stacks(flat, 20, cut)[1] == 1
+    shape, stream = field.partition.shape, walks.encode_partition(field.partition)
+    for bytes_ in (stream, stream[:-1], stream + b"\0", b"\xff" + stream[1:]):
+        (found, fault), (other, reason) = native.decode_partition(shape, bytes_), walks.decode_partition(shape, bytes_)
+        assert fault == reason
+        assert fault or np.array_equal(found, other)
 
 
 def test_a_voxel_is_worth_the_products_of_its_planes_and_lines(coder: str) -> None:

@@ -317,12 +317,11 @@ def read_color_mlp(data: bytes, section: Section, n_channels: int) -> tuple[Shad
     return SHADINGS[number], n_frequencies, tuple(layers)
 
 
-def _read_partition(data: bytes, section: Section, head: Head) -> Uint8:
-    partition = np.zeros(head.lattice.shape, np.uint8)
-    flags: list[Uint8] = []
-    Reader(data, section).decode(walks.PARTITION_CONTEXTS, lambda d: flags.append(walks.code_partition(d, partition)))
-    if not np.array_equal(flags[0], walks.find_blocks(partition)):
-        raise section.refuse("a block that is marked as occupied is empty")
+def _read_partition(data: bytes, section: Section, head: Head, coder: Any = walks) -> Uint8:
+    partition: Uint8
+    partition, fault = coder.decode_partition(head.lattice.shape, Reader(data, section).rest)
+    if fault:
+        raise section.refuse(fault)
     n_coded, n_kept = (int(np.count_nonzero(partition == kind)) for kind in (CODED, KEPT))
     if (n_coded, n_kept) != (head.n_coded, head.n_kept):
         said = f"the head says {head.n_coded} and {head.n_kept}"
@@ -397,7 +396,7 @@ def read_planes(data: bytes, known: dict[str, Section], head: Head, coder: Any) 
     reader = Reader(data, known["MIXT"])
     mix = _read_quantizer(reader, (3 * n_features, head.n_channels))
     _read_items(reader, [mix], by_column=False)
-    partition = _read_partition(data, known["PART"], head)
+    partition = _read_partition(data, known["PART"], head, coder)
     planes, lines = shadows(partition)
     return {
         "partition": partition,
@@ -418,7 +417,7 @@ def _read_stacks(
     streams = [Reader(data, section).rest for section in sections]
     stacks, damaged = coder.decode_stacks([np.ascontiguousarray(mask).view(np.uint8) for mask in masks], width, streams)
     if damaged >= 0:
-        raise sections[damaged].refuse("coded bytes are damaged")
+        raise sections[damaged].refuse(walks.DAMAGED)
     return tuple(tuple(levels) for levels in stacks)
 
 

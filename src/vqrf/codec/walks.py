@@ -18,6 +18,8 @@ from vqrf.codec.compressed import CODED, KEPT, PRUNED, Int32, Uint8
 from vqrf.codec.entropy import Coder, Damaged, Decoder, Encoder
 from vqrf.codec.pyramid import Int16, Nodes, build_nodes
 
+DAMAGED = "coded bytes are damaged"
+
 BLOCK_SIDE = 4
 """Side, in voxels, of the blocks that are coded as empty or not."""
 BLOCK_CONTEXTS = 1 << 13
@@ -342,6 +344,19 @@ def encode_levels(partition: Uint8, levels: Sequence[Int16]) -> list[bytes]:
         above = code_level(encoder, nodes, above, values.copy())
         streams.append(encoder.finish())
     return streams
+
+
+def decode_partition(shape: tuple[int, int, int], stream: bytes) -> tuple[Uint8, str]:
+    """A partition from its stream, and what is wrong with that, or nothing. Safe for untrusted input."""
+    partition = np.zeros(shape, np.uint8)
+    try:
+        decoder = Decoder(PARTITION_CONTEXTS, stream)
+        blocks = code_partition(decoder, partition)
+    except Damaged:
+        return partition, DAMAGED
+    if not decoder.is_complete():
+        return partition, DAMAGED
+    return partition, "" if np.array_equal(blocks, find_blocks(partition)) else "a block that is marked as occupied is empty"
 
 
 def encode_stacks(masks: Sequence[Uint8], stacks: Sequence[Sequence[Int16]]) -> list[bytes]:
