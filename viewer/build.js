@@ -84,7 +84,7 @@ const OWN_NAMES = [
   ...['limits', 'pieces', 'sides', 'shown', 'half', 'sizes', 'sights', 'part', 'say', 'tell'],
   ...['section', 'reason', 'offset', 'shading', 'texture', 'density', 'request', 'restore', 'codes', 'kept', 'nodes', 'parents', 'fit', 'tick', 'measure'],
   ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'framebuffer', 'held', 'home', 'isStill', 'middle', 'opened'],
-  ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform'],
+  ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform', 'isArriving', 'isGlimpse', 'follow', 'steer', 'stand', 'fromWorld', 'isFlying', 'press'],
   ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
 /** Letters that variables have too, which makes them cheap to pack; c, g, n, x and y are names of properties already. */

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import http.server
 import io
 import json
 import shutil
@@ -29,13 +30,13 @@ from oracles import harmonics, trilinear
 
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import PRUNED
-from vqrf.codec.container import SPACE_VERSION, VERSION
+from vqrf.codec.container import SPACE_VERSION, VERSION, sections
 from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
 from vqrf.geometry import Camera, Front, Lattice
 from vqrf.rendering.evaluate import psnr
-from vqrf.rendering.page import page_with_scene
+from vqrf.rendering.page import page_with_scene, page_with_source
 from vqrf.rendering.render import render
 from vqrf.rendering.serve import SceneServer
 
@@ -440,6 +441,57 @@ def test_a_served_page_shows_the_scene_and_another_that_its_address_names(tab: T
         tab.page.goto(f"{server.url}?src=elsewhere.vqrf")
         alert = tab.page.get_by_role("alert")
         alert.filter(has_text="elsewhere.vqrf cannot be fetched: the server answers 404").wait_for()
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_file_that_is_still_arriving_shows_its_coarse_levels(tab: Tab, ball_field: RadianceField, is_moved: bool) -> None:
+    data = encode(as_pyramid(ball_field, 0.0))
+    *_, (_, at, size) = sections(data)
+    may_end = threading.Event()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_scene = self.path == "/scene.vqrf"
+            parts = (
+                [data[: at + size // 2], data[at + size // 2 :]] if is_scene else [page_with_source("scene.vqrf", "a scene")]
+            )
+            self.send_response(200)
+            self.send_header("Content-Type", "model/vnd.vqrf" if is_scene else "text/html")
+            self.send_header("Content-Length", str(sum(map(len, parts))))
+            self.end_headers()
+            for part in parts:
+                self.wfile.write(part)
+                self.wfile.flush()
+                assert not is_scene or may_end.wait(WAIT_MS / 1000)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        tab.page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        tab.until(f"{VIEWER}.stage?.pass")
+        camera = looking_at(ball_field, 96, 3.2)
+        early = tab.picture(camera)
+        assert tab.ask(f"{VIEWER}.facts === undefined") and "Loading" in tab.page.get_by_role("status").inner_text()
+        assert tab.ask(f"!{VIEWER}.shadowRoot.querySelector('.progress').hidden")
+        tab.ask(f"window.told = 0, {VIEWER}.addEventListener('load', () => told++), 0")
+        if is_moved:
+            tab.page.get_by_role("application").press("ArrowLeft")
+        view = tab.view()
+        may_end.set()
+        tab.until(f"{VIEWER}.facts")
+        tab.await_rest()
+        halves = decode(data[: at + size // 2], truncated=True), decode(data)
+        expected = [render(expand(half), camera).rgb for half in halves]
+        for found, wanted in zip((early, tab.picture(camera)), expected, strict=True):
+            assert psnr(found, wanted) >= EXACT_DB
+        assert psnr(*expected) < EXACT_DB - 10 and tab.ask("told") == 1
+        assert not is_moved or tab.view() == view
+    finally:
+        may_end.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_newer_version_replaces_the_old_one_before_the_same_camera(tab: Tab, ball_field: RadianceField) -> None:

@@ -6,7 +6,7 @@
 
 import { aboutOf, amid, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
 import { factsOf } from './facts.js'
-import { fetchBytes, LoadError, loadInWorker } from './loader.js'
+import { fetchBytes, joined, LoadError, loadInWorker } from './loader.js'
 import { FLIGHT, FLIGHT_OF_FINGERS, MARKUP, STYLE } from './markup.js'
 import { Panels, prefers, Timers } from './panels.js'
 import { pick } from './pick.js'
@@ -25,6 +25,8 @@ const FINER = 1 / 4
 /** Of the progress that is shown: what has arrived, what is decoded. */
 const ARRIVED = 0.7
 const DECODED = 0.9
+/** Milliseconds of arriving after which a file is shown as far as it is there, and between two such times. */
+const GLIMPSE_MS = 1000
 
 /**
  * The text that an address stands for; as it is, where it stands for none, as `%` alone does.
@@ -76,6 +78,10 @@ export class VqrfViewer extends Base {
   isRefreshing = false
   /** Whether the view is another than the file's first. */
   isAway = false
+  /** Whether there is more to come of what is loaded. */
+  isArriving = false
+  /** Whether what is shown is the beginning of a file. */
+  isGlimpse = false
 
   constructor() {
     super()
@@ -242,15 +248,26 @@ export class VqrfViewer extends Base {
   async fetch(source) {
     const name = nameOf(source)
     const signal = this.begin(`Loading ${name}`)
+    const arriving = new AbortController()
+    let isBusy = false
     try {
-      const found = await fetchBytes(source, signal, undefined, (first, loaded, total) => {
-        if (loaded === first.length) this.announce(first)
+      const found = await fetchBytes(source, signal, undefined, (chunks, loaded, total) => {
+        if (!chunks[1]) this.announce(chunks[0])
         this.advance(total > loaded ? (ARRIVED * loaded) / total : ARRIVED, loaded, total)
+        if (isBusy) return
+        isBusy = true
+        this.timers.set('glimpse', GLIMPSE_MS, async () => {
+          // Where that cannot be shown, there is not enough of it yet.
+          await this.show(await joined(chunks), name, arriving.signal, false, false).catch(() => {})
+          isBusy = false
+        })
       })
+      arriving.abort()
       if (found.bytes) await this.show(found.bytes, name, signal, false)
       else this.panels.say(`Waiting for ${name}`)
       this.version = found.version
     } catch (error) {
+      arriving.abort()
       if (!signal.aborted) this.fail(error, name)
     }
   }
@@ -301,24 +318,28 @@ export class VqrfViewer extends Base {
    * @param {string} name
    * @param {AbortSignal} signal
    * @param {boolean} keepCamera
+   * @param {boolean} [isWhole] else it is shown as far as it is there, and no more is said of it
    */
-  async show(bytes, name, signal, keepCamera) {
+  async show(bytes, name, signal, keepCamera, isWhole = true) {
     const stage = this.begun()
-    if (!keepCamera) this.advance(ARRIVED, bytes.length, bytes.length)
+    const advance = (/** @type {number} */ share) => !keepCamera && isWhole && this.advance(share, bytes.length, bytes.length)
+    advance(ARRIVED)
     const graphics = await stage.graphics()
     if (signal.aborted || !graphics) return
-    const loaded = await loadInWorker(bytes, graphics.maxSide, signal, (early) => stage.warmUp(early))
+    const loaded = await loadInWorker({ bytes, maxSide: graphics.maxSide, truncated: !isWhole }, signal, (early) => stage.warmUp(early))
     if (signal.aborted) return
     const about = amid(aboutOf(loaded.said.metadata), loaded.drawn.home)
-    if (!keepCamera) this.fly(false)
-    stage.setField(loaded.drawn, keepCamera && Boolean(this.facts), about)
+    const isKept = keepCamera ? Boolean(this.facts) : this.isGlimpse && this.isAway
+    if (!isKept) this.fly(false)
+    stage.setField(loaded.drawn, isKept, about)
     this.limits = about
     this.limit()
-    if (!keepCamera) {
-      this.advance(DECODED, bytes.length, bytes.length)
-      this.takeViewFromAddress()
-      this.startTurning()
-    }
+    if (!isKept) this.takeViewFromAddress()
+    this.isGlimpse = !isWhole
+    if (!isWhole) return
+    this.isArriving = false
+    advance(DECODED)
+    if (!keepCamera) this.startTurning()
     this.facts = factsOf(name, loaded, about)
     if (!this.hasAttribute('label')) this.surface.setAttribute('aria-label', `3-D scene ${about.title || name}`)
     this.panels.describe(this.facts, loaded)
@@ -330,6 +351,8 @@ export class VqrfViewer extends Base {
   begin(message) {
     this.loading.abort()
     this.loading = new AbortController()
+    this.isArriving = true
+    this.isGlimpse = false
     this.panels.say(message)
     return this.loading.signal
   }
@@ -374,7 +397,7 @@ export class VqrfViewer extends Base {
     const { stage } = this
     if (!stage) return
     if (stage.share >= FINER || (stage.share && this.isAway)) this.panels.setSeen(true)
-    if (!this.panels.part('.progress').hidden) this.advance(1, this.facts?.bytes ?? 0, this.facts?.bytes ?? 0)
+    if (!this.isArriving && !this.panels.part('.progress').hidden) this.advance(1, this.facts?.bytes ?? 0, this.facts?.bytes ?? 0)
     this.panels.setPlaying(!this.paused)
   }
 

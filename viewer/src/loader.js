@@ -17,15 +17,17 @@ export class LoadError extends Error {
   }
 }
 
+/** @param {Uint8Array<ArrayBuffer>[]} chunks */
+export const joined = async (chunks) => new Uint8Array(await new Blob(chunks).arrayBuffer())
+
 /**
- * @param {Uint8Array} bytes
- * @param {number} maxSide of a 3-D texture
+ * @param {import('./worker.js').Task} task
  * @param {AbortSignal} signal ends the work
  * @param {(early: import('./worker.js').Early['early']) => void} onEarly gets what is known before the voxels
  * @returns {Promise<import('./worker.js').Loaded>}
  * @throws {LoadError}
  */
-export function loadInWorker(bytes, maxSide, signal, onEarly) {
+export function loadInWorker(task, signal, onEarly) {
   const url = URL.createObjectURL(new Blob([WORKER_SOURCE], { type: 'text/javascript' }))
   return new Promise((resolve, reject) => {
     const worker = new Worker(url)
@@ -53,13 +55,13 @@ export function loadInWorker(bytes, maxSide, signal, onEarly) {
       end()
       reject(new LoadError(event.message || 'the decoder does not start'))
     }
-    worker.postMessage({ bytes, maxSide })
+    worker.postMessage(task)
   })
 }
 
 /**
  * @callback OnBytes called as a file arrives
- * @param {Uint8Array} first its beginning
+ * @param {Uint8Array<ArrayBuffer>[]} chunks all that is there, and will be
  * @param {number} loaded bytes so far
  * @param {number} total bytes, 0 if nobody says
  */
@@ -101,9 +103,9 @@ async function arrived(response, source, signal, onBytes) {
     for (let next = await reader.read(); !next.done; next = await reader.read()) {
       chunks.push(next.value)
       length += next.value.length
-      onBytes?.(chunks[0], length, total)
+      onBytes?.(chunks, length, total)
     }
-    return new Uint8Array(await new Blob(chunks).arrayBuffer())
+    return joined(chunks)
   } catch (error) {
     if (signal.aborted) throw error
     throw new LoadError(`${source} cannot be fetched: the connection ended`)

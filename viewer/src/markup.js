@@ -37,6 +37,7 @@ export const FINGERS = [
   ['One finger', 'turn'],
   ['Two fingers', 'zoom and move'],
   ['Double tap', 'focus'],
+  ['Paper plane', 'fly'],
 ]
 /** What flying is, when it begins. */
 export const FLIGHT = 'W A S D Q E: fly. Drag or arrow keys: look around. Esc: back.'

@@ -78,72 +78,31 @@ const HARMONICS = [
 ]
 
 /**
- * Colour as spherical harmonics: what depends on the ray alone is computed once for it.
+ * Colour as spherical harmonics, or without them as three logits of rgb: what depends on the ray alone is computed once for it.
  *
  * @param {import('./textures.js').Drawn} drawn
  */
 function harmonicsSource({ channels, shading }) {
   const terms = channels / 3
-  const groups = Math.ceil(channels / 4)
-  const basis = []
-  const sums = []
-  for (let g = 0; g < groups; g++) {
-    // A texture may hold channels of two colours: a vector for each that it serves.
-    for (let c = 0; c < 3; c++) {
-      const parts = [0, 1, 2, 3].map((i) => {
-        const channel = 4 * g + i
-        return channel < channels && Math.floor(channel / terms) === c ? channel : -1
-      })
-      if (parts.every((channel) => channel < 0)) continue
-      const name = `basis_${g}_${c}`
-      const worth = parts.map((channel) => (channel < 0 ? '0.0' : `y[${channel % terms}] * uRange[${1 + g}][${channel % 4}]`))
-      basis.push(`vec4 ${name};`)
-      sums.push({ g, c, name, worth })
-    }
-  }
-  const constant = [0, 1, 2].map((c) => {
-    const parts = Array.from({ length: terms }, (_, k) => `y[${k}] * ${offsetOf(groups, c * terms + k)}`)
-    return `base[${c}] = ${parts.join(' + ')};`
-  })
-  const add = sums.map(({ g, c, name }) => `sum[${c}] += dot(texel_${g}, ${name});`)
+  const groups = fours(channels)
+  const each = (/** @type {(channel: number, color: number) => string} */ text) =>
+    Array.from({ length: channels }, (_, channel) => text(channel, Math.floor(channel / terms))).join('')
+  const range = (/** @type {number} */ channel, /** @type {number} */ first) => `uRange[${first + (channel >> 2)}][${channel & 3}]`
   const color = shading === SHADING_HARMONICS_RELU ? 'weight * max(0.5 + sum, 0.0)' : 'weight / (1.0 + exp(-sum))'
   return `
-${basis.join('')}
-vec3 base;
+float ${each((channel) => `basis_${channel},`)}y[${terms}];
+vec3 base = vec3(0.0);
 void prepare_color(vec3 d) {
-  float y[${terms}];
-  ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${text};`).join('')}
-  ${sums.map(({ name, worth }) => `${name} = vec4(${worth});`).join('')}
-  ${constant.join('')}
+  ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${isHarmonic(shading) ? text : '1.0'};`).join('')}
+  ${each((channel, c) => `
+  basis_${channel} = y[${channel % terms}] * ${range(channel, 1)};
+  base[${c}] += y[${channel % terms}] * ${range(channel, 1 + groups)};`)}
 }
 vec3 add_color(vec3 at, float weight) {
-  ${fetchFeatures(groups)}
+  ${Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('')}
   vec3 sum = base;
-  ${add.join('')}
+  ${each((channel, c) => `sum[${c}] += texel_${channel >> 2}[${channel & 3}] * basis_${channel};`)}
   return ${color};
-}
-vec3 finish_color(bool is_last) { return vec3(0.0); }`
-}
-
-/**
- * @param {number} groups of four channels
- * @param {number} channel
- */
-const offsetOf = (groups, channel) => `uRange[${1 + groups + (channel >> 2)}][${channel & 3}]`
-
-/** @param {number} groups */
-function fetchFeatures(groups) {
-  return Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('')
-}
-
-/** Colour from features alone: three channels are the logits of rgb. */
-function logitsSource() {
-  return `
-void prepare_color(vec3 d) {}
-vec3 add_color(vec3 at, float weight) {
-  ${fetchFeatures(1)}
-  vec3 logit = texel_0.rgb * uRange[1].rgb + uRange[2].rgb;
-  return weight / (1.0 + exp(-logit));
 }
 vec3 finish_color(bool is_last) { return vec3(0.0); }`
 }
@@ -264,18 +223,17 @@ bool is_prepared = false;
 vec3 d;
 void prepare_color(vec3 direction) { d = direction; }
 void prepare() {
-  float parts[${4 * directions}];
-  for (int i = 0; i < ${4 * directions}; i++) parts[i] = 0.0;
+  vec4 encoded[${directions}];
+  for (int i = 0; i < ${directions}; i++) encoded[i] = vec4(0.0);
   for (int axis = 0; axis < 3; axis++) {
     float turn = d[axis];
-    parts[axis] = turn;
-    for (int k = 0; k < ${frequencies}; k++, turn *= 2.0) {
-      parts[3 + axis * ${frequencies} + k] = sin(turn);
-      parts[3 + (3 + axis) * ${frequencies} + k] = cos(turn);
+    encoded[0][axis] = turn;
+    for (int k = 3 + axis * ${frequencies}; k < 3 + (axis + 1) * ${frequencies}; k++, turn *= 2.0) {
+      int to = k + ${3 * frequencies};
+      encoded[k >> 2][k & 3] = sin(turn);
+      encoded[to >> 2][to & 3] = cos(turn);
     }
   }
-  vec4 encoded[${directions}];
-  for (int i = 0; i < ${directions}; i++) encoded[i] = vec4(parts[4 * i], parts[4 * i + 1], parts[4 * i + 2], parts[4 * i + 3]);
   for (int i = 0; i < ${first.out}; i++) of_ray[i] = weight(i);${productSource(ofDirection, 1)}
 }
 vec3 colors_from(int from) {
@@ -309,8 +267,7 @@ vec3 add_color(vec3 at, float weight) {
 
 /** @param {import('./textures.js').Drawn} drawn */
 function colorSource(drawn) {
-  if (isHarmonic(drawn.shading)) return harmonicsSource(drawn)
-  return drawn.layers.length ? layersSource(drawn) : logitsSource()
+  return drawn.layers.length ? layersSource(drawn) : harmonicsSource(drawn)
 }
 
 /**

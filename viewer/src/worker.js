@@ -29,11 +29,17 @@ class Undrawable extends Error {}
 const scope = globalThis
 
 /**
- * @param {Uint8Array} bytes
- * @param {number} maxSide
+ * @typedef {object} Task
+ * @property {Uint8Array} bytes of a file
+ * @property {number} maxSide of a 3-D texture
+ * @property {boolean} truncated whether it may be the beginning of a file
+ */
+
+/**
+ * @param {Task} task
  * @returns {Loaded}
  */
-function load(bytes, maxSide) {
+function load({ bytes, maxSide, truncated }) {
   const start = performance.now()
   const expect = (/** @type {string | undefined} */ fault) => {
     if (fault) throw new Undrawable(`The file is whole, but cannot be drawn: ${fault}`)
@@ -42,7 +48,7 @@ function load(bytes, maxSide) {
     expect(drawingFault(early))
     scope.postMessage({ early })
   }
-  const field = decode(bytes, { onColour })
+  const field = decode(bytes, { onColour, truncated })
   const decoded = performance.now()
   const drawn = makeTextures(field, maxSide)
   expect(valuesFault(drawn))
@@ -59,9 +65,9 @@ function failure(error) {
   throw error
 }
 
-scope.onmessage = (/** @type {MessageEvent<{ bytes: Uint8Array, maxSide: number }>} */ { data }) => {
+scope.onmessage = (/** @type {MessageEvent<Task>} */ { data }) => {
   try {
-    const loaded = load(data.bytes, data.maxSide)
+    const loaded = load(data)
     const { drawn } = loaded
     scope.postMessage(loaded, [drawn.table.buffer, drawn.density.buffer, ...drawn.features.map((group) => group.buffer)])
   } catch (error) {
