@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,11 @@ from vqrf.cli.device import with_device
 from vqrf.cli.ends import EXIT_BAD_INPUT, explain
 from vqrf.cli.main import main
 from vqrf.cli.terminal import Common, UsageError
+from vqrf.data.builtin import built_in_scene
+from vqrf.data.rays import Batch
+from vqrf.data.scene import save_scene
+from vqrf.training import loop
+from vqrf.training.stages import PRESETS
 
 # What PyTorch says, in its words.
 NO_DRIVER = (
@@ -46,7 +52,9 @@ def test_a_card_that_cannot_be_used_is_one_line(says: str, reason: str, monkeypa
     assert explain(raised.value) == (EXIT_BAD_INPUT, f"--device cuda:1: {reason}")
 
 
-@pytest.mark.parametrize(("has_card", "device", "name"), [(True, "cuda", "a card"), (False, "cpu", "the CPU: no card")])
+@pytest.mark.parametrize(
+    ("has_card", "device", "name"), [(True, "cuda", "a card"), (False, "cpu", "the CPU, as no card can be used here: ")]
+)
 def test_auto_is_the_card_if_there_is_one(
     has_card: bool, device: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,9 +67,61 @@ def test_auto_is_the_card_if_there_is_one(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("says", "reason"), [(NO_DRIVER, "there is no NVIDIA driver"), (OLD_DRIVER, "the NVIDIA driver is too old")]
+)
+def test_auto_says_why_it_is_not_the_card(
+    says: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*size: int, device: str) -> None:
+        raise RuntimeError(says)
+
+    monkeypatch.setattr(torch, "empty", fail)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert with_device(Common(device="auto")).device == "cpu"
+    assert f"the CPU, as no card can be used here: {reason}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("says", [NO_DRIVER, OLD_DRIVER, INSUFFICIENT, NO_MEMORY])
+@pytest.mark.parametrize("verb", ["train", "compress"])
+def test_a_verb_ends_in_one_line_where_the_card_cannot_be_used(
+    says: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*size: int, device: str) -> None:
+        raise RuntimeError(says)
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([verb, str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cuda"])
+    said = capsys.readouterr()
+    assert ended.value.code == EXIT_BAD_INPUT and not said.out and not list(tmp_path.iterdir())
+    assert said.err.count("\n") == 1 and said.err.startswith("vqrf: --device cuda: ") and "or give --device cpu" in said.err
+
+
+def test_a_training_that_does_not_fit_on_the_card_ends_in_one_line_and_is_not_made_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rays: list[int] = []
+
+    def differentiate(kernels: object, model: object, batch: Batch, *rest: object) -> None:
+        rays.append(len(batch.origins))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total ...")
+
+    save_scene(built_in_scene(n_train=3, n_test=1, side=16), tmp_path / "data")
+    monkeypatch.setattr(loop, "_differentiate", differentiate)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--preset", "demo", "--quiet"])
+    said = capsys.readouterr()
+    assert ended.value.code == EXIT_BAD_INPUT and rays == [PRESETS["demo"].coarse.rays_per_step]
+    assert said.err == "vqrf: the card has not enough memory; a smaller preset takes less, and --device cpu the machine's\n"
+
+
 def test_a_card_that_runs_out_of_memory_is_told_apart() -> None:
     code, reason = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total ..."))
-    assert (code, reason) == (EXIT_BAD_INPUT, "the card has not enough memory; --device cpu takes the machine's")
+    assert (code, reason) == (
+        EXIT_BAD_INPUT,
+        "the card has not enough memory; a smaller preset takes less, and --device cpu the machine's",
+    )
 
 
 def test_sums_in_a_fixed_order_are_pytorchs_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,14 +43,24 @@ def with_device(common: Common) -> Common:
         order_sums()
     if common.device == AUTO:
         has_card = torch.cuda.is_available()
-        tell(common.quiet, f"learning on {torch.cuda.get_device_name() if has_card else 'the CPU: no card can be used here'}")
+        lack = "" if has_card else f"no card can be used here: {_lack_of('cuda').partition(';')[0]}"
+        tell(common.quiet, f"learning on {torch.cuda.get_device_name() if has_card else f'the CPU, as {lack}'}")
         return replace(common, device=device_of_own("cuda" if has_card else "cpu"))
     common = replace(common, device=device_of_own(common.device))
-    try:
-        torch.empty(0, device=common.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a strange name, a lack of CUDA, another machine's
-        raise UsageError(f"--device {common.device}: {reason_of(common.device, str(error))}") from None
+    if lack := _lack_of(common.device):
+        raise UsageError(f"--device {common.device}: {lack}")
     return common
+
+
+def _lack_of(device: str) -> str:
+    """Why nothing can be put on a device, and what to do; "" if it can."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a strange name, a lack of CUDA, another machine's
+        return reason_of(device, str(error))
+    return ""
 
 
 def order_sums() -> None:

@@ -96,7 +96,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return EXIT_BAD_INPUT, str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error).lower() for w in NO_MEMORY)):
         if "cuda" in str(error).lower():
-            return EXIT_BAD_INPUT, "the card has not enough memory; --device cpu takes the machine's"
+            return EXIT_BAD_INPUT, "the card has not enough memory; a smaller preset takes less, and --device cpu the machine's"
         return EXIT_BAD_INPUT, "there is not enough memory; --max-memory refuses in time what takes more"
     if isinstance(error, RuntimeError) and NO_ORDER in str(error):
         return (
