@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import TINY, tiny_scene
 
+from vqrf.bench.jobs import Case, Conditions
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.planes import PlanesField
 from vqrf.compression.planes import PlanesPreset, balanced, thin
 from vqrf.compression.presets import compress
 from vqrf.compression.priced import Rounding
 from vqrf.compression.tuning import Checkpoints
-from vqrf.data.scene import Scene
+from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.factors import Factors
 from vqrf.fields.field import RadianceField, expand
 from vqrf.rendering.evaluate import evaluate
 from vqrf.training.checkpoint import Checkpoint
+from vqrf.training.run import save_run
 from vqrf.training.stages import Components, LearningRates
 from vqrf.training.train import fit_model
 
@@ -52,9 +55,9 @@ def test_a_file_of_planes_comes_back_to_the_bit_and_looks_like_the_field() -> No
     assert after > before - 1
 
 
-def test_the_same_call_gives_the_same_bytes_and_goes_on_from_a_checkpoint(tmp_path: object) -> None:
+def test_the_same_call_gives_the_same_bytes_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     scene, field = trained_on()
-    kept = Checkpoints(tune=Checkpoint(tmp_path / "tune", "x"), warm=Checkpoint(tmp_path / "warm", "x"))  # type: ignore[operator]
+    kept = Checkpoints(tune=Checkpoint(tmp_path / "tune", "x"), warm=Checkpoint(tmp_path / "warm", "x"))
 
     class Stopped(Exception):
         pass
@@ -114,3 +117,14 @@ def test_factors_of_another_lattice_are_refused() -> None:
     wrong = Factors(field.factors.planes, field.factors.lines, field.factors.mix[..., :1])
     with pytest.raises(ValueError, match="factors: expected those of"):
         replace(field, factors=wrong)
+
+
+def test_a_bench_takes_the_planes_that_lie_in_a_run(tmp_path: Path) -> None:
+    scene, field = trained_on()
+    (tmp_path / "run").mkdir()
+    save_run(tmp_path / "run", scene, field, field.factors, {"scene": scene.name, "downscale": 1, "background": "white"})
+    save_scene(scene, tmp_path / "data")
+    case = Case.read(tmp_path / "run", tmp_path / "data", Conditions(tmp_path / "work"))
+    (tmp_path / "work").mkdir()
+    small = case.compress(replace(TINY_PLANES, warm_steps=1, steps=1))
+    assert isinstance(small, PlanesField) and decode(case.encode(small)).metadata == case.metadata

@@ -153,7 +153,8 @@ def reinclude(kept: Mask, candidates: Mask, derivatives: Derivatives) -> Mask:
 def emptied(field: RadianceField, kept: Mask, empty: float) -> RadianceField:
     """The field whose other voxels are removed: no features, and a density just too low to be sampled."""
     density = np.where(kept, field.density, np.float32(empty))
-    return replace(field, density=density, features=np.where(kept[..., None], field.features, np.float32(0)))
+    features = np.where(kept[..., None], field.features, np.float32(0))
+    return replace(field, density=density, features=features, factors=None)
 
 
 def prune_round(

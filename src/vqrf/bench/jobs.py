@@ -107,6 +107,8 @@ class Case:
 
             set_threads(conditions.threads)
         field, notes = load_run(run)
+        if (run / FACTORS_FILE).exists():
+            field = replace(field, factors=load_tensorf(run / FACTORS_FILE).as_planes())
         scene = load_like(notes, data, SPLITS, every=conditions.every)
         field_mark = fingerprint_of(field, scene, notes, {})
         mark = mark_of(field_mark, fingerprint(replace(scene, train=scene.test), {}))

@@ -16,7 +16,6 @@ from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
-from vqrf.fields.factors import Factors
 from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_like, load_run
 from vqrf.fields.storage import StorageError, save_field
@@ -199,9 +198,8 @@ def load_to_compress(
 def with_factors(field: RadianceField, path: Path) -> RadianceField:
     """The field with the planes and lines that lie beside it in its run folder, or that its checkpoint holds."""
     made = load_tensorf(factors_file(path, "the preset planes asks for planes and lines"))
-    factors = made.factors if isinstance(made.factors, Factors) else made.factors.with_planes()
     with named(path):
-        return replace(field, factors=factors)
+        return replace(field, factors=made.as_planes())
 
 
 def factors_file(path: Path, wish: str) -> Path:

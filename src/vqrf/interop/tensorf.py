@@ -111,6 +111,10 @@ class TensorfField:
             "factor_bytes": 4 * self.factors.n_values,
         }
 
+    def as_planes(self) -> Factors:
+        """The factors as planes and lines, whichever they are."""
+        return self.factors if isinstance(self.factors, Factors) else self.factors.with_planes()
+
     def equation(self) -> Equation:
         return Equation(
             density_bias=self.density_shift if self.activation == "softplus" else 0.0,
@@ -136,7 +140,7 @@ class TensorfField:
         n_bytes = dense_bytes(shape, factors.n_channels) + 4 * (n_planes + PRODUCTS * y * z * rank)
         expect_room(n_bytes, max_bytes, f"a lattice of {list(shape)} voxels")
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and RadianceField says so
-            density, features = expand(self.factors if isinstance(self.factors, Factors) else self.factors.with_planes())
+            density, features = expand(self.as_planes())
         return RadianceField(self.lattice, density, features, self.color_mlp, self.equation())
 
 
