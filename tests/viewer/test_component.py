@@ -370,6 +370,10 @@ def test_keys_alone_are_enough_to_fly_and_to_come_back(opened: Opener) -> None:
     assert away(page, before) == [True, False]
     button.press("Enter")
     assert button.get_attribute("aria-pressed") == "true"
+    page.evaluate("viewer.play()")  # turns the scene, and not who flies
+    assert button.get_attribute("aria-pressed") == "false"
+    scene.press("v")
+    assert page.evaluate("viewer.paused")
     page.evaluate("viewer.interaction = 'none'")
     assert button.is_hidden()
 

@@ -445,6 +445,7 @@ export class VqrfViewer extends Base {
     const before = orbit?.isFlying ?? false
     const next = (isFlying ?? !before) && this.interaction !== 'none'
     if (!orbit || next === before) return false
+    if (next) this.pause()
     orbit.isFlying = next
     this.panels.press('fly', next)
     this.panels.say(!next ? '' : prefers('pointer: coarse') ? FLIGHT_OF_FINGERS : FLIGHT, 2 * WORD_MS)
@@ -522,6 +523,7 @@ export class VqrfViewer extends Base {
   }
 
   play() {
+    this.fly(false)
     this.begun().turn('yes')
   }
 

@@ -64,7 +64,7 @@ export declare class VqrfViewer extends HTMLElement {
 
   /** Nothing before the first file is there. */
   readonly facts: Facts | undefined
-  /** Nothing before the first file is there; only then may it be set. */
+  /** Nothing before the first file, or its coarse levels, are there; only then may it be set. */
   get camera(): CameraView | undefined
   set camera(view: CameraView)
   /** Whether the scene does not turn by itself. */
