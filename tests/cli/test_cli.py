@@ -150,12 +150,12 @@ def test_a_run_folder_holds_the_field_its_settings_and_its_progress_and_nothing_
 
 
 def test_compress_leaves_the_file_and_its_report_and_nothing_else(compressed: Path, scene: Scene) -> None:
-    assert {path.name for path in compressed.parent.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in compressed.parent.iterdir()} == {"scene.vqrf", "scene.report.html"}
     small = decode(compressed.read_bytes())
     score = evaluate(expand(small), scene.test)
     assert small.metadata["test"]["psnr"] == pytest.approx(score.psnr, abs=1e-4)
     assert small.metadata["test"]["n_views"] == 3
-    page = (compressed.parent / "scene.html").read_text()
+    page = (compressed.parent / "scene.report.html").read_text()
     assert all(view.name in page for view in scene.test)
 
 
@@ -214,7 +214,7 @@ def test_render_writes_what_the_cameras_see(compressed: Path, data: Path, scene:
 def test_a_pyramid_is_the_usual_result_and_every_verb_takes_it(data: Path, run: Path, tmp_path: Path) -> None:
     out, again = tmp_path / "scene.vqrf", tmp_path / "again.vqrf"
     succeeds("compress", run, "--data", data, "--out", out)
-    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.report.html"}
     facts = json.loads(succeeds("info", out, "--json").out)
     assert (facts["levels"], facts["compression"]["preset"]) == (3, "compact")
     assert {"STEP", "LEV2", "LEV1", "LEV0"} < set(facts["sections"]) and "BOOK" not in facts["sections"]
@@ -545,7 +545,7 @@ def test_a_trained_field_is_not_overwritten_unless_asked_for(data: Path, run: Pa
 def test_a_file_a_report_or_images_are_not_overwritten_unless_asked_for(
     data: Path, run: Path, compressed: Path, tmp_path: Path
 ) -> None:
-    file, report, images = tmp_path / "a.vqrf", tmp_path / "a.html", tmp_path / "images"
+    file, report, images = tmp_path / "a.vqrf", tmp_path / "a.report.html", tmp_path / "images"
     compress = ("compress", run, "--data", data, "--out", file, "--preset", "demo", "--steps", 1)
     draw = ("render", compressed, "--data", data, "--out", images)
     images.mkdir()
@@ -573,7 +573,8 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(data: Path, r
         refuses(*here, "--out", tmp_path, saying=(tmp_path, "is a folder"))
         refuses(*here, "--out", tmp_path / "no" / "a.vqrf", saying=(tmp_path / "no" / "a.vqrf", "no folder"))
         refuses(*here, "--out", tmp_path / "a.vqrf", "--report", tmp_path / "no" / "a.html", saying=("a.html", "no folder"))
-        refuses(*here, "--out", tmp_path / "a.html", saying=(tmp_path / "a.html", "--report"))
+        refuses(*here, "--out", tmp_path / "a.html", saying=(tmp_path / "a.html", "ends in .vqrf"))
+        refuses(*here, "--out", tmp_path / "a.vqrf", "--report", tmp_path / "a.vqrf", saying=("a.vqrf", "its report"))
         refuses("render", run, "--data", data, "--out", run / FIELD_FILE, saying=(run / FIELD_FILE,))
 
 

@@ -126,7 +126,7 @@ def test_tuning_goes_on_after_kill_9_to_the_same_end(
     assert [path.name for path in tmp_path.iterdir()] == ["scene.vqrf.checkpoint"]
     succeeds(*command)
     assert first_steps == {"tune": 65}
-    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.report.html"}
     assert psnr_of(out, data) == pytest.approx(psnr_of(compressed, data), abs=0.1)
     if has_native():
         assert out.read_bytes() == compressed.read_bytes()
@@ -140,7 +140,7 @@ def test_a_pyramid_goes_on_after_kill_9_in_either_stage(
     killed(stage, step, "compress", run, "--data", data, "--out", out)
     succeeds("compress", run, "--data", data, "--out", out)
     assert first_steps == resumed
-    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.report.html"}
     succeeds("compress", run, "--data", data, "--out", whole)
     if has_native():
         assert out.read_bytes() == whole.read_bytes()
@@ -174,4 +174,4 @@ def test_a_tuning_that_ended_early_does_not_go_on_with_another_field(
     save_field(other / FIELD_FILE, replace(field, density=field.density + np.float32(0.1)), notes=notes)
     refuses(*command, saying=(f"{out}.checkpoint", "--overwrite"))
     succeeds(*command, "--overwrite", "--steps", 1)
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "scene.vqrf", "scene.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "scene.vqrf", "scene.report.html"}

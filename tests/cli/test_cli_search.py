@@ -50,11 +50,11 @@ def test_a_file_of_a_target_size_fills_it_and_the_next_search_begins_with_its_cu
     size = out.stat().st_size
     assert 0.95 * 14000 <= size <= 14000
     assert "tried quality 50.00" in printed and "<-" in printed and f"{out}: {size} bytes" in printed
-    assert {path.name for path in tmp_path.iterdir()} == {"a.vqrf", "a.html", "a.vqrf.search.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.vqrf", "a.report.html", "a.vqrf.search.json"}
 
     refuses(*flags, "--target-size", "25kB", saying=(out, "--overwrite"))
     out.unlink()
-    (tmp_path / "a.html").unlink()
+    (tmp_path / "a.report.html").unlink()
     facts = json.loads(succeeds(*flags, "--target-size", "14kB", "--json").out)
     assert facts["is_met"] and out.stat().st_size <= facts["chosen"]["n_bytes"] <= 14000
     assert out.stat().st_size == size

@@ -152,7 +152,7 @@ def test_a_tuning_that_is_stopped_says_how_to_go_on_and_ends_in_the_same_bytes_a
     assert "going on after step 38 of 80" in succeeds(*command, out).err
     succeeds(*command, whole)
     assert out.read_bytes() == whole.read_bytes()
-    assert {path.name for path in out.parent.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in out.parent.iterdir()} == {"scene.vqrf", "scene.report.html"}
 
 
 def test_a_training_of_nothing_ends_after_the_coarse_stage_in_a_line_and_leaves_nothing(data: Path, tmp_path: Path) -> None:

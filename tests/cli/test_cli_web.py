@@ -50,7 +50,7 @@ def web(request: pytest.FixtureRequest, run: Path, data: Path, tmp_path_factory:
 
 def test_a_file_for_the_web_says_what_its_fast_colours_cost(web: tuple[Path, str], run: Path, scene: Scene) -> None:
     file, printed = web
-    assert {path.name for path in file.parent.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in file.parent.iterdir()} == {"scene.vqrf", "scene.report.html"}
     small = decode(file.read_bytes())
     exact = evaluate(load_field(run / "field.safetensors")[0], scene.test).psnr
     fast = evaluate(expand(small), scene.test).psnr
@@ -104,7 +104,7 @@ def test_a_compression_killed_after_its_baking_goes_on_from_there(
     refuses(*again, "--seed", 1, saying=(out.with_name("scene.vqrf.bake"), "--overwrite"))
     succeeds(*again)
     assert out.read_bytes() == web[0].read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.vqrf", "scene.report.html"}
 
 
 def test_a_profile_that_is_none_is_refused(run: Path, data: Path, tmp_path: Path) -> None:

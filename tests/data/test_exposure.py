@@ -80,6 +80,8 @@ def test_what_stands_behind_the_thing_stays_as_it_is() -> None:
     expected = np.array([1, 0.625, 0.25, 1])[:, None] * np.ones(3)
     np.testing.assert_allclose(without_exposure(pixels, inverses, WHITE), expected, atol=1e-6)
     np.testing.assert_array_equal(is_background(pixels, WHITE), [False, False, False, True])
+    gray = np.array([[0.5, 0.5, 0.5, np.nan]], np.float32)
+    assert not is_background(gray, gray[0, :3]).any(), "a mean colour is behind no photo"
 
 
 def exposed(scene: Scene, field: RadianceField, maps: np.ndarray) -> Scene:

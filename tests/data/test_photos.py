@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from vqrf.data.images import read_head, read_photo
-from vqrf.data.listing import SceneError
+from vqrf.data.listing import SceneError, color_name, color_of
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.photos import Masks
 from vqrf.data.scene import View
@@ -90,6 +90,36 @@ def test_transparent_pixels_show_any_colour(tmp_path: Path, name: str, rgb: tupl
     assert scene.background == pytest.approx([level / 255 for level in rgb])
     np.testing.assert_array_equal(scene.train[0].image[1:], np.broadcast_to(rgb, (HEIGHT - 1, WIDTH, 3)))
     np.testing.assert_array_equal(scene.train[0].image[0, 0], rgba[0, 0, :3])
+
+
+def test_behind_opaque_photos_is_their_plain_border_or_their_mean_colour(tmp_path: Path) -> None:
+    """Nobody said what is behind them; where a training photo saw nothing, white would be a hole in a table."""
+    photos = [random_photo(seed) for seed in range(3)]
+    folder = dataset(tmp_path / "a", [PIL.Image.fromarray(photo) for photo in photos])
+    mean = load_scene(folder, options=SceneOptions(hold_out="0")).background
+    np.testing.assert_allclose(mean, np.mean(photos, (0, 1, 2)) / 255, atol=0.51 / 255)
+    assert mean == color_of(color_name(mean))
+    for level in (255, 0):
+        for photo in photos:
+            photo[[0, -1]] = photo[:, [0, -1]] = level
+        plain = load_scene(dataset(tmp_path / str(level), [PIL.Image.fromarray(photo) for photo in photos]))
+        assert plain.background == (level / 255,) * 3
+    half = np.concatenate([photos[0], np.full((HEIGHT, WIDTH, 1), 128, np.uint8)], -1)
+    assert load_scene(dataset(tmp_path / "c", [PIL.Image.fromarray(half)])).background == (1.0, 1.0, 1.0)
+    said = load_scene(dataset(tmp_path / "d", [PIL.Image.fromarray(random_photo())], background="#102030"))
+    assert color_name(said.background) == "#102030"
+
+
+def test_masked_pixels_that_do_not_count_are_not_in_the_mean_colour(tmp_path: Path) -> None:
+    photo = random_photo()
+    photo[:, : WIDTH // 2] = (10, 20, 30)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, : WIDTH // 2] = 255
+    folder = dataset(tmp_path / "data", [PIL.Image.fromarray(photo)])
+    (tmp_path / "masks").mkdir()
+    PIL.Image.fromarray(mask).save(tmp_path / "masks" / "0.png")
+    scene = load_scene(folder, options=SceneOptions(hold_out="0", masks=Masks(tmp_path / "masks", mean="ignored")))
+    assert color_name(scene.background) == "#0a141e"
 
 
 def test_a_background_that_is_none_is_refused(tmp_path: Path) -> None:

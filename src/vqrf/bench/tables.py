@@ -27,6 +27,7 @@ from vqrf.codec.bitstream import decode
 from vqrf.codec.container import sections
 from vqrf.compression.paper import PaperPreset
 from vqrf.compression.preset import Preset
+from vqrf.data.listing import color_name
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene
 from vqrf.fields.field import expand
@@ -39,8 +40,6 @@ from vqrf.training.train import fit_model
 
 TableName = Literal["main", "ablation", "sensitivity", "sections", "alternatives", "base"]
 FIELDS_FILE, FILES_FILE = "fields.csv", "files.csv"
-BACKGROUND = "white"
-"""What Synthetic-NeRF is scored on."""
 
 TableKey = tuple[str, str, str, str]
 """Scene, base, size and id."""
@@ -249,7 +248,7 @@ def field_jobs(scope: Scope) -> list[FieldJob]:
 
 
 def _photos(folder: Path, config: TrainConfig) -> Scene:
-    return load_scene(folder, splits=("train",), side=config.image_side, downscale=None, background=BACKGROUND)
+    return load_scene(folder, splits=("train",), side=config.image_side, downscale=None)
 
 
 def train_field(job: FieldJob, *, conditions: Conditions) -> FieldRow:
@@ -258,7 +257,11 @@ def train_field(job: FieldJob, *, conditions: Conditions) -> FieldRow:
     if not (run / FIELD_FILE).exists():
         scene = _photos(Path(job.data), job.config)
         model = fit_model(scene, job.config, seed=conditions.seed, device=conditions.device, run=run)
-        notes: dict[str, Any] = {"downscale": scene.downscale, "background": BACKGROUND, "hold_out": scene.hold_out}
+        notes: dict[str, Any] = {
+            "downscale": scene.downscale,
+            "background": color_name(scene.background),
+            "hold_out": scene.hold_out,
+        }
         notes |= {"preset": train_preset(job.base, job.size), "seed": conditions.seed, "scene": job.scene}
         save_run(run, scene, model.field(), model.grid.factors(), {**notes, "n_train": len(scene.train)})
     clear_run(run)

@@ -36,7 +36,7 @@ class Check:
     """Dataset folder."""
     out: Path | None = None
     """Page to write. It shows the cameras from three sides, thumbnails with their masks, and what looks wrong."""
-    background: str = "white"
+    background: str | None = None
     """Colour behind transparent pixels: white, black, or #rrggbb."""
     photos: PhotoFlags = Photos()
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False

@@ -74,9 +74,11 @@ class Compress:
             about = self.shown.about()
         except ValueError as error:
             raise UsageError(str(error)) from None
-        page = self.shown.report or self.out.with_suffix(".html")
+        if self.out.suffix not in (".vqrf", ""):
+            raise UsageError(f"{self.out}: expected a name that ends in .vqrf")
+        page = self.shown.report or self.out.with_suffix(".report.html")
         if page.resolve() == self.out.resolve():
-            raise UsageError(f"{page}: cannot be both the file and its report; give --report")
+            raise UsageError(f"{page}: cannot be both the file and its report")
         if not is_unfinished(self.out):  # a job that was killed at its end may have written both
             expect_writable(self.out, self.common)
             expect_writable(page, self.common)

@@ -86,7 +86,8 @@ def open_checkpoint(
     """
     sampling, corners, is_scaled = sampling_of(path, flags), flags.corners, is_svox2(path)
     if (flags.scale if is_scaled else corners) is None and photos is not None and not is_tensorf(path):
-        views = getattr(load_scene(photos[0], splits=(photos[1],), every=sys.maxsize), photos[1])
+        scene = load_scene(photos[0], splits=(photos[1],), every=sys.maxsize, background="white")
+        views = getattr(scene, photos[1])
         if is_scaled:
             sampling, reason = _scaled(path, sampling, views[:1])
         else:

@@ -62,7 +62,7 @@ class Presenting(Saying):
 
     Attributes:
       poster: put a small picture of the scene into the file, of some 3 kB, which pages show at once.
-      report: where to write the report page. Without it, beside the file, with the ending .html.
+      report: where to write the report page. Without it, beside the file, with the ending .report.html.
     """
 
     poster: bool = True

@@ -16,6 +16,7 @@ from vqrf.cli.dataset import PhotoFlags, Photos, flags_named, lines_of
 from vqrf.cli.progress import step_bars, tell_plan
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
+from vqrf.data.listing import color_name
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
@@ -55,8 +56,9 @@ class Train:
     The last two also write a checkpoint of TensoRF."""
     downscale: int = 0
     """Average n x n pixels into one. 0: as the preset's size of photos needs."""
-    background: str = "white"
-    """Colour behind transparent pixels: white, black, or #rrggbb."""
+    background: str | None = None
+    """Colour behind everything: white, black, or #rrggbb.
+    Without it: white behind transparent photos; of others their plain border, white or black, or their mean colour."""
     exposure: bool = False
     """Learn how the photos differ in exposure and white balance, and correct it. Costs some sharpness if they do not differ."""
     view: bool = False
@@ -80,7 +82,7 @@ class Train:
             train_into(self.out, scene, preset, config, images, self.common, watch)
 
 
-def load_sized(data: Path, preset: str, downscale: int, background: str, photos: Photos) -> tuple[Scene, dict[str, Any]]:
+def load_sized(data: Path, preset: str, downscale: int, background: str | None, photos: Photos) -> tuple[Scene, dict[str, Any]]:
     """The training views at the preset's size, and what says how to prepare photos of the same dataset alike."""
     from vqrf.training.stages import PRESETS
 
@@ -96,7 +98,7 @@ def load_sized(data: Path, preset: str, downscale: int, background: str, photos:
             background=background,
             options=photos.options(),
         )
-    images: dict[str, Any] = {"downscale": scene.downscale, "background": background}
+    images: dict[str, Any] = {"downscale": scene.downscale, "background": color_name(scene.background)}
     if len({(view.camera.width, view.camera.height) for view in scene.train}) > 1 and not downscale:
         images["side"] = side  # each photo is averaged as far as its own size asks for
     if scene.hold_out != OWN:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqrf.data.colmap import view_from_pose
 from vqrf.data.images import bombs_refused, read_head
-from vqrf.data.listing import COLORS, Listing, Shot, expect_inside
+from vqrf.data.listing import Listing, Shot, color_name, expect_inside
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera
 from vqrf.lens import BROWN, Lens, names_of
@@ -96,7 +96,7 @@ def _tree(listing: Listing, cameras: Sequence[Camera], names: Sequence[str]) -> 
         if (of_split := [f"images/{name}" for name, shot in zip(names, listing.shots, strict=True) if shot.split == split])
     }
     bounds = {} if listing.near is None or listing.is_rough else {"near": listing.near, "far": listing.far}
-    stands_on = next((name for name, color in COLORS.items() if color == listing.background), None)  # null says nothing
+    stands_on = None if listing.background is None else color_name(listing.background)  # null says nothing
     return {"camera_model": "OPENCV", **bounds, "background": stands_on, **splits, "frames": frames}
 
 

@@ -152,7 +152,12 @@ def without_exposure(pixels: Float32, inverses: Float32, background: Float32) ->
 
 
 def is_background(pixels: Float32, background: Float32) -> NDArray[np.bool_]:
-    """[N] whether pixels [N,3] or [N,4] whose opacity is not known are of the background's colour."""
+    """[N] whether pixels [N,3] or [N,4] whose opacity is not known are of the background's colour.
+
+    None is where that is neither white nor black: opaque photos have no such border, and what is behind them is their mean.
+    """
+    if len({0.0, 1.0}.intersection(*background[:, None].tolist())) == 0:
+        return np.zeros(len(pixels), bool)
     alike = (np.abs(pixels[:, :3] - background) < ALIKE).all(1)
     is_alike: NDArray[np.bool_] = alike if pixels.shape[1] < 4 else alike & np.isnan(pixels[:, 3])
     return is_alike

@@ -254,6 +254,16 @@ def color_of(name: str) -> Color:
     return red, green, blue
 
 
+def color_name(color: Color) -> str:
+    """The name from which `color_of` makes a colour, to 1/255.
+
+    >>> color_name((1.0, 1.0, 1.0)), color_name((1.0, 0.502, 0.0))
+    ('white', '#ff8000')
+    """
+    name = "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
+    return next((known for known, rgb in COLORS.items() if rgb == color), name)
+
+
 def is_color(name: str) -> bool:
     return name in COLORS or re.fullmatch("#[0-9a-fA-F]{6}", name) is not None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vqrf.data import blender, colmap, llff, nsvf, transforms
 from vqrf.data.images import bombs_refused
-from vqrf.data.listing import COLORS, Listing, SceneError, Shot, color_of, some_names
+from vqrf.data.listing import COLORS, Color, Listing, SceneError, Shot, color_name, color_of, some_names
 from vqrf.data.photos import Masks, Task, expect_room_for, read_views, remarks_of, tasks_of, with_masks
 from vqrf.data.placement import Axes, Placement, PlacementError, Wishes, fault_of, place
 from vqrf.data.scene import SPLITS, Scene, View
@@ -53,7 +53,7 @@ def load_scene(
     splits: Sequence[str] = SPLITS,
     downscale: int | None = 1,
     side: int | None = None,
-    background: str = "white",
+    background: str | None = None,
     every: int = 1,
     options: SceneOptions = SceneOptions(),
     max_bytes: int | None = None,
@@ -67,7 +67,9 @@ def load_scene(
       downscale: average n x n pixels to one, in premultiplied alpha, and drop what is left over; None: as `side` says.
       side: the longer side of the images, about: each is averaged down as far as it stays no shorter.
       background: white, black or #rrggbb: what shows through where images are transparent; without alpha they are taken as
-        opaque. A split none of whose pixels is transparent has no opacities: its backgrounds are in its photos.
+        opaque. A split none of whose pixels is transparent has no opacities: its backgrounds are in its photos. None: as the
+        dataset says; else white behind images that are transparent somewhere; of others the colour of a plain border, white or
+        black, or the mean colour of what was read, of `train` if that was.
       every: of the test split, take frames 0, n, 2n, ...
       max_bytes: that the images may take together; None for the usual budget of memory.
 
@@ -84,10 +86,9 @@ def load_scene(
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
     listing = _turned(list_photos(Path(path)), options.axes)
-    behind = color_of(background)
+    behind = color_of(background or color_name(listing.background or COLORS["white"]))
     if listing.background not in (None, behind):
-        stands_on = next((name for name, color in COLORS.items() if color == listing.background), listing.background)
-        raise SceneError(listing.folder, f"its images stand on {stands_on!r}, not on {background!r}")
+        raise SceneError(listing.folder, f"its images stand on {color_name(listing.background)!r}, not on {background!r}")
     shots, hold_out = split_shots(_named_apart(listing.shots), options.hold_out)
     with bombs_refused():
         wanted = {
@@ -101,7 +102,10 @@ def load_scene(
         expect_room_for(listing, every_task, max_bytes)
         tasks, remarks = with_masks(listing, tasks, options.masks)
         views = {split: read_views(tasks[split], behind) for split in splits}
-    found = _place(listing, tasks, options, is_plain=_is_plain([view for of_split in views.values() for view in of_split]))
+    plain = _plain_color([view for of_split in views.values() for view in of_split], behind)
+    found = _place(listing, tasks, options, is_plain=plain is not None)
+    if background is None and listing.background is None:
+        behind = plain or _mean_color(views["train"] if "train" in views else views["test"])
     return Scene(
         train=views.get("train", ()),
         test=views.get("test", ()),
@@ -139,13 +143,31 @@ def _place(listing: Listing, tasks: dict[str, list[Task]], options: SceneOptions
         raise SceneError(listing.folder, str(error)) from None
 
 
-def _is_plain(views: Sequence[View]) -> bool:
-    """Whether photos show a thing alone: they have opacities, or their borders are of one colour, white or black."""
+def _plain_color(views: Sequence[View], behind: Color) -> Color | None:
+    """What is behind photos that show a thing alone, as they have opacities, or borders of one colour, white or black."""
     if any(view.opacity is not None for view in views):
-        return True
+        return behind
     borders = [np.concatenate([view.image[0], view.image[-1], view.image[:, 0], view.image[:, -1]]) for view in views]
     pixels = np.concatenate(borders)
-    return any(float((np.abs(pixels.astype(int) - level) <= PLAIN_LEVELS).all(-1).mean()) > PLAIN_SHARE for level in (0, 255))
+    for color in COLORS.values():
+        is_near = (np.abs(pixels.astype(int) - np.multiply(255, color)) <= PLAIN_LEVELS).all(-1)
+        if float(is_near.mean()) > PLAIN_SHARE:
+            return color
+    return None
+
+
+def _mean_color(views: Sequence[View]) -> Color:
+    """Of the pixels that count, to 1/255.
+
+    Where opaque photos show a place, a ray that meets nothing looks at what too few of them saw. Their mean colour is what is
+    least wrong there (docs/log/training.md#what-is-behind-opaque-photos).
+    """
+    total, n = np.zeros(3), 0.0
+    for view in views:
+        weight = np.ones(view.image.shape[:2]) if view.weight is None else view.weight / 255
+        total, n = total + np.tensordot(weight, view.image.astype(np.float64), 2), n + float(weight.sum())
+    red, green, blue = np.round(total / max(n, 1.0)) / 255
+    return float(red), float(green), float(blue)
 
 
 def list_photos(folder: Path) -> Listing:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from vqrf.data.images import Bytes, png_from_image
-from vqrf.data.listing import COLORS, PHOTO_ENDINGS, Box, Color, path_inside
+from vqrf.data.listing import PHOTO_ENDINGS, Box, Color, color_name, color_of, path_inside
 from vqrf.data.placement import SpaceName, mean_axis
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera, Float32, Float64, Front
@@ -123,13 +123,13 @@ def save_scene(scene: Scene, path: str | Path) -> None:
     to be told what they stand on. Each file is written atomically, the JSON of a split after its images.
 
     Raises:
-      ValueError: the background is not white or black, two views share a name, or cameras of a split differ
+      ValueError: the background is no colour of 8 bits, two views share a name, or cameras of a split differ
         in more than their pose, which this format cannot say.
       OSError: a file cannot be written.
     """
-    background = next((name for name, rgb in COLORS.items() if rgb == scene.background), None)
-    if background is None:
-        raise ValueError(f"background: expected white or black, got {scene.background}")
+    background = color_name(scene.background)
+    if color_of(background) != scene.background:
+        raise ValueError(f"background: expected a colour of whole numbers in 0..255, got {scene.background} of 0..1")
     views = scene.train + scene.test
     if len({view.name for view in views}) < len(views):
         raise ValueError("two views of the scene have the same name")
