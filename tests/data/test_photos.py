@@ -17,7 +17,7 @@ from vqrf.data.images import read_head, read_photo
 from vqrf.data.listing import SceneError, color_name, color_of
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.photos import Masks
-from vqrf.data.scene import View
+from vqrf.data.scene import View, save_scene
 
 WIDTH, HEIGHT = 12, 8
 
@@ -108,6 +108,23 @@ def test_behind_opaque_photos_is_their_plain_border_or_their_mean_colour(tmp_pat
     assert load_scene(dataset(tmp_path / "c", [PIL.Image.fromarray(half)])).background == (1.0, 1.0, 1.0)
     said = load_scene(dataset(tmp_path / "d", [PIL.Image.fromarray(random_photo())], background="#102030"))
     assert color_name(said.background) == "#102030"
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (1, 1, 0), (0, 0, 1)])
+def test_a_field_learns_opaque_photos_on_a_colour_that_they_do_not_show(tmp_path: Path, corner: tuple[int, int, int]) -> None:
+    """All pixels but a few are on the other side of the cube of colours."""
+    photo = np.where(corner, random_photo() // 2, 255 - random_photo() // 2).astype(np.uint8)
+    photo[0, 0] = np.multiply(corner, 255)
+    folder = dataset(tmp_path / "a", [PIL.Image.fromarray(photo)])
+    scene = load_scene(folder)
+    assert scene.contrast == scene.learnt_on == corner
+    assert load_scene(folder, background="white").contrast == corner, "what is shown behind it is another matter"
+    save_scene(scene, tmp_path / "copy")
+    again = load_scene(tmp_path / "copy")
+    assert (again.background, again.contrast) == (scene.background, scene.contrast)
+    assert load_scene(dataset(tmp_path / "b", [PIL.Image.fromarray(photo)], background="white")).contrast is None
+    half = np.concatenate([photo, np.full((HEIGHT, WIDTH, 1), 128, np.uint8)], -1)
+    assert load_scene(dataset(tmp_path / "c", [PIL.Image.fromarray(half)])).contrast is None
 
 
 def test_masked_pixels_that_do_not_count_are_not_in_the_mean_colour(tmp_path: Path) -> None:

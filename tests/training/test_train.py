@@ -109,6 +109,17 @@ def test_views_of_other_sizes_with_and_without_opacity_are_learnt_together(scene
     assert evaluate(field, scene.test).psnr > evaluate(emptied(field), scene.test).psnr + 2
 
 
+def test_what_looks_like_the_background_is_learnt_as_a_surface_where_photos_show_something_everywhere(
+    scene: Scene, trained: RadianceField
+) -> None:
+    """White paper behind the thing, not white light: its pixels are opaque, and the field is shown on its own background."""
+    opaque = fit(replace(scene, contrast=(0.0, 0.0, 1.0)), TINY)
+    camera = scene.train[0].camera
+    before, after = (render(field, camera).opacity.mean() for field in (trained, opaque))
+    assert after > before + 0.3, (before, after)
+    assert opaque.equation.background == scene.background
+
+
 # How the lattice grows
 
 

@@ -67,7 +67,7 @@ class ExposedPool(RayPool):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene.train)
-        self.background = np.asarray(scene.background, np.float32)
+        self.background = np.asarray(scene.learnt_on, np.float32)
         self.learn(np.zeros((len(scene.train), 4, 7)))
 
     def learn(self, sums: Float64) -> None:

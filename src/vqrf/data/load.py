@@ -28,6 +28,9 @@ READ_AS = (
 PLAIN_LEVELS, PLAIN_SHARE = 12, 0.9
 """How far colours of 0 to 255 may be from white or black, and for which share of the borders' pixels, on a plain background."""
 
+CONTRAST_PIXELS, CONTRAST_SHARE = 1000, 0.02
+"""Of each photo, about so many pixels are asked what colour they are far from; this share of all of them may be nearer."""
+
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -104,8 +107,9 @@ def load_scene(
         views = {split: read_views(tasks[split], behind) for split in splits}
     plain = _plain_color([view for of_split in views.values() for view in of_split], behind)
     found = _place(listing, tasks, options, is_plain=plain is not None)
+    of_split = views["train"] if "train" in views else views["test"]
     if background is None and listing.background is None:
-        behind = plain or _mean_color(views["train"] if "train" in views else views["test"])
+        behind = plain or _mean_color(of_split)
     return Scene(
         train=views.get("train", ()),
         test=views.get("test", ()),
@@ -121,6 +125,7 @@ def load_scene(
         space=found.space,
         masked=next((task.mask_mean for of_split in tasks.values() for task in of_split if task.mask_mean), ""),
         remarks=(*listing.remarks, *remarks_of(every_task), *remarks),
+        contrast=_contrast(of_split) if plain is None and listing.background is None else None,
     )
 
 
@@ -167,6 +172,15 @@ def _mean_color(views: Sequence[View]) -> Color:
         weight = np.ones(view.image.shape[:2]) if view.weight is None else view.weight / 255
         total, n = total + np.tensordot(weight, view.image.astype(np.float64), 2), n + float(weight.sum())
     red, green, blue = np.round(total / max(n, 1.0)) / 255
+    return float(red), float(green), float(blue)
+
+
+def _contrast(views: Sequence[View]) -> Color:
+    """The corner of the cube of colours from which nearly all pixels are farthest."""
+    pixels = np.concatenate([view.image.reshape(-1, 3)[:: max(view.image.size // 3 // CONTRAST_PIXELS, 1)] for view in views])
+    corners = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    least = [np.quantile(np.linalg.norm(pixels - 255.0 * corner, axis=1), CONTRAST_SHARE) for corner in corners]
+    red, green, blue = corners[int(np.argmax(least))].tolist()
     return float(red), float(green), float(blue)
 
 

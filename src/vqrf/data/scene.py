@@ -82,6 +82,8 @@ class Scene:
       hold_out: what `vqrf.data.splits.split_shots` takes to hold out the same photos again.
       remarks: what was passed over when it was read, for the user.
       space: how the world is to lie in the voxels.
+      contrast: rgb behind a field while it learns from photos that show something at every pixel: one that they do not show, so
+        that no surface is taken for what is behind it. None: `background`.
     """
 
     train: tuple[View, ...]
@@ -98,6 +100,12 @@ class Scene:
     hold_out: str = "own"
     remarks: tuple[str, ...] = ()
     space: SpaceName = "box"
+    contrast: Color | None = None
+
+    @property
+    def learnt_on(self) -> Color:
+        """What is behind a field while it learns."""
+        return self.background if self.contrast is None else self.contrast
 
     def __repr__(self) -> str:
         sizes = sorted({(view.camera.width, view.camera.height) for view in self.train + self.test})
@@ -120,7 +128,8 @@ def save_scene(scene: Scene, path: str | Path) -> None:
     """Write a scene as a dataset that `load_scene` reads back to the same images.
 
     Beside Blender's keys the JSON gets `near`, `far` and `background`: the images are opaque, so a reader has
-    to be told what they stand on. Each file is written atomically, the JSON of a split after its images.
+    to be told what they stand on, if they stand on anything. Each file is written atomically, the JSON of a split after its
+    images.
 
     Raises:
       ValueError: the background is no colour of 8 bits, two views share a name, or cameras of a split differ
@@ -141,7 +150,7 @@ def save_scene(scene: Scene, path: str | Path) -> None:
             "camera_angle_x": _shared_angle(of_split),
             "near": scene.near,
             "far": scene.far,
-            "background": background,
+            "background": background if scene.contrast is None else None,
             "frames": [{"file_path": f"./{view.name}", "transform_matrix": view.camera.pose.tolist()} for view in of_split],
         }
         for view in of_split:

@@ -36,7 +36,14 @@ def say_that_bits_differ(before: str | None, now: str) -> None:
 
 def fingerprint(scene: Scene, settings: Mapping[str, Any]) -> str:
     """A short name of the training views and settings: a checkpoint goes on only with the ones it began with."""
-    said = [settings, scene.near, scene.far, scene.background, *([] if scene.space == "box" else [scene.space])]
+    said = [
+        settings,
+        scene.near,
+        scene.far,
+        scene.background,
+        *([] if scene.space == "box" else [scene.space]),
+        *(scene.contrast or ()),
+    ]
     crc = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for view in scene.train:
         camera = view.camera

@@ -151,7 +151,7 @@ class FieldModel:
             step_world=step_world,
             near=self.scene.near,
             alpha_threshold=sampling.alpha_threshold,
-            background=self.scene.background,
+            background=self.scene.learnt_on,
             shading=appearance.shading,
             activation=appearance.activation,
             feature_frequencies=appearance.feature_frequencies,
@@ -259,7 +259,7 @@ class FieldModel:
         """The field as it stands, its cells limited to those occupied now."""
         self.step = self.stage.steps
         self._refresh()
-        here = self._here()
+        here = self._here().with_background(self.scene.background)
         if isinstance(self.grid, VoxelGrid):
             here = copy.deepcopy(here)
         return replace(here, lattice=here.lattice.moved(self.origin)) if self.origin.any() else here
