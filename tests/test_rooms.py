@@ -54,6 +54,7 @@ WINGS = {
         "splits",
         "scene",
         "photos",
+        "behind",
         "load",
         "export",
         "frames",

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from vqrf.data import blender, colmap, llff, nsvf, transforms
+from vqrf.data.behind import behind_photos
 from vqrf.data.images import bombs_refused
 from vqrf.data.listing import COLORS, Color, Listing, SceneError, Shot, color_name, color_of, some_names
 from vqrf.data.photos import Masks, Task, expect_room_for, read_views, remarks_of, tasks_of, with_masks
 from vqrf.data.placement import Axes, Placement, PlacementError, Wishes, fault_of, place
-from vqrf.data.scene import SPLITS, Scene, View
+from vqrf.data.scene import SPLITS, Scene
 from vqrf.data.splits import split_shots
 
 LAYOUTS = (blender, transforms, colmap, llff, nsvf)
@@ -24,12 +23,6 @@ READ_AS = (
     "Blender (transforms_train.json), instant-ngp and nerfstudio (transforms.json), COLMAP (sparse/0), LLFF (poses_bounds.npy)"
     " and NSVF (intrinsics.txt, pose, rgb); vqrf process makes one of photos"
 )
-
-PLAIN_LEVELS, PLAIN_SHARE = 12, 0.9
-"""How far colours of 0 to 255 may be from white or black, and for which share of the borders' pixels, on a plain background."""
-
-CONTRAST_PIXELS, CONTRAST_SHARE = 1000, 0.02
-"""Of each photo, about so many pixels are asked what colour they are far from; this share of all of them may be nearer."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +82,7 @@ def load_scene(
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
     listing = _turned(list_photos(Path(path)), options.axes)
-    behind = color_of(background or color_name(listing.background or COLORS["white"]))
-    if listing.background not in (None, behind):
-        raise SceneError(listing.folder, f"its images stand on {color_name(listing.background)!r}, not on {background!r}")
+    transparent = _behind_transparent(listing, background)
     shots, hold_out = split_shots(_named_apart(listing.shots), options.hold_out)
     with bombs_refused():
         wanted = {
@@ -104,16 +95,13 @@ def load_scene(
         every_task = [task for of_split in tasks.values() for task in of_split]
         expect_room_for(listing, every_task, max_bytes)
         tasks, remarks = with_masks(listing, tasks, options.masks)
-        views = {split: read_views(tasks[split], behind) for split in splits}
-    plain = _plain_color([view for of_split in views.values() for view in of_split], behind)
-    found = _place(listing, tasks, options, is_plain=plain is not None)
-    of_split = views["train"] if "train" in views else views["test"]
-    if background is None and listing.background is None:
-        behind = plain or _mean_color(of_split)
+        views = {split: read_views(tasks[split], transparent) for split in splits}
+    behind = behind_photos(views, transparent, stands_on=listing.background, is_said=background is not None)
+    found = _place(listing, tasks, options, is_plain=behind.is_plain)
     return Scene(
         train=views.get("train", ()),
         test=views.get("test", ()),
-        background=behind,
+        background=behind.background,
         near=found.near,
         far=found.far,
         name=listing.folder.resolve().name,
@@ -125,8 +113,16 @@ def load_scene(
         space=found.space,
         masked=next((task.mask_mean for of_split in tasks.values() for task in of_split if task.mask_mean), ""),
         remarks=(*listing.remarks, *remarks_of(every_task), *remarks),
-        contrast=_contrast(of_split) if plain is None and listing.background is None else None,
+        contrast=behind.contrast,
     )
+
+
+def _behind_transparent(listing: Listing, background: str | None) -> Color:
+    """What shows through where photos are transparent: as the user says, or else the dataset. Raises SceneError."""
+    color = color_of(background or color_name(listing.background or COLORS["white"]))
+    if listing.background not in (None, color):
+        raise SceneError(listing.folder, f"its images stand on {color_name(listing.background)!r}, not on {background!r}")
+    return color
 
 
 def _turned(listing: Listing, axes: Axes | None) -> Listing:
@@ -146,42 +142,6 @@ def _place(listing: Listing, tasks: dict[str, list[Task]], options: SceneOptions
         return place(cameras, listing, options.place, is_plain=is_plain)
     except PlacementError as error:
         raise SceneError(listing.folder, str(error)) from None
-
-
-def _plain_color(views: Sequence[View], behind: Color) -> Color | None:
-    """What is behind photos that show a thing alone, as they have opacities, or borders of one colour, white or black."""
-    if any(view.opacity is not None for view in views):
-        return behind
-    borders = [np.concatenate([view.image[0], view.image[-1], view.image[:, 0], view.image[:, -1]]) for view in views]
-    pixels = np.concatenate(borders)
-    for color in COLORS.values():
-        is_near = (np.abs(pixels.astype(int) - np.multiply(255, color)) <= PLAIN_LEVELS).all(-1)
-        if float(is_near.mean()) > PLAIN_SHARE:
-            return color
-    return None
-
-
-def _mean_color(views: Sequence[View]) -> Color:
-    """Of the pixels that count, to 1/255.
-
-    Where opaque photos show a place, a ray that meets nothing looks at what too few of them saw. Their mean colour is what is
-    least wrong there (docs/log/training.md#what-is-behind-opaque-photos).
-    """
-    total, n = np.zeros(3), 0.0
-    for view in views:
-        weight = np.ones(view.image.shape[:2]) if view.weight is None else view.weight / 255
-        total, n = total + np.tensordot(weight, view.image.astype(np.float64), 2), n + float(weight.sum())
-    red, green, blue = np.round(total / max(n, 1.0)) / 255
-    return float(red), float(green), float(blue)
-
-
-def _contrast(views: Sequence[View]) -> Color:
-    """The corner of the cube of colours from which nearly all pixels are farthest."""
-    pixels = np.concatenate([view.image.reshape(-1, 3)[:: max(view.image.size // 3 // CONTRAST_PIXELS, 1)] for view in views])
-    corners = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    least = [np.quantile(np.linalg.norm(pixels - 255.0 * corner, axis=1), CONTRAST_SHARE) for corner in corners]
-    red, green, blue = corners[int(np.argmax(least))].tolist()
-    return float(red), float(green), float(blue)
 
 
 def list_photos(folder: Path) -> Listing:
