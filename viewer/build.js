@@ -83,7 +83,7 @@ const OWN_NAMES = [
   ...['uploadLayers', 'compose', 'prepare', 'compile', 'flight', 'lastRate', 'deleteTarget', 'createTarget'],
   ...['limits', 'pieces', 'sides', 'shown', 'half', 'sizes', 'sights', 'part', 'say', 'tell'],
   ...['section', 'reason', 'offset', 'shading', 'texture', 'density', 'request', 'restore', 'codes', 'kept', 'nodes', 'parents', 'fit', 'tick', 'measure'],
-  ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'framebuffer', 'held', 'home', 'isStill', 'middle', 'opened'],
+  ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'held', 'home', 'isStill', 'middle', 'opened'],
   ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform', 'isArriving', 'isGlimpse', 'follow', 'steer', 'stand', 'fromWorld', 'isFlying', 'press'],
   ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]

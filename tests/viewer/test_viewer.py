@@ -603,7 +603,7 @@ def test_everything_that_can_be_used_has_a_name(tab: Tab, export: Callable[[byte
     scene = page.get_by_role("application", name="3-D scene scene.vqrf")
     assert "Drag, arrow keys: turn." in tab.ask(f"{VIEWER}.shadowRoot.getElementById('keys').textContent")
     assert scene.get_attribute("aria-describedby") == "keys"
-    names = ["Reset the view", "Turn by itself", "Copy a link to this view", "Full screen", "Help", "About"]
+    names = ["Reset the view", "Turn by itself", "Fly", "Copy a link to this view", "Full screen", "Help", "About"]
     for role, name in [*(("button", name) for name in names), ("toolbar", "Viewer")]:
         assert page.get_by_role(role, name=name, exact=True).count() == 1, name
     page.keyboard.press("Tab")
