@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from vqrf.cli import device as device_flag
 from vqrf.cli.device import with_device
 from vqrf.cli.ends import EXIT_BAD_INPUT, explain
 from vqrf.cli.main import main
@@ -60,11 +62,34 @@ def test_auto_is_the_card_if_there_is_one(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_card)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
-    assert with_device(Common(device="auto", seed=3)) == Common(device=device, seed=3)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(device_flag, "find_spec", lambda name: name)
+    assert with_device(Common(seed=3)) == Common(device=device, seed=3)
     said = capsys.readouterr().err
     assert said.startswith(f"vqrf: learning on {name}") and said.count("\n") == 1
     with_device(Common(device="auto", quiet=True))
     assert not capsys.readouterr().err
+
+
+def test_auto_is_the_cpu_where_the_card_has_no_kernels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(device_flag, "find_spec", lambda name: None)
+    assert with_device(Common()).device == "cpu"
+    assert 'install "vqrf[cuda]"' in capsys.readouterr().err
+
+
+def test_auto_says_nothing_where_nobody_has_a_card(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert with_device(Common()).device == "cpu"
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    with_device(Common())
+    assert "no card can be used here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -78,6 +103,7 @@ def test_auto_says_why_it_is_not_the_card(
 
     monkeypatch.setattr(torch, "empty", fail)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert with_device(Common(device="auto")).device == "cpu"
     assert f"the CPU, as no card can be used here: {reason}" in capsys.readouterr().err
 

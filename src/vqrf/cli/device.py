@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 
 from vqrf.cli.terminal import Common, UsageError, tell
 from vqrf.kernels import has_native
@@ -29,7 +31,9 @@ def expect_workers(*, is_training: bool, threads: int) -> None:
 
 
 def with_device(common: Common) -> Common:
-    """The flags with a device that can be used. "auto" is the card if there is one, and a line says which it is.
+    """The flags with a device that can be used. "auto" is the card if there is one and its kernels are installed.
+
+    A line says which it is, or why not the card; nothing is said where nobody has one.
 
     Of several workers each has a card of its own, and the first alone speaks.
 
@@ -42,14 +46,32 @@ def with_device(common: Common) -> Common:
     if common.deterministic:
         order_sums()
     if common.device == AUTO:
-        has_card = torch.cuda.is_available()
-        lack = "" if has_card else f"no card can be used here: {_lack_of('cuda').partition(';')[0]}"
-        tell(common.quiet, f"learning on {torch.cuda.get_device_name() if has_card else f'the CPU, as {lack}'}")
-        return replace(common, device=device_of_own("cuda" if has_card else "cpu"))
+        lack = _lack_of_card()
+        there = f"the CPU, as {lack}" if lack else torch.cuda.get_device_name()
+        tell(common.quiet or (bool(lack) and not _may_have_card()), f"learning on {there}")
+        return replace(common, device=device_of_own("cpu" if lack else "cuda"))
     common = replace(common, device=device_of_own(common.device))
     if lack := _lack_of(common.device):
         raise UsageError(f"--device {common.device}: {lack}")
     return common
+
+
+def _lack_of_card() -> str:
+    """Why "auto" is not the card; "" if it is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"no card can be used here: {_lack_of('cuda').partition(';')[0]}"
+    if find_spec("warp") is None:
+        return 'the card is slower without its kernels: install "vqrf[cuda]"'
+    return ""
+
+
+def _may_have_card() -> bool:
+    """Whether somebody may wonder why the card is not used: there is NVIDIA's program, or a PyTorch for its cards."""
+    import torch
+
+    return torch.version.cuda is not None or shutil.which("nvidia-smi") is not None
 
 
 def _lack_of(device: str) -> str:

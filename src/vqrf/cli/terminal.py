@@ -111,12 +111,12 @@ class Common(Seeded):
     """How the command uses this machine, what it may replace, and its random numbers.
 
     Attributes:
-      device: where to train: cpu, cuda for an NVIDIA card, or auto: the card if there is one.
+      device: where to train: cpu, cuda for an NVIDIA card, or auto: the card if there is one and "vqrf[cuda]" is installed.
       deterministic: on a card, make sums in a fixed order, so that two runs are the same to the bit. Slower. On the CPU two
         runs are the same in any case.
     """
 
-    device: str = "cpu"
+    device: str = "auto"
     deterministic: bool = False
 
 
