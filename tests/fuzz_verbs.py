@@ -1,7 +1,8 @@
-"""What anybody may hand in, through the verbs: `python tests/fuzz_verbs.py files|checkpoints|headers|server N [SEED]`.
+"""What anybody may hand in, through the verbs: `python tests/fuzz_verbs.py files|planes|checkpoints|headers|server N [SEED]`.
 
     files        random .vqrf files that decode, with constants at the ends of their ranges, through info, verify, render, eval,
                  convert and export
+    planes       the same of planes and lines, an experimental kind
     checkpoints  checkpoints of five formats, of which values were replaced, through info and convert
     headers      run folders of which the header or the arrays were changed, through info, render and convert
     server       requests to the viewer's server, whole, cut, changed and slow
@@ -30,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,12 +39,13 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "conformance"), str(ROOT / "tests"), str(ROOT / "tests" / "interop")]
+sys.path[:0] = [str(ROOT / "conformance"), str(ROOT / "tests"), str(ROOT / "tests" / "interop"), str(ROOT / "tests" / "codec")]
 
 import generate  # noqa: E402
 from foreign import small_tree as dvgo_tree  # noqa: E402
 from test_interop_svox2 import small_arrays  # noqa: E402
 from test_interop_tensorf import small_tree as tensorf_tree  # noqa: E402
+from test_planes import planes_field  # noqa: E402
 
 from vqrf.cli import view as cli_view  # noqa: E402
 from vqrf.cli.convert import Convert  # noqa: E402
@@ -133,13 +136,9 @@ TEXTS = ("", "x", "[/b]", "[link=a]", "\x1b]0;t\x07", "\ud800", "\u202e", "æ¼¢å­
 
 
 def random_file(rng: random.Random) -> bytes:
-    seed, shape = rng.getrandbits(32), tuple(rng.choice((2, 2, 3, 4, 7)) for _ in range(3))
+    seed, shape = rng.getrandbits(32), random_shape(rng)
     n_channels = rng.choice((1, 2, 3, 5))
-    widths = [
-        n_channels + 3 + 6 * rng.randrange(3),
-        *(rng.choice((1, 2, 8, 16, 17, rng.choice((8, 8, 100, 300)))) for _ in range(rng.randrange(12))),
-        3,
-    ]
+    widths = random_widths(rng, n_channels)
     options: dict[str, Any] = {"widths": widths}
     if rng.random() < 0.3:
         n_channels, options = rng.choice(((12, "sh"), (27, "sh_relu"), (3, "mlp"))), {"widths": []}
@@ -150,12 +149,36 @@ def random_file(rng: random.Random) -> bytes:
         small = generate.make_pyramid(seed, shape, n_levels=rng.randrange(4), n_latents=2, basis_of=n_channels, **options)
     else:
         small = generate.make_field(seed, shape, n_channels=n_channels, n_codewords=rng.choice((1, 3, 40)), **options)
+    return encode(varied(rng, small))
+
+
+def random_planes(rng: random.Random) -> bytes:
+    seed, shape = rng.getrandbits(32), random_shape(rng)
+    small = planes_field(seed, shape, n_levels=rng.randrange(4), rank=rng.choice((3, 5, 9)))
+    network = generate.make_pyramid(seed, shape, n_levels=0, n_latents=2, basis_of=4, widths=random_widths(rng, 4))
+    return encode(varied(rng, replace(small, color_mlp=network.color_mlp, equation=network.equation)))
+
+
+def random_shape(rng: random.Random) -> tuple[int, int, int]:
+    return rng.choice((2, 2, 3, 4, 7)), rng.choice((2, 2, 3, 4, 7)), rng.choice((2, 2, 3, 4, 7))
+
+
+def random_widths(rng: random.Random, n_channels: int) -> list[int]:
+    return [
+        n_channels + 3 + 6 * rng.randrange(3),
+        *(rng.choice((1, 2, 8, 16, 17, rng.choice((8, 8, 100, 300)))) for _ in range(rng.randrange(12))),
+        3,
+    ]
+
+
+def varied(rng: random.Random, small: Compressed) -> Compressed:
+    """With constants, bounds and metadata from all over their ranges."""
     change: dict[str, Any] = {}
     names = ("density_bias", "interval", "step_world", "near", "alpha_threshold")
     for name in rng.sample(names, rng.choice((0, 0, 1, 1, 2))):
         value = rng.choice(ENDS)
         change[name] = abs(value) or 1.0 if name in ("interval", "step_world") else value
-    lattice = small.lattice
+    lattice, shape = small.lattice, small.lattice.shape
     if rng.random() < 0.5:  # voxels that are cubes, as DirectVoxGO's are
         lattice = Lattice((0.0, 0.0, 0.0), tuple(float(side - 1) for side in shape), shape)  # type: ignore[arg-type]
     if rng.random() < 0.3:
@@ -166,7 +189,7 @@ def random_file(rng: random.Random) -> bytes:
     if rng.random() < 0.2:
         metadata["training"] = rng.choice(({"downscale": True}, {"downscale": 10**30}, {"side": -1}, {"hold_out": "x"}, [1]))
     made = replace(small, equation=replace(small.equation, **change), lattice=lattice, metadata=metadata)
-    return encode(with_large_values(rng, made) if rng.random() < 0.3 else made)
+    return with_large_values(rng, made) if rng.random() < 0.3 else made
 
 
 def with_large_values(rng: random.Random, made: Compressed) -> Compressed:
@@ -216,13 +239,15 @@ def finite_pictures() -> Iterator[None]:
         cli_view.render = evaluate.render = before
 
 
-def fuzz_files(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str]]:
+def fuzz_files(
+    numbers: range, seed: int, work: Path, make: Callable[[random.Random], bytes] = random_file
+) -> Iterator[tuple[str, str]]:
     save_scene(built_in_scene(0, n_train=1, n_test=1, side=11), work / "data")
     path = work / "a.vqrf"
     for i in numbers:
         rng = random.Random(f"{seed} {i}")
         try:
-            path.write_bytes(random_file(rng))
+            path.write_bytes(make(rng))
         except ValueError:  # constants that no file holds
             yield "files", "not made"
             continue
@@ -231,7 +256,10 @@ def fuzz_files(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str
             with finite_pictures():
                 ends[name] = outcome(run)
             yield f"{name} {i}", ends[name]
-        drawn = {ends[name] for name in ("verify", "render", "export")}
+        is_shown = make is random_file  # the viewer has no planes, and export says so
+        drawn = {ends[name] for name in (*("verify", "render"), *(["export"] if is_shown else []))}
+        if not is_shown and ends["export"] == "ok":
+            yield f"verbs {i}", "FAULT export took planes"
         if len(drawn) > 1 and not any("FAULT" in end for end in drawn):
             yield f"verbs {i}", f"FAULT they do not agree: {ends}"
 
@@ -449,7 +477,13 @@ def fuzz_server(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, st
         server.shutdown()
 
 
-FUZZERS = {"files": fuzz_files, "checkpoints": fuzz_checkpoints, "headers": fuzz_headers, "server": fuzz_server}
+FUZZERS = {
+    "files": fuzz_files,
+    "planes": partial(fuzz_files, make=random_planes),
+    "checkpoints": fuzz_checkpoints,
+    "headers": fuzz_headers,
+    "server": fuzz_server,
+}
 
 
 def tally(

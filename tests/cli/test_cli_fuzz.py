@@ -22,7 +22,7 @@ def own_alarm() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("kind", "n"), [("files", 15), ("checkpoints", 120), ("headers", 60), ("server", 300)])
+@pytest.mark.parametrize(("kind", "n"), [("files", 15), ("planes", 6), ("checkpoints", 120), ("headers", 60), ("server", 300)])
 def test_whatever_is_handed_in_ends_in_0_or_in_2_and_one_line(kind: str, n: int) -> None:
     counts, faults = tally(kind, range(n), seed=7)
     assert faults == []
