@@ -13,14 +13,24 @@ import pytest
 from changed import changed
 from test_bitstream import generate
 
-from vqrf.codec.about import FirstView, poster_sides
+from vqrf.cli.meta import presented
+from vqrf.codec.about import About, FirstView, poster_sides
 from vqrf.codec.compressed import CODED, PRUNED
 from vqrf.codec.pyramid import PyramidField
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Vector, Z, upright
+from vqrf.geometry import Vector, Z, cameras_around, upright
 from vqrf.kernels import has_native, select
 from vqrf.rendering import poster
-from vqrf.rendering.poster import POSTER_BYTES, POSTER_SIDE, camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
+from vqrf.rendering.poster import (
+    POSTER_BYTES,
+    POSTER_SIDE,
+    camera_of,
+    first_view,
+    is_drawn_soon,
+    is_expanded_soon,
+    poster_of,
+    view_amid,
+)
 from vqrf.rendering.render import render
 
 UPS: tuple[Vector, ...] = (Z, (0.0, 1.0, 0.0), (0.0, 0.0, -2.0), (0.3, -0.5, 0.8))
@@ -115,3 +125,39 @@ def test_a_field_too_large_for_a_camera_before_it_has_no_first_view(ball_field: 
     step = replace(ball_field.equation, step_world=1e11)
     with pytest.raises(ValueError, match="view: "):
         first_view(changed(ball_field, lattice=world, equation=step))
+
+
+@pytest.mark.parametrize("up", [Z, (0.0, -1.0, 0.0)])
+def test_amid_cameras_people_begin_where_a_photo_was_taken_and_stay_near_all_of_them(up: Vector) -> None:
+    around = cameras_around((3.0, 1.0, -2.0), 2.0, 24, 16)
+    cameras = [camera for camera in around if camera.pose[0, 3] > 3]  # on one side, as people walk
+    amid = view_amid(cameras, up)
+    assert amid is not None and amid.view is not None and amid.distance is not None and amid.pitch is not None
+    np.testing.assert_allclose(amid.view.target, (3, 1, -2), atol=1e-4)
+    spots = np.stack([camera.pose[:3, 3] for camera in cameras])
+    away = spots - (3.0, 1.0, -2.0)
+    nearest = np.linalg.norm(spots - amid.view.position, axis=1).argmin()
+    np.testing.assert_allclose(spots[nearest], amid.view.position, atol=1e-4)
+    assert nearest == (away @ away.mean(0)).argmax()
+    pitches = np.degrees(np.arcsin(away @ np.array(up) / np.linalg.norm(away, axis=1)))
+    assert (amid.pitch[0] < pitches).all() and (pitches < amid.pitch[1]).all()
+    distances = np.linalg.norm(away, axis=1)
+    assert amid.distance == pytest.approx((distances.min() / 2, 1.25 * distances.max()), rel=1e-5)
+
+
+def test_amid_cameras_that_look_at_no_one_place_there_is_no_view() -> None:
+    camera = cameras_around((0.0, 0.0, 0.0), 2.0, 1, 16)[0]
+    row = [replace(camera, pose=camera.pose + np.eye(4, k=3) * x) for x in np.linspace(-1, 1, 9)]
+    assert view_amid(row) is None
+
+
+def test_the_first_view_and_the_limits_are_the_cameras_unless_the_user_says_them(ball_field: RadianceField) -> None:
+    cameras = cameras_around((0.0, 0.0, 0.0), 2.0, 12, 16)
+    amid = view_amid(cameras)
+    assert amid is not None
+    found = presented(About(pitch=(-5.0, 5.0)), ball_field, cameras=cameras)
+    assert (found.view, found.distance, found.pitch) == (amid.view, amid.distance, (-5.0, 5.0))
+    said = FirstView((0.0, -3.0, 0.0), (0.0, 0.0, 0.0))
+    assert presented(About(view=said), ball_field, cameras=cameras).view == said
+    alone = presented(About(), ball_field)
+    assert (alone.view, alone.distance) == (first_view(ball_field), None)

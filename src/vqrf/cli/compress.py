@@ -93,7 +93,8 @@ class Compress:
         preset = self.settings(is_baked=not is_fast(field))
         if self.shown.poster:
             with named(self.field):
-                about = presented(about, field.with_background(scene.background), up_of_notes(notes))
+                amid = [view.camera for view in scene.train] if scene.contrast and field.lattice.space is None else []
+                about = presented(about, field.with_background(scene.background), up_of_notes(notes), amid)
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
         compress_into(job, self.out, page, self.common, self.as_json)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +22,9 @@ from vqrf.codec.container import with_section
 from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import RadianceField, expand
 from vqrf.files import write_atomically
-from vqrf.geometry import Vector, Z, upright
+from vqrf.geometry import Camera, Vector, Z, upright
 from vqrf.memory import decoding_budget
-from vqrf.rendering.poster import first_view, poster_of
+from vqrf.rendering.poster import first_view, poster_of, view_amid
 
 LINK_NUMBERS = 6
 """Of the view in the address of a page: target, yaw, pitch, distance (`viewer/src/orbit.js`)."""
@@ -144,8 +144,14 @@ def up_of(about: About, notes: Mapping[str, Any]) -> Vector:
     return about.up or up_of_notes(training if isinstance(training, dict) else {})
 
 
-def presented(about: About, field: RadianceField, up: Vector = Z) -> About:
-    """With a first view, where there is none, and a picture of it."""
+def presented(about: About, field: RadianceField, up: Vector = Z, cameras: Sequence[Camera] = ()) -> About:
+    """With a first view, where there is none, and a picture of it.
+
+    Args:
+      cameras: amid which people are to stay, where nothing is known of elsewhere; see `view_amid`.
+    """
+    if cameras and about.view is None and (amid := view_amid(cameras, up)):
+        about = replace(about, view=amid.view, distance=about.distance or amid.distance, pitch=about.pitch or amid.pitch)
     view = about.view or first_view(field, up)
     return replace(about, view=view, up=about.up or (None if up == Z else up), poster=poster_of(field, view, up))
 

@@ -7,12 +7,14 @@ middle of a window lies where the scene will be.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from vqrf.codec.about import MAX_POSTER_BYTES, FirstView
+from vqrf.codec.about import MAX_POSTER_BYTES, About, FirstView
 from vqrf.codec.compressed import Compressed
 from vqrf.data.images import averaged_colors, bytes_from_colors
+from vqrf.data.placement import look_of
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Float64, Vector, Z, upright
 from vqrf.rendering.html import encoded
@@ -30,6 +32,9 @@ ASTRAY = 0.01
 
 DIGITS = 6
 """Of the places of a first view, by how far one is from the other: a file needs no more."""
+
+NEARER, FARTHER, TILT = 0.5, 1.25, 10.0
+"""How far beyond the photos an orbit goes: shares of their distances, and degrees."""
 
 TINY = 1e-30
 """World units: no first view is so near."""
@@ -57,6 +62,35 @@ def first_view(field: RadianceField, up: Vector = Z) -> FirstView:
     if space is not None and np.isfinite(space.eye).all():
         return _rounded(space.eye, field.lattice.world_from_index(box.mean(0)))
     return _view_of(field.lattice.world_from_index(box), up)
+
+
+def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
+    """Where to begin, and how far people may go, in a place of which photos show all that there is, and nothing from elsewhere.
+
+    The view is that of the camera amid the others, towards what they look at. An orbit may come half as near as the nearest, a
+    quarter farther than the farthest, and 10 degrees lower and higher than any.
+
+    Returns:
+      An `About` of `view`, `distance`, `pitch` and `up`; None where the cameras look at no one place, or it is too far off.
+    """
+    poses = np.stack([camera.pose for camera in cameras])
+    looks = look_of(poses)
+    if not looks.is_at_one:
+        return None
+    away = poses[:, :3, 3] - looks.centre
+    distances = np.linalg.norm(away, axis=-1)
+    back = away / distances[:, None]
+    pitches = np.degrees(np.arcsin(np.clip(back @ np.array(up) / np.linalg.norm(up), -1, 1)))
+    amid = int((back @ back.mean(0)).argmax())
+    try:
+        return About(
+            up=None if up == Z else up,
+            view=_rounded(poses[amid, :3, 3], looks.centre),
+            distance=(NEARER * float(distances.min()), FARTHER * float(distances.max())),
+            pitch=(max(float(pitches.min()) - TILT, -90.0), min(float(pitches.max()) + TILT, 90.0)),
+        )
+    except ValueError:
+        return None
 
 
 def camera_of(view: FirstView, side: tuple[int, int], up: Vector = Z) -> Camera:
