@@ -34,7 +34,7 @@ from vqrf.compression.presets import compress, preset_of
 from vqrf.compression.search import FieldDial, Found, Journal, Target, Trial, search
 from vqrf.compression.tuning import SAVED_LAYOUT, Checkpoints, Tuning
 from vqrf.compression.web import is_fast
-from vqrf.data.listing import color_name
+from vqrf.data.listing import hex_of
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
@@ -475,5 +475,5 @@ def compress_file(
 
 def notes_of_scene(scene: Scene) -> dict[str, Any]:
     """What a file says of the photos, with which they are read again as they were."""
-    background = color_name(scene.background)
+    background = hex_of(scene.background)
     return {"scene": scene.name, "downscale": scene.downscale, "hold_out": scene.hold_out, "background": background}

@@ -260,8 +260,12 @@ def color_name(color: Color) -> str:
     >>> color_name((1.0, 1.0, 1.0)), color_name((1.0, 0.502, 0.0))
     ('white', '#ff8000')
     """
-    name = "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
-    return next((known for known, rgb in COLORS.items() if rgb == color), name)
+    return next((known for known, rgb in COLORS.items() if rgb == color), hex_of(color))
+
+
+def hex_of(color: Color) -> str:
+    """A colour as #rrggbb, to 1/255."""
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in color)
 
 
 def is_color(name: str) -> bool:
