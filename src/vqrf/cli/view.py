@@ -420,9 +420,9 @@ def source_of_checkpoint(path: Path, options: ImportOptions) -> Source:
             return encode(small)
 
     how = "with its own values" if is_compressed else "with every value that can be seen in a byte"
-    tell(False, f"{path}: becomes a .vqrf file in memory, {how}")
     source = _renewed(path, make)
     source()
+    tell(False, f"{path}: becomes a .vqrf file in memory, {how}")  # not of one that is refused, which is told in one line
     return source
 
 
