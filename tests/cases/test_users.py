@@ -399,7 +399,13 @@ def test_a12_what_is_handed_in_by_mistake_is_named(apart: Apart, thing: Path, tm
     refuses(apart.run("convert", thing, tmp_path / "out.ply"), ".tar (DirectVoxGO)")
 
 
-@pytest.mark.parametrize("verb", ["view", "verify", "export"])
+def test_a12_a_checkpoint_that_lacks_something_is_told_what_by_view_as_by_info(apart: Apart, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ckpt.npz", links=np.zeros((2, 2, 2), np.int32))
+    for verb in ("view", "info"):
+        refuses(apart.run(verb, tmp_path / "ckpt.npz"), "ckpt.npz: density_data: is missing; there are links")
+
+
+@pytest.mark.parametrize("verb", ["verify", "export"])
 def test_a12_a_checkpoint_is_told_what_it_may_become(verb: str, apart: Apart, tmp_path: Path) -> None:
     np.savez(tmp_path / "ckpt.npz", links=np.zeros((2, 2, 2), np.int32))
     out = [tmp_path / "a.html"] if verb == "export" else []
