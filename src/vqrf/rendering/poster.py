@@ -71,7 +71,7 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
     quarter farther than the farthest, and 10 degrees lower and higher than any.
 
     Returns:
-      An `About` of `view`, `distance`, `pitch` and `up`; None where the cameras look at no one place, or it is too far off.
+      An `About` of `view`, `distance` and `pitch`; None where the cameras look at no one place, or it is too far off.
     """
     poses = np.stack([camera.pose for camera in cameras])
     looks = look_of(poses)
@@ -84,7 +84,6 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
     amid = int((back @ back.mean(0)).argmax())
     try:
         return About(
-            up=None if up == Z else up,
             view=_rounded(poses[amid, :3, 3], looks.centre),
             distance=(NEARER * float(distances.min()), FARTHER * float(distances.max())),
             pitch=(max(float(pitches.min()) - TILT, -90.0), min(float(pitches.max()) + TILT, 90.0)),
