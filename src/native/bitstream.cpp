@@ -1,231 +1,23 @@
 #include "bitstream.hpp"
 
-#include <bit>
 #include <cmath>
 #include <future>
 #include <new>
 #include <system_error>
-#include <type_traits>
-#include <utility>
+
+#include "planes.hpp"
+#include "sections.hpp"
 
 namespace vqrf {
 namespace {
 
-constexpr std::array<std::uint8_t, 8> kSignature{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
-constexpr std::uint64_t kHeaderBytes = 32, kEntryBytes = 32, kHeadBytes = 116, kSpaceBytes = 132;
-constexpr std::uint32_t kMaxSections = 64, kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
+constexpr std::uint64_t kHeadBytes = 116, kSpaceBytes = 132;
+constexpr std::uint32_t kMinSide = 2, kMaxSide = 4096, kMaxChannels = 64, kMaxCodewords = 65536;
 constexpr std::uint32_t kMaxLayers = 16, kMaxLayerSide = 4096;
 constexpr std::uint64_t kMaxVoxels = std::uint64_t{1} << 31, kMaxMetadataBytes = std::uint64_t{1} << 20;
-constexpr int kMaxRatioBits = 19;  // a coded byte describes fewer than 2^19 bytes: no context is surer than 39/32768
 constexpr std::size_t kThreadedBytes = 64 << 10;  // below, starting a thread takes longer than the work
-constexpr std::uint32_t kColumnTreeRows = 256;  // from so many rows on, a column pays for a tree of its own
-
-enum Known { kHEAD, kSPAC, kMETA, kCOLR, kBOOK, kSTEP, kPART, kDENS, kCODE, kKEPT, kLEV8, kLEV0 = kLEV8 + kMaxLevels, kKnown };
-constexpr std::array<const char *, kKnown> kNames{"HEAD", "SPAC", "META", "COLR", "BOOK", "STEP", "PART", "DENS", "CODE", "KEPT",
-                                                  "LEV8", "LEV7", "LEV6", "LEV5", "LEV4", "LEV3", "LEV2", "LEV1", "LEV0"};
-constexpr bool is_critical(int known) { return known != kMETA; }
-constexpr std::uint16_t method_of(int known) {
-    return known == kHEAD || known == kSPAC || known == kMETA || known == kSTEP ? 0 : 1;
-}
-
-constexpr const char *kDamaged = "coded bytes are damaged", *kInVain = "a block that is marked as occupied is empty";
-
-using std::to_string;
-
-template <class T>
-T load(const std::uint8_t *p) {
-    static_assert(sizeof(T) <= 8);
-    std::uint64_t bits = 0;
-    for (std::size_t i = 0; i < sizeof(T); ++i) bits |= std::uint64_t{p[i]} << (8 * i);
-    if constexpr (std::is_same_v<T, float>)
-        return std::bit_cast<float>(static_cast<std::uint32_t>(bits));
-    else if constexpr (std::is_same_v<T, double>)
-        return std::bit_cast<double>(bits);
-    else
-        return static_cast<T>(bits);
-}
-
-std::uint32_t crc32(Bytes bytes, std::uint32_t start = 0) {
-    static constexpr auto table = [] {
-        std::array<std::uint32_t, 256> t{};
-        for (std::uint32_t i = 0; i < 256; ++i) {
-            std::uint32_t c = i;
-            for (int k = 0; k < 8; ++k) c = c & 1 ? 0xEDB88320u ^ (c >> 1) : c >> 1;
-            t[i] = c;
-        }
-        return t;
-    }();
-    std::uint32_t c = ~start;
-    for (const std::uint8_t b : bytes) c = table[(c ^ b) & 255] ^ (c >> 8);
-    return ~c;
-}
-
-struct Section {
-    std::string name;
-    std::uint64_t offset = 0, stored = 0, raw = 0;
-    std::uint32_t crc = 0;
-    std::uint64_t entry = 0;  // where its row of the table is
-    int known = -1;
-    bool is_here = true;  // false for a level that a truncated file lacks
-};
-
-// Unwinds to decode_file, where it becomes the caller's `error`.
-[[noreturn]] void refuse(std::string section, std::uint64_t offset, std::string reason) {
-    throw BitstreamError{std::move(section), offset, std::move(reason)};
-}
-
-void check_header(Bytes data) {
-    const std::size_t n = data.size();
-    if (!std::equal(kSignature.begin(), kSignature.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(n, 8)),
-                    data.begin()))
-        refuse("header", 0, "not a .vqrf file");
-    if (n < kHeaderBytes)
-        refuse("header", n, "truncated: the header has 32 bytes, the file " + to_string(n));
-    const auto major = load<std::uint16_t>(&data[8]), minor = load<std::uint16_t>(&data[10]);
-    if (major != kMajor && major != kSpaceMajor)
-        refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
-                                " is not supported: this reader knows 1.x and 2.x");
-    const auto count = load<std::uint32_t>(&data[12]);
-    if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
-    const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;
-    if (n < table_end)
-        refuse("header", n,
-               "truncated: header and section table have " + to_string(table_end) + " bytes, the file " + to_string(n));
-    const std::uint32_t crc = crc32(data.subspan(kHeaderBytes, kEntryBytes * count), crc32(data.first(28)));
-    if (crc != load<std::uint32_t>(&data[28])) refuse("header", 28, "checksum mismatch");
-    if (load<std::uint32_t>(&data[24]) != 0) refuse("header", 24, "reserved bytes are not zero");
-}
-
-// SPAC is a section of version 2.
-bool has_space(Bytes data) { return load<std::uint16_t>(&data[8]) == kSpaceMajor; }
-
-Section read_entry(Bytes data, std::uint64_t entry) {
-    const std::uint8_t *p = &data[entry];
-    Section s;
-    s.entry = entry;
-    for (int i = 0; i < 4; ++i)
-        if (!((p[i] >= 'A' && p[i] <= 'Z') || (p[i] >= '0' && p[i] <= '9')))
-            refuse("header", entry, "section name is not four capital letters or digits");
-    s.name.assign(reinterpret_cast<const char *>(p), 4);
-    for (int k = 0; k < kKnown; ++k)
-        if (s.name == kNames[k] && (k != kSPAC || has_space(data))) s.known = k;
-    const auto flags = load<std::uint16_t>(p + 4), method = load<std::uint16_t>(p + 6);
-    s.stored = load<std::uint64_t>(p + 8);
-    s.raw = load<std::uint64_t>(p + 16);
-    s.crc = load<std::uint32_t>(p + 24);
-    if (s.known < 0) {
-        if (flags & 1) refuse(s.name, entry, "unknown critical section");
-        return s;
-    }
-    if (flags != is_critical(s.known)) refuse(s.name, entry + 4, "flags are " + to_string(flags) + ", not the section's");
-    if (method != method_of(s.known))
-        refuse(s.name, entry + 6, "coding method " + to_string(method) + " is not supported");
-    if (load<std::uint32_t>(p + 28) != 0) refuse(s.name, entry + 28, "reserved bytes are not zero");
-    return s;
-}
-
-// The section table, checked to tile the file exactly, with every checksum right. With `truncated`, levels after the coarsest and
-// what follows them may be missing.
-std::vector<Section> read_table(Bytes data, bool truncated) {
-    check_header(data);
-    const auto count = load<std::uint32_t>(&data[12]);
-    const auto total = load<std::uint64_t>(&data[16]);
-    std::vector<Section> sections;
-    std::uint64_t end = kHeaderBytes + kEntryBytes * count;
-    int last_known = -1;
-    for (std::uint32_t i = 0; i < count; ++i) {
-        Section s = read_entry(data, kHeaderBytes + kEntryBytes * i);
-        if (s.known >= 0 && s.known <= last_known) refuse(s.name, s.entry, "appears twice or out of order");
-        if (s.known >= 0) last_known = s.known;
-        if (end > total || s.stored > total - end)
-            refuse("header", 16, "file length " + to_string(total) + " is not the sum of its parts");
-        s.offset = end;
-        end += s.stored;
-        sections.push_back(std::move(s));
-    }
-    if (end != total) refuse("header", 16, "file length " + to_string(total) + " is not the sum of its parts");
-    bool optional = false;
-    for (Section &s : sections) {
-        s.is_here = s.offset + s.stored <= data.size();
-        if (!s.is_here && !(truncated && optional))
-            refuse(s.name, data.size(),
-                   "truncated: ends at byte " + to_string(s.offset + s.stored) + ", the file has " +
-                       to_string(data.size()));
-        optional = optional || s.known >= kLEV8;
-    }
-    if (data.size() > total) refuse("end", total, to_string(data.size() - total) + " trailing bytes");
-    for (const Section &s : sections)
-        if (s.is_here && crc32(data.subspan(s.offset, s.stored)) != s.crc) refuse(s.name, s.offset, "checksum mismatch");
-    return sections;
-}
-
-// The known sections, and in `raw` the sum of their raw lengths.
-std::array<Section, kKnown> select_known(const std::vector<Section> &sections, std::uint64_t max_bytes, std::uint64_t &raw) {
-    std::array<Section, kKnown> known;
-    raw = 0;
-    for (const Section &s : sections) {
-        if (s.known < 0) continue;
-        known[s.known] = s;
-        if (method_of(s.known) == 0 && s.raw != s.stored)
-            refuse(s.name, s.entry + 16, "raw length " + to_string(s.raw) + " is not the stored length");
-        if (method_of(s.known) == 1 && s.known != kCODE && s.raw >> kMaxRatioBits > s.stored)
-            refuse(s.name, s.entry + 16,
-                   "raw length " + to_string(s.raw) + " is too great for " + to_string(s.stored) + " stored bytes");
-        if (s.raw > max_bytes - raw)
-            refuse(s.name, s.entry + 16, "decoded sections take more than the limit of " + to_string(max_bytes) + " bytes");
-        raw += s.raw;
-    }
-    if (known[kHEAD].known < 0) refuse(kNames[kHEAD], kHeaderBytes, "section is missing");
-    return known;
-}
-
-// Check that the sections are those of the file's kind, none too few and none too many. Gives the first of its levels.
-int check_kind(Bytes data, const std::array<Section, kKnown> &known, bool is_pyramid) {
-    int n_levels = 0;
-    for (int k = kLEV8; k < kKnown; ++k) n_levels += known[k].known >= 0;
-    const int first = kKnown - std::max(1, n_levels);
-    for (int k = 0; k < kKnown; ++k) {
-        const bool of_codebook = k == kBOOK || k == kDENS || k == kCODE || k == kKEPT, common = (k <= kCOLR && (k != kSPAC || has_space(data))) || k == kPART;
-        const bool belongs = common || (is_pyramid ? k == kSTEP || k >= first : of_codebook);
-        if (belongs && is_critical(k) && known[k].known < 0) refuse(kNames[k], kHeaderBytes, "section is missing");
-        if (!belongs && known[k].known >= 0) refuse(kNames[k], known[k].entry, "does not belong to a file of this kind");
-    }
-    return first;
-}
-
-// A section's bytes, read from the front.
-class Reader {
-  public:
-    Reader(Bytes data, const Section &section)
-        : section_(section), bytes_(section.is_here ? data.subspan(section.offset, section.stored) : Bytes()) {}
-
-    template <class T>
-    T take() {
-        if (bytes_.size() < sizeof(T)) fail("ends inside its own header");
-        const T value = load<T>(bytes_.data());
-        bytes_ = bytes_.subspan(sizeof(T));
-        return value;
-    }
-    Bytes rest() const { return bytes_; }
-    void expect_raw(std::uint64_t expected) const {
-        if (section_.raw != expected)
-            refuse(section_.name, section_.entry + 16,
-                   "raw length is " + to_string(section_.raw) + ", expected " + to_string(expected));
-    }
-    [[noreturn]] void fail(std::string reason) const { refuse(section_.name, section_.offset, std::move(reason)); }
-
-    // Decode the rest of the section with `walk(decoder)`; it must use up every byte.
-    template <class Walk>
-    void decode(std::size_t n_contexts, Walk walk) const {
-        Decoder decoder(n_contexts, bytes_);
-        walk(decoder);
-        if (!decoder.is_complete()) fail(kDamaged);
-    }
-
-  private:
-    const Section &section_;
-    Bytes bytes_;
-};
+constexpr std::uint32_t kColumnTreeRows = 256;    // from so many rows on, a column pays for a tree of its own
+constexpr const char *kInVain = "a block that is marked as occupied is empty";
 
 Head read_head(Bytes data, const Section &section) {
     Reader in(data, section);
@@ -277,12 +69,15 @@ std::vector<double> read_space(Bytes data, const Section &section) {
 
 // Memory that grows with the lattice and is none of the arrays, above what is allowed for it: two planes of ranks for each of
 // the three sections that are decoded side by side, and the flags of the blocks, twice. A pyramid's levels have magnitudes of half
-// their size; above the first they are lattices of their own, and the second has its numbers.
+// their size; above the first they are lattices of their own, and the second has its numbers. Shadows have
+// all of that in 12 bytes of a place.
 std::uint64_t working_bytes(Shape shape, const std::array<Section, kKnown> &known) {
     const std::uint64_t planes = 24 * (std::uint64_t{shape.y} + 2) * (std::uint64_t{shape.z} + 2);
     std::uint64_t all = planes + 2 * Blocks::shape_of(shape).n_voxels(), coefficients = 0;
     for (int k = kLEV8; k < kKnown; ++k) coefficients += known[k].raw;
     all += coefficients / 2;
+    if (known[kPLAN].known >= 0)
+        all += 12 * (std::uint64_t{shape.x} * shape.y + std::uint64_t{shape.x} * shape.z + std::uint64_t{shape.y} * shape.z);
     for (int k = kLEV0 - 1; k >= kLEV8 && known[k].known >= 0; --k) {
         shape = coarser_shape(shape);
         all += shape.n_voxels() * (k == kLEV0 - 1 ? 5 : 1);
@@ -499,19 +294,19 @@ void read_steps(Bytes data, const Section &section, CompressedField &field) {
     if (!is_fine) in.fail("a step is not positive, or a value not finite");
 }
 
-// The levels from section `first` on, which the partition is read before.
-void read_levels(Bytes data, const std::array<Section, kKnown> &known, int first, CompressedField &field) {
+// The levels, which the partition is read before.
+void read_levels(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
     const auto width = static_cast<std::uint32_t>(field.steps.size());
-    std::vector<Nodes> nodes(static_cast<std::size_t>(kKnown - first));
-    nodes[0] = {field.head.shape, field.partition, field.head.n_coded};
-    for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
-    const auto level_of = [&](int k) -> Nodes & { return nodes[static_cast<std::size_t>(kLEV0 - k)]; };
-    for (int k = first; k < kKnown; ++k) Reader(data, known[k]).expect_raw(2 * level_of(k).n_nodes * width);
+    const int first = first_level(known, kLEV0);
+    const std::vector<Nodes> nodes =
+        levels_over({field.head.shape, field.partition, field.head.n_coded}, static_cast<std::size_t>(kLEV0 + 1 - first));
+    const auto level_of = [&](int k) -> const Nodes & { return nodes[static_cast<std::size_t>(kLEV0 - k)]; };
+    for (int k = first; k <= kLEV0; ++k) Reader(data, known[k]).expect_raw(2 * level_of(k).n_nodes * width);
     std::vector<std::int8_t> above;
     bool is_here = true;
-    for (int k = first; k < kKnown; ++k) {
+    for (int k = first; k <= kLEV0; ++k) {
         const Nodes &coarser = level_of(std::max(k - 1, first));
-        std::vector<std::int16_t> &values = field.levels.emplace_back(level_of(k).n_nodes * width, 0);
+        std::vector<std::int16_t> &values = field.levels.emplace_back(level_of(k).n_nodes * width, std::int16_t{0});
         is_here = is_here && known[k].is_here;
         if (!is_here) continue;
         Reader(data, known[k]).decode(level_contexts(width), [&](Decoder &d) {
@@ -520,20 +315,76 @@ void read_levels(Bytes data, const std::array<Section, kKnown> &known, int first
     }
 }
 
+void read_plan(Bytes data, const Section &section, CompressedField &field) {
+    Reader in(data, section);
+    const auto n_density = in.take<std::uint16_t>(), n_features = in.take<std::uint16_t>();
+    if (n_density < 1 || n_density > kMaxComponents || n_features < 1 || n_features > kMaxComponents)
+        in.fail(to_string(n_density) + " and " + to_string(n_features) + " components are outside 1..256");
+    field.n_density_components = n_density;
+    field.mix.rows = 3u * n_features;
+    field.mix.columns = field.head.n_channels;
+    const std::size_t n_steps = std::size_t{3} * field.n_components();
+    if (in.rest().size() != 8 * n_steps)
+        in.fail("has " + to_string(in.rest().size()) + " bytes of steps, expected " + to_string(8 * n_steps));
+    bool is_fine = true;
+    for (std::vector<float> *steps : {&field.plane_steps, &field.line_steps}) {
+        steps->resize(n_steps);
+        for (float &step : *steps) step = in.take<float>(), is_fine &= std::isfinite(step) && step > 0;
+    }
+    if (!is_fine) in.fail("a step is not finite and positive");
+}
+
+// The levels of three planes, or of three lines, down to section `finest`.
+void read_stacks(Bytes data, const std::array<Section, kKnown> &known, int finest, const std::array<Shadows::Shadow, 3> &shadows,
+                 std::uint32_t width, std::array<Levels, 3> &levels) {
+    const int first = first_level(known, finest);
+    Stacks stacks(static_cast<std::size_t>(finest + 1 - first), width);
+    for (const Shadows::Shadow &shadow : shadows) stacks.add(shadow.shape, shadow.mask);
+    const auto number_of = [&](int k) { return static_cast<std::size_t>(k - first); };
+    for (int k = first; k <= finest; ++k) Reader(data, known[k]).expect_raw(2 * stacks.count_nodes(number_of(k)) * width);
+    for (int k = first; k <= finest; ++k)
+        Reader(data, known[k]).decode(level_contexts(width), [&](Decoder &d) { stacks.code(d, number_of(k), levels); });
+}
+
+void read_planes(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
+    read_plan(data, known[kPLAN], field);
+    Reader in(data, known[kMIXT]);
+    read_quantizer(in, field.mix);
+    read_items(in, std::span(&field.mix, 1), false);
+    read_partition(data, known[kPART], field);
+    const Shadows shadows = find_shadows(field.head.shape, field.partition);
+    read_stacks(data, known, kPLN0, shadows.planes, field.n_components(), field.planes);
+    read_stacks(data, known, kLIN0, shadows.lines, field.n_components(), field.lines);
+}
+
+void read_pyramid(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
+    read_steps(data, known[kSTEP], field);
+    Reader(data, known[kLEV0]).expect_raw(std::uint64_t{2} * field.head.n_coded * field.steps.size());
+    read_partition(data, known[kPART], field);
+    read_levels(data, known, field);
+}
+
+void read_codebook_and_values(Bytes data, const std::array<Section, kKnown> &known, CompressedField &field) {
+    field.codebook = read_codebook(data, known[kBOOK], field.head);
+    read_partition(data, known[kPART], field);
+    read_values(data, known, field);
+}
+
 CompressedField decode_sections(Bytes data, std::uint64_t max_bytes, bool truncated) {
     std::uint64_t raw = 0;
     const std::array<Section, kKnown> known = select_known(read_table(data, truncated), max_bytes, raw);
     CompressedField field;
     field.head = read_head(data, known[kHEAD]);
     const Head &head = field.head;
-    const bool is_pyramid = head.codebook_size == 0;
-    const int first = check_kind(data, known, is_pyramid);
+    const bool has_codebook = head.codebook_size != 0, is_planes = major_of(data) == kPlanesMajor;
+    check_kind(major_of(data), known, !has_codebook);
+    const Reader in_head(data, known[kHEAD]);
+    if (is_planes && has_codebook) in_head.fail("planes and lines have no codebook");
     if (working_bytes(head.shape, known) > max_bytes - raw)
-        refuse(kNames[kHEAD], known[kHEAD].offset,
-               "decoding takes more than the limit of " + to_string(max_bytes) + " bytes");
+        in_head.fail("decoding takes more than the limit of " + to_string(max_bytes) + " bytes");
     if (known[kSPAC].known >= 0) field.space = read_space(data, known[kSPAC]);
     Reader(data, known[kPART]).expect_raw(head.shape.n_voxels());
-    if (!is_pyramid) {
+    if (has_codebook) {
         Reader(data, known[kDENS]).expect_raw(std::uint64_t{head.n_coded} + head.n_kept);
         Reader(data, known[kCODE]).expect_raw(std::uint64_t{4} * head.n_coded);
         Reader(data, known[kKEPT]).expect_raw(std::uint64_t{head.n_kept} * head.n_channels);
@@ -545,16 +396,7 @@ CompressedField decode_sections(Bytes data, std::uint64_t max_bytes, bool trunca
         field.metadata.assign(in.rest().begin(), in.rest().end());
     }
     read_color_mlp(data, known[kCOLR], field);
-    if (is_pyramid) {
-        read_steps(data, known[kSTEP], field);
-        Reader(data, known[kLEV0]).expect_raw(std::uint64_t{2} * head.n_coded * field.steps.size());
-        read_partition(data, known[kPART], field);
-        read_levels(data, known, first, field);
-        return field;
-    }
-    field.codebook = read_codebook(data, known[kBOOK], head);
-    read_partition(data, known[kPART], field);
-    read_values(data, known, field);
+    (is_planes ? read_planes : has_codebook ? read_codebook_and_values : read_pyramid)(data, known, field);
     return field;
 }
 
@@ -607,10 +449,7 @@ std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_
 
 std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partition, std::uint32_t width,
                                                      std::span<const std::span<const std::int16_t>> levels) {
-    std::vector<Nodes> nodes(levels.size());
-    nodes[0] = {shape, partition, 0};
-    for (const std::uint8_t s : partition) nodes[0].n_nodes += s != kPruned;
-    for (std::size_t l = 1; l < nodes.size(); ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
+    const std::vector<Nodes> nodes = levels_over({shape, partition, count_selected(partition)}, levels.size());
     std::vector<std::vector<std::uint8_t>> streams;
     std::vector<std::int8_t> above;
     for (std::size_t l = nodes.size(); l-- > 0;) {
@@ -622,61 +461,15 @@ std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partitio
     return streams;
 }
 
-namespace {
-
-// Code every level of the stacks, coarsest first: `code(number, walk)` is given what walks through the level of all of them.
-template <class Code>
-void code_stacks(std::span<Stack> stacks, std::uint32_t width, std::size_t n_levels, Code code) {
-    std::vector<std::vector<Nodes>> nodes(stacks.size());
-    std::vector<std::vector<std::int8_t>> above(stacks.size());
-    for (std::size_t i = 0; i < stacks.size(); ++i) {
-        nodes[i].resize(n_levels);
-        nodes[i][0] = {stacks[i].shape, stacks[i].mask, 0};
-        for (const std::uint8_t s : stacks[i].mask) nodes[i][0].n_nodes += s != 0;
-        for (std::size_t l = 1; l < n_levels; ++l) nodes[i][l] = coarser_nodes(nodes[i][l - 1]);
-        stacks[i].levels.resize(n_levels);
-    }
-    for (std::size_t number = 0; number < n_levels; ++number) {
-        const std::size_t l = n_levels - 1 - number;
-        const bool goes_on = code(number, [&](auto &coder) {
-            for (std::size_t i = 0; i < stacks.size(); ++i) {
-                std::vector<std::int16_t> &values = stacks[i].levels[number];
-                values.resize(nodes[i][l].n_nodes * width);
-                above[i] = code_level(coder, nodes[i][l], nodes[i][std::min(l + 1, n_levels - 1)], above[i], width, values);
-            }
-        });
-        if (!goes_on) return;
-    }
-}
-
-}  // namespace
-
-std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<Stack> stacks, std::uint32_t width) {
+std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<const Shape> shapes, std::span<const Bytes> masks,
+                                                     std::span<Levels> levels, std::uint32_t width) {
+    const std::size_t n_levels = levels.front().size();
+    Stacks stacks(n_levels, width);
+    for (std::size_t i = 0; i < masks.size(); ++i) stacks.add(shapes[i], masks[i]);
     std::vector<std::vector<std::uint8_t>> streams;
-    code_stacks(stacks, width, stacks.front().levels.size(), [&](std::size_t, auto walk) {
-        streams.push_back(encode_with(level_contexts(width), walk));
-        return true;
-    });
+    for (std::size_t number = 0; number < n_levels; ++number)
+        streams.push_back(encode_with(level_contexts(width), [&](Encoder &e) { stacks.code(e, number, levels); }));
     return streams;
-}
-
-std::string decode_partition(Shape shape, Bytes stream, std::span<std::uint8_t> partition) {
-    Blocks blocks(shape);
-    Decoder decoder(kPartitionContexts, stream);
-    code_partition(decoder, shape, blocks, partition);
-    if (!decoder.is_complete()) return kDamaged;
-    return count_held(shape, blocks, partition).in_vain ? kInVain : "";
-}
-
-int decode_stacks(std::span<Stack> stacks, std::uint32_t width, std::span<const Bytes> streams) {
-    int damaged = -1;
-    code_stacks(stacks, width, streams.size(), [&](std::size_t number, auto walk) {
-        Decoder decoder(level_contexts(width), streams[number]);
-        walk(decoder);
-        if (!decoder.is_complete()) damaged = static_cast<int>(number);
-        return damaged < 0;
-    });
-    return damaged;
 }
 
 std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column) {

@@ -15,7 +15,8 @@ namespace vqrf {
 
 using Bytes = std::span<const std::uint8_t>;
 
-inline constexpr std::uint16_t kMajor = 1, kSpaceMajor = 2;  // of the format, and of files with a space; any minor version is read
+// Major versions: of the format, of files with a space, of planes and lines. Any minor version is read.
+inline constexpr std::uint16_t kMajor = 1, kSpaceMajor = 2, kPlanesMajor = 3;
 
 // Why a file was refused. `section` is "header", "end" or a section's four letters; `offset` counts from the file's start.
 struct BitstreamError {
@@ -73,8 +74,16 @@ struct CompressedField {
     std::vector<float> density_scale, density_offset, kept_scale, kept_offset;
     std::vector<std::int32_t> codes;
     // Of a pyramid (codebook_size 0), in place of what follows color_mlp but the partition.
-    std::vector<float> steps, basis;               // [1 + latents]; [latents, n_channels] or empty
-    std::vector<std::vector<std::int16_t>> levels;  // [N_l, 1 + latents], coarsest first
+    std::vector<float> steps, basis;  // [1 + latents]; [latents, n_channels] or empty
+    Levels levels;                    // [N_l, 1 + latents]
+    // Of planes and lines (codebook_size 0 as well), in the place of these; R = n_density_components + mix.rows / 3.
+    std::uint32_t n_density_components = 0;
+    Table mix;                                   // [3 R_f, n_channels]
+    std::vector<float> plane_steps, line_steps;  // [3,R]
+    std::array<Levels, 3> planes, lines;         // of each [N_l,R]
+
+    bool is_planes() const { return n_density_components != 0; }
+    std::uint32_t n_components() const { return n_density_components + mix.rows / 3; }
 };
 
 // What decoding may take beyond `max_bytes`: half of it working memory that grows with the lattice, where what is more counts
@@ -96,21 +105,10 @@ std::vector<std::uint8_t> encode_kept(Shape shape, Bytes partition, std::uint32_
 std::vector<std::vector<std::uint8_t>> encode_levels(Shape shape, Bytes partition, std::uint32_t width,
                                                      std::span<const std::span<const std::int16_t>> levels);
 
-// Pyramids over a few masks: of each mask its shape, its places, and its levels [N_l,width], coarsest first.
-struct Stack {
-    Shape shape;
-    Bytes mask;
-    std::vector<std::vector<std::int16_t>> levels;
-};
-
-// Fill a partition of zeros from its stream; what is wrong with it, or nothing.
-std::string decode_partition(Shape shape, Bytes stream, std::span<std::uint8_t> partition);
-
-// A stream for each level, coarsest first, of all stacks in turn.
-std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<Stack> stacks, std::uint32_t width);
-
-// Fill the levels of stacks from their streams; the number of the first that is damaged, or -1.
-int decode_stacks(std::span<Stack> stacks, std::uint32_t width, std::span<const Bytes> streams);
+// Pyramids over a few masks, each of its shape and with its levels [N_l,width]: a stream for each level, coarsest first, of all of them
+// in turn.
+std::vector<std::vector<std::uint8_t>> encode_stacks(std::span<const Shape> shapes, std::span<const Bytes> masks,
+                                                     std::span<Levels> levels, std::uint32_t width);
 
 // Tables one after the other in one stream; with `by_column` each column has its own tree.
 std::vector<std::uint8_t> encode_tables(std::span<const Table> tables, bool by_column);

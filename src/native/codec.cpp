@@ -37,6 +37,18 @@ nb::bytes to_bytes(Encode encode) {
     return nb::bytes(bytes.data(), bytes.size());
 }
 
+template <class Encode>
+nb::list to_streams(Encode encode) {
+    std::vector<std::vector<std::uint8_t>> streams;
+    {
+        const nb::gil_scoped_release release;
+        streams = encode();
+    }
+    nb::list out;
+    for (const auto &stream : streams) out.append(nb::bytes(stream.data(), stream.size()));
+    return out;
+}
+
 template <class T>
 nb::object to_array(std::vector<T> values, std::vector<std::size_t> shape) {
     auto *owned = new std::vector<T>(std::move(values));
@@ -59,6 +71,28 @@ nb::tuple to_tuple(Table table) {
                           to_vector(std::move(table.offset)));
 }
 
+// The levels [N_l,width] of a pyramid.
+nb::list to_list(Levels levels, std::size_t width) {
+    nb::list out;
+    for (auto &level : levels) {
+        const std::size_t n = level.size() / width;
+        out.append(to_array(std::move(level), {n, width}));
+    }
+    return out;
+}
+
+void add_planes(nb::dict &out, CompressedField field) {
+    const std::size_t rank = field.n_components();
+    nb::list planes, lines;
+    for (Levels &levels : field.planes) planes.append(to_list(std::move(levels), rank));
+    for (Levels &levels : field.lines) lines.append(to_list(std::move(levels), rank));
+    out["planes"] = planes;
+    out["lines"] = lines;
+    out["plane_steps"] = to_array(std::move(field.plane_steps), {3, rank});
+    out["line_steps"] = to_array(std::move(field.line_steps), {3, rank});
+    out["mix"] = to_tuple(std::move(field.mix));
+}
+
 nb::dict to_dict(CompressedField field) {
     const Head &head = field.head;
     nb::list tables;
@@ -76,14 +110,12 @@ nb::dict to_dict(CompressedField field) {
     out["feature_frequencies"] = static_cast<int>(field.feature_frequencies);
     out["color_mlp"] = tables;
     out["partition"] = to_array(std::move(field.partition), {head.shape.x, head.shape.y, head.shape.z});
+    if (field.is_planes()) {
+        add_planes(out, std::move(field));
+        return out;
+    }
     if (head.codebook_size == 0) {
-        const std::size_t width = field.steps.size();
-        nb::list levels;
-        for (auto &level : field.levels) {
-            const std::size_t n = level.size() / width;
-            levels.append(to_array(std::move(level), {n, width}));
-        }
-        out["coefficients"] = levels;
+        out["coefficients"] = to_list(std::move(field.levels), field.steps.size());
         out["steps"] = to_vector(std::move(field.steps));
         const std::size_t n_rows = field.basis.size() / head.n_channels;
         out["basis"] = to_array(std::move(field.basis), {n_rows, head.n_channels});
@@ -166,74 +198,24 @@ void bind_codec(nb::module_ &m) {
             std::vector<std::span<const std::int16_t>> spans;
             for (const auto &level : levels) spans.push_back(view(level));
             const auto width = static_cast<std::uint32_t>(levels.at(0).shape(1));
-            std::vector<std::vector<std::uint8_t>> streams;
-            {
-                const nb::gil_scoped_release release;
-                streams = encode_levels(shape_of(partition), view(partition), width, spans);
-            }
-            nb::list out;
-            for (const auto &stream : streams) out.append(nb::bytes(stream.data(), stream.size()));
-            return out;
+            return to_streams([&] { return encode_levels(shape_of(partition), view(partition), width, spans); });
         },
         nb::arg("partition"), nb::arg("levels"));
     m.def(
-        "decode_partition",
-        [](std::tuple<std::uint32_t, std::uint32_t, std::uint32_t> sides, const nb::bytes &stream) {
-            const auto [x, y, z] = sides;
-            std::vector<std::uint8_t> partition(Shape{x, y, z}.n_voxels(), kPruned);
-            const Bytes bytes(reinterpret_cast<const std::uint8_t *>(stream.data()), stream.size());
-            std::string fault;
-            {
-                const nb::gil_scoped_release release;
-                fault = decode_partition({x, y, z}, bytes, partition);
-            }
-            return nb::make_tuple(to_array(std::move(partition), {x, y, z}), fault);
-        },
-        nb::arg("shape"), nb::arg("stream"));
-    m.def(
         "encode_stacks",
-        [](const std::vector<Lattice> &masks, const std::vector<std::vector<Input<std::int16_t, 2>>> &levels) {
-            std::vector<Stack> stacks;
+        [](const std::vector<Lattice> &masks, const std::vector<std::vector<Input<std::int16_t, 2>>> &stacks) {
+            std::vector<Shape> shapes;
+            std::vector<Bytes> places;
+            std::vector<Levels> levels(masks.size());
             for (std::size_t i = 0; i < masks.size(); ++i) {
-                Stack &stack = stacks.emplace_back(Stack{shape_of(masks[i]), view(masks[i]), {}});
-                for (const auto &level : levels.at(i)) stack.levels.emplace_back(level.data(), level.data() + level.size());
+                shapes.push_back(shape_of(masks[i]));
+                places.push_back(view(masks[i]));
+                for (const auto &level : stacks.at(i)) levels[i].emplace_back(level.data(), level.data() + level.size());
             }
-            const auto width = static_cast<std::uint32_t>(levels.at(0).at(0).shape(1));
-            std::vector<std::vector<std::uint8_t>> streams;
-            {
-                const nb::gil_scoped_release release;
-                streams = encode_stacks(stacks, width);
-            }
-            nb::list out;
-            for (const auto &stream : streams) out.append(nb::bytes(stream.data(), stream.size()));
-            return out;
+            const auto width = static_cast<std::uint32_t>(stacks.at(0).at(0).shape(1));
+            return to_streams([&] { return encode_stacks(shapes, places, levels, width); });
         },
         nb::arg("masks"), nb::arg("stacks"));
-    m.def(
-        "decode_stacks",
-        [](const std::vector<Lattice> &masks, std::uint32_t width, const std::vector<nb::bytes> &streams) {
-            std::vector<Stack> stacks;
-            for (const auto &mask : masks) stacks.push_back(Stack{shape_of(mask), view(mask), {}});
-            std::vector<Bytes> bytes;
-            for (const auto &stream : streams)
-                bytes.emplace_back(reinterpret_cast<const std::uint8_t *>(stream.data()), stream.size());
-            int damaged = -1;
-            {
-                const nb::gil_scoped_release release;
-                damaged = decode_stacks(stacks, width, bytes);
-            }
-            nb::list out;
-            for (Stack &stack : stacks) {
-                nb::list levels;
-                for (auto &level : stack.levels) {
-                    const std::size_t n = level.size() / width;
-                    levels.append(to_array(std::move(level), {n, width}));
-                }
-                out.append(levels);
-            }
-            return nb::make_tuple(out, damaged);
-        },
-        nb::arg("masks"), nb::arg("width"), nb::arg("streams"));
     m.def(
         "encode_tables",
         [](const std::vector<nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>> &items, bool by_column) {

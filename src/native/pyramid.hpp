@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "walks.hpp"
 
@@ -36,6 +37,12 @@ inline std::size_t parent_at(Shape coarser, int k, std::uint32_t x, std::uint32_
     return (std::size_t{half(x, 4)} * coarser.y + half(y, 2)) * coarser.z + half(z, 1);
 }
 
+inline std::uint64_t count_selected(std::span<const std::uint8_t> selected) {
+    std::uint64_t n = 0;
+    for (const std::uint8_t s : selected) n += s != 0;
+    return n;
+}
+
 // The level that `finer` hangs on.
 inline Nodes coarser_nodes(const Nodes &finer) {
     const Shape shape = coarser_shape(finer.shape);
@@ -44,9 +51,20 @@ inline Nodes coarser_nodes(const Nodes &finer) {
     for_each_node(finer, [&](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
         for (int k = 0; k < kParents; ++k) nodes.own[parent_at(shape, k, x, y, z)] = 1;
     });
-    for (const std::uint8_t s : nodes.selected) nodes.n_nodes += s;
+    nodes.n_nodes = count_selected(nodes.selected);
     return nodes;
 }
+
+// A level and those above it: `n_levels` of them, finest first.
+inline std::vector<Nodes> levels_over(Nodes finest, std::size_t n_levels) {
+    std::vector<Nodes> nodes(n_levels);
+    nodes[0] = std::move(finest);
+    for (std::size_t l = 1; l < n_levels; ++l) nodes[l] = coarser_nodes(nodes[l - 1]);
+    return nodes;
+}
+
+// The coefficients of a pyramid's levels, coarsest first.
+using Levels = std::vector<std::vector<std::int16_t>>;
 
 inline constexpr int kCut = 15;  // contexts do not tell coefficients of greater magnitude apart
 inline constexpr int kNearClasses = 14, kBeforeClasses = 5;

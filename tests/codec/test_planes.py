@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vqrf.codec import walks
 from vqrf.codec.bitstream import decode, encode, verify
 from vqrf.codec.compressed import Quantized
 from vqrf.codec.container import BitstreamError, sections
@@ -77,21 +76,31 @@ def test_planes_come_back_to_the_bit(coder: str, n_levels: int) -> None:
 
 
 @pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
-def test_both_coders_write_the_same_bytes_and_find_the_same_damage() -> None:
-    from vqrf import _native as native
-
+def test_both_coders_write_the_same_bytes_and_read_the_same_field(monkeypatch: pytest.MonkeyPatch) -> None:
     field = planes_field(rank=20, shape=(12, 13, 10))
-    for stacks, masks in zip((field.planes, field.lines), shadows(field.partition), strict=True):
-        flat = [np.ascontiguousarray(mask).view(np.uint8) for mask in masks]
-        streams = walks.encode_stacks(flat, stacks)
-        assert native.encode_stacks(flat, [list(stack) for stack in stacks]) == streams
-        cut = [*streams[:1], streams[1][:-1], *streams[2:]]
-        assert native.decode_stacks(flat, 20, cut)[1] == walks.decode_stacks(flat, 20, cut)[1] == 1
-    shape, stream = field.partition.shape, walks.encode_partition(field.partition)
-    for bytes_ in (stream, stream[:-1], stream + b"\0", b"\xff" + stream[1:]):
-        (found, fault), (other, reason) = native.decode_partition(shape, bytes_), walks.decode_partition(shape, bytes_)
-        assert fault == reason
-        assert fault or np.array_equal(found, other)
+    data = encode(field)
+    found = decode(data)
+    monkeypatch.setenv("VQRF_NATIVE", "0")
+    assert encode(field) == data
+    assert decode(data) == found == field
+
+
+@pytest.mark.skipif(not has_native(), reason="the compiled core is not built")
+def test_both_coders_find_the_same_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, draw = encode(planes_field(shape=(5, 4, 6), n_levels=1, rank=3)), np.random.default_rng(2)
+
+    def answer(changed: bytes, native: str) -> str | PlanesField:
+        monkeypatch.setenv("VQRF_NATIVE", native)
+        try:
+            return decode(changed, max_bytes=1 << 20)
+        except BitstreamError as error:
+            return str(error)
+
+    for _ in range(150):
+        changed = bytearray(data)
+        changed[int(draw.integers(32, len(data)))] ^= 1 << int(draw.integers(0, 8))
+        whole = mended(bytes(changed))
+        assert answer(whole, "1") == answer(whole, "0")
 
 
 def test_a_voxel_is_worth_the_products_of_its_planes_and_lines(coder: str) -> None:

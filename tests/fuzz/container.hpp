@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bitstream.hpp"
+#include "planes.hpp"
 
 namespace vqrf::fuzz {
 
@@ -84,9 +85,12 @@ inline File assemble(const std::vector<Part> &parts) {
     File file{0x89, 'V', 'Q', 'R', '\r', '\n', 0x1A, '\n'};
     std::uint64_t total = kHeader + kRow * parts.size();
     for (const Part &part : parts) total += part.body.size();
-    bool has_space = false;
-    for (const Part &part : parts) has_space |= part.name() == "SPAC";
-    append(file, has_space ? kSpaceMajor : kMajor);
+    std::uint16_t major = kMajor;
+    for (const Part &part : parts) {
+        if (part.name() == "SPAC") major = kSpaceMajor;
+        if (part.name() == "PLAN") major = kPlanesMajor;
+    }
+    append(file, major);
     append<std::uint16_t>(file, 0);  // the minor version
     append<std::uint32_t>(file, static_cast<std::uint32_t>(parts.size()));
     append<std::uint64_t>(file, total);
@@ -120,7 +124,7 @@ inline Part make_part(const char *name, std::uint64_t raw, File body, const File
     std::memcpy(part.row.data(), name, 4);
     const std::string of = part.name();
     put<std::uint16_t>(&part.row[4], of != "META");
-    put<std::uint16_t>(&part.row[6], of != "META" && of != "HEAD" && of != "SPAC" && of != "STEP");
+    put<std::uint16_t>(&part.row[6], of != "META" && of != "HEAD" && of != "SPAC" && of != "STEP" && of != "PLAN");
     put(&part.row[16], raw);
     part.body = std::move(body);
     part.body.insert(part.body.end(), stream.begin(), stream.end());
@@ -168,6 +172,36 @@ inline void append_pyramid(std::vector<Part> &parts, const CompressedField &fiel
     }
 }
 
+// The sections of the levels of three planes, or of three lines.
+inline void append_stacks(std::vector<Part> &parts, const char *kind, const std::array<Shadows::Shadow, 3> &shadows,
+                          std::array<Levels, 3> levels, std::uint32_t width) {
+    std::array<Shape, 3> shapes;
+    std::array<Bytes, 3> masks;
+    for (std::size_t i = 0; i < 3; ++i) shapes[i] = shadows[i].shape, masks[i] = shadows[i].mask;
+    const auto streams = encode_stacks(shapes, masks, levels, width);
+    for (std::size_t l = 0; l < streams.size(); ++l) {
+        const std::uint64_t n = levels[0][l].size() + levels[1][l].size() + levels[2][l].size();
+        parts.push_back(make_part((kind + std::to_string(streams.size() - 1 - l)).c_str(), 2 * n, {}, streams[l]));
+    }
+}
+
+// The sections that only a file of planes and lines has, but PART.
+inline void append_planes(std::vector<Part> &parts, const CompressedField &field, Part partition) {
+    File bytes;
+    append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.n_density_components));
+    append<std::uint16_t>(bytes, static_cast<std::uint16_t>(field.mix.rows / 3));
+    for (const std::vector<float> *values : {&field.plane_steps, &field.line_steps})
+        for (const float value : *values) append(bytes, value);
+    parts.push_back(make_part("PLAN", 0, bytes));
+    bytes.clear();
+    append_quantizer(bytes, field.mix);
+    parts.push_back(make_part("MIXT", raw_bytes(field.mix), bytes, encode_tables(std::span(&field.mix, 1), false)));
+    parts.push_back(std::move(partition));
+    const Shadows shadows = find_shadows(field.head.shape, field.partition);
+    append_stacks(parts, "PLN", shadows.planes, field.planes, field.n_components());
+    append_stacks(parts, "LIN", shadows.lines, field.lines, field.n_components());
+}
+
 inline File space_body(const std::vector<double> &space) {
     File bytes;
     append<std::uint16_t>(bytes, 1);
@@ -211,7 +245,7 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
     parts.push_back(make_part("COLR", raw, bytes, encode_tables(field.color_mlp, false)));
 
     Part partition = make_part("PART", head.shape.n_voxels(), encode_partition(head.shape, field.partition));
-    (head.codebook_size == 0 ? append_pyramid : append_codebook)(parts, field, std::move(partition));
+    (field.is_planes() ? append_planes : head.codebook_size ? append_codebook : append_pyramid)(parts, field, std::move(partition));
     return parts;
 }
 

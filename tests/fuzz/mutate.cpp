@@ -85,6 +85,9 @@ void mutate_head(std::vector<Part> &parts, Random &random) {
     const Part *steps = find(parts, "STEP");
     if (Part *p = find(parts, "LEV0"); p != nullptr && steps != nullptr && steps->body.size() >= 2)
         put(&p->row[16], 2 * v[5] * (1 + get<std::uint16_t>(steps->body.data())));
+    const Part *plan = find(parts, "PLAN");
+    if (Part *p = find(parts, "MIXT"); p != nullptr && plan != nullptr && plan->body.size() >= 4)
+        put(&p->row[16], 3 * v[3] * get<std::uint16_t>(&plan->body[2]) * (!p->body.empty() && p->body[0] == 1 ? 1u : 2u));
 }
 
 // Another number of the space, or a space where there was none.
@@ -130,7 +133,7 @@ void mutate_order(std::vector<Part> &parts, Random &random) {
 // Damage to the header, under a right checksum more often than not.
 void mutate_header(File &file, Random &random) {
     switch (random.below(4)) {
-        case 0: put<std::uint16_t>(&file[8 + 2 * random.below(2)], static_cast<std::uint16_t>(random.below(3))); break;
+        case 0: put<std::uint16_t>(&file[8 + 2 * random.below(2)], static_cast<std::uint16_t>(random.below(5))); break;
         case 1: put<std::uint32_t>(&file[12], random.edge()); break;
         case 2: put<std::uint64_t>(&file[16], random.one_in(2) ? file.size() + random.below(5) - 2 : random.edge()); break;
         default: {
@@ -183,15 +186,29 @@ void retype_table(Table &table, Random &random) {
     scatter(table.bytes, 256, random);
 }
 
-// Make the levels of a pyramid as long as the partition asks for.
-void resize_levels(CompressedField &field) {
+// Make the levels over a mask as long as it asks for.
+void resize_levels(Levels &levels, Shape shape, Bytes mask, std::size_t width) {
+    const std::vector<Nodes> nodes = levels_over({shape, mask, count_selected(mask)}, levels.size());
+    for (std::size_t l = 0; l < levels.size(); ++l) levels[l].resize(nodes[levels.size() - 1 - l].n_nodes * width);
+}
+
+// Make the partition one of a field without a codebook.
+void resize_partition(CompressedField &field) {
     field.partition.resize(field.head.shape.n_voxels(), kCoded);
     for (std::uint8_t &kind : field.partition) kind = kind == kPruned ? kPruned : kCoded;
     field.head.n_coded = static_cast<std::uint32_t>(std::count(field.partition.begin(), field.partition.end(), kCoded));
     field.head.n_kept = 0;
-    Nodes nodes{field.head.shape, field.partition, field.head.n_coded};
-    for (std::size_t l = field.levels.size(); l-- > 0; nodes = coarser_nodes(nodes))
-        field.levels[l].resize(nodes.n_nodes * field.steps.size());
+}
+
+// Make the levels of a pyramid, or of planes and lines, as long as the partition asks for.
+void resize_coefficients(CompressedField &field) {
+    resize_partition(field);
+    if (!field.is_planes()) return resize_levels(field.levels, field.head.shape, field.partition, field.steps.size());
+    const Shadows shadows = find_shadows(field.head.shape, field.partition);
+    for (std::size_t i = 0; i < 3; ++i) {
+        resize_levels(field.planes[i], shadows.planes[i].shape, shadows.planes[i].mask, field.n_components());
+        resize_levels(field.lines[i], shadows.lines[i].shape, shadows.lines[i].mask, field.n_components());
+    }
 }
 
 // Make everything per voxel as long as the partition asks for.
@@ -223,7 +240,9 @@ void reshape_lattice(CompressedField &field, Random &random) {
 void resize_channels(CompressedField &field, std::uint32_t n_channels, Random &random) {
     Head &head = field.head;
     head.n_channels = n_channels;
-    if (head.codebook_size != 0) {
+    if (field.is_planes()) {
+        reshape_table(field.mix, field.mix.rows, n_channels, random);
+    } else if (head.codebook_size != 0) {
         reshape_table(field.codebook, head.codebook_size, n_channels, random);
         set_quantizer(n_channels, true, field.kept_scale, field.kept_offset, random);
     } else if (field.basis.empty()) {
@@ -296,11 +315,48 @@ void mutate_pyramid(CompressedField &field, Random &random) {
         }
         default: scatter_level(field.levels[random.below(field.levels.size())], random);
     }
-    resize_levels(field);
+    resize_coefficients(field);
+}
+
+// Other components, more or fewer of them.
+void resize_components(CompressedField &field, Random &random) {
+    const auto draw = [&] { return 1 + random.below(random.one_in(8) ? kMaxComponents : 6); };
+    field.n_density_components = draw();
+    reshape_table(field.mix, 3 * draw(), field.head.n_channels, random);
+    const std::size_t n_steps = std::size_t{3} * field.n_components();
+    for (std::vector<float> *steps : {&field.plane_steps, &field.line_steps}) steps->resize(n_steps, 0.5f);
+}
+
+void mutate_planes(CompressedField &field, Random &random) {
+    std::array<Levels, 3> &stacks = random.one_in(2) ? field.planes : field.lines;
+    switch (random.below(9)) {
+        case 0: scatter(field.partition, 2, random); break;
+        case 1: reshape_lattice(field, random); break;
+        case 2: resize_channels(field, 1 + random.below(random.pick<std::uint32_t>({3, 16, 64})), random); break;
+        case 3: shade_by_harmonics(field, random); break;
+        case 4: random.one_in(2) ? add_layer(field, random) : retype_table(field.mix, random); break;
+        case 5: {
+            const std::size_t n_levels = 1 + random.below(1 + kMaxLevels);
+            for (Levels &levels : stacks) levels.resize(n_levels);
+            break;
+        }
+        case 6: resize_components(field, random); break;
+        case 7: {
+            std::vector<float> &steps = random.one_in(2) ? field.plane_steps : field.line_steps;
+            steps[random.below(steps.size())] = random.real();
+            break;
+        }
+        default: {
+            Levels &levels = stacks[random.below(3)];
+            scatter_level(levels[random.below(levels.size())], random);
+        }
+    }
+    resize_coefficients(field);
 }
 
 void mutate_field(CompressedField &field, Random &random) {
     Head &head = field.head;
+    if (field.is_planes()) return mutate_planes(field, random);
     if (head.codebook_size == 0) return mutate_pyramid(field, random);
     switch (random.below(11)) {
         case 0: scatter(field.density, 256, random); break;

@@ -93,8 +93,7 @@ def decode(data: bytes, *, max_bytes: int = 1 << 30, truncated: bool = False) ->
     Safe for untrusted input.
     """
     data = bytes(data)
-    is_native = has_native() and major_of(data) != PLANES_VERSION[0]  # of planes the core walks through the streams alone
-    raw = (_decode_native if is_native else _decode_twin)(data, max_bytes, truncated)
+    raw = (_decode_native if has_native() else _decode_twin)(data, max_bytes, truncated)
     metadata = raw.pop("metadata")
     meta_at = next((s.offset for s in read_table(data, truncated) if s.name == "META"), None)
     try:
@@ -124,21 +123,19 @@ def verify(data: bytes, *, max_bytes: int = 1 << 30) -> Compressed:
     return field
 
 
-def _working_bytes(shape: tuple[int, ...], levels: list[Section]) -> int:
+def _working_bytes(shape: tuple[int, int, int], known: dict[str, Section]) -> int:
     """What working memory that grows with the lattice counts against the budget: FORMAT.md section 2."""
-    n_blocks = math.prod(-(-side // walks.BLOCK_SIDE) for side in shape)
-    total = 24 * (shape[1] + 2) * (shape[2] + 2) + 2 * n_blocks + sum(s.raw for s in levels) // 2
-    for number in range(len(levels) - 1):
-        shape = coarser_shape(shape)
-        total += math.prod(shape) * (1 if number else 5)
-    return max(0, total - FREE_WORKING_BYTES)
-
-
-def _working_bytes_of_planes(shape: tuple[int, int, int], known: dict[str, Section]) -> int:
-    """The same of a file of planes and lines."""
     x, y, z = shape
-    raw = sum(s.raw for name, s in known.items() if name in PLANES + LINES)
-    return _working_bytes(shape, []) + raw // 2 + 12 * (x * y + x * z + y * z)
+    n_blocks = math.prod(-(-side // walks.BLOCK_SIDE) for side in shape)
+    total = 24 * (y + 2) * (z + 2) + 2 * n_blocks
+    total += sum(s.raw for name, s in known.items() if name in (*LEVELS, *PLANES, *LINES)) // 2
+    if "PLAN" in known:
+        total += 12 * (x * y + x * z + y * z)
+    coarser: tuple[int, ...] = shape
+    for number in range(sum(name in LEVELS for name in known) - 1):
+        coarser = coarser_shape(coarser)
+        total += math.prod(coarser) * (1 if number else 5)
+    return max(0, total - FREE_WORKING_BYTES)
 
 
 def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]:
@@ -150,9 +147,7 @@ def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]
     is_planes = major_of(data) == PLANES_VERSION[0]
     if is_planes and not is_pyramid:
         raise known["HEAD"].refuse("planes and lines have no codebook")
-    levels = [s for name, s in known.items() if name in LEVELS]
-    working = _working_bytes_of_planes(head.lattice.shape, known) if is_planes else _working_bytes(head.lattice.shape, levels)
-    if sum(s.raw for s in known.values()) + working > max_bytes:
+    if sum(s.raw for s in known.values()) + _working_bytes(head.lattice.shape, known) > max_bytes:
         raise known["HEAD"].refuse(f"decoding takes more than the limit of {max_bytes} bytes")
     space = read_space(data, known["SPAC"]) if "SPAC" in known else None
     known["PART"].expect_raw(head.lattice.n_voxels)
@@ -173,13 +168,12 @@ def _decode_twin(data: bytes, max_bytes: int, truncated: bool) -> dict[str, Any]
         "empty_density": head.empty_density,
         "metadata": metadata,
     }
-    if is_planes:
-        return common | read_planes(data, known, head, _walks())
-    return common | (read_pyramid if is_pyramid else read_codebook)(data, known, head)
+    read = read_planes if is_planes else read_pyramid if is_pyramid else read_codebook
+    return common | read(data, known, head)
 
 
 def _walks() -> Any:
-    """Who walks through streams: the compiled core, or its twin."""
+    """Who encodes streams: the compiled core, or its twin."""
     return importlib.import_module("vqrf._native") if has_native() else walks
 
 
@@ -207,6 +201,10 @@ def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, An
     if "coefficients" in raw:
         basis = raw["basis"] if raw["basis"].size else None
         return common | {"steps": raw["steps"], "basis": basis, "coefficients": tuple(raw["coefficients"])}
+    if "planes" in raw:
+        stacks = {name: tuple(map(tuple, raw[name])) for name in ("planes", "lines")}
+        steps = {name: raw[name] for name in ("plane_steps", "line_steps")}
+        return common | stacks | steps | {"mix": _table_from_native(*raw["mix"])}
     return common | {
         "density": Quantized(*raw["density"]),
         "codes": raw["codes"],

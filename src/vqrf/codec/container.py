@@ -19,7 +19,7 @@ SIGNATURE = b"\x89VQR\r\n\x1a\n"
 VERSION, SPACE_VERSION, PLANES_VERSION = (1, 0), (2, 0), (3, 0)
 """The versions that are written: of a field in a box, of one in another space, and of planes and lines."""
 MAJORS = (1, 2, 3)
-"""Those that are read, whatever their minor version; the third is experimental, and read here alone."""
+"""Those that are read, whatever their minor version."""
 HEADER_BYTES = 32
 ENTRY_BYTES = 32
 

@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -37,7 +38,7 @@ from vqrf.codec.compressed import (
     items_of,
 )
 from vqrf.codec.container import LEVELS, LINES, PLANES, BitstreamError, Reader, Section, read_table
-from vqrf.codec.planes import MAX_COMPONENTS, PlanesField, Stack, count_nodes, shadows
+from vqrf.codec.planes import MAX_COMPONENTS, PlanesField, Stack, shadows
 from vqrf.codec.pyramid import Int16, Nodes, PyramidField, build_nodes
 from vqrf.geometry import Float32, Front, Lattice
 from vqrf.kernels.constants import Activation, Equation, Shading, count_view_frequencies, shading_fault
@@ -317,11 +318,12 @@ def read_color_mlp(data: bytes, section: Section, n_channels: int) -> tuple[Shad
     return SHADINGS[number], n_frequencies, tuple(layers)
 
 
-def _read_partition(data: bytes, section: Section, head: Head, coder: Any = walks) -> Uint8:
-    partition: Uint8
-    partition, fault = coder.decode_partition(head.lattice.shape, Reader(data, section).rest)
-    if fault:
-        raise section.refuse(fault)
+def _read_partition(data: bytes, section: Section, head: Head) -> Uint8:
+    partition = np.zeros(head.lattice.shape, np.uint8)
+    found: list[Uint8] = []
+    Reader(data, section).decode(walks.PARTITION_CONTEXTS, lambda d: found.append(walks.code_partition(d, partition)))
+    if not np.array_equal(found[0], walks.find_blocks(partition)):
+        raise section.refuse("a block that is marked as occupied is empty")
     n_coded, n_kept = (int(np.count_nonzero(partition == kind)) for kind in (CODED, KEPT))
     if (n_coded, n_kept) != (head.n_coded, head.n_kept):
         said = f"the head says {head.n_coded} and {head.n_kept}"
@@ -380,7 +382,7 @@ def read_pyramid(data: bytes, known: dict[str, Section], head: Head) -> dict[str
     return {"partition": partition, "steps": steps, "basis": basis, "coefficients": coefficients}
 
 
-def read_planes(data: bytes, known: dict[str, Section], head: Head, coder: Any) -> dict[str, Any]:
+def read_planes(data: bytes, known: dict[str, Section], head: Head) -> dict[str, Any]:
     """What a `PlanesField` has of its own, and its partition."""
     section = known["PLAN"]
     reader = Reader(data, section)
@@ -396,29 +398,29 @@ def read_planes(data: bytes, known: dict[str, Section], head: Head, coder: Any) 
     reader = Reader(data, known["MIXT"])
     mix = _read_quantizer(reader, (3 * n_features, head.n_channels))
     _read_items(reader, [mix], by_column=False)
-    partition = _read_partition(data, known["PART"], head, coder)
+    partition = _read_partition(data, known["PART"], head)
     planes, lines = shadows(partition)
     return {
         "partition": partition,
-        "planes": _read_stacks(data, [known[name] for name in PLANES if name in known], planes, rank, coder),
-        "lines": _read_stacks(data, [known[name] for name in LINES if name in known], lines, rank, coder),
+        "planes": _read_stacks(data, [known[name] for name in PLANES if name in known], planes, rank),
+        "lines": _read_stacks(data, [known[name] for name in LINES if name in known], lines, rank),
         "plane_steps": steps[0],
         "line_steps": steps[1],
         "mix": mix,
     }
 
 
-def _read_stacks(
-    data: bytes, sections: list[Section], masks: list[NDArray[np.bool_]], width: int, coder: Any
-) -> tuple[Stack, ...]:
+def _read_stacks(data: bytes, sections: list[Section], masks: list[NDArray[np.bool_]], width: int) -> tuple[Stack, ...]:
     """The levels of three planes, or of three lines; their raw lengths are checked before there is room for them."""
-    for section, counts in zip(sections, zip(*count_nodes(masks, len(sections) - 1), strict=True), strict=True):
-        section.expect_raw(2 * sum(counts) * width)
-    streams = [Reader(data, section).rest for section in sections]
-    stacks, damaged = coder.decode_stacks([np.ascontiguousarray(mask).view(np.uint8) for mask in masks], width, streams)
-    if damaged >= 0:
-        raise sections[damaged].refuse(walks.DAMAGED)
-    return tuple(tuple(levels) for levels in stacks)
+    levels = list(zip(*(build_nodes(mask, len(sections) - 1)[::-1] for mask in masks), strict=True))
+    for section, of_masks in zip(sections, levels, strict=True):
+        section.expect_raw(2 * sum(nodes.n_nodes for nodes in of_masks) * width)
+    stacks = [[np.zeros((nodes.n_nodes, width), np.int16) for nodes in of_masks] for of_masks in levels]
+    above: list[walks.Rows | None] = [None] * len(masks)
+    for section, of_masks, values in zip(sections, levels, stacks, strict=True):
+        walk = partial(walks.code_stacks, nodes=of_masks, above=above, values=values)
+        Reader(data, section).decode(walks.level_contexts(width), walk)
+    return tuple(zip(*stacks, strict=True))
 
 
 def read_codebook(data: bytes, known: dict[str, Section], head: Head) -> dict[str, Any]:

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, Int32, Uint8
-from vqrf.codec.entropy import Coder, Damaged, Decoder, Encoder
+from vqrf.codec.entropy import Coder, Damaged, Encoder
 from vqrf.codec.pyramid import Int16, Nodes, build_nodes
-
-DAMAGED = "coded bytes are damaged"
 
 BLOCK_SIDE = 4
 """Side, in voxels, of the blocks that are coded as empty or not."""
@@ -346,17 +344,15 @@ def encode_levels(partition: Uint8, levels: Sequence[Int16]) -> list[bytes]:
     return streams
 
 
-def decode_partition(shape: tuple[int, int, int], stream: bytes) -> tuple[Uint8, str]:
-    """A partition from its stream, and what is wrong with that, or nothing. Safe for untrusted input."""
-    partition = np.zeros(shape, np.uint8)
-    try:
-        decoder = Decoder(PARTITION_CONTEXTS, stream)
-        blocks = code_partition(decoder, partition)
-    except Damaged:
-        return partition, DAMAGED
-    if not decoder.is_complete():
-        return partition, DAMAGED
-    return partition, "" if np.array_equal(blocks, find_blocks(partition)) else "a block that is marked as occupied is empty"
+def code_stacks(coder: Coder, nodes: Sequence[Nodes], above: list[Rows | None], values: Sequence[Int16]) -> None:
+    """Code a level of pyramids over a few masks, in place, one after the other.
+
+    Args:
+      nodes, values: of each mask; coefficients are [N_l,width].
+      above: of each, what this left here for the level that it hangs on; None for the coarsest.
+    """
+    for i, (level, coefficients) in enumerate(zip(nodes, values, strict=True)):
+        above[i] = code_level(coder, level, above[i], coefficients)
 
 
 def encode_stacks(masks: Sequence[Uint8], stacks: Sequence[Sequence[Int16]]) -> list[bytes]:
@@ -368,32 +364,11 @@ def encode_stacks(masks: Sequence[Uint8], stacks: Sequence[Sequence[Int16]]) -> 
     nodes = [build_nodes(mask != 0, len(stacks[0]) - 1)[::-1] for mask in masks]
     above: list[Rows | None] = [None] * len(masks)
     streams = []
-    for level, of_masks in enumerate(zip(*nodes, strict=True)):
-        encoder = Encoder(level_contexts(stacks[0][level].shape[1]))
-        for i, of_mask in enumerate(of_masks):
-            above[i] = code_level(encoder, of_mask, above[i], stacks[i][level].copy())
+    for of_masks, values in zip(zip(*nodes, strict=True), zip(*stacks, strict=True), strict=True):
+        encoder = Encoder(level_contexts(values[0].shape[1]))
+        code_stacks(encoder, of_masks, above, [level.copy() for level in values])
         streams.append(encoder.finish())
     return streams
-
-
-def decode_stacks(masks: Sequence[Uint8], width: int, streams: Sequence[bytes]) -> tuple[list[list[Int16]], int]:
-    """What `encode_stacks` was given, and -1; or the number of the first stream that is damaged.
-
-    Safe for untrusted input: what it gives has as many rows as the masks have nodes.
-    """
-    nodes = [build_nodes(mask != 0, len(streams) - 1)[::-1] for mask in masks]
-    stacks = [[np.zeros((level.n_nodes, width), np.int16) for level in of_mask] for of_mask in nodes]
-    above: list[Rows | None] = [None] * len(masks)
-    for level, stream in enumerate(streams):
-        try:
-            decoder = Decoder(level_contexts(width), stream)
-            for i, of_mask in enumerate(nodes):
-                above[i] = code_level(decoder, of_mask[level], above[i], stacks[i][level])
-        except Damaged:
-            return stacks, level
-        if not decoder.is_complete():
-            return stacks, level
-    return stacks, -1
 
 
 def encode_partition(partition: Uint8) -> bytes:
