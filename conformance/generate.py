@@ -24,7 +24,7 @@ from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, CompressedField, Quantized, Table, canonical_json
 from vqrf.codec.container import BitstreamError
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
-from vqrf.geometry import Front, Lattice
+from vqrf.geometry import Front, Lattice, Unbounded
 from vqrf.kernels.constants import Activation, Equation, Shading
 
 HERE = Path(__file__).parent
@@ -161,8 +161,11 @@ SPACE = Front(((1.0, 0.25, 0.0, 0.5), (0.0, 1.0, -0.125, 0.0), (0.0, 0.0, 0.75, 
 """A space of numbers that are exact, for files of version 2."""
 
 
-def in_space(field: Any) -> Any:
-    return replace(field, lattice=replace(field.lattice, space=SPACE))
+AROUND = Unbounded(((0.5, 0.0, 0.0, -0.25), (0.0, 0.25, 0.125, 0.0), (0.0, -0.125, 0.25, 1.5), (0.0, 0.0, 0.0, 1.0)))
+
+
+def in_space(field: Any, space: Front | Unbounded = SPACE) -> Any:
+    return replace(field, lattice=replace(field.lattice, space=space))
 
 
 def smallest_pyramid() -> PyramidField:
@@ -236,6 +239,7 @@ def valid_fields() -> dict[str, CompressedField]:
         "codewords_256": make_field(13, (9, 8, 10), n_channels=3, n_codewords=256, widths=[]),
         "metadata": replace(make_field(14, (4, 4, 4), n_channels=3, n_codewords=2, widths=[]), metadata=METADATA),
         "front": in_space(make_field(15, (9, 8, 7), n_codewords=20)),
+        "unbounded": in_space(make_field(16, (8, 7, 9), n_codewords=20), AROUND),
         "no_metadata": replace(make_field(8, (4, 4, 4), n_channels=3, widths=[]), metadata={}),
     }
 
@@ -253,6 +257,7 @@ def valid_pyramids() -> dict[str, PyramidField]:
         "pyramid_all_pruned": make_pyramid(25, tiny, n_levels=2, n_latents=3, partition=whole[PRUNED], widths=[]),
         "pyramid_all_coded": make_pyramid(26, tiny, n_levels=8, n_latents=3, partition=whole[CODED], widths=[]),
         "pyramid_front": in_space(make_pyramid(27, (8, 9, 7), n_levels=1)),
+        "pyramid_unbounded": in_space(make_pyramid(28, (9, 7, 8), n_levels=1), AROUND),
         "pyramid_smallest": smallest_pyramid(),
     }
 
@@ -290,6 +295,8 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
         out["feature_frequencies"] = np.array([field.equation.feature_frequencies], np.uint16)
     if field.lattice.space is not None:
         out["space"] = np.array(field.lattice.space.matrix)
+        if isinstance(field.lattice.space, Unbounded):
+            out["space_number"] = np.array([2], np.uint16)
     tables: dict[str, Table] = {}
     if isinstance(field, PyramidField):
         out |= {f"LEV{number}": level for number, level in enumerate(field.coefficients[::-1])}
@@ -506,7 +513,8 @@ def bad_spaces(good: bytes, box: bytes) -> dict[str, tuple[str, str, bytes]]:
     parts = split(good)
     return {
         "space_size": ("SPAC", "expected 132", edit(good, "SPAC", lambda body: body + b"\0")),
-        "space_unknown": ("SPAC", "space 2", edit(good, "SPAC", put(0, "H", 2))),
+        "space_unknown": ("SPAC", "space 3", edit(good, "SPAC", put(0, "H", 3))),
+        "space_not_affine": ("SPAC", "not affine", edit(good, "SPAC", put(0, "H", 2))),
         "space_reserved": ("SPAC", "reserved", edit(good, "SPAC", put(2, "H", 1))),
         "space_infinite": ("SPAC", "not finite", edit(good, "SPAC", put(124, "d", float("inf")))),
         "space_missing": ("SPAC", "missing", with_header(box, 8, "H", 2)),

@@ -77,9 +77,14 @@ Volume read_volume(nb::object object) {
         v.blocks[axis] = static_cast<int>(count_blocks(v.shape[axis] - 1));
     }
     nb::object space = object.attr("space");
-    v.is_front = !space.is_none();
-    for (int row = 0; v.is_front && row < 4; ++row)
-        for (int column = 0; column < 4; ++column) v.space[row][column] = nb::cast<double>(space.attr("matrix")[row][column]);
+    if (!space.is_none()) {
+        const auto name = nb::cast<std::string>(space.attr("name"));
+        expect(name == "front" || name == "unbounded", "space: " + name + " is not supported");
+        v.space_kind = name == "front" ? SpaceKind::FRONT : SpaceKind::UNBOUNDED;
+        for (int row = 0; row < 4; ++row)
+            for (int column = 0; column < 4; ++column)
+                v.space[row][column] = nb::cast<double>(space.attr("matrix")[row][column]);
+    }
     expect(static_cast<int64_t>(v.shape[0]) * v.shape[1] * v.shape[2] <= MAX_VOXELS, "density: too many voxels");
     v.density = keep<const float>(volume, object.attr("density"), "density", {-1, -1, -1});
     nb::object features = object.attr("features"), rows = object.attr("rows"), factors = object.attr("factors");

@@ -53,17 +53,20 @@ Head read_head(Bytes data, const Section &section) {
     return head;
 }
 
-std::vector<double> read_space(Bytes data, const Section &section) {
+Space read_space(Bytes data, const Section &section) {
     Reader in(data, section);
     if (section.stored != kSpaceBytes)
         in.fail("has " + to_string(section.stored) + " bytes, expected " + to_string(kSpaceBytes));
     const auto number = in.take<std::uint16_t>(), reserved = in.take<std::uint16_t>();
-    if (number != 1) in.fail("space " + to_string(number) + " is not supported");
+    if (number != kProjective && number != kUnbounded) in.fail("space " + to_string(number) + " is not supported");
     if (reserved != 0) in.fail("reserved bytes are not zero");
-    std::vector<double> space(16);
-    for (double &value : space) value = in.take<double>();
-    for (const double value : space)
+    Space space{number, {}};
+    for (double &value : space.map) value = in.take<double>();
+    for (const double value : space.map)
         if (!std::isfinite(value)) in.fail("a number of the space is not finite");
+    const double *last = &space.map[12];
+    const bool is_affine = last[0] == 0 && last[1] == 0 && last[2] == 0 && last[3] == 1;
+    if (number == kUnbounded && !is_affine) in.fail("the map of the space is not affine");
     return space;
 }
 

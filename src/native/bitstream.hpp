@@ -61,9 +61,17 @@ struct Head {
     Activation activation;
 };
 
+// How places come of the world: FORMAT.md section 4.
+constexpr std::uint16_t kProjective = 1, kUnbounded = 2;
+
+struct Space {
+    std::uint16_t number;
+    std::array<double, 16> map;  // row by row
+};
+
 struct CompressedField {
     Head head;
-    std::vector<double> space;           // 16 numbers of a projective map, row by row; none in a box
+    std::optional<Space> space;          // none in a box
     std::vector<std::uint8_t> metadata;  // the JSON text as it stands: whoever reads it checks it
     Shading shading = Shading::kMlp;
     std::uint16_t feature_frequencies = 0;  // 1 and more with kEncodedMlp, else 0

@@ -100,9 +100,12 @@ nb::dict to_dict(CompressedField field) {
     nb::dict out;
     out["lo"] = nb::make_tuple(head.lo[0], head.lo[1], head.lo[2]);
     out["hi"] = nb::make_tuple(head.hi[0], head.hi[1], head.hi[2]);
-    nb::list space;
-    for (const double value : field.space) space.append(value);
-    out["space"] = space;
+    out["space"] = nb::none();
+    if (field.space) {
+        nb::list map;
+        for (const double value : field.space->map) map.append(value);
+        out["space"] = nb::make_tuple(field.space->number, map);
+    }
     out["constants"] = to_vector(std::vector<float>(head.constants.begin(), head.constants.end()));
     out["metadata"] = nb::bytes(field.metadata.data(), field.metadata.size());
     out["shading"] = static_cast<int>(field.shading);

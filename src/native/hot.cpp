@@ -461,13 +461,11 @@ static void hits(const VolumeView &v, const RayView &rays, uint8_t *hit) {
     const ThreadPool::Turn turn;
     turn.parallel_for((rays.n + CHUNK - 1) / CHUNK, [&](int64_t chunk) {
         for (int64_t ray = chunk * CHUNK; ray < std::min(rays.n, (chunk + 1) * CHUNK); ++ray) {
-            Path path;
             bool met = false;
-            if (enter(v, rays.origins + 3 * ray, rays.directions + 3 * ray, path))
-                walk(v, path, [&](int32_t, const float *, int) {
-                    met = true;
-                    return false;
-                });
+            follow(v, rays.origins + 3 * ray, rays.directions + 3 * ray, [&](const Path &path) {
+                met = walk(v, path, [](int32_t, const float *, int) { return false; });
+                return !met;
+            });
             hit[ray] = met;
         }
     });

@@ -60,6 +60,9 @@ struct FactorGradientView {
     float *plane[3], *line[3], *mix;
 };
 
+// How places come of the world: as they are, by a projective map, or by `Unbounded` of src/vqrf/geometry.py.
+enum class SpaceKind { BOX, FRONT, UNBOUNDED };
+
 struct VolumeView {
     float lo[3], hi[3];
     int shape[3];
@@ -77,8 +80,8 @@ struct VolumeView {
     bool relu_color;      // harmonics are coloured by a ReLU, not by a sigmoid
     float density_floor;  // raw density whose alpha is alpha_threshold
     float background[3];
-    bool is_front;       // places are those of a projective map of the world, not the world's
-    double space[4][4];  // that map
+    SpaceKind space_kind;
+    double space[4][4];  // its map, where it is no box
     int n_layers;  // 0, or 2 and more; without any 3 channels are rgb logits, 12 or 27 coefficients of spherical harmonics
     const float *weight[MAX_LAYERS];
     const float *bias[MAX_LAYERS];

@@ -1,7 +1,7 @@
 """Where things are: cameras, rays, spaces, and the only world <-> voxel map.
 
 Notation. World points `x` are in world units. A space takes each to a place: in a box that is the point itself, and `Front`
-is the other one. Voxel `(i, j, k)` of a lattice of `shape = (X, Y, Z)` has its place at
+and `Unbounded` are the other ones. Voxel `(i, j, k)` of a lattice of `shape = (X, Y, Z)` has its place at
 `lo + (i, j, k) / (shape - 1) * (hi - lo)`: corner-aligned, `lo` is the first voxel and `hi` the last. Axes are in memory
 order, Z fastest. Cameras follow the OpenGL / Blender convention (x right, y up, looking along -z), poses map camera to
 world, and the centre of pixel `(column, row)` is at `(column + 0.5, row + 0.5)`.
@@ -9,7 +9,10 @@ world, and the centre of pixel `(column, row)` is at `(column + 0.5, row + 0.5)`
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -232,7 +235,62 @@ Row = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Front:
+class Space(ABC):
+    """How the world lies in a lattice that is no box: a map that takes points to places, in pieces of which each is projective.
+
+    What is straight in the world is straight in each piece, so that a ray is walked by a constant step of places.
+
+    Args:
+      matrix: [4,4], of the map.
+
+    Raises:
+      ValueError: a value is not finite.
+    """
+
+    name: ClassVar[str]
+    stretch: ClassVar[int]
+    """How many diagonals of a lattice a ray may run through places there."""
+
+    matrix: tuple[Row, Row, Row, Row]
+
+    def __post_init__(self) -> None:
+        if np.shape(self.matrix) != (4, 4) or not np.isfinite(self.matrix).all():
+            raise ValueError("space: expected 4x4 finite numbers")
+
+    @abstractmethod
+    def place_of_world(self, x: ArrayLike) -> Float64:
+        """Places [...,3] of world points [...,3]; nan of what has none."""
+
+    @abstractmethod
+    def world_of_place(self, place: ArrayLike) -> Float64:
+        """World points [...,3] of places [...,3]; the inverse of `place_of_world`."""
+
+    @abstractmethod
+    def fault(self, corners: Float64) -> str | None:
+        """Why nothing can be drawn between these places [8,3]; None if it can. FORMAT.md section 2 has these limits."""
+
+    def moved(self, offset: ArrayLike) -> Self:
+        """The same space in a world that is moved by `offset` [3]."""
+        matrix = np.array(self.matrix)
+        matrix[:, 3] -= matrix[:, :3] @ np.asarray(offset, np.float64)
+        return type(self)(_rows(matrix))
+
+    def _matrix_fault(self) -> str | None:
+        matrix = np.array(self.matrix)
+        if not np.abs(matrix).max() <= MAX_ENTRY:
+            return f"space: expected numbers within {MAX_ENTRY:g}"
+        if np.linalg.matrix_rank(matrix / np.abs(matrix).max(1, keepdims=True).clip(1e-300), tol=1e-12) < 4:
+            return "space: it takes different points to one place"
+        return None
+
+    def _reach_fault(self, corners: Float64) -> str | None:
+        if not np.abs(self.world_of_place(corners)).max() <= MAX_ENTRY:
+            return f"space: a corner of the lattice is beyond {MAX_ENTRY:g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Front(Space):
     """The space of cameras that look one way: a projective map, so that what is straight in the world is straight in it.
 
         (q, w) = matrix @ (x, 1),   place of x = q / w,   w > 0 the depth of x
@@ -243,17 +301,11 @@ class Front:
     Args:
       matrix: [4,4], its last row unitless: depths are in world units where that is a unit vector and an offset.
 
-    Raises:
-      ValueError: a value is not finite.
-
     Source: normalised device coordinates, NeRF (arXiv 2003.08934), appendix C. Departs: any frame and scale, and depth ends.
     """
 
-    matrix: tuple[Row, Row, Row, Row]
-
-    def __post_init__(self) -> None:
-        if np.shape(self.matrix) != (4, 4) or not np.isfinite(self.matrix).all():
-            raise ValueError("space: expected 4x4 finite numbers")
+    name = "front"
+    stretch = 1
 
     @classmethod
     def looking(cls, pose: Float64, near: float, depth: float) -> Front:
@@ -273,14 +325,12 @@ class Front:
         return cls(_rows(np.concatenate([rows, offsets[:, None]], 1)))
 
     def place_of_world(self, x: ArrayLike) -> Float64:
-        """Places [...,3] of world points [...,3]; nan of what has no depth."""
         matrix = np.array(self.matrix)
         q = np.asarray(x, np.float64) @ matrix[:, :3].T + matrix[:, 3]
         place: Float64 = q[..., :3] / np.where(q[..., 3:] > 0, q[..., 3:], np.nan)
         return place
 
     def world_of_place(self, place: ArrayLike) -> Float64:
-        """World points [...,3] of places [...,3]; the inverse of `place_of_world`."""
         inverse = np.linalg.inv(np.array(self.matrix))
         x = np.asarray(place, np.float64) @ inverse[:, :3].T + inverse[:, 3]
         world: Float64 = x[..., :3] / x[..., 3:]
@@ -296,35 +346,99 @@ class Front:
         point: Float64 = inverse[:3, 2] / (inverse[3, 2] or np.nan)
         return point
 
-    def moved(self, offset: ArrayLike) -> Front:
-        """The same space in a world that is moved by `offset` [3]."""
-        matrix = np.array(self.matrix)
-        matrix[:, 3] -= matrix[:, :3] @ np.asarray(offset, np.float64)
-        return Front(_rows(matrix))
-
     def fault(self, corners: Float64) -> str | None:
-        """Why nothing can be drawn between these places [8,3]; None if it can. FORMAT.md section 2 has these limits."""
-        matrix = np.array(self.matrix)
-        if not np.abs(matrix).max() <= MAX_ENTRY:
-            return f"space: expected numbers within {MAX_ENTRY:g}"
-        if np.linalg.matrix_rank(matrix / np.abs(matrix).max(1, keepdims=True).clip(1e-300), tol=1e-12) < 4:
-            return "space: it takes different points to one place"
-        inverse = np.linalg.inv(matrix)
+        if fault := self._matrix_fault():
+            return fault
+        inverse = np.linalg.inv(np.array(self.matrix))
         nearness = corners @ inverse[3, :3] + inverse[3, 3]
         if not ((nearness >= 1 / MAX_ENTRY) & (nearness <= MAX_ENTRY)).all():
             return "space: a corner of the lattice is not in front, or too far"
-        if not np.abs(self.world_of_place(corners)).max() <= MAX_ENTRY:
-            return f"space: a corner of the lattice is beyond {MAX_ENTRY:g}"
-        return None
+        return self._reach_fault(corners)
+
+
+@dataclass(frozen=True)
+class Unbounded(Space):
+    """The space of cameras amid a place that ends nowhere: a cube as it is, and all that is around it, the coarser the farther.
+
+        y = matrix @ (x, 1),   place of x = y / max(1, (1 + |y|) / 2),   |y| the largest of the magnitudes of its coordinates
+
+    The cube |y| <= 1 stays as it is, and the rest fills that of |place| < 2. In the cube, and in each of the six pyramids that
+    continue its faces away from its middle, the map is projective. So a ray has seven straight pieces at most, and these join.
+
+    Args:
+      matrix: [4,4], affine: its last row is 0 0 0 1.
+
+    Raises:
+      ValueError: it is not affine.
+
+    Source: the piecewise projective contraction of MERF (arXiv 2302.12249), sec. 4.1. Departs: MERF divides the largest
+    coordinate otherwise than the two others, which tears the world where another one becomes the largest, and leaves half of
+    the lattice without a point of the world; here all three are divided alike.
+    """
+
+    name = "unbounded"
+    stretch = 4  # a ray bends towards the middle alone, and around a convex figure it is no more than pi diameters
+    n_pieces: ClassVar[int] = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if tuple(self.matrix[3]) != (0, 0, 0, 1):
+            raise ValueError("space: expected an affine map, whose last row is 0 0 0 1")
+
+    @classmethod
+    def around(cls, centre: ArrayLike, half: float) -> Unbounded:
+        """The space whose cube is around `centre` [3] and has sides of twice `half`, > 0, world units."""
+        offset = -np.asarray(centre, np.float64) / half
+        return cls(_rows(np.concatenate([np.concatenate([np.eye(3) / half, offset[:, None]], 1), [[0, 0, 0, 1]]])))
+
+    def place_of_world(self, x: ArrayLike) -> Float64:
+        matrix = np.array(self.matrix)
+        y = np.asarray(x, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+        place: Float64 = y / np.maximum(1, (1 + np.abs(y).max(-1, keepdims=True)) / 2)
+        return place
+
+    def world_of_place(self, place: ArrayLike) -> Float64:
+        """World points [...,3] of places [...,3] within the cube of 2; nan of others."""
+        at, inverse = np.asarray(place, np.float64), np.linalg.inv(np.array(self.matrix))
+        left = 2 - np.abs(at).max(-1, keepdims=True)
+        y = at / np.where(left > 0, np.minimum(left, 1), np.nan)
+        world: Float64 = y @ inverse[:3, :3].T + inverse[:3, 3]
+        return world
+
+    @property
+    def centre(self) -> Float64:
+        """[3] the world point in the middle of the cube."""
+        return self.world_of_place(np.zeros(3))
+
+    @property
+    def half(self) -> float:
+        """Half of a side of the cube, world units; in the mean where it is none."""
+        return float(1 / np.cbrt(abs(np.linalg.det(np.array(self.matrix)[:3, :3]))))
+
+    def fault(self, corners: Float64) -> str | None:
+        if fault := self._matrix_fault():
+            return fault
+        if not np.abs(corners).max() <= FARTHEST:
+            return f"space: expected a lattice within {FARTHEST:.7g}"
+        return self._reach_fault(corners)
 
 
 MAX_ENTRY = 2.0**40
 """Of the numbers of a space and of the depths of places: what drawing takes, as of the coordinates of a box."""
 
+FARTHEST = 2 - 2.0**-12
+"""The largest coordinate of a place in `Unbounded` where anything is: 8191 times as far as the cube reaches. Farther off,
+float32 has no digits for distances."""
+
 
 def _rows(matrix: Float64) -> tuple[Row, Row, Row, Row]:
     a, b, c, d = ((row[0], row[1], row[2], row[3]) for row in matrix.tolist())
     return a, b, c, d
+
+
+def longest_way(lo: Vector, hi: Vector, space: Space | None) -> float:
+    """How far a ray may run through the places between two corners."""
+    return math.dist(lo, hi) * (1 if space is None else space.stretch)
 
 
 @dataclass(frozen=True)
@@ -343,7 +457,7 @@ class Lattice:
     lo: tuple[float, float, float]
     hi: tuple[float, float, float]
     shape: tuple[int, int, int]
-    space: Front | None = field(default=None, repr=False)
+    space: Space | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not np.isfinite([*self.lo, *self.hi]).all():
@@ -354,7 +468,7 @@ class Lattice:
             raise ValueError(f"lattice: expected at least 2 voxels on every axis, got {self.shape}")
 
     @classmethod
-    def with_voxels(cls, lo: ArrayLike, hi: ArrayLike, n_voxels: int, space: Front | None = None) -> Lattice:
+    def with_voxels(cls, lo: ArrayLike, hi: ArrayLike, n_voxels: int, space: Space | None = None) -> Lattice:
         """The lattice over the places `lo..hi` with about `n_voxels` voxels of equal edge.
 
         The edge is `(volume / n_voxels)^(1/3)` and each side holds as many whole edges as fit (DVGO's rule).
@@ -376,7 +490,10 @@ class Lattice:
         """By how much to move the world [3] so that the lattice is at its origin: see `far_origin`."""
         if self.space is None:
             return far_origin(self.lo, self.hi)
-        corners = self.space.world_of_place(self.corners())
+        places = self.corners()
+        if isinstance(self.space, Unbounded):  # around its cube: the rest is as far as one likes
+            places = np.clip(places, -1, 1)
+        corners = self.space.world_of_place(places)
         return far_origin(corners.min(0), corners.max(0))
 
     def corners(self) -> Float64:
@@ -386,6 +503,11 @@ class Lattice:
     @property
     def n_voxels(self) -> int:
         return int(np.prod(self.shape))
+
+    @property
+    def longest_way(self) -> float:
+        """How far a ray may run through the places of the lattice."""
+        return longest_way(self.lo, self.hi, self.space)
 
     @property
     def extent(self) -> Float64:

@@ -202,11 +202,11 @@ inline void append_planes(std::vector<Part> &parts, const CompressedField &field
     append_stacks(parts, "LIN", shadows.lines, field.lines, field.n_components());
 }
 
-inline File space_body(const std::vector<double> &space) {
+inline File space_body(const Space &space) {
     File bytes;
-    append<std::uint16_t>(bytes, 1);
+    append<std::uint16_t>(bytes, space.number);
     append<std::uint16_t>(bytes, 0);
-    for (const double value : space) append(bytes, value);
+    for (const double value : space.map) append(bytes, value);
     return bytes;
 }
 
@@ -222,7 +222,7 @@ inline std::vector<Part> encode_parts(const CompressedField &field) {
     for (const float v : head.constants) append(bytes, v);
     append(bytes, static_cast<std::uint32_t>(head.activation));
     std::vector<Part> parts{make_part("HEAD", 0, bytes)};
-    if (!field.space.empty()) parts.push_back(make_part("SPAC", 0, space_body(field.space)));
+    if (field.space) parts.push_back(make_part("SPAC", 0, space_body(*field.space)));
     if (!field.metadata.empty()) parts.push_back(make_part("META", 0, field.metadata));
 
     bytes.clear();

@@ -94,8 +94,9 @@ void mutate_head(std::vector<Part> &parts, Random &random) {
 void mutate_space(std::vector<Part> &parts, Random &random) {
     Part *part = find(parts, "SPAC");
     if (part == nullptr) {
-        if (parts.size() < kMaxParts)
-            parts.insert(parts.begin() + 1, make_part("SPAC", 0, space_body(std::vector<double>(16, 0.5))));
+        Space space{static_cast<std::uint16_t>(1 + random.below(2)), {}};
+        for (int i = 0; i < 4; ++i) space.map[5 * i] = 1;
+        if (parts.size() < kMaxParts) parts.insert(parts.begin() + 1, make_part("SPAC", 0, space_body(space)));
         return;
     }
     if (part->body.size() < 132) return;

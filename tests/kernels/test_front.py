@@ -16,7 +16,7 @@ from vqrf.fields.storage import load_field, save_field
 from vqrf.geometry import Camera, Front, Lattice
 from vqrf.kernels import Volume, reference, select
 from vqrf.kernels.constants import Equation
-from vqrf.kernels.equation import piece_of, tensors
+from vqrf.kernels.equation import pieces_of, tensors
 from vqrf.rendering.render import render
 
 NEAR, DEPTH = 1.5, 0.7
@@ -75,7 +75,7 @@ def test_what_is_walked_in_places_is_the_ray_in_the_world() -> None:
     volume = in_front(make_volume("logits", has_rows=False))
     origins, directions = rays_before(400)
     assert volume.space is not None
-    piece = piece_of(tensors(volume), torch.from_numpy(origins), torch.from_numpy(directions))
+    (piece,) = pieces_of(tensors(volume), torch.from_numpy(origins), torch.from_numpy(directions))
     way = (piece.leave - piece.enter).numpy()
     n_hits = 0
     t = np.concatenate([np.linspace(0.01, 40, 2000), np.linspace(40, 4000, 1000)])

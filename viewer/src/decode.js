@@ -40,7 +40,8 @@ export { crc32, FormatError } from './container.js'
  * @property {number} alphaThreshold
  * @property {[number, number, number]} background
  * @property {number} activation of the density, 0: softplus; 1: ReLU
- * @property {number[]} [space] the projective map from the world to places, 16 numbers, row by row; none in a box
+ * @property {number[]} [space] the map of its space, 16 numbers, row by row; none in a box
+ * @property {boolean} [isUnbounded] whether places are drawn in from all around, and not those of a projective map
  */
 
 /**
@@ -146,17 +147,18 @@ function readHead(reader) {
 
 /**
  * @param {SectionReader} reader of SPAC
- * @returns {number[]}
  */
 function readSpace(reader) {
   const { bytes, view } = reader
   if (bytes.length !== SPACE_BYTES) throw reader.refuse(`has ${bytes.length} bytes, expected ${SPACE_BYTES}`)
   const [number, reserved] = [reader.u16(), reader.u16()]
-  if (number !== 1) throw reader.refuse(`space ${number} is not supported`)
+  if (number !== 1 && number !== 2) throw reader.refuse(`space ${number} is not supported`)
   if (reserved) throw reader.refuse('reserved bytes are not zero')
   const space = Array.from({ length: 16 }, () => view.getFloat64(reader.take(8), true))
   if (!space.every(Number.isFinite)) throw reader.refuse('a number of the space is not finite')
-  return space
+  const isUnbounded = number === 2
+  if (isUnbounded && (space[12] || space[13] || space[14] || space[15] !== 1)) throw reader.refuse('the map of the space is not affine')
+  return { space, isUnbounded }
 }
 
 /**
@@ -303,7 +305,7 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onCo
   let demand = workingBytes(shape, levels)
   for (const section of sections.values()) demand += section.raw
   if (demand > budget) throw open('HEAD').refuse(`decoding takes more than the limit of ${budget} bytes`)
-  if (sections.has('SPAC')) head.space = readSpace(open('SPAC'))
+  if (sections.has('SPAC')) Object.assign(head, readSpace(open('SPAC')))
   expectRaw(sectionOf('PART'), shape[0] * shape[1] * shape[2])
   const meta = sections.has('META') ? open('META') : undefined
   if (!isPyramid) {

@@ -14,7 +14,7 @@ const MAX_SUM = 2 ** 126
  * @param {import('./decode.js').Head & import('./decode.js').Colour} field what is known before the voxels
  * @returns {string | undefined} why nothing can be drawn of it
  */
-export function drawingFault({ lo, hi, space, interval, stepWorld, alphaThreshold, emptyDensity, layers }) {
+export function drawingFault({ lo, hi, space, isUnbounded, interval, stepWorld, alphaThreshold, emptyDensity, layers }) {
   const extents = lo.map((low, axis) => hi[axis] - low)
   const isBox = [...lo, ...hi].every((x) => Math.abs(x) <= MAX_COORDINATE) && extents.every((x) => x >= LEAST_EXTENT)
   if (!isBox || lo.some((low, axis) => !(Math.fround(low) < Math.fround(hi[axis])))) {
@@ -22,6 +22,7 @@ export function drawingFault({ lo, hi, space, interval, stepWorld, alphaThreshol
   }
   if (!(alphaThreshold > 0 && alphaThreshold < 1)) return `alpha_threshold: expected a value between 0 and 1, got ${alphaThreshold}`
   if (interval < INTERVALS[0] || interval > INTERVALS[1]) return `interval: ${interval} makes no density that can be told apart`
+  if (isUnbounded) return 'a space without bounds'
   if (space && !isSpaceFine(space, lo, hi)) return 'space: not all of it is in front'
   const samples = Math.hypot(...extents) / stepWorld + 1
   if (!(samples <= MAX_SAMPLES)) return `step_world: a ray has ${samples.toPrecision(3)} samples, expected at most ${MAX_SAMPLES}`

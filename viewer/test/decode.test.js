@@ -36,6 +36,7 @@ function arraysOf(field) {
     activation: [field.activation],
   }
   if (field.space) arrays.space = field.space
+  if (field.isUnbounded) arrays.space_number = [2]
   if (field.featureFrequencies) arrays.feature_frequencies = [field.featureFrequencies]
   if ('codebook' in field) {
     arrays.codes = field.codes

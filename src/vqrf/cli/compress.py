@@ -19,6 +19,7 @@ from vqrf.cli.view import up_of_notes
 from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
+from vqrf.geometry import Front
 from vqrf.kernels.similarity import SSIM_WINDOW
 from vqrf.rendering.evaluate import NO_METRICS, Evaluation, Metric, MetricName, evaluate
 
@@ -93,7 +94,8 @@ class Compress:
         preset = self.settings(is_baked=not is_fast(field))
         if self.shown.poster:
             with named(self.field):
-                amid = [view.camera for view in scene.train] if scene.contrast and field.lattice.space is None else []
+                shows_place = scene.contrast and not isinstance(field.lattice.space, Front)
+                amid = [view.camera for view in scene.train] if shows_place else []
                 about = presented(about, field.with_background(scene.background), up_of_notes(notes), amid)
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
         compress_into(job, self.out, page, self.common, self.as_json)

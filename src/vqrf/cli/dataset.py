@@ -31,10 +31,11 @@ class Photos:
     """Lowest and highest corner of a box that holds the scene, in the coordinates of the cameras."""
     up: tuple[float, float, float] | None = None
     """Direction that is up, in the coordinates of the cameras."""
-    space: Literal["box", "front"] | None = None
+    space: Literal["box", "front", "unbounded"] | None = None
     """How the world lies in the voxels.
     box: as it is, if not given.
-    front: voxels grow with depth, for photos that all look one way."""
+    front: voxels grow with depth, for photos that all look one way.
+    unbounded: voxels grow with the distance from the cameras, for a place with all that is around it."""
     hold_out: str = ""
     """Photos to keep out of training, for scoring:
     own (the dataset's test split), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0 (none).

@@ -272,7 +272,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "bytes": sum(sizes.values()),
         "megabytes": sum(sizes.values()) / MEGABYTE,
         "shape": list(small.lattice.shape),
-        **({} if small.lattice.space is None else {"space": "front"}),
+        **({} if small.lattice.space is None else {"space": small.lattice.space.name}),
         "lo": list(small.lattice.lo),
         "hi": list(small.lattice.hi),
         "channels": small.n_channels,

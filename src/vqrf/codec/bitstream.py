@@ -186,7 +186,7 @@ def _decode_native(data: bytes, max_bytes: int, truncated: bool) -> dict[str, An
     layers = zip(tables[::2], tables[1::2], strict=True)
     empty_density, equation = equation_of(raw["constants"].tolist())
     common = {
-        "lattice": Lattice(raw["lo"], raw["hi"], raw["partition"].shape, space_of(raw["space"]) if raw["space"] else None),
+        "lattice": Lattice(raw["lo"], raw["hi"], raw["partition"].shape, space_of(*raw["space"]) if raw["space"] else None),
         "partition": raw["partition"],
         "color_mlp": tuple((weight, _flatten(bias)) for weight, bias in layers),
         "equation": replace(

@@ -40,12 +40,13 @@ from vqrf.codec.compressed import (
 from vqrf.codec.container import LEVELS, LINES, PLANES, BitstreamError, Reader, Section, read_table
 from vqrf.codec.planes import MAX_COMPONENTS, PlanesField, Stack, shadows
 from vqrf.codec.pyramid import Int16, Nodes, PyramidField, build_nodes
-from vqrf.geometry import Float32, Front, Lattice
+from vqrf.geometry import Float32, Front, Lattice, Space, Unbounded
 from vqrf.kernels.constants import Activation, Equation, Shading, count_view_frequencies, shading_fault
 
 HEAD = struct.Struct("<6d3I4I9fI")
 SPACE = struct.Struct("<HH16d")
-FRONT = 1
+SPACES: dict[int, type[Front | Unbounded]] = {1: Front, 2: Unbounded}
+"""What SPAC names by number."""
 """The number of the space of a projective map; a box has no section."""
 SHADINGS: dict[int, Shading] = {0: "mlp", 1: "sh", 2: "sh_relu", 3: "mlp"}
 """How a field is shaded, by the number that COLR gives."""
@@ -81,8 +82,9 @@ def _write_head(field: Compressed) -> bytes:
     return HEAD.pack(*lattice.lo, *lattice.hi, *lattice.shape, *counts, *numbers, activation)
 
 
-def _write_space(space: Front) -> bytes:
-    return SPACE.pack(FRONT, 0, *(value for row in space.matrix for value in row))
+def _write_space(space: Space) -> bytes:
+    number = next(number for number, kind in SPACES.items() if isinstance(space, kind))
+    return SPACE.pack(number, 0, *(value for row in space.matrix for value in row))
 
 
 def _write_quantizer(table: Table) -> bytes:
@@ -210,23 +212,30 @@ def read_head(data: bytes, section: Section) -> Head:
     return Head(Lattice(lo, hi, shape), n_channels, n_codewords, n_coded, n_kept, empty_density, equation)
 
 
-def read_space(data: bytes, section: Section) -> Front:
+def read_space(data: bytes, section: Section) -> Space:
     if section.stored != SPACE.size:
         raise section.refuse(f"has {section.stored} bytes, expected {SPACE.size}")
     number, reserved, *values = SPACE.unpack(data[section.offset : section.offset + SPACE.size])
-    if number != FRONT:
+    if number not in SPACES:
         raise section.refuse(f"space {number} is not supported")
     if reserved:
         raise section.refuse("reserved bytes are not zero")
     if not all(map(math.isfinite, values)):
         raise section.refuse("a number of the space is not finite")
-    return space_of(values)
+    try:
+        return space_of(number, values)
+    except ValueError:
+        raise section.refuse("the map of the space is not affine") from None
 
 
-def space_of(values: Sequence[float]) -> Front:
-    """The space of 16 numbers, row by row."""
+def space_of(number: int, values: Sequence[float]) -> Space:
+    """The space that SPAC names by number and 16 values, row by row.
+
+    Raises:
+      ValueError: the values make none.
+    """
     a, b, c, d = ((values[i], values[i + 1], values[i + 2], values[i + 3]) for i in range(0, 16, 4))
-    return Front((a, b, c, d))
+    return SPACES[number]((a, b, c, d))
 
 
 def equation_of(numbers: Sequence[float]) -> tuple[float, Equation]:

@@ -18,7 +18,7 @@ from vqrf.data.listing import Box, Listing
 from vqrf.geometry import Camera, Float64
 
 Axes = Literal["opengl", "opencv"]
-SpaceName = Literal["box", "front"]
+SpaceName = Literal["box", "front", "unbounded"]
 Vector = tuple[float, float, float]
 
 USUAL_NEAR, USUAL_FAR = 2.0, 6.0

@@ -13,9 +13,9 @@ import numpy as np
 
 from vqrf.data.images import Bytes, png_from_image
 from vqrf.data.listing import PHOTO_ENDINGS, Box, Color, color_name, color_of, path_inside
-from vqrf.data.placement import SpaceName, mean_axis
+from vqrf.data.placement import SpaceName, look_of, mean_axis
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32, Float64, Front
+from vqrf.geometry import FARTHEST, Camera, Float32, Float64, Front, Unbounded
 
 SPLITS = ("train", "test")
 
@@ -208,6 +208,23 @@ def front_bounds(scene: Scene) -> tuple[Front, Float64, Float64]:
     depth = DEPTH_SHARE * float((hi - lo)[:2].max())
     lo[2], hi[2] = 0.0, depth * (1 - near / far)
     return Front.looking(pose, float(near), depth), lo, hi
+
+
+def unbounded_bounds(scene: Scene) -> tuple[Unbounded, Float64, Float64]:
+    """The space around the training cameras, and the places [3], [3] float64 between which it is used: nearly all of them.
+
+    Its cube is around the point that they look at, or their middle where they look at none, and holds them all.
+
+    Raises:
+      ValueError: the scene has no training views.
+    """
+    if not scene.train:
+        raise ValueError("unbounded_bounds: the scene has no training views")
+    poses = np.stack([view.camera.pose for view in scene.train])
+    looks, positions = look_of(poses), poses[:, :3, 3]
+    centre = looks.centre if looks.is_at_one else positions.mean(0)
+    half = max(float(np.abs(positions - centre).max()), scene.near)
+    return Unbounded.around(centre, half), np.full(3, -FARTHEST), np.full(3, FARTHEST)
 
 
 def _bounds(scene: Scene, coordinates: Callable[[Float64], Float64]) -> tuple[Float64, Float64]:

@@ -20,7 +20,7 @@ from vqrf.codec.compressed import MAX_LAYERS
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, dense_bytes, layers_fault
 from vqrf.files import read_file, write_atomically
-from vqrf.geometry import Front, Lattice
+from vqrf.geometry import Front, Lattice, Space, Unbounded
 from vqrf.kernels.constants import NUMBERS, Equation
 from vqrf.memory import expect_room
 
@@ -179,7 +179,7 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         "lo": field.lattice.lo,
         "hi": field.lattice.hi,
         "shape": field.lattice.shape,
-        **({} if field.lattice.space is None else {"front": field.lattice.space.matrix}),
+        **({} if field.lattice.space is None else {field.lattice.space.name: field.lattice.space.matrix}),
         "n_layers": len(field.color_mlp),
         "notes": dict(notes),
         **asdict(field.equation),
@@ -245,7 +245,7 @@ class _Said:
         lo, hi, shape = (_list(header, key, 3) for key in ("lo", "hi", "shape"))
         if not all(type(side) is int and 2 <= side <= MAX_SIDE for side in shape):
             raise ValueError(f"shape: expected three sides of 2..{MAX_SIDE}, got {shape}")
-        self.lattice = Lattice((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), (shape[0], shape[1], shape[2]), _front_of(header))
+        self.lattice = Lattice((lo[0], lo[1], lo[2]), (hi[0], hi[1], hi[2]), (shape[0], shape[1], shape[2]), _space_of(header))
         self.notes: dict[str, Any] = header["notes"] if isinstance(header.get("notes"), dict) else {}
         self.equation = _equation_of(header)
         density, features = arrays["density"], arrays["features"]
@@ -272,15 +272,16 @@ def _list(header: Mapping[str, Any], key: str, n: int) -> list[Any]:
     return values
 
 
-def _front_of(header: Mapping[str, Any]) -> Front | None:
-    """The space of a field; a box where the header does not say."""
-    rows = header.get("front")
-    if rows is None:
+def _space_of(header: Mapping[str, Any]) -> Space | None:
+    """The space of a field; a box where the header names none."""
+    kind = next((kind for kind in (Front, Unbounded) if header.get(kind.name) is not None), None)
+    if kind is None:
         return None
+    rows = header[kind.name]
     if not isinstance(rows, list) or len(rows) != 4:
-        raise ValueError("front: expected 4 rows of 4 finite numbers")
-    a, b, c, d = ((w, x, y, z) for w, x, y, z in (_list({"front": row}, "front", 4) for row in rows))
-    return Front((a, b, c, d))
+        raise ValueError(f"{kind.name}: expected 4 rows of 4 finite numbers")
+    a, b, c, d = ((w, x, y, z) for w, x, y, z in (_list({kind.name: row}, kind.name, 4) for row in rows))
+    return kind((a, b, c, d))
 
 
 def _is_number(value: Any) -> bool:

@@ -248,7 +248,7 @@ def expect_box(lattice: Lattice) -> None:
       ValueError: it does.
     """
     if lattice.space is not None:
-        raise ValueError("a forward-facing field is not written for other programs")
+        raise ValueError(f"a field in the space {lattice.space.name} is not written for other programs")
 
 
 def highest(density: Float32) -> Float32:

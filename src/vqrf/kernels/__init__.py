@@ -14,7 +14,9 @@ Notation, used by every kernel:
                  with the activation "relu", 1 - exp(-interval * max(d + density_bias, 0))
     samples      x_i = o + (t_0 + i * step_world) * dir for i = 0, 1, ... while t <= t_1; [t_0, t_1] is where the ray is inside
                  the lattice, t_0 at least `near`. `dir` is of unit length. No jitter: an image is a pure function.
-                 In a space that is no box, o and dir are those of the ray's places, and t counts from where it enters
+                 In a space that is no box, a ray's way through places is one straight piece after the other, seven at most;
+                 o and dir are those of a piece, t counts from where the ray enters, and goes on from piece to piece.
+                 A step of places is as opaque wherever it is: far off, where it is a long way of the world, too
     live sample  one in an occupied cell with alpha > alpha_threshold; every other sample is as if it were not there
     weight       w_i = T_i * alpha_i over the live samples; T_0 = 1, T_{i+1} = T_i * (1 - alpha_i)
     early stop   after the first live sample that leaves T < STOP_TRANSMITTANCE; it is the last one
@@ -40,7 +42,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
@@ -48,7 +49,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.geometry import Front, Lattice
+from vqrf.geometry import Lattice, Space, longest_way
 from vqrf.kernels.constants import MAX_SAMPLES, Equation
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class Volume(Generic[A]):
         rays, which gives what the voxels that they stand for give, but for rounding. Then there are no `rows`. None: the
         voxels have values of their own.
       space: how the world lies in the lattice, None for a box. Rays are those of the world in any case: a kernel takes each
-        through the space, where it stays straight (`equation.piece_of`), and colours are seen along the world's directions.
+        through the space, where it is straight in pieces (`equation.pieces_of`), and colours are seen along the world's
+        directions.
 
     Raises:
       ValueError: rays would have more samples than `MAX_SAMPLES`.
@@ -126,11 +128,11 @@ class Volume(Generic[A]):
     skip: A
     equation: Equation
     factors: FactorArrays[A] | None = None
-    space: Front | None = None
+    space: Space | None = None
 
     def __post_init__(self) -> None:
         step_world = self.equation.step_world
-        n_samples = math.dist(self.lo, self.hi) / step_world + 1
+        n_samples = longest_way(self.lo, self.hi, self.space) / step_world + 1
         if not n_samples <= MAX_SAMPLES:
             raise ValueError(f"step_world: of {step_world:g} a ray has {n_samples:.3g} samples, expected 1..{MAX_SAMPLES}")
 

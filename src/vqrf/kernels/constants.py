@@ -187,7 +187,7 @@ def drawing_fault(lattice: Lattice, equation: Equation, n_weights: int = 0) -> s
         )
     if lattice.space is not None and (fault := lattice.space.fault(lattice.corners())):
         return fault
-    n_samples = math.hypot(*extents) / equation.step_world + 1
+    n_samples = lattice.longest_way / equation.step_world + 1
     if not n_samples <= MAX_SAMPLES:
         return f"step_world: of {equation.step_world:g} a ray has {n_samples:.3g} samples, expected 1..{MAX_SAMPLES}"
     if n_samples * n_weights > MAX_RAY_WORK:

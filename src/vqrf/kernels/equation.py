@@ -9,7 +9,7 @@ a sample is -log(1 - alpha).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqrf.geometry import Unbounded
 from vqrf.kernels import PLANE_AXES, STOP_TRANSMITTANCE, A, Array, FactorArrays, Volume
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies, shading_fault
 
@@ -133,8 +134,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class Piece:
-    """The straight way of N rays through the places of a lattice: samples are at `origins + s * directions`, s = enter, enter +
-    step_world, ... while s <= leave.
+    """A straight piece of the way of N rays through the places of a lattice: samples are at `origins + s * directions`,
+    s = enter, enter + step_world, ... while s <= leave.
 
         t = begin + s * rate / (1 - s * bend)
 
@@ -159,11 +160,23 @@ class Piece:
         return self.begin[:, None] + s * self.rate[:, None] / (1 - s * self.bend[:, None])
 
 
-def piece_of(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Piece:
-    """The way of each ray [N,3] through the lattice, `near` of its origin left out."""
-    if volume.space is None:
-        return Piece(origins, directions, *span(volume, origins, directions))
-    return _front_piece(volume, origins, directions)
+def pieces_of(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Iterator[Piece]:
+    """The way of each ray [N,3] through the lattice, `near` of its origin left out: one piece after the other.
+
+    The first sample of a piece is a step after the last one of the piece before it.
+    """
+    space, near = volume.space, torch.full_like(origins[:, 0], volume.equation.near, dtype=torch.float64)
+    if space is None:
+        yield Piece(origins, directions, *span(volume, origins, directions))
+        return
+    matrix = torch.tensor(space.matrix, dtype=torch.float64, device=origins.device)
+    a = origins.double() @ matrix[:, :3].T + matrix[:, 3]
+    b = directions.double() @ matrix[:, :3].T
+    parts = _parts_around(a, b, near) if isinstance(space, Unbounded) else [Part(a, b, near, torch.full_like(near, math.inf))]
+    rest = torch.zeros_like(near)
+    for part in parts:
+        piece, rest = _projective_piece(volume, part, rest)
+        yield replace(piece, **{name: array.to(origins) for name, array in vars(piece).items()})
 
 
 def span(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,48 +194,95 @@ def span(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> tuple[T
     return enter.amax(-1).clamp(min=volume.equation.near), leave.amin(-1)
 
 
-def _front_piece(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Piece:
-    """The same where a projective map makes places of the world: of a + t b, homogeneous, in float64.
+@dataclass(frozen=True)
+class Part:
+    """A part of N rays that one projective map takes to places: of a + t b, homogeneous, float64, for t from `first` to `last`.
+
+    Attributes:
+      a, b: [N,4].
+      first, last: [N].
+    """
+
+    a: Tensor
+    b: Tensor
+    first: Tensor
+    last: Tensor
+
+
+def _parts_around(a: Tensor, b: Tensor, near: Tensor) -> Iterator[Part]:
+    """The parts of rays in a space without bounds, of which a + t b [N,4] with last coordinates 1 and 0 are in its cube.
+
+    What places are divided by is the largest of seven functions of t, 1 and (1 +- each coordinate) / 2, each of which grows
+    evenly. The next to be the largest is the one that grows faster and first reaches the one that is.
+    """
+    values = torch.cat([torch.ones_like(a[:, :1]), (1 + a[:, :3]) / 2, (1 - a[:, :3]) / 2], 1)
+    slopes = torch.cat([torch.zeros_like(a[:, :1]), b[:, :3] / 2, -b[:, :3] / 2], 1)
+    largest, t = (values + near[:, None] * slopes).argmax(1, keepdim=True), near
+    for _ in range(Unbounded.n_pieces):
+        value, slope = values.gather(1, largest), slopes.gather(1, largest)
+        is_faster = slopes > slope
+        reaches = torch.where(is_faster, (value - values) / torch.where(is_faster, slopes - slope, 1.0), math.inf)
+        until, largest = reaches.min(1, keepdim=True)
+        last = torch.maximum(until[:, 0], t)
+        yield Part(torch.cat([a[:, :3], value], 1), torch.cat([b[:, :3], slope], 1), t, last)
+        t = last
+
+
+def _projective_piece(volume: Volume[Tensor], part: Part, rest: Tensor) -> tuple[Piece, Tensor]:
+    """The piece of a part that is in the lattice, in float64, and how far behind its end the next sample is.
 
     With w the last coordinate of a + t b, places are (t - t_0) (a_w b - b_w a) / (w w_0) from that at t_0: straight, and the
     nearer together the farther off.
+
+    Args:
+      rest: [N], how far the first sample is from the beginning.
     """
-    assert volume.space is not None
-    matrix = torch.tensor(volume.space.matrix, dtype=torch.float64, device=origins.device)
-    a = origins.double() @ matrix[:, :3].T + matrix[:, 3]
-    b = directions.double() @ matrix[:, :3].T
+    a, b = part.a, part.b
     lo, hi = a.new_tensor(volume.lo), a.new_tensor(volume.hi)
     above, rise = (torch.cat([x[:, :3] - lo * x[:, 3:], hi * x[:, 3:] - x[:, :3]], 1) for x in (a, b))  # inside, all are >= 0
     at = -above / torch.where(rise == 0, 1.0, rise)
     never = torch.where(above < 0, math.inf, -math.inf)
-    enter = torch.where(rise > 0, at, torch.where(rise < 0, -math.inf, never)).amax(-1).clamp(min=volume.equation.near)
-    leave = torch.where(rise < 0, at, math.inf).amin(-1)
+    enter = torch.maximum(torch.where(rise > 0, at, torch.where(rise < 0, -math.inf, never)).amax(-1), part.first)
+    leave = torch.minimum(torch.where(rise < 0, at, math.inf).amin(-1), part.last)
     first, last = a + enter[:, None] * b, a + leave[:, None] * b
     turn = a[:, 3:] * b[:, :3] - b[:, 3:] * a[:, :3]
     length = turn.norm(dim=-1)
     depth = first[:, 3]
-    hits = (enter <= leave) & (depth > 0) & (last[:, 3] > 0)
+    hits = (enter <= leave) & (depth > 0) & (last[:, 3] > 0) & (enter < math.inf)
     way = torch.where(hits, (leave - enter) * length / (depth * last[:, 3]), -1.0)
     safe = torch.where(hits, depth, 1.0)
-    return Piece(
-        origins=(torch.where(hits[:, None], first[:, :3], 0.0) / safe[:, None]).to(origins),
-        directions=(turn / length[:, None]).to(origins),
-        enter=torch.zeros_like(origins[:, 0]),
-        leave=way.to(origins),
-        begin=torch.where(hits, enter, 0.0).to(origins),
-        rate=(safe * safe / length).to(origins),
-        bend=torch.where(hits, safe * b[:, 3] / length, 0.0).to(origins),
+    piece = Piece(
+        origins=torch.where(hits[:, None], first[:, :3], 0.0) / safe[:, None],
+        directions=turn / length[:, None],
+        enter=torch.where(hits, rest, 0.0),
+        leave=way,
+        begin=torch.where(hits, enter, 0.0),
+        rate=safe * safe / length,
+        bend=torch.where(hits, safe * b[:, 3] / length, 0.0),
     )
+    step = volume.equation.step_world
+    n_samples = ((way - rest) / step).floor().clamp(min=-1) + 1
+    return piece, torch.where(hits, rest + n_samples * step - way, rest)
 
 
 def march(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Samples:
     """All samples of the rays [N,3] that lie in occupied cells."""
-    piece = piece_of(volume, origins, directions)
-    n_steps = ((piece.leave - piece.enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(origins) else -1
-    step = torch.arange(int(n_steps) + 2, device=origins.device).to(origins)  # one spare: s <= leave decides
+    parts = [_march_piece(volume, piece) for piece in pieces_of(volume, origins, directions)]
+    if len(parts) == 1:
+        return parts[0]
+    ray_id, t, voxels, shares = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("ray_id", "t", "voxels", "shares")
+    )
+    order = torch.argsort(ray_id, stable=True)
+    return Samples(ray_id[order], t[order], voxels[order], shares[order])
+
+
+def _march_piece(volume: Volume[Tensor], piece: Piece) -> Samples:
+    n_steps = ((piece.leave - piece.enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(piece.enter) else -1
+    step = torch.arange(int(n_steps) + 2, device=piece.enter.device).to(piece.enter)  # one spare: s <= leave decides
     s = piece.enter[:, None] + step * volume.equation.step_world
-    lo, hi = origins.new_tensor(volume.lo), origins.new_tensor(volume.hi)
-    last = torch.tensor(volume.density.shape, device=origins.device) - 1
+    lo, hi = s.new_tensor(volume.lo), s.new_tensor(volume.hi)
+    last = torch.tensor(volume.density.shape, device=s.device) - 1
     u = (piece.origins[:, None] + s[..., None] * piece.directions[:, None] - lo) / (hi - lo) * last
     # Rounding may leave the box, and no share may be negative; what is behind it, or of a ray that misses it, may be anywhere.
     u = torch.minimum(u.nan_to_num().clamp(min=0), last.to(u))

@@ -11,7 +11,6 @@ atomics.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -69,7 +68,7 @@ CHUNK_VOXELS = 2**18
 
 def _chunks(volume: Volume[Tensor], n_rays: int) -> Iterator[slice]:
     """The rays in slices of at most CHUNK_SAMPLES places for samples; one empty slice when there are none."""
-    per_ray = math.dist(volume.lo, volume.hi) / volume.equation.step_world + 2
+    per_ray = volume.lattice.longest_way / volume.equation.step_world + 2
     n_together = max(1, int(CHUNK_SAMPLES.get(volume.density.device.type, CHUNK_SAMPLES["cpu"]) / per_ray))
     for start in range(0, max(n_rays, 1), n_together):
         yield slice(start, start + n_together)

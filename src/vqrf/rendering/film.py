@@ -22,8 +22,8 @@ from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
 from vqrf.files import expect_file, making
-from vqrf.geometry import Camera, Float32, Float64, Front, Lattice, Vector, Z, upright
-from vqrf.rendering.poster import FOV
+from vqrf.geometry import Camera, Float32, Float64, Front, Lattice, Unbounded, Vector, Z, upright
+from vqrf.rendering.poster import AMID, FOV
 
 MAX_PATH_BYTES = 1 << 26
 """Most bytes of a camera path; a frame takes some hundreds."""
@@ -49,14 +49,15 @@ class PathError(ValueError):
 def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
     """Once around, at one height; the last view is one step before the first, so that a film of it has no seam.
 
-    Before what cameras saw from one side, once around the place that they looked from.
+    Before what cameras saw from one side, once around the place that they looked from; in a place without bounds, within the
+    cube that held them.
 
     >>> cameras = orbit(Lattice((-1, -1, -1), (1, 1, 1), (2, 2, 2)), 4, (16, 16))
     >>> [bool(np.allclose(camera.pose[:3, 3] @ cameras[0].pose[:3, 3], 0)) for camera in cameras]
     [False, False, False, False]
     """
     angles = [2 * math.pi * i / n_views for i in range(n_views)]
-    if lattice.space is not None:
+    if isinstance(lattice.space, Front):
         return [_sway(lattice, lattice.space, angle, 1.0, size) for angle in angles]
     return [_look(lattice, angle, PITCH, size, up) for angle in angles]
 
@@ -65,7 +66,7 @@ def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[C
     """Twice around, rising from a little below the horizon to a view from above; or, in front, coming nearer."""
     low, high = SPIRAL_PITCHES
     shares = [i / max(n_views - 1, 1) for i in range(n_views)]
-    if lattice.space is not None:
+    if isinstance(lattice.space, Front):
         far, near, turn = *SPIRAL_ZOOM, 2 * math.pi * SPIRAL_TURNS
         return [_sway(lattice, lattice.space, turn * s, far + s * (near - far), size) for s in shares]
     return [_look(lattice, 2 * math.pi * SPIRAL_TURNS * s, low + s * (high - low), size, up) for s in shares]
@@ -76,10 +77,12 @@ def _look(lattice: Lattice, yaw: float, pitch: float, size: Size, up: Vector) ->
     right = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
     if tuple(up) != Z:
         back, right = upright(up) @ back, upright(up) @ right
-    radius = float(np.linalg.norm(lattice.extent)) / 2
+    middle, distance = np.add(lattice.lo, lattice.hi) / 2, 0.45 * float(np.linalg.norm(lattice.extent)) / math.sin(FOV / 2)
+    if isinstance(lattice.space, Unbounded):
+        middle, distance = lattice.space.centre, AMID * lattice.space.half
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
-    pose[:3, 3] = (np.add(lattice.lo, lattice.hi)) / 2 + back * (0.9 * radius / math.sin(FOV / 2))
+    pose[:3, 3] = middle + back * distance
     return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
 
 

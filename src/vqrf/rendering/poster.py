@@ -16,7 +16,7 @@ from vqrf.codec.compressed import Compressed
 from vqrf.data.images import averaged_colors, bytes_from_colors
 from vqrf.data.placement import look_of
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Float64, Vector, Z, upright
+from vqrf.geometry import Camera, Float64, Front, Unbounded, Vector, Z, upright
 from vqrf.rendering.html import encoded
 from vqrf.rendering.render import render
 
@@ -29,6 +29,10 @@ FILLED = 0.92
 """Of the picture's side, what is there fills at most so much."""
 ASTRAY = 0.01
 """Share of the occupied cells at each end of an axis that the first view does not care for."""
+
+AMID = 0.8
+"""How far from the middle of a place without bounds a camera stands of which nothing else is known, by half of the cube that
+held the cameras of its photos."""
 
 DIGITS = 6
 """Of the places of a first view, by how far one is from the other: a file needs no more."""
@@ -53,14 +57,17 @@ QUALITIES = (80, 70, 60, 50, 40, 30, 20)
 def first_view(field: RadianceField, up: Vector = Z) -> FirstView:
     """A view that has all of a field in it, whatever way it is turned about `up`; a few cells that are astray do not count.
 
-    Of what cameras saw from one side, the view from amid them.
+    Of what cameras saw from one side, the view from amid them; of a place without bounds, one from within the cube that held
+    them.
 
     Raises:
       ValueError: the field is so large that a camera before it would be too far off.
     """
     space, box = field.lattice.space, _bounds(field)
-    if space is not None and np.isfinite(space.eye).all():
+    if isinstance(space, Front) and np.isfinite(space.eye).all():
         return _rounded(space.eye, field.lattice.world_from_index(box.mean(0)))
+    if isinstance(space, Unbounded):
+        return _rounded(space.centre + AMID * space.half * _away(up), space.centre)
     return _view_of(field.lattice.world_from_index(box), up)
 
 
@@ -139,7 +146,7 @@ def is_drawn_soon(field: RadianceField) -> bool:
     The format allows files of which a picture takes minutes, so none is drawn of those that nobody asked to be drawn.
     """
     lattice = field.lattice
-    n_shaded = (math.dist(lattice.lo, lattice.hi) / field.equation.step_world + 1) * float((field.volume().cells != 0).mean())
+    n_shaded = (lattice.longest_way / field.equation.step_world + 1) * float((field.volume().cells != 0).mean())
     products = SAMPLE_WORK + sum(weight.size + SAMPLE_WORK for weight, _ in field.color_mlp)
     return (2 * POSTER_SIDE) ** 2 * n_shaded * products <= MAX_POSTER_WORK
 
@@ -166,8 +173,14 @@ def _view_of(box: Float64, up: Vector) -> FirstView:
     back = math.cos(PITCH) * ahead + math.sin(PITCH) * z
     above = math.cos(PITCH) * z - math.sin(PITCH) * ahead
     distance = float((back + np.maximum(np.abs(aside), np.abs(above)) / (FILLED * math.tan(FOV / 2))).max())
-    direction = turn @ (math.cos(PITCH) * math.cos(YAW), math.cos(PITCH) * math.sin(YAW), math.sin(PITCH))
-    return _rounded(middle + distance * direction, middle)
+    return _rounded(middle + distance * _away(up), middle)
+
+
+def _away(up: Vector) -> Float64:
+    """The unit vector [3] from what is seen first to who sees it."""
+    turn = upright(np.array(up) / np.linalg.norm(up))
+    away: Float64 = turn @ (math.cos(PITCH) * math.cos(YAW), math.cos(PITCH) * math.sin(YAW), math.sin(PITCH))
+    return away
 
 
 def _rounded(eye: Float64, middle: Float64) -> FirstView:

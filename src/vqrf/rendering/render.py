@@ -74,10 +74,10 @@ def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5)
     Its test views are `OWN_TEST_VIEWS` others. Deterministic. Arguments as of `cameras_around`.
 
     Raises:
-      ValueError: there is nothing in the field, or it was seen from one side alone.
+      ValueError: there is nothing in the field, or it is none of a thing that can be seen from all sides.
     """
     if field.lattice.space is not None:
-        raise ValueError("what is behind a forward-facing field is not known, so that it has no own renders: give --data")
+        raise ValueError(f"a field in the space {field.lattice.space.name} has no own renders from all sides: give --data")
     volume = field.volume()
     occupied = np.argwhere(volume.cells)
     if not len(occupied):

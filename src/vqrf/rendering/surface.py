@@ -74,7 +74,7 @@ def surface_of(field: RadianceField, level: float = LEVEL) -> Surface:
     if not 0 < level < 1:
         raise ValueError(f"level: expected a value between 0 and 1, got {level}")
     if field.lattice.space is not None:
-        raise ValueError("is forward-facing, of which no surface is made")
+        raise ValueError(f"is in the space {field.lattice.space.name}, of which no surface is made")
     measure = importlib.import_module("skimage.measure")
     lattice = field.lattice
     expect_room(BYTES_OF_VOXEL * lattice.n_voxels, None, f"the surface of {lattice.n_voxels} voxels")

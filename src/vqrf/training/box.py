@@ -12,7 +12,7 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels, cells_of_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Lattice
+from vqrf.geometry import Lattice, Space, Unbounded
 from vqrf.kernels import select
 from vqrf.training.grids import UNSEEN_DENSITY
 
@@ -87,19 +87,28 @@ def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarra
     return needing
 
 
+def least_views(space: Space | None) -> int:
+    """How many views at least see what is there: `MIN_VIEWS`, but one where nothing is without bounds.
+
+    There every ray ends somewhere, and far off may be what one photo alone shows.
+    """
+    return 1 if isinstance(space, Unbounded) else MIN_VIEWS
+
+
 def _edges(lattice: Lattice, voxels: np.ndarray) -> float | np.ndarray:
     """World size of voxels [N], given by number: one in a box, and [N] across where they grow with depth."""
     if lattice.space is None:
         return float(np.cbrt(np.prod(lattice.extent / (np.array(lattice.shape) - 1))))
     index = np.stack(np.unravel_index(voxels, lattice.shape), -1)
-    sides = [lattice.world_from_index(index + half) - lattice.world_from_index(index - half) for half in np.eye(3)[:2] / 2]
-    across: np.ndarray = np.sqrt(np.linalg.norm(sides[0], axis=-1) * np.linalg.norm(sides[1], axis=-1))
+    ends = [np.clip([index - half, index + half], 0, np.array(lattice.shape) - 1) for half in np.eye(3) / 2]
+    sides = np.sort([np.linalg.norm(np.diff(lattice.world_from_index(two), axis=0)[0], axis=-1) for two in ends], axis=0)
+    across: np.ndarray = np.sqrt(sides[0] * sides[1])  # the longest is along the depth
     return across
 
 
 def needed_voxels(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
     """Voxels [X,Y,Z] bool that `MIN_VIEWS` training views need, or all of them where there are fewer; see `count_needing`."""
-    return count_needing(field, scene, least) >= max(min(MIN_VIEWS, len(scene.train)), 1)
+    return count_needing(field, scene, least) >= max(min(least_views(field.lattice.space), len(scene.train)), 1)
 
 
 def needed_cells(fine: RadianceField, scene: Scene) -> np.ndarray:
@@ -129,7 +138,9 @@ def scene_box(coarse: RadianceField) -> tuple[np.ndarray, np.ndarray]:
     lo, hi = (coarse.lattice.place_from_index(edge) for edge in (alive.min(0), alive.max(0)))
     half = np.maximum((hi - lo) / 2 * BOX_MARGIN, coarse.lattice.extent / np.array(coarse.lattice.shape))
     centre = (lo + hi) / 2
-    return centre - half, centre + half
+    if coarse.lattice.space is None:
+        return centre - half, centre + half
+    return np.maximum(centre - half, coarse.lattice.lo), np.minimum(centre + half, coarse.lattice.hi)  # no place is farther
 
 
 def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:

@@ -44,13 +44,13 @@ from torch.nn.functional import max_pool3d
 from vqrf.bars import stage_bars
 from vqrf.data.exposure import ExposedPool, Exposures, exposures_of
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene, camera_bounds, front_bounds, moved_scene
+from vqrf.data.scene import Scene, camera_bounds, front_bounds, moved_scene, unbounded_bounds
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Front, Lattice, far_origin
+from vqrf.geometry import Lattice, Space, Unbounded, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
-from vqrf.training.box import MIN_VIEWS, cells_near, cells_on, count_views, needed_cells, needed_part, scene_box
+from vqrf.training.box import cells_near, cells_on, count_views, least_views, needed_cells, needed_part, scene_box
 from vqrf.training.checkpoint import BY, say_that_bits_differ
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, maker_of, optimize
@@ -80,7 +80,7 @@ class FieldModel:
         box: tuple[np.ndarray, np.ndarray],
         scene: Scene,
         *,
-        space: Front | None = None,
+        space: Space | None = None,
         coarse: RadianceField | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -189,12 +189,14 @@ class FieldModel:
     def hide(self, seen: np.ndarray) -> None:
         """Use how many views see each voxel, [X,Y,Z]: what too few see is emptied, the rest learns in proportion.
 
+        Not in proportion where nothing is without bounds: what is far off is seen by few, and would be learnt last.
         Where no place is seen by as many as it takes, as with one photo or two, those have to do that are seen by most.
         """
-        least = max(min(MIN_VIEWS, int(seen.max())), 1)
+        least = max(min(least_views(self.space), int(seen.max())), 1)
         share = torch.from_numpy((seen / max(seen.max(), 1)).astype(np.float32)).to(self.device)
         self.grid.shown.density[torch.from_numpy(seen < least).to(self.device)] = UNSEEN_DENSITY
-        self.rates = share.reshape(-1)
+        if not isinstance(self.space, Unbounded):
+            self.rates = share.reshape(-1)
         self._refresh()
 
     def prepare(self, step: int) -> bool:
@@ -309,9 +311,16 @@ def initial_mlp(appearance: Appearance, seed: int, device: str) -> list[Tensor]:
     return [array.to(device) for array in arrays]
 
 
+def bounds_of(scene: Scene) -> tuple[Space | None, np.ndarray, np.ndarray]:
+    """The space of the scene's lattice, and its lowest and highest place."""
+    if scene.space == "front":
+        return front_bounds(scene)
+    return unbounded_bounds(scene) if scene.space == "unbounded" else (None, *camera_bounds(scene))
+
+
 def coarse_model(scene: Scene, config: TrainConfig, *, seed: int, device: str) -> FieldModel:
     """The model of the coarse stage at its start."""
-    space, lo, hi = front_bounds(scene) if scene.space == "front" else (None, *camera_bounds(scene))
+    space, lo, hi = bounds_of(scene)
     model = FieldModel(config.coarse, (lo, hi), scene, space=space, seed=seed, device=device)
     model.hide(count_views(scene, model.lattice))
     return model
