@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqrf.geometry import VIEWING_DISTANCE, Camera, Float64, Lattice, cameras_around
+from vqrf.geometry import VIEWING_DISTANCE, Camera, Float64, Lattice, cameras_around, cameras_within
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
@@ -180,6 +180,34 @@ def test_cameras_around_a_ball_are_below_it_as_often_as_asked(below: float) -> N
     for side in (height[height > 0], -height[height < 0]):
         if len(side):
             assert side.mean() == pytest.approx(0.5) and side.std() == pytest.approx(12**-0.5, rel=1e-3)
+
+
+def test_cameras_within_limits_are_everywhere_there_and_nowhere_else() -> None:
+    target, up = np.array([3.0, -1.0, 2.0]), np.array([0.0, 0.6, 0.8])
+    cameras = cameras_within(target, (2.0, 5.0), (-20.0, 50.0), 400, 8, up=up)
+    away = np.stack([camera.pose[:3, 3] for camera in cameras]) - target
+    distance = np.linalg.norm(away, axis=-1)
+    back = away / distance[:, None]
+    pitch = np.degrees(np.arcsin(back @ up))
+    across = back - (back @ up)[:, None] * up
+    np.testing.assert_allclose(np.stack([camera.pose[:3, 2] for camera in cameras]), back, atol=1e-12)
+    np.testing.assert_allclose(np.stack([camera.pose[:3, 0] for camera in cameras]) @ up, 0, atol=1e-12)
+    for values, low, high in ((distance, 2.0, 5.0), (pitch, -20.0, 50.0)):
+        assert low <= values.min() < low + 0.02 * (high - low) and high - 0.02 * (high - low) < values.max() <= high
+    np.testing.assert_allclose(across.mean(0), 0, atol=0.02)
+    near, low = distance < 3.5, back @ up < np.median(back @ up)
+    for a, b in ((near, low), (near, across[:, 0] > 0), (low, across[:, 0] > 0)):  # how near, how high, from where: all mixed
+        assert 80 < (a & b).sum() < 120
+    assert not np.allclose(cameras_within(target, (2.0, 5.0), (-20.0, 50.0), 400, 8, up=up, turn=1.0)[7].pose, cameras[7].pose)
+
+
+@pytest.mark.parametrize(
+    ("distances", "pitches", "n"),
+    [((0.0, 1.0), (0.0, 9.0), 4), ((2.0, 1.0), (0.0, 9.0), 4), ((1.0, 2.0), (9.0, 0.0), 4), ((1.0, 2.0), (0.0, 9.0), 0)],
+)
+def test_cameras_within_no_limits_are_refused(distances: tuple[float, float], pitches: tuple[float, float], n: int) -> None:
+    with pytest.raises(ValueError, match="expected cameras"):
+        cameras_within((0, 0, 0), distances, pitches, n, 8)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ Z: Vector = (0.0, 0.0, 1.0)
 VIEWING_DISTANCE = 3.0
 """Distance of cameras placed around a ball, in its radii: about that of the photos of Blender's scenes."""
 
+WITHIN_FOV = np.radians(60)
+"""The angle that the pictures of cameras among a scene see: about that of a wide window whose shorter side sees 40 degrees."""
+
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
@@ -220,15 +223,57 @@ def cameras_around(
     focal = side / 2 * np.sqrt(VIEWING_DISTANCE**2 - 1)  # the ball touches the image's borders
     height = np.interp((np.arange(n) + 0.5) / n, [0, 1 - below, 1], [1, 0, -1])  # even in height is even on a sphere
     angle = np.arange(n) * GOLDEN_ANGLE + turn
+    right, away = _circled(angle, height)
+    positions = np.asarray(middle) + away * radius * VIEWING_DISTANCE
+    return tuple(_square_camera(*axes, focal, side) for axes in zip(right, away, positions, strict=True))
+
+
+def cameras_within(
+    target: ArrayLike,
+    distances: tuple[float, float],
+    pitches: tuple[float, float],
+    n: int,
+    side: int,
+    *,
+    up: ArrayLike = Z,
+    turn: float = 0.0,
+) -> tuple[Camera, ...]:
+    """`n` square cameras that look at a point from all around it, evenly spread over how near and how high they may stand.
+
+    They stand upright, and see `WITHIN_FOV`.
+
+    Args:
+      distances: the least and the most, world units.
+      pitches: the lowest and the highest above the horizon, degrees, -90..90.
+      side: of the images, pixels.
+      up: unit vector.
+      turn: by how much they are turned about `up`, radians.
+
+    Raises:
+      ValueError: `n` or `side` is below 1, or the limits are none.
+    """
+    (near, far), (low, high) = distances, pitches
+    if n < 1 or side < 1 or not 0 < near <= far < np.inf or not -90 <= low <= high <= 90:
+        raise ValueError(f"expected cameras, pixels and limits, got {n} of {side}, {distances} and {pitches}")
+    count = np.arange(n)
+    height = np.interp((count + 0.5) / n, [0, 1], np.sin(np.radians([high, low])))  # as of cameras around a ball
+    right, away = (axes @ upright(up).T for axes in _circled(count * GOLDEN_ANGLE + turn, height))
+    distance = near + (far - near) * ((count + 0.5) * np.sqrt(2) % 1)  # golden too, a camera's distance would tell its angle
+    focal, positions = side / 2 / np.tan(WITHIN_FOV / 2), np.asarray(target) + distance[:, None] * away
+    return tuple(_square_camera(*axes, focal, side) for axes in zip(right, away, positions, strict=True))
+
+
+def _circled(angle: Float64, height: Float64) -> tuple[Float64, Float64]:
+    """The x axes and the z axes [N,3] of cameras that look at the origin from these angles and heights on the unit sphere."""
     flat = np.sqrt(1 - height**2)
-    away = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], -1)  # the camera's z axis; no one is at a pole
-    right = np.stack([-np.sin(angle), np.cos(angle), np.zeros(n)], -1)
-    cameras = []
-    for z, x in zip(away, right, strict=True):
-        pose = np.eye(4)
-        pose[:3] = np.stack([x, np.cross(z, x), z, np.asarray(middle) + z * radius * VIEWING_DISTANCE], -1)
-        cameras.append(Camera(pose, focal, focal, side / 2, side / 2, side, side))
-    return tuple(cameras)
+    away = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], -1)
+    return np.stack([-np.sin(angle), np.cos(angle), np.zeros(len(angle))], -1), away
+
+
+def _square_camera(right: Float64, back: Float64, position: Float64, focal: float, side: int) -> Camera:
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(back, right), back, position], -1)
+    return Camera(pose, focal, focal, side / 2, side / 2, side, side)
 
 
 Row = tuple[float, float, float, float]

@@ -17,12 +17,15 @@ import pytest
 from test_cli import data, files_in, refuses, run, scene, succeeds, tiny_presets, unchanged, vqrf  # noqa: F401 (fixtures)
 from test_cli_killed import KILLED, killed
 
-from vqrf.cli.train import CONFIG_FILE, METRICS_FILE
+from vqrf.cli.dataset import Photos
+from vqrf.cli.train import CONFIG_FILE, METRICS_FILE, load_sized
+from vqrf.codec.about import about_of
 from vqrf.data import exposure
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.run import FIELD_FILE, load_like, load_run
 from vqrf.files import TEMPORARY
 from vqrf.kernels import has_native
+from vqrf.rendering.poster import view_amid
 from vqrf.training import loop
 from vqrf.training import run as run_module
 from vqrf.training.run import COARSE_FILE
@@ -193,3 +196,14 @@ def test_photos_of_nothing_are_an_empty_field_and_that_is_right(scene: Scene, tm
     save_scene(replace(scene, train=views), tmp_path / "white")
     succeeds("train", tmp_path / "white", "--out", tmp_path / "run", "--preset", "demo")
     assert files_in(tmp_path / "run")
+
+
+def test_a_run_on_photos_of_a_place_notes_where_they_were_taken(scene: Scene, data: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*scene.train[0].image.shape[:2], 3), np.uint8)
+    views = [replace(view, image=noise, opacity=None) for view in scene.train]
+    save_scene(replace(scene, train=tuple(views), test=(), contrast=(0.0, 0.0, 1.0)), tmp_path / "place")
+    found, notes = load_sized(tmp_path / "place", "demo", 0, None, Photos())
+    amid = view_amid([view.camera for view in found.train])
+    assert amid is not None and about_of(notes) == amid
+    assert json.loads(json.dumps(notes)) == notes
+    assert "about" not in load_sized(data, "demo", 0, None, Photos())[1], "a thing alone is looked at from anywhere"

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +20,24 @@ import pytest
 from tiny import TINY, assert_same_field
 
 from vqrf.cli import view as cli_view
+from vqrf.cli.convert import AS_THEY_ARE, OwnRenders, load_to_compress
 from vqrf.cli.main import main
-from vqrf.codec.about import About
+from vqrf.codec.about import About, about_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.paper import PaperPreset, tied_model
 from vqrf.data.images import bytes_from_colors, read_photo
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.fields.run import FIELD_FILE
+from vqrf.fields.run import FIELD_FILE, load_run
 from vqrf.fields.storage import load_field, save_field
+from vqrf.geometry import cameras_within
 from vqrf.interop import bytes_of_dvgo, files_of_vqrf, load_checkpoint, load_vqrf, zip_of_vqrf
 from vqrf.kernels import has_native
 from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene
-from vqrf.rendering.poster import first_view, poster_of
-from vqrf.rendering.render import render
+from vqrf.rendering.poster import first_view, poster_of, view_amid
+from vqrf.rendering.render import own_scene, render
 from vqrf.rendering.serve import SceneServer
 from vqrf.training.stages import PRESETS
 
@@ -276,6 +279,35 @@ def test_render_draws_an_orbit_and_a_path_from_a_file(file: Path, tmp_path: Path
     assert vqrf("render", file, "--path", path, *size, "--out", tmp_path / "again")[0] == 0
     for name in ("0000.png", "0001.png"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_field_of_a_place_is_shown_from_where_its_photos_were_taken(
+    ball_field: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Along paths, in the viewer and in own renders; of a run folder and of a file."""
+    cameras = cameras_within((0.2, 0.0, 0.1), (1.5, 2.0), (10.0, 40.0), 12, 16, up=(0.0, -1.0, 0.0))
+    amid = view_amid(cameras, (0.0, -1.0, 0.0))
+    assert amid is not None
+    run, file = tmp_path / "run", tmp_path / "ball.vqrf"
+    run.mkdir()
+    save_field(run / FIELD_FILE, ball_field, notes=amid.added_to({"up": [0.0, -1.0, 0.0]}))
+    about = replace(amid, up=(0.0, -1.0, 0.0))
+    visitor = Visitor(monkeypatch)
+    assert vqrf("view", run, "--no-open")[0] == 0
+    file.write_bytes(visitor.scenes[0])
+    assert about_of(decode(visitor.scenes[0]).metadata) == about
+    for scene, field in ((run, ball_field), (file, expand(decode(visitor.scenes[0])))):
+        out = tmp_path / f"{scene.name} drawn"
+        assert vqrf("render", scene, "--path", "orbit", "--frames", 3, "--width", 24, "--height", 24, "--out", out)[0] == 0
+        for i, camera in enumerate(orbit(field.lattice, 3, (24, 24), (0.0, -1.0, 0.0), about)):
+            expected = bytes_from_colors(render(field, camera).rgb)
+            np.testing.assert_array_equal(np.asarray(PIL.Image.open(out / f"{i:04}.png")), expected)
+    own = load_to_compress(run, None, AS_THEY_ARE, OwnRenders(own_views=3, own_side=16), True)[2]
+    expected_own = own_scene(ball_field, 3, 16, about=about)
+    for view, same in zip(own.train, expected_own.train, strict=True):
+        np.testing.assert_array_equal(view.camera.pose, same.camera.pose)
+    assert vqrf("convert", file, tmp_path / "again")[0] == 0
+    assert about_of(load_run(tmp_path / "again")[1]) == about
 
 
 def test_render_makes_a_film(file: Path, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vqrf.geometry import Camera, Lattice
+from vqrf.codec.about import About, FirstView
+from vqrf.geometry import Camera, Lattice, cameras_within
 from vqrf.rendering.film import FOV, PathError, load_path, orbit, spiral, writing_clip
+from vqrf.rendering.poster import camera_of, view_amid
 
 LATTICE = Lattice((-1.0, -2.0, 0.0), (3.0, 2.0, 1.0), (4, 4, 4))
 MIDDLE = np.array([1.0, 0.0, 0.5])
@@ -58,6 +60,37 @@ def test_an_orbit_goes_around_what_is_up_and_stays_upright(up: tuple[float, floa
 def test_a_spiral_rises() -> None:
     heights = [camera.pose[2, 3] for camera in spiral(LATTICE, 9, (8, 8))]
     assert (np.diff(heights) > 0).all()
+
+
+@pytest.mark.parametrize("path", [orbit, spiral])
+@pytest.mark.parametrize("up", [(0.0, 0.0, 1.0), (0.0, -3.0, 0.0), (0.6, 0.0, 0.8)])
+def test_a_path_among_photos_stays_where_they_were_taken(path: Any, up: tuple[float, float, float]) -> None:
+    """The oracle is the metadata's own words: how near, how far, how low, how high, and what is looked at."""
+    unit = np.array(up) / np.linalg.norm(up)
+    around = cameras_within((3.0, 1.0, -2.0), (1.5, 2.0), (10.0, 40.0), 24, 16, up=unit)
+    amid = view_amid(around, up)
+    assert amid is not None and amid.view is not None and amid.distance is not None and amid.pitch is not None
+    cameras = path(LATTICE, 9, (32, 24), up, amid)
+    for camera in cameras:
+        away = camera.pose[:3, 3] - amid.view.target
+        distance = np.linalg.norm(away)
+        assert amid.distance[0] <= distance <= amid.distance[1]
+        assert amid.pitch[0] - 1e-9 <= math.degrees(math.asin(away @ unit / distance)) <= amid.pitch[1] + 1e-9
+        np.testing.assert_allclose(camera.pose[:3, 2], away / distance, atol=1e-12)
+        assert abs(camera.pose[:3, 0] @ unit) < 1e-12 and camera.pose[:3, 1] @ unit > 0
+    if path is orbit:
+        np.testing.assert_allclose(cameras[0].pose, camera_of(amid.view, (32, 24), up).pose, atol=1e-9)
+
+
+def test_an_orbit_obeys_limits_without_a_first_view_and_a_first_view_without_limits() -> None:
+    free = orbit(LATTICE, 4, (8, 8))
+    for camera in orbit(LATTICE, 4, (8, 8), about=About(distance=(1.0, 2.5), pitch=(-10.0, 5.0))):
+        away = camera.pose[:3, 3] - MIDDLE
+        assert np.linalg.norm(away) == pytest.approx(2.5) and away[2] == pytest.approx(2.5 * math.sin(math.radians(5)))
+    view = FirstView((1.0, 2.0, 5.0), (1.0, -2.0, 2.0))
+    first, opposite = orbit(LATTICE, 2, (8, 8), about=About(view=view))
+    np.testing.assert_allclose([first.pose[:3, 3], opposite.pose[:3, 3]], [view.position, (1.0, -6.0, 5.0)], atol=1e-12)
+    assert np.linalg.norm(free[0].pose[:3, 3] - MIDDLE) > 2.5
 
 
 POSE = np.array([[0, 0, 1, 4], [1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 0, 1]], float)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from changed import changed
 from tiny import emptied
 
+from vqrf.codec.about import About, FirstView
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera
 from vqrf.kernels import select
@@ -126,6 +129,20 @@ def test_a_field_is_its_own_scene(ball_field: RadianceField) -> None:
     np.testing.assert_allclose(view.colors(), render(ball_field, view.camera).rgb, atol=0.5 / 255 + 1e-6)
     poses = [view.camera.pose.tobytes() for view in scene.train + scene.test]
     assert len(set(poses)) == len(poses)
+
+
+def test_a_field_that_says_where_people_may_go_is_its_own_scene_from_there(ball_field: RadianceField) -> None:
+    view = FirstView((0.0, -2.0, 0.5), (0.1, 0.0, 0.0))
+    about = About(view=view, distance=(1.5, 3.0), pitch=(0.0, 45.0), up=(0.0, 0.0, 2.0))
+    scene = own_scene(ball_field, 6, 32, about=about)
+    away = np.stack([v.camera.pose[:3, 3] for v in (*scene.train, *scene.test)]) - view.target
+    distance = np.linalg.norm(away, axis=1)
+    assert ((distance >= 1.5) & (distance <= 3.0) & (away[:, 2] > 0)).all()
+    assert (away[:, 2] < distance / math.sqrt(2)).all() and np.ptp(distance) > 0.5
+    reach = max(np.linalg.norm(np.subtract(corner, view.target)) for corner in (ball_field.lattice.lo, ball_field.lattice.hi))
+    assert distance.max() < scene.far < distance.max() + 2 * reach
+    around = own_scene(ball_field, 6, 32, about=replace(about, pitch=None))
+    assert {v.camera.fx for v in around.train} != {v.camera.fx for v in scene.train}, "a first view alone is no limit"
 
 
 def test_an_empty_field_is_no_scene(ball_field: RadianceField) -> None:

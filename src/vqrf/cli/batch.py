@@ -20,13 +20,14 @@ from vqrf.cli.ends import explain
 from vqrf.cli.make import Make
 from vqrf.cli.meta import Presenting
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, one_line, read_bytes, say, tell
+from vqrf.cli.view import notes_of
 from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode
 from vqrf.codec.contents import metadata_of
 from vqrf.compression.goal import NO_GOAL, Goal, is_unfinished
 from vqrf.data.images import Bytes, bytes_from_colors
 from vqrf.fields.field import expand
-from vqrf.fields.run import FIELD_FILE
+from vqrf.fields.run import FIELD_FILE, up_of
 from vqrf.files import read_file, write_atomically
 from vqrf.interop import is_checkpoint
 from vqrf.rendering.html import MAX_IMAGE_BYTES, data_uri, page_of
@@ -223,6 +224,6 @@ def picture_of(path: Path) -> Bytes:
     """[S,S,3] uint8: what the file shows first."""
     small = decode(read_bytes(path))
     field, about = expand(small), about_of(small.metadata)
-    up = about.up or (0.0, 0.0, 1.0)
+    up = up_of(about, notes_of(small))
     camera = camera_of(about.view or first_view(field, up), (PICTURE_SIDE, PICTURE_SIDE), up)
     return bytes_from_colors(render(field, camera).rgb)

@@ -15,10 +15,11 @@ from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to
 from vqrf.cli.meta import SHOWN, PresentingFlags, presented
 from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, named, print_json, say
-from vqrf.cli.view import up_of_notes
+from vqrf.codec.about import NOTHING
 from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
+from vqrf.fields.run import about_of_notes, up_of
 from vqrf.geometry import Front
 from vqrf.kernels.similarity import SSIM_WINDOW
 from vqrf.rendering.evaluate import NO_METRICS, Evaluation, Metric, MetricName, evaluate
@@ -72,7 +73,7 @@ class Compress:
         try:
             self.goal.check()
             self.settings()
-            about = self.shown.about()
+            self.shown.about()
         except ValueError as error:
             raise UsageError(str(error)) from None
         if self.out.suffix not in (".vqrf", ""):
@@ -92,11 +93,12 @@ class Compress:
         if not scene.test:
             say(self.common.quiet or self.as_json, f"{self.data}: holds no photos out, so the file will have no score")
         preset = self.settings(is_baked=not is_fast(field))
+        about, notes = self.shown.about(about_of_notes(notes)), NOTHING.added_to(notes)
         if self.shown.poster:
             with named(self.field):
                 shows_place = scene.contrast and not isinstance(field.lattice.space, Front)
                 amid = [view.camera for view in scene.train] if shows_place else []
-                about = presented(about, field.with_background(scene.background), up_of_notes(notes), amid)
+                about = presented(about, field.with_background(scene.background), up_of(about, notes), amid)
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
         compress_into(job, self.out, page, self.common, self.as_json)
 

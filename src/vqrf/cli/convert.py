@@ -17,7 +17,7 @@ from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, drawing_fault_of
-from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_like, load_run
+from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, about_of_notes, load_like, load_run
 from vqrf.fields.storage import StorageError, save_field
 from vqrf.files import write_atomically
 from vqrf.interop import (
@@ -190,7 +190,7 @@ def load_to_compress(
     size = f"{own.own_side}x{own.own_side}"
     say(quiet, f"rendering {own.own_views} views of {size} of the field itself")
     with named(path):
-        scene = own_scene(field, own.own_views, own.own_side, own.own_below)
+        scene = own_scene(field, own.own_views, own.own_side, own.own_below, about_of_notes(notes))
     if photos is not None:
         scene = replace(scene, test=photos.test, name=photos.name)
     return field, {**notes, "tuned_on": f"{own.own_views} renders of the field, {size}"}, scene

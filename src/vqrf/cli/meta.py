@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, named, one_line, print_json, print_whole, read_bytes, say
-from vqrf.cli.view import expect_drawable, up_of_notes
+from vqrf.cli.view import expect_drawable
 from vqrf.codec.about import NOTHING, TEXTS, About, FirstView, about_of, poster_sides
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import canonical_json
 from vqrf.codec.container import with_section
 from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.run import up_of
 from vqrf.files import write_atomically
 from vqrf.geometry import Camera, Vector, Z, upright
 from vqrf.memory import decoding_budget
@@ -121,7 +122,8 @@ class Meta:
         """What the file is to say."""
         numbers = {name: value for name in ("up", "distance", "pitch") if (value := getattr(self, name)) is not None}
         after = _checked(self.said.about(before), numbers)
-        up = up_of(after, metadata)
+        training = metadata.get("training")
+        up = up_of(after, training if isinstance(training, dict) else {})
         if self.view is not None:
             after = _checked(after, {"view": _view_of_link(self.view, up) if self.view else None})
         if self.poster == "none":
@@ -132,16 +134,6 @@ class Meta:
                 expect_drawable(small)
                 return presented(after, expand(small), up)
         return after
-
-
-def up_of(about: About, notes: Mapping[str, Any]) -> Vector:
-    """What is up: as the file says for people, else as its training does, else z.
-
-    Args:
-      notes: metadata of a file, or the notes of a run.
-    """
-    training = notes.get("training", notes)
-    return about.up or up_of_notes(training if isinstance(training, dict) else {})
 
 
 def presented(about: About, field: RadianceField, up: Vector = Z, cameras: Sequence[Camera] = ()) -> About:

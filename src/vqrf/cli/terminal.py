@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import SIGNATURE, sections
@@ -222,14 +223,17 @@ def load_compressed(path: Path) -> tuple[Compressed, dict[str, int]]:
 
 
 def load_any(path: Path) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
-    """A field, how its images were prepared, and the bytes by section where it came from a .vqrf file."""
+    """A field, its notes, and the bytes by section where it came from a .vqrf file.
+
+    The notes say how its images were prepared, and `about` what it says of itself to people, but for its poster.
+    """
     if path.is_dir():
         return *load_run(path), None
     small, sizes = load_compressed(path)
     with named(path):
         field = expand(small)
-    notes = small.metadata.get("training")
-    return field, notes if isinstance(notes, dict) else {}, sizes
+    notes, about = small.metadata.get("training"), replace(about_of(small.metadata), poster=None)
+    return field, about.added_to(notes if isinstance(notes, dict) else {}), sizes
 
 
 def printable(text: str) -> str:

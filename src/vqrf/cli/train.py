@@ -16,13 +16,15 @@ from vqrf.cli.dataset import PhotoFlags, Photos, flags_named, lines_of
 from vqrf.cli.progress import step_bars, tell_plan
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
+from vqrf.codec.about import NOTHING
 from vqrf.data.listing import color_name
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField
-from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, load_run
+from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, about_of_notes, load_run
 from vqrf.files import remove_stale, write_atomically
+from vqrf.rendering.poster import view_amid
 
 if TYPE_CHECKING:
     from vqrf.training.run import Run
@@ -78,12 +80,13 @@ class Train:
         from vqrf.training.workers import is_first, joined
 
         shows = self.view and is_first()
-        with joined(self.common.device), showing(scene.name) if shows else nullcontext() as watch:
+        with joined(self.common.device), showing(scene.name, about_of_notes(images)) if shows else nullcontext() as watch:
             train_into(self.out, scene, preset, config, images, self.common, watch)
 
 
 def load_sized(data: Path, preset: str, downscale: int, background: str | None, photos: Photos) -> tuple[Scene, dict[str, Any]]:
-    """The training views at the preset's size, and what says how to prepare photos of the same dataset alike."""
+    """The training views at the preset's size, and notes: how to prepare photos of the same dataset alike and, where these show a
+    place, near what people are to stay."""
     from vqrf.training.stages import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
@@ -110,7 +113,8 @@ def load_sized(data: Path, preset: str, downscale: int, background: str | None, 
     if scene.masked:
         images["masks"] = {"mean": scene.masked, "is_inverted": photos.masks_inverted}
         images["masks"]["folder"] = None if photos.masks is None else str(photos.masks)
-    return scene, images
+    amid = view_amid([view.camera for view in scene.train], scene.up) if scene.contrast and scene.space == "box" else None
+    return scene, (amid or NOTHING).added_to(images)
 
 
 def train_into(

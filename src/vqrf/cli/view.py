@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import threading
 import time
 import urllib.parse
@@ -39,9 +38,9 @@ from vqrf.data.images import bytes_from_colors, jpeg_from_image
 from vqrf.data.scene import View as PhotoView
 from vqrf.fields.field import RadianceField, drawing_fault_of, expand
 from vqrf.fields.preview import preview
-from vqrf.fields.run import FIELD_FILE, load_like, load_run
+from vqrf.fields.run import FIELD_FILE, about_of_notes, load_like, load_run, up_of
 from vqrf.files import is_url, read_file, read_url, write_atomically
-from vqrf.geometry import Camera, Lattice, Vector, Z
+from vqrf.geometry import Camera, Lattice, Z
 from vqrf.interop import is_checkpoint, is_vqrf, load_vqrf
 from vqrf.kernels import has_native, select
 from vqrf.memory import decoding_budget, expect_room
@@ -104,7 +103,7 @@ class Render:
     def run(self) -> None:
         self._expect_output()
         field, notes, _ = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
-        views = self._views_along_path(field.lattice, up_of_notes(notes))
+        views = self._views_along_path(field.lattice, about_of_notes(notes))
         if views is None:
             if self.data is None:
                 raise UsageError("expected cameras: give --data FOLDER, or --path orbit, spiral or FILE")
@@ -154,7 +153,7 @@ class Render:
             film = f", or with --path a film NAME{CLIP_SUFFIX}" if self.path is None or self.out.suffix != CLIP_SUFFIX else ""
             raise UsageError(f"{self.out}: {self.out.suffix} is not written; give a folder for PNG files{film}")
 
-    def _views_along_path(self, lattice: Lattice, up: Vector) -> dict[str, Camera] | None:
+    def _views_along_path(self, lattice: Lattice, about: About) -> dict[str, Camera] | None:
         """Cameras by the name of their picture, or None if no path is asked for."""
         if self.path is None:
             return None
@@ -172,21 +171,12 @@ class Render:
             raise UsageError(f"--path {self.path}: expected orbit, spiral or a JSON file, and there is no such file")
         try:
             if is_made:
-                cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size, up)
+                cameras = (orbit if self.path == "orbit" else spiral)(lattice, self.frames, size, about.up or Z, about)
             else:
                 cameras = load_path(self.path, size)
         except PathError as error:
             raise UsageError(str(error)) from None
         return {f"{i:04}.png": camera for i, camera in enumerate(cameras)}
-
-
-def up_of_notes(notes: dict[str, Any]) -> Vector:
-    """What is up in the world of a field's cameras; z where the notes do not say, or something else."""
-    said = notes.get("up")
-    if not isinstance(said, list) or len(said) != 3 or not all(type(value) is float and abs(value) <= 1 for value in said):
-        return Z
-    length = math.hypot(*said)
-    return (said[0] / length, said[1] / length, said[2] / length) if length > 0.5 else Z
 
 
 @dataclass(frozen=True)
@@ -278,7 +268,7 @@ class Export:
         field, notes, _ = load_any(self.scene)
         with named(self.scene):
             surface = surface_of(field, self.level)
-        data = glb_of(surface, up_of_notes(notes)) if is_glb else ply_of(surface, with_faces=not self.points)
+        data = glb_of(surface, about_of_notes(notes).up or Z) if is_glb else ply_of(surface, with_faces=not self.points)
         write_atomically(self.out, data)
         triangles = "" if self.points else f" and {len(surface.faces)} triangles"
         say(False, f"{self.out}: {len(data)} bytes, {len(surface.vertices)} points{triangles}")
@@ -290,7 +280,7 @@ def _pictured(about: About, small: Compressed) -> tuple[About, bytes]:
     Raises:
       ValueError: the field has no first view.
     """
-    field, up = expand(small), about.up or up_of_notes(notes_of(small))
+    field, up = expand(small), up_of(about, notes_of(small))
     view = about.view or first_view(field, up)
     if about.poster is None:
         about = replace(about, poster=poster_of(field, view, up))
@@ -301,7 +291,7 @@ def _with_poster(about: About, small: Compressed) -> About:
     """With a poster, where there is none, if that takes seconds at most; nobody asked for one."""
     if about.poster is not None or not has_native() or not is_expanded_soon(small):  # without the core it would want PyTorch
         return about
-    field, up = expand(small), about.up or up_of_notes(notes_of(small))
+    field, up = expand(small), up_of(about, notes_of(small))
     if not is_drawn_soon(field) or select().fault(field.volume()) is not None:
         return about
     try:
@@ -401,7 +391,12 @@ def source_of_file(path: Path) -> Source:
 def source_of_run(run: Path) -> Source:
     """The field of a run folder as the bytes of a .vqrf; made anew when the field is."""
     load_run(run)
-    return _renewed(run / FIELD_FILE, lambda: encode(preview(load_run(run)[0])))
+
+    def make() -> bytes:
+        field, notes = load_run(run)
+        return encode(preview(field, about_of_notes(notes)))
+
+    return _renewed(run / FIELD_FILE, make)
 
 
 def source_of_checkpoint(path: Path, options: ImportOptions) -> Source:
@@ -443,8 +438,8 @@ def _renewed(path: Path, make: Callable[[], bytes]) -> Source:
 
 
 @contextmanager
-def showing(name: str) -> Iterator[Callable[[Callable[[], RadianceField]], None]]:
-    """Show a field in the browser while it is trained: yields what `fit` takes as `watch`."""
+def showing(name: str, about: About) -> Iterator[Callable[[Callable[[], RadianceField]], None]]:
+    """Show a field in the browser while it is trained, beginning where it says: yields what `fit` takes as `watch`."""
     latest: list[bytes] = []
     last = time.monotonic()
 
@@ -452,7 +447,7 @@ def showing(name: str) -> Iterator[Callable[[Callable[[], RadianceField]], None]
         nonlocal last
         if latest and time.monotonic() - last < WATCH_SECONDS:
             return
-        latest[:] = [encode(preview(field()))]
+        latest[:] = [encode(preview(field(), about))]
         last = time.monotonic()
 
     with SceneServer(lambda: latest[0] if latest else None, name, refresh_seconds=REFRESH_SECONDS) as server:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.codec.about import NOTHING, About
 from vqrf.codec.compressed import KEPT, PRUNED, CompressedField, Quantized
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
@@ -26,8 +27,11 @@ OPAQUE = 1 - 1e-6
 """The alpha of one step above which densities look the same."""
 
 
-def preview(field: RadianceField) -> CompressedField:
+def preview(field: RadianceField, about: About = NOTHING) -> CompressedField:
     """The voxels of a field that can be seen, in bytes.
+
+    Args:
+      about: what it says of itself to people.
 
     Deterministic. Changes nothing.
 
@@ -51,7 +55,7 @@ def preview(field: RadianceField) -> CompressedField:
         color_mlp=tuple((weight.astype(np.float16), bias.astype(np.float16)) for weight, bias in field.color_mlp),
         equation=field.equation,
         empty_density=floor - BELOW_FLOOR,
-        metadata={"generator": "vqrf preview"},
+        metadata=about.added_to({"generator": "vqrf preview"}),
     )
 
 

@@ -6,10 +6,13 @@ line per report) and, while training goes on, checkpoints. Nothing in it names a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vqrf.codec.about import About, about_of
 from vqrf.data.exposure import without_exposures
 from vqrf.data.listing import MAX_SIDE, SceneError, is_color
 from vqrf.data.load import SceneOptions, load_scene
@@ -18,6 +21,7 @@ from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError, load_field
+from vqrf.geometry import Vector, Z
 
 FIELD_FILE = "field.safetensors"
 FACTORS_FILE = "tensorf.th"
@@ -97,3 +101,23 @@ def masks_of_notes(said: object) -> Masks:
         mean=mean if mean in ("background", "ignored") else None,
         is_inverted=said.get("is_inverted") is True,
     )
+
+
+def up_of_notes(notes: Mapping[str, Any]) -> Vector:
+    """What is up in the world of a field's cameras; z where the notes do not say, or something else."""
+    said = notes.get("up")
+    if not isinstance(said, list) or len(said) != 3 or not all(type(value) is float and abs(value) <= 1 for value in said):
+        return Z
+    length = math.hypot(*said)
+    return (said[0] / length, said[1] / length, said[2] / length) if length > 0.5 else Z
+
+
+def up_of(about: About, notes: Mapping[str, Any]) -> Vector:
+    """What is up: as the field says for people, else as its training does, else z."""
+    return about.up or up_of_notes(notes)
+
+
+def about_of_notes(notes: Mapping[str, Any]) -> About:
+    """What a field says of itself to people, and what is up where its training alone knows."""
+    about, up = about_of(notes), up_of_notes(notes)
+    return about if about.up or up == Z else replace(about, up=up)

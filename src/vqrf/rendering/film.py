@@ -1,7 +1,8 @@
 """Ways for a camera to go past a scene, and films of what it sees.
 
-Notation. The camera circles the middle of the lattice at a distance from which the whole of it is in view; world +Z is up,
-unless somebody says what else is.
+Notation. The camera circles the point that the first view looks at, from there, and keeps to the limits that a field says of
+itself, as the viewer does. Where nothing is said, it circles the middle of the lattice at a distance from which the whole of it
+is in view, and world +Z is up.
 A path in a file is one of two kinds of JSON: nerfstudio's (`camera_path`, each with `camera_to_world` and `fov`, the vertical
 angle in degrees) or a dataset's `transforms.json`, whose cameras are read as the dataset's own (`vqrf.data.camera_json`).
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.codec.about import NOTHING, About
 from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read_json
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
@@ -46,11 +48,14 @@ class PathError(ValueError):
     """There is no camera path; the message says why."""
 
 
-def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
+def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: About = NOTHING) -> list[Camera]:
     """Once around, at one height; the last view is one step before the first, so that a film of it has no seam.
 
     Before what cameras saw from one side, once around the place that they looked from; in a place without bounds, within the
     cube that held them.
+
+    Args:
+      about: the first view and the limits.
 
     >>> cameras = orbit(Lattice((-1, -1, -1), (1, 1, 1), (2, 2, 2)), 4, (16, 16))
     >>> [bool(np.allclose(camera.pose[:3, 3] @ cameras[0].pose[:3, 3], 0)) for camera in cameras]
@@ -59,30 +64,69 @@ def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Ca
     angles = [2 * math.pi * i / n_views for i in range(n_views)]
     if isinstance(lattice.space, Front):
         return [_sway(lattice, lattice.space, angle, 1.0, size) for angle in angles]
-    return [_look(lattice, angle, PITCH, size, up) for angle in angles]
+    start = _start(lattice, up, about)
+    return [_look(replace(start, yaw=start.yaw + angle), size, up) for angle in angles]
 
 
-def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z) -> list[Camera]:
-    """Twice around, rising from a little below the horizon to a view from above; or, in front, coming nearer."""
-    low, high = SPIRAL_PITCHES
+def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: About = NOTHING) -> list[Camera]:
+    """Twice around, rising from a little below the horizon to a view from above, as far as limits allow; or, in front, coming
+    nearer."""
     shares = [i / max(n_views - 1, 1) for i in range(n_views)]
+    turn = 2 * math.pi * SPIRAL_TURNS
     if isinstance(lattice.space, Front):
-        far, near, turn = *SPIRAL_ZOOM, 2 * math.pi * SPIRAL_TURNS
+        far, near = SPIRAL_ZOOM
         return [_sway(lattice, lattice.space, turn * s, far + s * (near - far), size) for s in shares]
-    return [_look(lattice, 2 * math.pi * SPIRAL_TURNS * s, low + s * (high - low), size, up) for s in shares]
+    start, (low, high) = _start(lattice, up, about), (_within(pitch, _pitches(about)) for pitch in SPIRAL_PITCHES)
+    return [_look(replace(start, yaw=start.yaw + turn * s, pitch=low + s * (high - low)), size, up) for s in shares]
 
 
-def _look(lattice: Lattice, yaw: float, pitch: float, size: Size, up: Vector) -> Camera:
-    back = np.array([math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)])
-    right = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
-    if tuple(up) != Z:
-        back, right = upright(up) @ back, upright(up) @ right
-    middle, distance = np.add(lattice.lo, lattice.hi) / 2, 0.45 * float(np.linalg.norm(lattice.extent)) / math.sin(FOV / 2)
-    if isinstance(lattice.space, Unbounded):
-        middle, distance = lattice.space.centre, AMID * lattice.space.half
+@dataclass(frozen=True, eq=False)
+class _Stand:
+    """Where a camera stands: seen from the point [3] that it looks at, in world units and radians."""
+
+    target: Float64
+    distance: float
+    yaw: float
+    pitch: float
+
+
+def _start(lattice: Lattice, up: Vector, about: About) -> _Stand:
+    """Where a path begins."""
+    yaw, pitch = 0.0, PITCH
+    if about.view is None and isinstance(lattice.space, Unbounded):
+        target, distance = np.array(lattice.space.centre), AMID * lattice.space.half
+    elif about.view is None:
+        target, distance = np.add(lattice.lo, lattice.hi) / 2, 0.45 * float(np.linalg.norm(lattice.extent)) / math.sin(FOV / 2)
+    else:
+        target = np.array(about.view.target)
+        away = about.view.position - target
+        distance = float(np.linalg.norm(away))
+        x, y, z = away / distance @ upright(_unit(up))
+        yaw, pitch = math.atan2(y, x), math.asin(min(max(z, -1.0), 1.0))
+    return _Stand(target, _within(distance, about.distance or (0.0, math.inf)), yaw, _within(pitch, _pitches(about)))
+
+
+def _pitches(about: About) -> tuple[float, float]:
+    """How low and how high a camera may stand, in radians."""
+    low, high = about.pitch or (-90.0, 90.0)
+    return math.radians(low), math.radians(high)
+
+
+def _within(value: float, limits: tuple[float, float]) -> float:
+    return min(max(value, limits[0]), limits[1])
+
+
+def _unit(up: Vector) -> Float64:
+    unit: Float64 = np.array(up) / np.linalg.norm(up)
+    return unit
+
+
+def _look(stand: _Stand, size: Size, up: Vector) -> Camera:
+    yaw, pitch, turn = stand.yaw, stand.pitch, upright(_unit(up))
+    back = turn @ np.array([math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)])
+    right = turn @ np.array([-math.sin(yaw), math.cos(yaw), 0.0])
     pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(back, right), back], 1)
-    pose[:3, 3] = middle + back * distance
+    pose[:3] = np.stack([right, np.cross(back, right), back, stand.target + stand.distance * back], 1)
     return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from vqrf.codec.about import NOTHING, About
 from vqrf.data.images import bytes_from_colors, png_from_image
 from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import VIEWING_DISTANCE, Camera, Float32, cameras_around
+from vqrf.geometry import Camera, Float32, Z, cameras_around, cameras_within
 from vqrf.kernels import Volume, select
 
 OWN_TEST_VIEWS = 8
@@ -68,39 +69,51 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
     return Image(rgb.reshape(*size, 3), depth.reshape(size), (1 - background_weight).reshape(size))
 
 
-def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5) -> Scene:
-    """A scene without photos: what a field looks like from cameras placed around what is in it.
+def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5, about: About = NOTHING) -> Scene:
+    """A scene without photos: what a field looks like from cameras around what is in it, or from where people may go.
 
-    Its test views are `OWN_TEST_VIEWS` others. Deterministic. Arguments as of `cameras_around`.
+    Its test views are `OWN_TEST_VIEWS` others. Deterministic. Other arguments as of `cameras_around`.
+
+    Args:
+      about: what the field says of itself. With a first view and limits of both kinds, the cameras look at what it does, within
+        these limits, as what lies beyond was seen by nobody; `below` does not count then.
 
     Raises:
       ValueError: there is nothing in the field, or it is none of a thing that can be seen from all sides.
     """
-    if field.lattice.space is not None:
-        raise ValueError(f"a field in the space {field.lattice.space.name} has no own renders from all sides: give --data")
+    lattice = field.lattice
+    if lattice.space is not None:
+        raise ValueError(f"a field in the space {lattice.space.name} has no own renders from all sides: give --data")
     volume = field.volume()
     occupied = np.argwhere(volume.cells)
     if not len(occupied):
         raise ValueError("there is nothing in the field")
-    places = field.lattice.world_from_index(occupied + 0.5)
+    places = lattice.world_from_index(occupied + 0.5)
     middle = (places.min(0) + places.max(0)) / 2
-    cell = float(np.linalg.norm(field.lattice.extent / (np.array(field.lattice.shape) - 1)))
+    cell = float(np.linalg.norm(lattice.extent / (np.array(lattice.shape) - 1)))
     radius = float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
 
+    def cameras(n: int, turn: float) -> tuple[Camera, ...]:
+        if about.view is None or about.distance is None or about.pitch is None:
+            return cameras_around(middle, radius, n, side, turn=turn, below=below)
+        up = np.array(about.up or Z)
+        up = up / np.linalg.norm(up)
+        return cameras_within(about.view.target, about.distance, about.pitch, n, side, up=up, turn=turn)
+
     def views(split: str, n: int, turn: float) -> tuple[View, ...]:
-        cameras = cameras_around(middle, radius, n, side, turn=turn, below=below)
-        images = [render(volume, camera) for camera in cameras]
+        images = [(camera, render(volume, camera)) for camera in cameras(n, turn)]
         return tuple(
             View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
-            for i, (camera, image) in enumerate(zip(cameras, images, strict=True))
+            for i, (camera, image) in enumerate(images)
         )
 
+    train, test = views("train", n_train, 0.0), views("test", OWN_TEST_VIEWS, 1.0)
     return Scene(
-        train=views("train", n_train, 0.0),
-        test=views("test", OWN_TEST_VIEWS, 1.0),
+        train=train,
+        test=test,
         background=field.equation.background,
         near=field.equation.near,
-        far=radius * (VIEWING_DISTANCE + 1),
+        far=radius + max(float(np.linalg.norm(view.camera.pose[:3, 3] - middle)) for view in (*train, *test)),
         name="own renders",
     )
 
