@@ -85,8 +85,8 @@ class Train:
 
 
 def load_sized(data: Path, preset: str, downscale: int, background: str | None, photos: Photos) -> tuple[Scene, dict[str, Any]]:
-    """The training views at the preset's size, and notes: how to prepare photos of the same dataset alike and, where these show a
-    place, near what people are to stay."""
+    """The training views at the preset's size, and notes: how to prepare photos of the same dataset alike and, of photos of a
+    place, near where people are to stay."""
     from vqrf.training.stages import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
