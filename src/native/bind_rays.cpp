@@ -212,13 +212,14 @@ void backpropagate(nb::object object, Dense<const float> origins, Dense<const fl
 }
 
 void accumulate_importance(nb::object object, Dense<const float> origins, Dense<const float> directions,
-                           Dense<double> importance) {
+                           Dense<double> importance, std::optional<Dense<const uint8_t>> counted) {
     const Volume volume = read_volume(object);
     const RayView rays = read_rays(origins, directions);
     const int *shape = volume.view.shape;
-    expect(importance.ndim() == 3 && importance.size() == static_cast<size_t>(shape[0]) * shape[1] * shape[2],
-           "importance: expected [X,Y,Z]");
-    without_gil([&] { kernels().importance(volume.view, rays, importance.data()); });
+    const size_t n_voxels = static_cast<size_t>(shape[0]) * shape[1] * shape[2];
+    expect(importance.ndim() == 3 && importance.size() == n_voxels, "importance: expected [X,Y,Z]");
+    expect(!counted || (counted->ndim() == 3 && counted->size() == n_voxels), "counted: expected [X,Y,Z]");
+    without_gil([&] { kernels().importance(volume.view, rays, counted ? counted->data() : nullptr, importance.data()); });
 }
 
 void hit_rays(nb::object object, Dense<const float> origins, Dense<const float> directions, Dense<uint8_t> hit) {
@@ -247,7 +248,8 @@ void bind_rays(nb::module_ &m) {
           nb::arg("targets"), nb::arg("losses"), nb::arg("gradients"), nb::arg("weights").none());
     m.def("backpropagate", &backpropagate, nb::arg("volume"), nb::arg("origins"), nb::arg("directions"), nb::arg("d_rgb"),
           nb::arg("d_background_weight").none(), nb::arg("d_depth").none(), nb::arg("gradients"));
-    m.def("accumulate_importance", &accumulate_importance);
+    m.def("accumulate_importance", &accumulate_importance, nb::arg("volume"), nb::arg("origins"), nb::arg("directions"),
+          nb::arg("importance"), nb::arg("counted").none() = nb::none());
     m.def("hit_rays", &hit_rays);
     m.def("pixel_rays", &bind_pixel_rays);
 }

@@ -438,7 +438,8 @@ static void backpropagate(const VolumeView &v, const RayView &rays, const PixelS
     differentiate(v, rays, GivenSlopes{slopes, rays.n}, to);
 }
 
-static void importance(const VolumeView &v, const RayView &rays, double *to) {
+// counted: by the lowest voxel of a cell, whether its samples count; null where all do.
+static void importance(const VolumeView &v, const RayView &rays, const uint8_t *counted, double *to) {
     const ThreadPool::Turn turn;
     turn.parallel_for(N_SLOTS, [&](int64_t number) {
         Slot &slot = slots()[number];
@@ -447,7 +448,7 @@ static void importance(const VolumeView &v, const RayView &rays, double *to) {
         for (int64_t ray = range.begin; ray < range.end; ++ray)
             march(v, rays.origins + 3 * ray, rays.directions + 3 * ray, [&](const Sample &s) {
                 const float w = weight_of(s);
-                if (w > v.alpha_threshold) slot.records.push_back({s.voxel, {s.share[0], s.share[1], s.share[2]}, w, -1});
+                if (w > v.alpha_threshold && (!counted || counted[s.voxel])) slot.records.push_back({s.voxel, {s.share[0], s.share[1], s.share[2]}, w, -1});
             });
     });
     scatter_by_plane(turn, v, slots(), [&](const SortedRecord &s, const SortedRecord *, const float *w, const int32_t *corners, int begin, int end) {

@@ -173,7 +173,7 @@ struct Kernels {
     void (*render)(const VolumeView &, const RayView &, float *rgb, float *background_weight, float *depth);
     BatchStats (*gradients)(const VolumeView &, const RayView &, const LossView &, const GradientView &);
     void (*backpropagate)(const VolumeView &, const RayView &, const PixelSlopeView &, const GradientView &);
-    void (*importance)(const VolumeView &, const RayView &, double *importance);
+    void (*importance)(const VolumeView &, const RayView &, const uint8_t *counted, double *importance);
     void (*hits)(const VolumeView &, const RayView &, uint8_t *hit);
     void (*adam)(const AdamView &);
     void (*assign)(const float *vectors, int64_t n, int channels, const float *codebook, int n_codes, int32_t *codes,

@@ -164,6 +164,23 @@ def test_importance_agrees_with_a_scalar_marcher_and_is_added() -> None:
     np.testing.assert_allclose(importance, expected, rtol=1e-9)
 
 
+def test_a_voxel_all_of_whose_cells_count_has_its_whole_importance_and_one_none_of_whose_has_none() -> None:
+    volume, rays = make_volume("logits", False), make_rays(80)
+    counted = np.zeros(volume.density.shape, np.uint8)
+    counted[1:4, 2:4, 1:3] = 1  # by the lowest voxels of cells
+    whole, part, rest = (np.zeros(volume.density.shape) for _ in range(3))
+    reference.accumulate_importance(volume, *rays, whole)
+    reference.accumulate_importance(volume, *rays, part, counted=counted)
+    reference.accumulate_importance(volume, *rays, rest, counted=1 - counted)
+    inside = (slice(2, 4), slice(3, 4), slice(2, 3))
+    assert part[inside].any()
+    np.testing.assert_array_equal(part[inside], whole[inside])
+    beside = np.ones_like(counted)
+    beside[1:5, 2:5, 1:4] = 0
+    assert not part[beside != 0].any() and whole[beside != 0].any()
+    np.testing.assert_allclose(part + rest, whole, rtol=1e-12)
+
+
 def test_a_ray_hits_if_a_sample_lies_in_an_occupied_cell() -> None:
     volume, (origins, directions) = make_volume("logits", False), make_rays(300)
     cells = np.zeros_like(volume.cells)

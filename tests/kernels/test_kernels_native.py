@@ -113,9 +113,11 @@ def run_backpropagation(kernels: ModuleType, volume: Volume, rays: Rays) -> Resu
 
 
 def run_importance(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
-    importance = np.zeros(volume.density.shape)
+    importance, part = np.zeros(volume.density.shape), np.zeros(volume.density.shape)
     kernels.accumulate_importance(volume, *rays, importance)
-    return {"importance": importance}
+    counted = np.random.default_rng(3).integers(0, 2, volume.density.shape, np.uint8)
+    kernels.accumulate_importance(volume, *rays, part, counted=counted)
+    return {"importance": importance, "part": part}
 
 
 def run_cells(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:

@@ -5,11 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
+from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import cameras_around
-from vqrf.training.box import MIN_VIEWS, NEEDED_WEIGHT, count_needing, needed_cells, needed_part, scene_box
+from vqrf.geometry import Front, Lattice, Unbounded, cameras_around
+from vqrf.kernels import select
+from vqrf.training import box
+from vqrf.training.box import (
+    FINE_NEEDED_WEIGHT,
+    MIN_VIEWS,
+    NEEDED_WEIGHT,
+    RAYS_ACROSS,
+    count_needing,
+    needed_cells,
+    needed_part,
+    scene_box,
+)
 
 CAMERAS = cameras_around((0.0, 0.0, 0.0), 1.0, 20, 48)
 
@@ -27,6 +41,58 @@ def test_the_surface_of_an_object_is_needed_and_its_inside_is_not(ball_field: Ra
     assert (needing[np.abs(radius - 0.55) < 0.03] >= MIN_VIEWS).all()
     assert not needing[radius < 0.2].any() and not needing[radius > 0.85].any()
     assert needing.max() <= 20
+
+
+def counted_plainly(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
+    """The definition: all voxels, all views, all rays at once."""
+    volume, lattice = field.volume(), field.lattice
+    index = np.argwhere(voxels_of_cells(volume.cells))
+    needing = np.zeros(lattice.shape, np.int32)
+    if lattice.space is None:
+        edge = np.full(len(index), np.cbrt(np.prod(lattice.extent / (np.array(lattice.shape) - 1))))
+    else:
+        ends = [np.clip([index - half, index + half], 0, np.array(lattice.shape) - 1) for half in np.eye(3) / 2]
+        sides = np.sort([np.linalg.norm(np.diff(lattice.world_from_index(two), axis=0)[0], axis=-1) for two in ends], axis=0)
+        edge = np.sqrt(sides[0] * sides[1])
+    for camera in (view.camera for view in scene.train):
+        distance = np.linalg.norm(lattice.world_from_index(index) - camera.pose[:3, 3], axis=-1)
+        across = edge * np.sqrt(camera.fx * camera.fy) / np.maximum(distance, edge)
+        every = max(round(float(np.median(across)) / RAYS_ACROSS), 1)
+        rows, columns = np.arange(every // 2, camera.height, every), np.arange(every // 2, camera.width, every)
+        importance = np.zeros(lattice.shape)
+        rays = CameraTable([camera]).rays((rows[:, None] * camera.width + columns).ravel())
+        select().accumulate_importance(volume, *rays, importance)
+        needing[tuple(index.T)] += importance[tuple(index.T)] >= least * (across / every) ** 2
+    return needing
+
+
+def foggy(field: RadianceField, seed: int) -> RadianceField:
+    """The field in a fog that is faint here and thick there."""
+    thin, thick = (field.equation.density_of(alpha) for alpha in (1e-4, 0.1))
+    fog = np.random.default_rng(seed).uniform(thin, thick, field.density.shape).astype(np.float32)
+    return replace(field, density=np.maximum(field.density, fog))
+
+
+@pytest.mark.parametrize("least", [NEEDED_WEIGHT, FINE_NEEDED_WEIGHT])
+@pytest.mark.parametrize("at_once", [100, 8192])
+def test_what_is_counted_plane_by_plane_and_no_further_than_enough_is_what_its_definition_counts(
+    ball_field: RadianceField, least: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(box, "RAYS_AT_ONCE", at_once)
+    before = Lattice((-0.4, -0.4, 0.1), (0.4, 0.4, 1.2), (12, 13, 14), Front.looking(CAMERAS[3].pose, 1.5, 2.0))
+    around = Lattice((-1.7, -1.7, -1.7), (1.7, 1.7, 1.7), (12, 13, 14), Unbounded.around((0.0, 0.0, 0.0), 1.0))
+    density, features = (array[:12, :13, :14].copy() for array in (ball_field.density, ball_field.features))
+    of_spaces = [
+        replace(ball_field, lattice=lattice, density=density, features=features, allowed=None) for lattice in (before, around)
+    ]
+    near = tuple(replace(view, camera=replace(view.camera, fx=500.0, fy=400.0)) for view in scene_of(7).train)
+    for field in (ball_field, foggy(ball_field, 0), *(foggy(field, 1) for field in of_spaces)):
+        for scene in (scene_of(20), replace(scene_of(7), train=near)):
+            expected = counted_plainly(field, scene, least)
+            assert expected.any()
+            np.testing.assert_array_equal(count_needing(field, scene, least), expected)
+            for enough in (1, MIN_VIEWS):
+                np.testing.assert_array_equal(count_needing(field, scene, least, enough), np.minimum(expected, enough))
 
 
 def test_faint_specks_widen_no_box_and_solid_ones_do(ball_field: RadianceField) -> None:

@@ -113,7 +113,8 @@ def load_sized(data: Path, preset: str, downscale: int, background: str | None, 
     if scene.masked:
         images["masks"] = {"mean": scene.masked, "is_inverted": photos.masks_inverted}
         images["masks"]["folder"] = None if photos.masks is None else str(photos.masks)
-    amid = view_amid([view.camera for view in scene.train], scene.up) if scene.contrast and scene.space == "box" else None
+    shows_place = scene.contrast and scene.space != "front"
+    amid = view_amid([view.camera for view in scene.train], scene.up) if shows_place else None
     return scene, (amid or NOTHING).added_to(images)
 
 

@@ -61,7 +61,9 @@ class Kernels(Protocol):
         gradients: Gradients[B],
     ) -> None: ...
 
-    def accumulate_importance(self, volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None: ...
+    def accumulate_importance(
+        self, volume: Volume[B], origins: Array, directions: Array, importance: Array, *, counted: Array | None = None
+    ) -> None: ...
 
     def find_cells(self, density: A, floor: float, allowed: Array | None) -> A: ...
 
@@ -174,8 +176,11 @@ class Assembled:
         able = self._for(volume, "backpropagate")
         able.backpropagate(volume, origins, directions, d_rgb, d_background_weight, d_depth, gradients)
 
-    def accumulate_importance(self, volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
-        self._for(volume, "accumulate_importance").accumulate_importance(volume, origins, directions, importance)
+    def accumulate_importance(
+        self, volume: Volume[B], origins: Array, directions: Array, importance: Array, *, counted: Array | None = None
+    ) -> None:
+        chosen = self._for(volume, "accumulate_importance")
+        chosen.accumulate_importance(volume, origins, directions, importance, counted=counted)
 
     def expand_factors(self, factors: FactorArrays[B], marks: Array, density: Array, features: Array | None) -> None:
         self._for(factors, "expand_factors").expand_factors(factors, marks, density, features)

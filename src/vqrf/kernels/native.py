@@ -164,8 +164,10 @@ def backpropagate(
     _native.backpropagate(volume, origins, directions, d_rgb, d_background_weight, d_depth, gradients)
 
 
-def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
-    _native.accumulate_importance(volume, origins, directions, importance)
+def accumulate_importance(
+    volume: Volume[B], origins: Array, directions: Array, importance: Array, *, counted: Array | None = None
+) -> None:
+    _native.accumulate_importance(volume, origins, directions, importance, counted)
 
 
 def masked_adam(

@@ -316,14 +316,18 @@ def _add_factor_gradients(volume: Volume[Tensor], seen: Rendering, loss: Tensor,
 
 
 @torch.no_grad()
-def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
+def accumulate_importance(
+    volume: Volume[B], origins: Array, directions: Array, importance: Array, *, counted: Array | None = None
+) -> None:
     """Add to each voxel the weight that it gave to the rays, in place.
 
         I(v) += sum_rays sum_shaded  w_s * share(v, x_s)
 
     Args:
       origins, directions: [N,3]; directions of unit length.
-      importance: [X,Y,Z] float64. What is added sums to the total weight of the shaded samples.
+      importance: [X,Y,Z] float64. What is added sums to the total weight of the shaded samples that count.
+      counted: [X,Y,Z] uint8, at the lowest voxel of each cell whether the samples in it count; None: all do. They weigh the
+        same whatever counts.
 
     Source: VQRF (arXiv 2211.16386), importance score. The paper sums over all samples; here, as in the
     authors' code, only samples with a colour count, that is those with weight above `alpha_threshold`.
@@ -335,6 +339,8 @@ def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, 
         samples = keep_live(v, march(v, o[part], d[part]), len(o[part]))
         weight, _, _ = weigh(v, samples, len(o[part]))
         weight = torch.where(weight > v.equation.alpha_threshold, weight, 0.0)
+        if counted is not None:
+            weight = torch.where(tensor_of(counted).view(-1)[samples.voxels[:, 0]] != 0, weight, 0.0)
         given = weight[:, None].double() * samples.shares.double()
         into.index_add_(0, samples.voxels.reshape(-1), given.reshape(-1))
 

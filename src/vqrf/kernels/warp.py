@@ -390,14 +390,20 @@ def _add_factors_in_order(
 
 
 @torch.no_grad()
-def accumulate_importance(volume: Volume[B], origins: Array, directions: Array, importance: Array) -> None:
+def accumulate_importance(
+    volume: Volume[B], origins: Array, directions: Array, importance: Array, *, counted: Array | None = None
+) -> None:
     v = tensors(volume)
     into = writable(importance, "importance")
+    marks = torch.ones_like(into, dtype=torch.uint8) if counted is None else torch.as_tensor(counted, device=into.device)
     rays = _Rays(v, *rays_of(v, origins, directions))
     for _, samples in rays.parts():
         if torch.are_deterministic_algorithms_enabled():
             targets, shares = _corners(rays, samples, samples.live, flat(_no_rows(v)))
             weights = samples.weight[samples.live].double()[:, None]
+            weights *= marks.view(-1)[targets[:, :1].long()] != 0
             add_in_order(targets, shares.double(), weights, into.view(-1, 1))
             continue
-        launch(warp_rays.scatter_weights, rays.device, len(samples.ray), rays.grid.shape, samples.arrays, flat(into))
+        launch(
+            warp_rays.scatter_weights, rays.device, len(samples.ray), rays.grid.shape, samples.arrays, flat(marks), flat(into)
+        )

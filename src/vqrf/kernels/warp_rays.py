@@ -613,9 +613,13 @@ def scatter_features(
 
 
 @wp.kernel
-def scatter_weights(shape: wp.vec3i, samples: Samples, importance: wp.array(dtype=wp.float64)):
+def scatter_weights(
+    shape: wp.vec3i, samples: Samples, counted: wp.array(dtype=wp.uint8), importance: wp.array(dtype=wp.float64)
+):
     shaded = wp.tid()
     live = samples.live[shaded]
+    if counted[samples.voxel[live]] == wp.uint8(0):
+        return
     for corner in range(8):
         share = wp.float64(corner_share(samples.share[live], corner))
         wp.atomic_add(importance, corner_voxel(shape, samples.voxel[live], corner), wp.float64(samples.weight[live]) * share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels, cells_of_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Lattice, Space, Unbounded
+from vqrf.geometry import Camera, Lattice, Space, Unbounded
 from vqrf.kernels import select
 from vqrf.training.grids import UNSEEN_DENSITY
 
@@ -32,6 +33,9 @@ TIGHT = 0.6
 
 RAYS_ACROSS = 1.5
 """Rays to a voxel's edge when it is asked whether views need it."""
+
+RAYS_AT_ONCE = 8192
+"""Of which the samples are held at once: as many as a step of a training has."""
 
 BOX_MARGIN = 1.05
 COARSE_ALPHA = 1e-3
@@ -56,7 +60,7 @@ def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
     return seen.reshape(lattice.shape)
 
 
-def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
+def count_needing(field: RadianceField, scene: Scene, least: float, enough: int | None = None) -> np.ndarray:
     """How many training views need each voxel, [X,Y,Z] int32: it gives their pixels a mean weight of at least `least`.
 
         w(v, view) = sum over rays of weight * share(v), by the number of rays that the voxel's footprint in the view has
@@ -65,25 +69,28 @@ def count_needing(field: RadianceField, scene: Scene, least: float) -> np.ndarra
     alone: both are what no other view would miss. There are about `RAYS_ACROSS` rays to a voxel's edge, or one a pixel.
 
     Args:
-      least: 0..1.
+      least: above 0, up to 1.
+      enough: count no voxel further than this; cells of which all voxels have so many are then passed over. None: count all.
 
     Source: VQRF (arXiv 2211.16386) sec. 3.2, the importance of a voxel. Departs: by view, and for each ray.
     """
-    kernels, volume, lattice = select(), field.volume(), field.lattice
-    voxels = np.flatnonzero(voxels_of_cells(volume.cells))
-    points = lattice.world_from_index(np.stack(np.unravel_index(voxels, lattice.shape), -1)).astype(np.float32)
-    edge = _edges(lattice, voxels)
-    importance = np.zeros(lattice.shape)
-    needing = np.zeros(lattice.shape, np.int32)
+    kernels, volume, footprints = select(), field.volume(), Footprints(field.lattice)
+    is_active = voxels_of_cells(volume.cells)
+    importance, needing = np.zeros(field.lattice.shape), np.zeros(field.lattice.shape, np.int32)
     for camera in (view.camera for view in scene.train):
-        distance = np.linalg.norm(camera.local(points), axis=-1)
-        across = edge * np.sqrt(camera.fx * camera.fy) / np.maximum(distance, edge)
-        every = max(round(float(np.median(across)) / RAYS_ACROSS), 1) if len(across) else 1
+        is_open = is_active if enough is None else is_active & (needing < enough)
+        if not is_open.any():
+            break
+        every = max(round(footprints.median(camera, is_active) / RAYS_ACROSS), 1)
         rows, columns = np.arange(every // 2, camera.height, every), np.arange(every // 2, camera.width, every)
+        pixels, table = (rows[:, None] * camera.width + columns).ravel(), CameraTable([camera])
+        counted = _lowest_beside(is_open)
         importance.fill(0)
-        rays = CameraTable([camera]).rays((rows[:, None] * camera.width + columns).ravel())
-        kernels.accumulate_importance(volume, *rays, importance)
-        needing.flat[voxels] += importance.flat[voxels] >= least * (across / every) ** 2
+        for first in range(0, len(pixels), RAYS_AT_ONCE):
+            rays = table.rays(pixels[first : first + RAYS_AT_ONCE])
+            kernels.accumulate_importance(volume, *rays, importance, counted=counted)
+        for plane, areas in enumerate(footprints.planes(camera)):
+            needing[plane] += (importance[plane] >= least / every**2 * areas) & is_open[plane]
     return needing
 
 
@@ -95,20 +102,59 @@ def least_views(space: Space | None) -> int:
     return 1 if isinstance(space, Unbounded) else MIN_VIEWS
 
 
-def _edges(lattice: Lattice, voxels: np.ndarray) -> float | np.ndarray:
-    """World size of voxels [N], given by number: one in a box, and [N] across where they grow with depth."""
-    if lattice.space is None:
-        return float(np.cbrt(np.prod(lattice.extent / (np.array(lattice.shape) - 1))))
-    index = np.stack(np.unravel_index(voxels, lattice.shape), -1)
-    ends = [np.clip([index - half, index + half], 0, np.array(lattice.shape) - 1) for half in np.eye(3) / 2]
-    sides = np.sort([np.linalg.norm(np.diff(lattice.world_from_index(two), axis=0)[0], axis=-1) for two in ends], axis=0)
-    across: np.ndarray = np.sqrt(sides[0] * sides[1])  # the longest is along the depth
-    return across
+def _lowest_beside(voxels: np.ndarray) -> np.ndarray:
+    """The lowest voxels, [X,Y,Z] uint8, of the cells that have one of these voxels [X,Y,Z] bool at a corner."""
+    lowest = voxels.copy()
+    lowest[:-1] |= lowest[1:]
+    lowest[:, :-1] |= lowest[:, 1:]
+    lowest[:, :, :-1] |= lowest[:, :, 1:]
+    return lowest.view(np.uint8)
+
+
+class Footprints:
+    """How many pixels a voxel covers in a view; told plane by plane, as on a fine lattice an array of it would be large."""
+
+    def __init__(self, lattice: Lattice) -> None:
+        if lattice.space is None:
+            places = lattice.world_from_index(np.stack([np.arange(max(lattice.shape))] * 3, -1))
+            lines = [places[:side, axis] for axis, side in enumerate(lattice.shape)]
+            self._places: list[np.ndarray] = list(np.meshgrid(*lines, indexing="ij", copy=False))  # views of the lines
+            edge = np.cbrt(np.prod(lattice.extent / (np.array(lattice.shape) - 1)))
+            self._largest: np.ndarray = np.broadcast_to(edge**2, lattice.shape)
+        else:
+            self._places = [np.empty(lattice.shape, np.float32) for _ in range(3)]
+            self._largest = np.empty(lattice.shape, np.float32)
+            for plane in range(lattice.shape[0]):
+                self._fill(lattice, plane)
+
+    def _fill(self, lattice: Lattice, plane: int) -> None:
+        """Where the voxels of a plane are, and the world area that they have across where they grow with depth."""
+        index = np.stack(np.broadcast_arrays(plane, *np.indices(lattice.shape[1:])), -1)
+        for axis, place in enumerate(self._places):
+            place[plane] = lattice.world_from_index(index)[..., axis]
+        ends = [np.clip([index - half, index + half], 0, np.array(lattice.shape) - 1) for half in np.eye(3) / 2]
+        sides = np.sort([np.linalg.norm(np.diff(lattice.world_from_index(two), axis=0)[0], axis=-1) for two in ends], axis=0)
+        self._largest[plane] = sides[0] * sides[1]  # the longest is along the depth
+
+    def planes(self, camera: Camera) -> Iterator[np.ndarray]:
+        """Pixels [Y,Z], a share of one where they are far, of the voxels of each plane along the first axis.
+
+        One that is nearer than its edge covers what it would there.
+        """
+        for largest, *places in zip(self._largest, *self._places, strict=True):
+            squared = sum((place - eye) ** 2 for place, eye in zip(places, camera.pose[:3, 3], strict=True))
+            yield largest * (camera.fx * camera.fy) / np.maximum(squared, largest)
+
+    def median(self, camera: Camera, voxels: np.ndarray) -> float:
+        """How many pixels such a voxel is across, of those [X,Y,Z] bool that are asked for, at least one."""
+        areas = [areas[mask].astype(np.float32) for areas, mask in zip(self.planes(camera), voxels, strict=True)]
+        return float(np.sqrt(np.median(np.concatenate(areas), overwrite_input=True)))
 
 
 def needed_voxels(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
     """Voxels [X,Y,Z] bool that `MIN_VIEWS` training views need, or all of them where there are fewer; see `count_needing`."""
-    return count_needing(field, scene, least) >= max(min(least_views(field.lattice.space), len(scene.train)), 1)
+    enough = max(min(least_views(field.lattice.space), len(scene.train)), 1)
+    return count_needing(field, scene, least, enough) >= enough
 
 
 def needed_cells(fine: RadianceField, scene: Scene) -> np.ndarray:
