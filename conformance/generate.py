@@ -21,9 +21,21 @@ from numpy.typing import NDArray
 
 from vqrf.codec import bitstream, container, contents, entropy, walks
 from vqrf.codec.bitstream import encode
-from vqrf.codec.compressed import CODED, KEPT, MAX_METADATA_DEPTH, PRUNED, CompressedField, Quantized, Table, canonical_json
+from vqrf.codec.compressed import (
+    CODED,
+    KEPT,
+    MAX_METADATA_DEPTH,
+    PRUNED,
+    Compressed,
+    CompressedField,
+    Quantized,
+    Table,
+    canonical_json,
+    float_table,
+)
 from vqrf.codec.container import BitstreamError
-from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField, build_nodes
+from vqrf.codec.planes import PlanesField, Stack, shadows
+from vqrf.codec.pyramid import MAX_MAGNITUDE, Int16, Nodes, PyramidField, build_nodes
 from vqrf.geometry import Front, Lattice, Unbounded
 from vqrf.kernels.constants import Activation, Equation, Shading
 
@@ -135,21 +147,71 @@ def make_pyramid(
     """
     rng = np.random.default_rng(seed)
     partition = make_partition(rng, shape, 0) if partition is None else partition
-    levels = []
-    for nodes in build_nodes(partition != PRUNED, n_levels)[::-1]:
-        spread = np.exp(rng.normal(-1.5, 1.5, (nodes.n_nodes, 1))) * np.linspace(3, 0.5, 1 + n_latents)
-        levels.append(np.rint(rng.laplace(0, 1, spread.shape) * spread).astype(np.int16))
-    if levels[0].size:  # the ends of every code: counted up, and beyond
-        ends = [14, -15, 16, 17, -18, 8205, MAX_MAGNITUDE, -MAX_MAGNITUDE][: levels[0].size]
-        levels[0].ravel()[: len(ends)] = ends
+    levels = make_levels(rng, build_nodes(partition != PRUNED, n_levels), 1 + n_latents)
     basis = None if basis_of is None else rng.standard_normal((n_latents, basis_of)).astype(np.float32)
     n_channels = n_latents if basis_of is None else basis_of
     return PyramidField(
         lattice=Lattice((-1.5, -1.0, -0.75), (1.25, 1.0, 1.1), shape),
         partition=partition,
-        coefficients=tuple(levels),
+        coefficients=levels,
         steps=np.linspace(1, 0.25, 1 + n_latents, dtype=np.float32),
         basis=basis,
+        color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
+        equation=replace(EQUATION, shading=shading, activation=activation),
+        empty_density=EMPTY_DENSITY,
+        metadata={"generator": "vqrf conformance", "seed": seed},
+    )
+
+
+def make_levels(rng: np.random.Generator, nodes: list[Nodes], width: int) -> tuple[Int16, ...]:
+    """Coefficients [N_l,width] of the levels, coarsest first, with the ends of every code among them."""
+    levels = []
+    for level in nodes[::-1]:
+        spread = np.exp(rng.normal(-1.5, 1.5, (level.n_nodes, 1))) * np.linspace(3, 0.5, width)
+        levels.append(np.rint(rng.laplace(0, 1, spread.shape) * spread).astype(np.int16))
+    if levels[0].size:  # the ends of every code: counted up, and beyond
+        ends = [14, -15, 16, 17, -18, 8205, MAX_MAGNITUDE, -MAX_MAGNITUDE][: levels[0].size]
+        levels[0].ravel()[: len(ends)] = ends
+    return tuple(levels)
+
+
+def make_planes(
+    seed: int,
+    shape: tuple[int, int, int],
+    *,
+    n_levels: tuple[int, int] = (2, 1),
+    components: tuple[int, int] = (2, 3),
+    n_channels: int = 4,
+    partition: NDArray[np.uint8] | None = None,
+    mix: type | None = np.uint8,
+    widths: list[int] | None = None,
+    shading: Shading = "mlp",
+    activation: Activation = "softplus",
+) -> PlanesField:
+    """Planes and lines with the statistics of tuned ones.
+
+    Args:
+      n_levels: above the finest, of the planes and of the lines.
+      components: of a plane, for density and for features.
+      mix: type of its levels, with a scale for each column; None for float16.
+      widths: of the colour MLP, as for `make_field`.
+    """
+    rng = np.random.default_rng(seed)
+    partition = make_partition(rng, shape, 0) if partition is None else partition
+    rank = sum(components)
+    stacks = [
+        tuple(make_levels(rng, build_nodes(mask, n), rank) for mask in masks)
+        for masks, n in zip(shadows(partition), n_levels, strict=True)
+    ]
+    rows = rng.standard_normal((3 * components[1], n_channels)).astype(np.float32)
+    return PlanesField(
+        lattice=Lattice((-1.5, -1.0, -0.75), (1.25, 1.0, 1.1), shape),
+        partition=partition,
+        planes=stacks[0],
+        lines=stacks[1],
+        plane_steps=rng.uniform(0.05, 0.2, (3, rank)).astype(np.float32),
+        line_steps=rng.uniform(0.05, 0.2, (3, rank)).astype(np.float32),
+        mix=rows.astype(np.float16) if mix is None else quantize(rows, mix),
         color_mlp=make_layers(rng, [n_channels + 3 + 6, 8, 3] if widths is None else widths),
         equation=replace(EQUATION, shading=shading, activation=activation),
         empty_density=EMPTY_DENSITY,
@@ -262,25 +324,77 @@ def valid_pyramids() -> dict[str, PyramidField]:
     }
 
 
-def values_of(field: PyramidField) -> dict[str, NDArray[np.float32]]:
-    """What a pyramid's coefficients add up to, by FORMAT.md section 4, place by place and in float64."""
-    shapes = [field.partition.shape]
-    for _ in field.coefficients[1:]:
+def valid_planes() -> dict[str, PlanesField]:
+    """The planes and lines of the valid files, by name."""
+    tiny = (2, 3, 5)
+    whole = {kind: np.full(tiny, kind, np.uint8) for kind in (PRUNED, CODED)}
+    relu: dict[str, Any] = {"shading": "sh_relu", "activation": "relu"}
+    return {
+        "planes": make_planes(31, (14, 17, 11)),
+        "planes_flat": make_planes(32, (9, 8, 7), n_levels=(0, 0), mix=np.uint16),
+        "planes_harmonics": make_planes(33, (6, 9, 7), n_levels=(1, 3), n_channels=12, mix=None, widths=[], shading="sh"),
+        "planes_plenoxels": make_planes(34, (7, 6, 8), components=(3, 1), n_channels=27, widths=[], **relu),
+        "planes_all_pruned": make_planes(35, tiny, n_channels=3, partition=whole[PRUNED], widths=[]),
+        "planes_all_coded": make_planes(
+            36, tiny, n_levels=(8, 8), components=(1, 1), n_channels=3, partition=whole[CODED], widths=[]
+        ),
+        "planes_widest": make_planes(37, (4, 4, 4), n_levels=(1, 1), components=(256, 1), n_channels=3, widths=[]),
+    }
+
+
+def sums_of(mask: NDArray[np.bool_], levels: tuple[Int16, ...], steps: NDArray[np.float32]) -> dict[Any, NDArray[np.float64]]:
+    """What the coefficients over a mask add up to, by FORMAT.md section 4, place by place and in float64."""
+    shapes = [mask.shape]
+    for _ in levels[1:]:
         shapes.insert(0, tuple(side // 2 + 1 for side in shapes[0]))
-    above: dict[tuple[int, ...], NDArray[np.float64]] = {}
-    for shape, level, nodes in zip(shapes, field.coefficients, field.nodes()[::-1], strict=True):
+    above: dict[Any, NDArray[np.float64]] = {}
+    for shape, level, nodes in zip(shapes, levels, build_nodes(mask, len(levels) - 1)[::-1], strict=True):
         assert nodes.selected.shape == shape
         values = {}
-        for place, row in zip(np.argwhere(nodes.selected).tolist(), level * field.steps.astype(np.float64), strict=True):
+        for place, row in zip(np.argwhere(nodes.selected).tolist(), level * steps.astype(np.float64), strict=True):
             parents = [tuple((i + b) // 2 for i, b in zip(place, p, strict=True)) for p in np.ndindex(2, 2, 2)]
             values[tuple(place)] = row + sum(above[parent] for parent in parents) / 8 if above else row
         above = values
-    rows = np.array(list(above.values())).reshape(len(above), len(field.steps))
+    return above
+
+
+def values_of(field: PyramidField) -> dict[str, NDArray[np.float32]]:
+    """What a pyramid's coefficients are worth at its voxels."""
+    sums = sums_of(field.partition != PRUNED, field.coefficients, field.steps)
+    rows = np.array(list(sums.values())).reshape(len(sums), len(field.steps))
     features = rows[:, 1:] if field.basis is None else rows[:, 1:] @ field.basis.astype(np.float64)
     return {"density": rows[:, 0].astype(np.float32), "features": features.astype(np.float32)}
 
 
-def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
+def values_of_planes(field: PlanesField) -> dict[str, NDArray[np.float32]]:
+    """What planes and lines are worth at the voxels, by FORMAT.md section 12, voxel by voxel and in float64."""
+    planes, lines = (
+        [sums_of(mask, *of_one) for mask, *of_one in zip(masks, stacks, steps, strict=True)]
+        for masks, stacks, steps in zip(
+            shadows(field.partition), (field.planes, field.lines), (field.plane_steps, field.line_steps), strict=True
+        )
+    )
+    mix = np.asarray(float_table(field.mix), np.float64).reshape(3, -1, field.n_channels)
+    n_density = field.n_components - mix.shape[1]
+    density, features = [], []
+    for place in np.argwhere(field.partition).tolist():
+        products = [
+            planes[p][place[a], place[b], 0] * lines[p][place[c], 0, 0]
+            for p, (a, b, c) in enumerate(((0, 1, 2), (0, 2, 1), (1, 2, 0)))
+        ]
+        density.append(sum(product[:n_density].sum() for product in products))
+        features.append(sum(product[n_density:] @ rows for product, rows in zip(products, mix, strict=True)))
+    n = len(density)
+    return {"density": np.float32(density).reshape(n), "features": np.float32(features).reshape(n, field.n_channels)}
+
+
+def joined(stacks: tuple[Stack, ...], kind: str) -> dict[str, NDArray[np.int16]]:
+    """The levels of three planes, or of three lines, one after the other as in the file."""
+    levels = [np.concatenate(of_all) for of_all in zip(*stacks, strict=True)]
+    return {f"{kind}{number}": level for number, level in enumerate(levels[::-1])}
+
+
+def arrays_of(field: Compressed) -> dict[str, NDArray[Any]]:
     """What a decoder is expected to give: FORMAT.md section 11."""
     out: dict[str, NDArray[Any]] = {
         "lo": np.array(field.lattice.lo),
@@ -302,7 +416,11 @@ def arrays_of(field: CompressedField | PyramidField) -> dict[str, NDArray[Any]]:
         out |= {f"LEV{number}": level for number, level in enumerate(field.coefficients[::-1])}
         out |= values_of(field)
         out |= {"steps": field.steps} if field.basis is None else {"steps": field.steps, "basis": field.basis}
-    else:
+    elif isinstance(field, PlanesField):
+        out |= joined(field.planes, "PLN") | joined(field.lines, "LIN") | values_of_planes(field)
+        out |= {"plane_steps": field.plane_steps, "line_steps": field.line_steps}
+        tables = {"mix": field.mix}
+    elif isinstance(field, CompressedField):
         out["codes"] = field.codes
         tables = {"density": field.density, "codebook": field.codebook, "kept": field.kept}
     for i, (weight, bias) in enumerate(field.color_mlp):
@@ -332,7 +450,9 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
         raw = len(body) if row[6:8] == b"\0\0" else struct.unpack("<Q", row[16:24])[0]
         table += row[:8] + struct.pack("<QQI", len(body), raw, zlib.crc32(body)) + row[28:]
     total = 32 + len(table) + sum(len(body) for _, body in parts)
-    version = container.SPACE_VERSION if any(row[:4] == b"SPAC" and row[4] for row, _ in parts) else container.VERSION
+    names = {row[:4] for row, _ in parts if row[4]}
+    version = container.SPACE_VERSION if b"SPAC" in names else container.VERSION
+    version = container.PLANES_VERSION if b"PLAN" in names else version
     start = container.SIGNATURE + struct.pack("<HHIQI", *version, len(parts), total, 0)
     return start + struct.pack("<I", zlib.crc32(start + table)) + table + b"".join(body for _, body in parts)
 
@@ -593,6 +713,67 @@ def bad_pyramids(good: bytes, codebook: bytes, smallest: bytes) -> dict[str, tup
     }
 
 
+def bad_planes(good: bytes, pyramid: bytes) -> dict[str, tuple[str, str, bytes]]:
+    """Files of planes and lines with something wrong.
+
+    Args:
+      good: one of 30 voxels, levels 8 to 0 of both, and a component of density and one of features.
+      pyramid: a good file of another kind.
+    """
+    parts, other = split(good), {row[:4]: (row, body) for row, body in split(pyramid)}
+    planes, lines = parts[-18:-9], parts[-9:]
+    nan, infinite = float("nan"), float("inf")
+    return {
+        "planes_with_steps": ("STEP", "unknown critical", seal([*parts[:3], other[b"STEP"], *parts[3:]])),
+        "planes_with_level": ("LEV0", "unknown critical", seal([*parts, other[b"LEV0"]])),
+        "planes_in_version_1": ("PLAN", "unknown critical", with_header(good, 8, "H", 1)),
+        "planes_in_version_2": ("PLAN", "unknown critical", with_header(good, 8, "H", 2)),
+        "pyramid_in_version_3": ("STEP", "unknown critical", with_header(pyramid, 8, "H", 3)),
+        "planes_with_codebook": ("HEAD", "no codebook", edit(good, "HEAD", put(64, "I", 5))),
+        "planes_keep": ("HEAD", "keeps no voxels", edit(good, "HEAD", put(68, "2I", 29, 1))),
+        "planes_counts": ("PART", "the head says 29 and 0", edit(good, "HEAD", put(68, "I", 29))),
+        "planes_working_memory": ("HEAD", "decoding takes more", with_great_shadows(good)),
+        "planes_without_plan": ("PLAN", "missing", with_header(seal([*parts[:3], *parts[4:]]), 8, "H", 3)),
+        "planes_without_mix": ("MIXT", "missing", seal([*parts[:4], *parts[5:]])),
+        "planes_without_planes": ("PLN0", "missing", seal([*parts[:-18], *lines])),
+        "planes_without_lines": ("LIN0", "missing", seal(parts[:-9])),
+        "planes_level_missing": ("PLN8", "does not belong", seal([*parts[:-12], *parts[-11:]])),
+        "planes_finest_line_missing": ("LIN8", "does not belong", seal(parts[:-1])),
+        "planes_level_order": ("PLN8", "out of order", seal([*parts[:-18], planes[1], planes[0], *planes[2:], *lines])),
+        "planes_after_lines": ("PLN8", "out of order", seal([*parts[:-18], *lines, *planes])),
+        "plan_cut": ("PLAN", "own header", edit(good, "PLAN", lambda body: body[:3])),
+        "plan_short": ("PLAN", "bytes of steps", edit(good, "PLAN", lambda body: body[:-4])),
+        "plan_flags": ("PLAN", "flags are 0", edit_rows(good, put_row("PLAN", 4, "H", 0))),
+        "plan_method": ("PLAN", "method 1", edit_rows(good, put_row("PLAN", 6, "H", 1))),
+        "components_none": ("PLAN", "0 and 1 components", edit(good, "PLAN", put(0, "H", 0))),
+        "components_many": ("PLAN", "1 and 257 components", edit(good, "PLAN", put(2, "H", 257))),
+        "plane_step_zero": ("PLAN", "a step is not", edit(good, "PLAN", put(4, "f", 0.0))),
+        "plane_step_nan": ("PLAN", "a step is not", edit(good, "PLAN", put(8, "f", nan))),
+        "line_step_infinite": ("PLAN", "a step is not", edit(good, "PLAN", put(48, "f", infinite))),
+        "mix_type": ("MIXT", "type 3", edit(good, "MIXT", put(0, "BB", 3, 1))),
+        "mix_mode": ("MIXT", "mode 0", edit(good, "MIXT", put(0, "BB", 1, 0))),
+        "mix_reserved": ("MIXT", "reserved", edit(good, "MIXT", put(2, "H", 1))),
+        "mix_raw_length": ("MIXT", "raw length is 18", edit_rows(good, put_row("MIXT", 16, "Q", 18))),
+        "planes_raw_length": ("PLN0", "raw length is", edit_rows(good, put_row("PLN0", 16, "Q", 126))),
+        "lines_raw_length": ("LIN3", "raw length is", edit_rows(good, put_row("LIN3", 16, "Q", 6))),
+        "planes_short": ("PLN2", "damaged", edit(good, "PLN2", lambda body: body[:-1])),
+        "planes_long": ("PLN0", "damaged", edit(good, "PLN0", lambda body: body + b"\0")),
+        "lines_empty": ("LIN8", "damaged", edit(good, "LIN8", lambda body: b"")),
+        "lines_of_ones": ("LIN1", "damaged", edit(good, "LIN1", lambda body: b"\xff" * len(body))),
+        "lines_other_end": ("LIN0", "damaged", edit(good, "LIN0", other_end)),
+        "planes_cut_off": ("LIN0", "truncated", good[:-2]),
+        "planes_trailing_byte": ("end", "1 trailing bytes", good + b"\0"),
+    }
+
+
+def with_great_shadows(good: bytes) -> bytes:
+    """A lattice whose arrays fit into 1 GiB, but not with the shadows of its voxels."""
+    data = edit(good, "HEAD", put(48, "3I", 8, 4096, 4096))
+    data = edit(data, "PART", lambda body: bytes(2048))
+    data = edit(data, "PLN0", lambda body: bytes(2048))
+    return edit_rows(data, lambda row: put_row("PLN0", 16, "Q", 3 << 28)(put_row("PART", 16, "Q", 8 * 4096 * 4096)(row)))
+
+
 def with_fewer(good: bytes) -> bytes:
     """The head says that 29 of the 30 voxels are CODED, and the length of the finest level agrees with it."""
     return edit_rows(edit(good, "HEAD", put(68, "I", 29)), put_row("LEV0", 16, "Q", 2 * 29 * 4))
@@ -646,7 +827,7 @@ def cut_off(field: PyramidField) -> dict[str, tuple[bytes, PyramidField]]:
     return shown
 
 
-def write(folder: Path, files: dict[str, tuple[bytes, CompressedField | PyramidField]]) -> None:
+def write(folder: Path, files: dict[str, tuple[bytes, Any]]) -> None:
     for name, (data, field) in files.items():
         (folder / f"{name}.vqrf").write_bytes(data)
         np.savez_compressed(folder / f"{name}.npz", **arrays_of(field))
@@ -657,7 +838,7 @@ def main() -> None:
         (HERE / folder).mkdir(exist_ok=True)
         for old in (HERE / folder).iterdir():
             old.unlink()
-    fields: dict[str, CompressedField | PyramidField] = {**valid_fields(), **valid_pyramids()}
+    fields: dict[str, Compressed] = {**valid_fields(), **valid_pyramids(), **valid_planes()}
     files = {name: (encode(field), field) for name, field in fields.items()}
     good, field = files["all_coded"]
     files["unknown_ancillary"] = (ancillary(good), field)
@@ -670,6 +851,7 @@ def main() -> None:
     bad = {**bad_containers(good), **bad_sections(good, *others)}
     bad |= bad_spaces(files["front"][0], good)
     bad |= bad_pyramids(files["pyramid_all_coded"][0], good, files["pyramid_smallest"][0])
+    bad |= bad_planes(files["planes_all_coded"][0], files["pyramid_all_coded"][0])
     for name, (section, reason, data) in bad.items():
         (HERE / "invalid" / f"{name}.vqrf").write_bytes(data)
         try:

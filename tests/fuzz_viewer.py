@@ -1,4 +1,6 @@
-"""The viewer's decoder and the compiled one on the same damaged files: `python tests/fuzz_viewer.py N [SEED]`.
+"""The viewer's decoder and the compiled one on the same damaged files: `python tests/fuzz_viewer.py N [SEED [NAMES]]`.
+
+NAMES are those of the files that are damaged, such as `planes*.vqrf`; without it, all of them.
 
 Both must say the same of every mutant: accepted, with the same arrays, or refused, with the same section, byte and reason; once
 as it is, and once taken as a file that may be cut off. Most mutants have their lengths and checksums put right again, so that
@@ -20,8 +22,9 @@ from itertools import islice
 from pathlib import Path
 
 from vqrf.codec.bitstream import decode
-from vqrf.codec.compressed import CompressedField, items_of
-from vqrf.codec.container import SPACE_VERSION, VERSION, BitstreamError
+from vqrf.codec.compressed import Compressed, CompressedField, items_of
+from vqrf.codec.container import PLANES_VERSION, SPACE_VERSION, VERSION, BitstreamError
+from vqrf.codec.planes import PlanesField
 from vqrf.codec.pyramid import PyramidField
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +60,8 @@ def seal(parts: list[tuple[bytes, bytes]]) -> bytes:
         for row, body in parts
     )
     length = HEADER + len(rows) + sum(len(body) for _, body in parts)
-    version = SPACE_VERSION if any(row[:4] == b"SPAC" for row, _ in parts) else VERSION
+    names = {row[:4] for row, _ in parts}
+    version = PLANES_VERSION if b"PLAN" in names else SPACE_VERSION if b"SPAC" in names else VERSION
     head = b"\x89VQR\r\n\x1a\n" + struct.pack("<HHIQI", *version, len(parts), length, 0)
     return head + struct.pack("<I", zlib.crc32(head + rows)) + rows + b"".join(body for _, body in parts)
 
@@ -83,11 +87,11 @@ def changed(rng: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
-def mutants(seed: int, n: int) -> Iterator[bytes]:
+def mutants(seed: int, n: int, names: str) -> Iterator[bytes]:
     """Damaged files; the same for the same seed."""
     rng = random.Random(seed)
     folders = [ROOT / "conformance" / "valid", ROOT / "viewer" / "test" / "pyramids"]
-    files = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.vqrf"))]
+    files = [path.read_bytes() for folder in folders for path in sorted(folder.glob(names))]
     files = [data for data in files if len(data) < 6000]
     for _ in range(n):
         data = rng.choice(files)
@@ -114,11 +118,14 @@ def mutants(seed: int, n: int) -> Iterator[bytes]:
         yield seal(parts)
 
 
-def crc_of(field: CompressedField | PyramidField) -> int:
+def crc_of(field: Compressed) -> int:
     arrays = [field.partition]
     if isinstance(field, PyramidField):
         arrays += [field.steps, *([] if field.basis is None else [field.basis]), *field.coefficients]
-    else:
+    elif isinstance(field, PlanesField):
+        arrays += [field.plane_steps, field.line_steps, items_of(field.mix)]
+        arrays += [level for stack in (*field.planes, *field.lines) for level in stack]
+    elif isinstance(field, CompressedField):
         arrays += [field.codes, field.density.levels, field.kept.levels, items_of(field.codebook)]
     arrays += [items_of(table) for layer in field.color_mlp for table in layer]
     return zlib.crc32(b"".join(array.tobytes() for array in arrays))
@@ -164,14 +171,14 @@ class Answerer:
         return [line.split("\t") for line in lines.decode().splitlines()]
 
 
-def compare(seed: int, n: int) -> Counter[str]:
+def compare(seed: int, n: int, names: str = "*.vqrf") -> Counter[str]:
     """How many mutants ended in which section, or `ok`.
 
     Raises:
       AssertionError: the decoders disagree; its second argument is the mutant.
     """
     counts: Counter[str] = Counter()
-    source = mutants(seed, n)
+    source = mutants(seed, n, names)
     with Answerer() as answerer:
         while batch := list(islice(source, BATCH)):
             for data, answers in zip(batch, answerer.verdicts(batch), strict=True):
@@ -183,10 +190,10 @@ def compare(seed: int, n: int) -> Counter[str]:
 
 
 def main() -> None:
-    n, seed = int(sys.argv[1]), int((sys.argv[2:] or ["0"])[0])
+    n, seed, names = (*sys.argv[1:], *("", "0", "*.vqrf")[len(sys.argv[1:]) :])
     start = time.perf_counter()
     try:
-        counts = compare(seed, n)
+        counts = compare(int(seed), int(n), names)
     except AssertionError as error:
         reason, data = error.args[0] if isinstance(error.args[0], tuple) else (error.args[0], b"")
         Path("mutant.vqrf").write_bytes(data)

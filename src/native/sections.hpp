@@ -96,7 +96,7 @@ inline void check_header(Bytes data) {
     const auto major = major_of(data), minor = load<std::uint16_t>(&data[10]);
     if (major < kMajor || major > kPlanesMajor)
         refuse("header", 8, "version " + to_string(major) + "." + to_string(minor) +
-                                " is not supported: this reader knows 1.x and 2.x");
+                                " is not supported: this reader knows 1.x to 3.x");
     const auto count = load<std::uint32_t>(&data[12]);
     if (count < 1 || count > kMaxSections) refuse("header", 12, "section count " + to_string(count) + " is outside 1..64");
     const std::uint64_t table_end = kHeaderBytes + kEntryBytes * count;

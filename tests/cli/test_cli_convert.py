@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -265,7 +266,7 @@ def test_a_pyramid_is_no_output_of_official_vqrf(name: str, tmp_path: Path) -> N
     assert out.read_bytes() == pyramid.read_bytes()
 
 
-def test_a_tensorf_checkpoint_becomes_a_file_of_planes_which_python_reads_and_no_page_shows(
+def test_a_tensorf_checkpoint_becomes_a_file_of_planes_which_verbs_read_and_pages_show(
     th: Path, run: Path, data: Path, tmp_path: Path
 ) -> None:
     """And a field that is no product is refused by name, as is a profile that would bake."""
@@ -276,8 +277,9 @@ def test_a_tensorf_checkpoint_becomes_a_file_of_planes_which_python_reads_and_no
     assert "psnr" in json.loads(succeeds("eval", out, "--data", data, "--json").out)
     succeeds("convert", out, tmp_path / "again")
     assert_same_field(load_field(tmp_path / "again" / FIELD_FILE)[0], expand(decode(out.read_bytes())))
+    succeeds("export", out, tmp_path / "page.html")
+    assert base64.b64encode(out.read_bytes()) in (tmp_path / "page.html").read_bytes()
     with unchanged(tmp_path):
-        refuses("export", out, tmp_path / "page.html", saying=(out, "planes and lines", "Python alone"))
         asked = "--data", data, "--out", tmp_path / "a.vqrf", "--preset", "planes"
         refuses("compress", run, *asked, saying=(run, "has no factors"))
         refuses("compress", th, *asked, "--profile", "web", saying=("profile", "planes and lines keep the field's own colours"))

@@ -125,3 +125,33 @@ def test_a_pyramid_takes_the_memory_that_is_counted_for_it(
     n_tried, n_accepted, most_bytes, _ = tally(replay, 0, [path])
     assert (n_tried, n_accepted) == (1, 1)
     assert most_bytes < sum(raws.values()) + working + 256 * KIB
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "n_levels", "components"),
+    [((90, 90, 90), 0.002, (3, 3), (2, 3)), ((2, 150, 150), 1, (8, 8), (1, 2)), ((40, 40, 40), 1, (0, 0), (16, 48))],
+    ids=str,
+)
+def test_planes_take_the_memory_that_is_counted_for_them(
+    shape: tuple[int, int, int],
+    share: float,
+    n_levels: tuple[int, int],
+    components: tuple[int, int],
+    replay: Path,
+    tmp_path: Path,
+) -> None:
+    """As a pyramid does; models of the streams grow with the number of components, within the allowance."""
+    partition = (np.random.default_rng(0).random(shape) < share).astype(np.uint8)
+    field = generate.make_planes(
+        1, shape, n_levels=n_levels, components=components, n_channels=3, partition=partition, widths=[]
+    )
+    path = tmp_path / "planes.vqrf"
+    path.write_bytes(encode(field))
+    raws = {row[:4]: struct.unpack("<Q", row[16:24])[0] for row, _ in generate.split(path.read_bytes())}
+    x, y, z = shape
+    working = 24 * (y + 2) * (z + 2) + 2 * math.prod(-(-side // 4) for side in shape) + 12 * (x * y + x * z + y * z)
+    working += sum(raw for name, raw in raws.items() if name[:3] in (b"PLN", b"LIN")) // 2
+    models = 6 * 172 * sum(components)
+    n_tried, n_accepted, most_bytes, _ = tally(replay, 0, [path])
+    assert (n_tried, n_accepted) == (1, 1)
+    assert most_bytes < sum(raws.values()) + working + models + 256 * KIB

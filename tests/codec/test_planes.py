@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqrf.codec import planes
 from vqrf.codec.bitstream import decode, encode, verify
 from vqrf.codec.compressed import Quantized
 from vqrf.codec.container import BitstreamError, sections
@@ -16,7 +17,7 @@ from vqrf.codec.lint import inspect
 from vqrf.codec.planes import PlanesField, count_nodes, shadows
 from vqrf.fields.factors import Factors
 from vqrf.fields.factors import expand as expand_factors
-from vqrf.fields.field import expand
+from vqrf.fields.field import drawing_fault_of, expand
 from vqrf.geometry import Lattice
 from vqrf.kernels import has_native
 from vqrf.kernels.constants import Equation
@@ -41,7 +42,7 @@ def planes_field(seed: int = 0, shape: tuple[int, int, int] = (9, 7, 11), n_leve
             draw.integers(0, 256, sides).astype(np.uint8), np.array([0.01], np.float32), np.array([-1.28], np.float32)
         )
 
-    planes, lines = shadows(partition)
+    of_planes, of_lines = shadows(partition)
     return PlanesField(
         lattice=Lattice((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), shape),
         partition=partition,
@@ -49,8 +50,8 @@ def planes_field(seed: int = 0, shape: tuple[int, int, int] = (9, 7, 11), n_leve
         equation=EQUATION,
         empty_density=-9.0,
         metadata={"generator": "a test"},
-        planes=stacks(planes),
-        lines=stacks(lines),
+        planes=stacks(of_planes),
+        lines=stacks(of_lines),
         plane_steps=draw.uniform(0.1, 1, (3, rank)).astype(np.float32),
         line_steps=draw.uniform(0.1, 1, (3, rank)).astype(np.float32),
         mix=table(3 * (rank - 2), 4),
@@ -117,11 +118,13 @@ def test_a_voxel_is_worth_the_products_of_its_planes_and_lines(coder: str) -> No
 
 def test_of_a_flat_level_a_plane_is_its_coefficients_times_its_steps() -> None:
     field = planes_field(n_levels=0)
-    planes, lines = shadows(field.partition)
     made = field.factors()
-    for arrays, stacks, steps, masks in (
-        (made.planes, field.planes, field.plane_steps, planes),
-        (made.lines, field.lines, field.line_steps, lines),
+    for arrays, stacks, steps, masks in zip(
+        (made.planes, made.lines),
+        (field.planes, field.lines),
+        (field.plane_steps, field.line_steps),
+        shadows(field.partition),
+        strict=True,
     ):
         for array, stack, step, mask in zip(arrays, stacks, steps, masks, strict=True):
             np.testing.assert_array_equal(array[mask.reshape(array.shape[:-1])], stack[0].astype(np.float32) * step)
@@ -196,3 +199,23 @@ def test_a_field_that_says_what_cannot_be_is_refused() -> None:
 
 def test_a_sound_file_of_planes_has_no_findings_that_are_faults() -> None:
     assert not [finding for finding in inspect(encode(planes_field())) if finding.section not in ("PART", "HEAD")]
+
+
+def test_a_field_of_more_products_than_anybody_waits_for_is_not_multiplied_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = planes_field()
+    n_products = field.n_coded * 3 * (2 + 3 * 4)
+    monkeypatch.setattr(planes, "MAX_PRODUCTS", n_products)
+    assert drawing_fault_of(field) is None
+    monkeypatch.setattr(planes, "MAX_PRODUCTS", n_products - 1)
+    assert "more than can be summed up in time" in str(drawing_fault_of(field))
+    with pytest.raises(ValueError, match="in time"):
+        expand(field)
+    assert not [finding for finding in inspect(encode(field)) if finding.section == "PART"]
+
+
+def test_what_planes_say_in_vain_is_reported() -> None:
+    field = planes_field()
+    quiet = replace(field, lines=tuple((0 * stack[0], *stack[1:]) for stack in field.lines))
+    assert [finding.section for finding in inspect(encode(quiet)) if finding.section[:3] in ("PLN", "LIN")] == ["LIN2"]
+    loud = replace(field, plane_steps=np.full_like(field.plane_steps, 3e38))
+    assert [finding.section for finding in inspect(encode(loud)) if finding.section == "PLAN"] == ["PLAN"]

@@ -31,6 +31,7 @@ from oracles import harmonics, trilinear
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import PRUNED
 from vqrf.codec.container import SPACE_VERSION, VERSION, sections
+from vqrf.codec.planes import PlanesField, shadows
 from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
@@ -317,6 +318,64 @@ def test_a_pyramid_is_drawn_as_its_levels_add_up(
     sizes = tab.ask(f"{VIEWER}.facts.sections")
     level = next(section["bytes"] for section in sizes if section["name"] == "LEV2")
     assert f"level 2\n{level} B" in rows and "codewords" not in rows
+
+
+def as_stack(mask: np.ndarray, values: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Values [x,y,1,R] over a mask on two levels: random numbers on the coarser one, on the finer what is missing."""
+    fine, coarse = build_nodes(mask, 1)
+    above = np.random.default_rng(8).integers(-40, 41, (coarse.n_nodes, len(steps))).astype(np.int16)
+    missing = values[mask] / steps - above[fine.parents].mean(1)
+    return above, np.round(missing).astype(np.int16)
+
+
+def as_planes(field: RadianceField) -> PlanesField:
+    """A ball as planes and lines, r^2 = (x^2 + y^2) 1 + z^2 1, with two waves that are mixed into its features."""
+    flat = preview(field)
+    x, y, z = (np.linspace(-1, 1, side) for side in flat.partition.shape)
+    rng, ones = np.random.default_rng(5), np.ones
+    densities = [40 - 90 * (x[:, None] ** 2 + y**2), -90 * z**2 * ones((len(x), 1)), np.zeros((len(y), len(z)))]
+    pairs = ((x, y, z), (x, z, y), (y, z, x))
+    planes, lines = [], []
+    for density, (a, b, c) in zip(densities, pairs, strict=True):
+        waves = [np.sin(4 * a[:, None] + 3 * b + k) for k in (0, 1)]
+        planes.append(np.stack([density, *waves], -1)[:, :, None])
+        lines.append(np.stack([ones(len(c)), np.cos(3 * c), np.sin(5 * c)], -1)[:, None, None])
+    partition = np.ones(flat.partition.shape, np.uint8)
+    partition[0] = partition[:, :, -1] = PRUNED
+    steps = np.full(3, 0.02, np.float32)
+    stacks = [
+        tuple(as_stack(mask, values, steps) for mask, values in zip(masks, made, strict=True))
+        for masks, made in zip(shadows(partition), (planes, lines), strict=True)
+    ]
+    return PlanesField(
+        lattice=flat.lattice,
+        partition=partition,
+        planes=stacks[0],
+        lines=stacks[1],
+        plane_steps=np.tile(steps, (3, 1)),
+        line_steps=np.tile(steps, (3, 1)),
+        mix=rng.standard_normal((6, flat.n_channels)).astype(np.float16),
+        color_mlp=flat.color_mlp,
+        equation=flat.equation,
+        empty_density=flat.empty_density,
+        metadata={},
+    )
+
+
+@pytest.mark.parametrize("kind", ["rgb", "network"])
+def test_planes_and_lines_are_drawn_as_their_products_add_up(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str
+) -> None:
+    field = ball_field if kind == "rgb" else with_network(ball_field, 6, 1)
+    data, camera = encode(as_planes(field)), looking_at(field, 96, 3.2)
+    expected = render(expand(decode(data)), camera).rgb
+    assert expected.std() > 0.03 and (expected == expected[0, 0]).all(-1).mean() > 0.1  # a ball, and what is beside it
+    assert psnr(tab.open(export(data)).picture(camera), expected) >= EXACT_DB
+    tab.page.get_by_role("button", name="About").click()
+    tab.page.get_by_text("For engineers").click()
+    rows = tab.page.get_by_role("region", name="About the file").inner_text()
+    sizes = {section["name"]: section["bytes"] for section in tab.ask(f"{VIEWER}.facts.sections")}
+    assert f"planes 1\n{sizes['PLN1']} B" in rows and f"lines 0\n{sizes['LIN0']} B" in rows
 
 
 def test_the_picture_at_rest_becomes_what_a_camera_sees(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:

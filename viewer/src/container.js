@@ -37,28 +37,29 @@ export class FormatError extends Error {
 /** @typedef {Section & { stored: bigint, decoded: bigint }} Row a section before its lengths are known to be small */
 
 const SIGNATURE = [0x89, 0x56, 0x51, 0x52, 0x0d, 0x0a, 0x1a, 0x0a]
-/** The last major version that is read; from the second on a file says in which space it lies. */
-const MAX_MAJOR = 2
+/** The last major version that is read: the second says in which space a file lies, the third is of planes and lines. */
+export const MAX_MAJOR = 3
 const HEADER_BYTES = 32
 const ROW_BYTES = 32
 const MAX_SECTIONS = 64
 /** Raw bytes to one stored byte; no stream is denser. */
 const MAX_RATIO = 2n ** 19n
 
-/** The levels of a pyramid, coarsest first. */
-export const LEVELS = [8, 7, 6, 5, 4, 3, 2, 1, 0].map((level) => `LEV${level}`)
+/** The levels of a pyramid, of the three planes, of the three lines, coarsest first. */
+const [LEVELS, PLANES, LINES] = ['LEV', 'PLN', 'LIN'].map((kind) => [8, 7, 6, 5, 4, 3, 2, 1, 0].map((level) => kind + level))
 /** Known sections in their order. */
 const KNOWN = [...'HEAD SPAC META COLR BOOK STEP PART DENS CODE KEPT'.split(' '), ...LEVELS]
+const KNOWN_OF_PLANES = [...'HEAD META COLR PLAN MIXT PART'.split(' '), ...PLANES, ...LINES]
 /** What only a file with a codebook has. */
 const OF_CODEBOOK = ['BOOK', 'DENS', 'CODE', 'KEPT']
 
 /** @param {number} major */
-const knownOf = (major) => KNOWN.filter((name) => name !== 'SPAC' || major > 1)
+const knownOf = (major) => (major === MAX_MAJOR ? KNOWN_OF_PLANES : KNOWN.filter((name) => name !== 'SPAC' || major > 1))
 
 /** @param {string} name */
 const isCritical = (name) => name !== 'META'
 /** @param {string} name */
-const isCoded = (name) => !['HEAD', 'SPAC', 'META', 'STEP'].includes(name)
+const isCoded = (name) => !['HEAD', 'SPAC', 'META', 'STEP', 'PLAN'].includes(name)
 
 const CRC_TABLE = new Uint32Array(256).map((_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1
@@ -91,7 +92,7 @@ function checkHeader(bytes, view) {
   if (n < HEADER_BYTES) throw refuse(n, `truncated: the header has ${HEADER_BYTES} bytes, the file ${n}`)
   const [major, minor] = [view.getUint16(8, true), view.getUint16(10, true)]
   if (!major || major > MAX_MAJOR) {
-    throw refuse(8, `version ${major}.${minor} is not supported: this reader knows 1.x and 2.x`)
+    throw refuse(8, `version ${major}.${minor} is not supported: this reader knows 1.x to 3.x`)
   }
   const count = view.getUint32(12, true)
   if (count < 1 || count > MAX_SECTIONS) {
@@ -211,8 +212,10 @@ function checkLengths(rows, budget, known) {
  * @param {number} major version of the file
  */
 export function checkKind(sections, isPyramid, major) {
-  const levels = LEVELS.filter((name) => sections.has(name)).length || 1
-  const own = isPyramid ? ['STEP', ...LEVELS.slice(-levels)] : OF_CODEBOOK
+  /** @type {(names: string[]) => string[]} those that must be there: as many as there are, the finest among them */
+  const due = (names) => names.slice(-(names.filter((name) => sections.has(name)).length || 1))
+  const ofPlanes = ['PLAN', 'MIXT', ...due(PLANES), ...due(LINES)]
+  const own = major === MAX_MAJOR ? ofPlanes : isPyramid ? ['STEP', ...due(LEVELS)] : OF_CODEBOOK
   for (const name of knownOf(major)) {
     const section = sections.get(name)
     const belongs = ['HEAD', 'SPAC', 'META', 'COLR', 'PART', ...own].includes(name)

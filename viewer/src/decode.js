@@ -5,9 +5,10 @@
  * before anything is allocated for it.
  */
 
-import { checkKind, expectRaw, LEVELS, readSections, SectionReader } from './container.js'
+import { checkKind, expectRaw, MAX_MAJOR, readSections, SectionReader } from './container.js'
 import { decodeCodes, decodeDensity, decodeKept, decodePartition, decodeTables } from './entropy.js'
 import { parseMetadata } from './metadata.js'
+import { readPlanes } from './planes.js'
 import { readPyramid, workingBytesOfLevels } from './pyramid.js'
 
 export { crc32, FormatError } from './container.js'
@@ -61,7 +62,7 @@ export { crc32, FormatError } from './container.js'
  */
 
 /**
- * What both kinds of file have.
+ * What all kinds of file have.
  *
  * @typedef {Head & Colour & {
  *   head: Head,
@@ -73,7 +74,7 @@ export { crc32, FormatError } from './container.js'
 
 /** @typedef {Common & { codebook: Table, density: Table, codes: Int32Array, kept: Table }} CodebookField */
 
-/** @typedef {CodebookField | (Common & import('./pyramid.js').Pyramid)} CompressedField */
+/** @typedef {CodebookField | (Common & (import('./pyramid.js').Pyramid | import('./planes.js').Planes))} CompressedField */
 
 const HEAD_BYTES = 116
 const SPACE_BYTES = 132
@@ -258,14 +259,16 @@ function readColour(reader, channels) {
 const COLUMN_CONTEXTS_FROM = 256
 
 /**
- * @param {SectionReader} reader of BOOK
- * @param {Head} head
+ * A table alone in its section.
+ *
+ * @param {SectionReader} reader
+ * @param {number} rows
+ * @param {number} columns
+ * @param {number} [trees] with contexts of their own, one for each column or one for all
  */
-function readCodebook(reader, { codebookSize, channels }) {
-  const table = readRecord(reader, channels)
-  const byColumn = codebookSize >= COLUMN_CONTEXTS_FROM
-  const base = byColumn ? (/** @type {number} */ item) => 256 * (item % channels) : () => 0
-  fillTables(reader, [{ table, items: codebookSize * channels, base }], 256 * (byColumn ? channels : 1))
+function readTable(reader, rows, columns, trees = 1) {
+  const table = readRecord(reader, columns)
+  fillTables(reader, [{ table, items: rows * columns, base: (item) => 256 * (item % trees) }], 256 * trees)
   return table
 }
 
@@ -300,9 +303,12 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onCo
   const head = readHead(open('HEAD'))
   const { shape, channels, codebookSize, nCoded, nKept } = head
   const isPyramid = codebookSize === 0
-  checkKind(sections, isPyramid, bytes[8] | (bytes[9] << 8))
-  const levels = LEVELS.filter((name) => sections.has(name)).map(sectionOf)
-  let demand = workingBytes(shape, levels)
+  const major = bytes[8] | (bytes[9] << 8)
+  const isPlanes = major === MAX_MAJOR
+  checkKind(sections, isPyramid, major)
+  if (isPlanes && !isPyramid) throw open('HEAD').refuse('planes and lines have no codebook')
+  const openAll = (/** @type {string} */ kind) => [...sections.keys()].filter((name) => name.startsWith(kind)).map(open)
+  let demand = workingBytes(shape, sections)
   for (const section of sections.values()) demand += section.raw
   if (demand > budget) throw open('HEAD').refuse(`decoding takes more than the limit of ${budget} bytes`)
   if (sections.has('SPAC')) Object.assign(head, readSpace(open('SPAC')))
@@ -318,7 +324,11 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onCo
   const colour = readColour(open('COLR'), channels)
   onColour?.({ ...head, ...colour })
   const readPart = () => readPartition(open('PART'), head)
-  const own = isPyramid ? readPyramid(open('STEP'), levels.map(({ name }) => open(name)), head, readPart) : readVoxels(open, head, readPart)
+  const own = isPlanes
+    ? readPlanes(openAll, head, (rows) => readTable(open('MIXT'), rows, channels), readPart)
+    : isPyramid
+      ? readPyramid(open('STEP'), openAll('LEV'), head, readPart)
+      : readVoxels(open, head, readPart)
   const metadata = meta && parseMetadata(meta.bytes)
   if (meta && !metadata) throw meta.refuse('metadata is not a canonical JSON object')
   const sizes = [...sections.values()].map(({ name, bytes: stored, isHere }) => ({ name, bytes: isHere ? stored : 0 }))
@@ -334,7 +344,7 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onCo
  */
 function readVoxels(open, head, readPart) {
   const { shape, channels, codebookSize, nCoded, nKept } = head
-  const codebook = readCodebook(open('BOOK'), head)
+  const codebook = readTable(open('BOOK'), codebookSize, channels, codebookSize < COLUMN_CONTEXTS_FROM ? 1 : channels)
   const partition = readPart()
   const density = readLevels(open('DENS'), 1, (stream) => decodeDensity(stream, partition, shape, nCoded + nKept))
   const codes = open('CODE').decode((stream) => decodeCodes(stream, partition, shape, nCoded, codebookSize))
@@ -345,13 +355,16 @@ function readVoxels(open, head, readPart) {
 /**
  * What working memory that grows with the lattice counts against the budget: FORMAT.md section 2.
  *
- * @param {[number, number, number]} shape
- * @param {{ raw: number }[]} levels
+ * @param {readonly [number, number, number]} shape
+ * @param {Map<string, import('./container.js').Section>} sections
  */
-function workingBytes(shape, levels) {
+function workingBytes(shape, sections) {
   const [x, y, z] = shape
   const blocks = Math.ceil(x / 4) * Math.ceil(y / 4) * Math.ceil(z / 4)
-  return Math.max(0, 24 * (y + 2) * (z + 2) + 2 * blocks + workingBytesOfLevels(shape, levels) - FREE_WORKING_BYTES)
+  const levels = [...sections.values()].filter(({ name }) => /^(LEV|PLN|LIN)/.test(name))
+  const raw = levels.reduce((sum, section) => sum + section.raw, 0)
+  const above = sections.has('PLAN') ? 12 * (x * y + x * z + y * z) : workingBytesOfLevels(shape, levels.length)
+  return Math.max(0, 24 * (y + 2) * (z + 2) + 2 * blocks + Math.floor(raw / 2) + above - FREE_WORKING_BYTES)
 }
 
 /**

@@ -100,6 +100,6 @@ export function rowsForEngineers(facts, { said }) {
   if (said.codebookSize) rows.push(['kept', count(said.nKept)], ['codewords', count(said.codebookSize)])
   const colours = { harmonics: 'spherical harmonics', network: 'network at each sample', rgb: 'rgb' }
   rows.push(['colour', colours[colour]])
-  for (const { name: section, bytes } of sections) rows.push([section.replace('LEV', 'level '), size(bytes)])
+  for (const { name: section, bytes } of sections) rows.push([section.replace('LEV', 'level ').replace('PLN', 'planes ').replace('LIN', 'lines '), size(bytes)])
   return rows
 }

@@ -64,17 +64,17 @@ const classOf = (sum) => CLASS[sum < NEAR_MAX ? sum : NEAR_MAX]
 const coarser = (shape) => shape.map((side) => (side >> 1) + 1)
 
 /** @param {readonly number[]} shape */
-const placesOf = ([x, y, z]) => x * y * z
+export const placesOf = ([x, y, z]) => x * y * z
 
 /**
- * What levels add to the working memory of a lattice: FORMAT.md section 2.
+ * What levels above the finest add to the working memory of a lattice: FORMAT.md section 2.
  *
  * @param {readonly number[]} shape
- * @param {{ raw: number }[]} levels
+ * @param {number} nLevels
  */
-export function workingBytesOfLevels(shape, levels) {
-  let bytes = Math.floor(levels.reduce((sum, { raw }) => sum + raw, 0) / 2)
-  for (let level = 1; level < levels.length; level++) {
+export function workingBytesOfLevels(shape, nLevels) {
+  let bytes = 0
+  for (let level = 1; level < nLevels; level++) {
     shape = coarser(shape)
     bytes += placesOf(shape) * (level > 1 ? 1 : 5)
   }
@@ -145,51 +145,55 @@ const newLevel = (shape, there, n) => ({
 })
 
 /**
- * @param {Uint8Array} partition
+ * @param {Uint8Array} there of the finest level
  * @param {readonly number[]} shape
  * @param {number} n nodes of the finest level
  * @param {number} nLevels
  * @returns {Level[]} coarsest first
  */
-function findNodes(partition, shape, n, nLevels) {
-  const levels = [newLevel(shape, partition, n)]
+function findNodes(there, shape, n, nLevels) {
+  const levels = [newLevel(shape, there, n)]
   while (levels.length < nLevels) {
     const [below] = levels
     const above = coarser(below.shape)
-    const there = new Uint8Array(placesOf(above))
+    const thereAbove = new Uint8Array(placesOf(above))
     const parents = new Parents(above)
     let nAbove = 0
     eachNode(below, (_node, x, y, z) => {
       const found = parents.of(x, y, z)
       for (let p = 0; p < parents.n; p++) {
-        if (!there[found[p]]) nAbove++
-        there[found[p]] = 1
+        if (!thereAbove[found[p]]) nAbove++
+        thereAbove[found[p]] = 1
       }
     })
-    levels.unshift(newLevel(above, there, nAbove))
+    levels.unshift(newLevel(above, thereAbove, nAbove))
   }
   return levels
 }
 
-/** @param {Level | undefined} above */
-function parentsIn(above) {
-  if (!above) return undefined
-  const { shape, there } = above
+/**
+ * The number of the node at each place that has one.
+ *
+ * @param {Level} level
+ */
+export function numbersOf({ there }) {
   const numbers = new Int32Array(there.length)
   for (let place = 0, node = 0; place < numbers.length; place++) if (there[place]) numbers[place] = node++
-  return new Parents(shape, numbers)
+  return numbers
 }
 
+/** @param {Level | undefined} above */
+const parentsIn = (above) => above && new Parents(above.shape, numbersOf(above))
+
 /**
- * Decode LEVl.
+ * Decode a level.
  *
- * @param {Uint8Array} bytes
+ * @param {RangeDecoder} coder
  * @param {Level} level to be filled
  * @param {Level | undefined} above nothing for the coarsest level
  * @param {number} width 1 + V
  */
-function decodeLevel(bytes, level, above, width) {
-  const coder = new RangeDecoder(bytes, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
+function decodeLevel(coder, level, above, width) {
   const coefficients = level.coefficients
   const parents = parentsIn(above)
   const { coefficients: aboveCoefficients, magnitudes: aboveMagnitudes } = above ?? level
@@ -287,8 +291,29 @@ function decodeLevel(bytes, level, above, width) {
     magnitudes[node * words] |= sum << SUM_BITS
   }
   walk(level.there, level.shape, (kind) => kind !== PRUNED, visit)
-  coder.end()
   level.magnitudes = magnitudes
+}
+
+/**
+ * Decode pyramids over a few lattices, a stream for each level of all of them.
+ *
+ * @param {{ shape: readonly number[], there: Uint8Array, n: number }[]} lattices and how many nodes they have
+ * @param {import('./container.js').SectionReader[]} readers of the levels, coarsest first; those that are not here stay zeros
+ * @param {number} width
+ */
+export function readLevels(lattices, readers, width) {
+  const stacks = lattices.map(({ shape, there, n }) => findNodes(there, shape, n, readers.length))
+  for (const [i, { section }] of readers.entries()) expectRaw(section, 2 * width * stacks.reduce((sum, levels) => sum + levels[i].n, 0))
+  for (const level of stacks.flat()) level.coefficients = new Int16Array(level.n * width)
+  for (const [i, reader] of readers.entries()) {
+    if (!reader.section.isHere) break
+    reader.decode((stream) => {
+      const coder = new RangeDecoder(stream, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
+      for (const levels of stacks) decodeLevel(coder, levels[i], levels[i - 1], width)
+      coder.end()
+    })
+  }
+  return stacks
 }
 
 /**
@@ -325,23 +350,18 @@ export function readPyramid(stepReader, readers, { shape, channels, nCoded }, re
   const width = steps.length
   expectRaw(readers[readers.length - 1].section, 2 * nCoded * width)
   const partition = readPart()
-  const levels = findNodes(partition, shape, nCoded, readers.length)
-  for (const [i, reader] of readers.entries()) expectRaw(reader.section, 2 * levels[i].n * width)
-  for (const level of levels) level.coefficients = new Int16Array(level.n * width)
-  for (const [i, reader] of readers.entries()) {
-    if (!reader.section.isHere) break
-    reader.decode((stream) => decodeLevel(stream, levels[i], levels[i - 1], width))
-  }
+  const [levels] = readLevels([{ shape, there: partition, n: nCoded }], readers, width)
   return { partition, steps, basis, levels }
 }
 
 /**
  * What the coefficients add up to.
  *
- * @param {Pyramid} pyramid
+ * @param {Float32Array} steps [1 + V]
+ * @param {Level[]} levels coarsest first
  * @returns {Float32Array} [N, 1 + V] of the finest level's nodes: raw density, latents
  */
-export function addUp({ steps, levels }) {
+export function addUp(steps, levels) {
   const width = steps.length
   let above = new Float32Array(0)
   for (const [i, level] of levels.entries()) {

@@ -13,6 +13,7 @@
 import { ACTIVATION_RELU, dequantize } from './decode.js'
 import { CODED } from './entropy.js'
 import { homeOf } from './front.js'
+import { multiplyOut } from './planes.js'
 import { addUp, eachNode } from './pyramid.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
@@ -27,6 +28,8 @@ const ASTRAY = 0.01
 const GROUP = 4
 /** Raw densities beyond say no more. */
 const MAX_DENSITY = 65504
+/** Products of planes and lines that are summed up for a field: half a minute. */
+const MAX_PRODUCTS = 2 ** 35
 
 /** @typedef {import('./decode.js').Head & Textures} Drawn what the renderer needs, all of it transferable */
 
@@ -196,8 +199,8 @@ function quantizeFeatures(tables, channels) {
   const high = new Float32Array(channels)
   for (const values of tables) {
     for (let i = 0, c = 0; i < values.length; i++, c = c + 1 === channels ? 0 : c + 1) {
-      if (values[i] < low[c]) low[c] = values[i]
-      if (values[i] > high[c]) high[c] = values[i]
+      low[c] = Math.min(low[c], values[i]) // NaN stays, and is refused by the limits
+      high[c] = Math.max(high[c], values[i])
     }
   }
   const scale = low.map((value, c) => high[c] - value || 1)
@@ -229,6 +232,26 @@ function quantizeFeatures(tables, channels) {
  */
 
 /**
+ * What a pyramid is worth at the voxels.
+ *
+ * @param {import('./decode.js').Common & import('./pyramid.js').Pyramid} field
+ */
+function valuesOf({ steps, basis, levels, channels, nCoded }) {
+  const values = addUp(steps, levels)
+  const density = new Float32Array(nCoded)
+  const features = new Float32Array(nCoded * channels)
+  for (let row = 0, at = 0, to = 0; row < nCoded; row++, to += channels) {
+    density[row] = values[at++]
+    for (let z = 0; z < steps.length - 1; z++) {
+      const latent = values[at++]
+      if (basis) for (let c = 0; c < channels; c++) features[to + c] += latent * basis[z * channels + c]
+      else features[to + z] = latent
+    }
+  }
+  return { density, features }
+}
+
+/**
  * @param {import('./decode.js').CompressedField} field
  * @returns {Voxels}
  */
@@ -243,21 +266,16 @@ function voxelsOf(field) {
       codes,
     }
   }
-  const { steps, basis, channels, nCoded } = field
-  const values = addUp(field)
-  const features = new Float32Array(nCoded * channels)
-  const densities = new Float32Array(nCoded)
+  if ('mix' in field && field.nCoded * (3 * field.densities + field.mix.items.length) > MAX_PRODUCTS) {
+    throw new TooLarge('the field takes too long to multiply out')
+  }
+  const { density: densities, features } = 'mix' in field ? multiplyOut(field, dequantize(field.mix)) : valuesOf(field)
   let [low, high] = [MAX_DENSITY, -MAX_DENSITY]
-  for (let row = 0, at = 0, to = 0; row < nCoded; row++, to += channels) {
-    const density = Math.max(-MAX_DENSITY, Math.min(values[at++], MAX_DENSITY))
+  for (const [row, value] of densities.entries()) {
+    const density = Math.max(-MAX_DENSITY, Math.min(value, MAX_DENSITY))
     densities[row] = density
     low = Math.min(low, density)
     high = Math.max(high, density)
-    for (let z = 0; z < steps.length - 1; z++) {
-      const latent = values[at++]
-      if (basis) for (let c = 0; c < channels; c++) features[to + c] += latent * basis[z * channels + c]
-      else features[to + z] = latent
-    }
   }
   const step = (high - low) / 65535 || 1
   const levels = Uint16Array.from(densities, (density) => Math.round((density - low) / step))

@@ -5,6 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
 import { decode, dequantize, FormatError } from '../src/decode.js'
+import { multiplyOut } from '../src/planes.js'
 import { addUp } from '../src/pyramid.js'
 import { readNpz } from './npz.js'
 
@@ -24,7 +25,8 @@ const filesOf = (folder) => readdirSync(new URL(folder, CONFORMANCE)).filter((na
 function arraysOf(field) {
   const { emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, background } = field
   /** @type {Record<string, import('../src/decode.js').Table>} */
-  const tables = 'codebook' in field ? { density: field.density, codebook: field.codebook, kept: field.kept } : {}
+  const tables =
+    'codebook' in field ? { density: field.density, codebook: field.codebook, kept: field.kept } : 'mix' in field ? { mix: field.mix } : {}
   for (const [i, { weight, bias }] of field.layers.entries()) Object.assign(tables, { [`weight${i}`]: weight, [`bias${i}`]: bias })
   /** @type {Record<string, ArrayLike<number>>} */
   const arrays = {
@@ -40,6 +42,14 @@ function arraysOf(field) {
   if (field.featureFrequencies) arrays.feature_frequencies = [field.featureFrequencies]
   if ('codebook' in field) {
     arrays.codes = field.codes
+  } else if ('mix' in field) {
+    for (const [kind, from] of /** @type {[string, number][]} */ ([['PLN', 0], ['LIN', 3]])) {
+      const three = field.stacks.slice(from, from + 3)
+      for (const i of three[0].keys()) {
+        arrays[`${kind}${three[0].length - 1 - i}`] = three.flatMap((levels) => [...levels[i].coefficients])
+      }
+      arrays[kind === 'PLN' ? 'plane_steps' : 'line_steps'] = field.stackSteps.slice(from, from + 3).flatMap((steps) => [...steps])
+    }
   } else {
     arrays.steps = field.steps
     if (field.basis) arrays.basis = field.basis
@@ -53,13 +63,15 @@ function arraysOf(field) {
 }
 
 /**
- * Density and features of a pyramid's voxels, under their names in `conformance/valid/*.npz`.
+ * Density and features of a pyramid's voxels, or of planes and lines, under their names in `conformance/valid/*.npz`.
  *
- * @param {import('../src/pyramid.js').Pyramid} field
- * @returns {Record<string, number[]>}
+ * @param {import('../src/decode.js').CompressedField} field
+ * @returns {Record<string, ArrayLike<number>>}
  */
 function sumsOf(field) {
-  const values = addUp(field)
+  if ('codebook' in field) return {}
+  if ('mix' in field) return multiplyOut(field, dequantize(field.mix))
+  const values = addUp(field.steps, field.levels)
   const width = field.steps.length
   const { basis } = field
   const channels = basis ? basis.length / (width - 1) : width - 1
@@ -76,14 +88,14 @@ function sumsOf(field) {
 }
 
 /**
- * Hold a field against the arrays beside its file: sums of a pyramid's levels nearly, the rest to the bit.
+ * Hold a field against the arrays beside its file: sums of levels and of products nearly, the rest to the bit.
  *
  * @param {import('../src/decode.js').CompressedField} field
  * @param {string} path of the file
  */
 function checkArrays(field, path) {
   const { metadata, ...expected } = readNpz(readFileSync(new URL(path.replace('.vqrf', '.npz'), CONFORMANCE)))
-  const sums = 'levels' in field ? sumsOf(field) : {}
+  const sums = sumsOf(field)
   const found = { ...arraysOf(field), ...sums }
   assert.deepEqual(Object.keys(found).sort(), Object.keys(expected).sort())
   for (const [key, values] of Object.entries(expected)) {

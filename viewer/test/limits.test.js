@@ -6,7 +6,7 @@ import { test } from 'node:test'
 
 import { decode } from '../src/decode.js'
 import { drawingFault, valuesFault } from '../src/limits.js'
-import { makeTextures } from '../src/textures.js'
+import { makeTextures, TooLarge } from '../src/textures.js'
 
 const VALID = new URL('../../conformance/valid/', import.meta.url)
 const files = readdirSync(VALID).filter((name) => name.endsWith('.vqrf'))
@@ -44,4 +44,16 @@ test('values that 32 bits do not hold, or sums of them, are refused', () => {
   assert.match(String(valuesFault({ ...drawn, featureScale: drawn.featureScale.map(() => 1e35) })), /values/)
   const layers = drawn.layers.map((layer) => ({ ...layer, weight: layer.weight.map(() => 1e20) }))
   if (layers.length > 1) assert.match(String(valuesFault({ ...drawn, layers })), /network/)
+})
+
+test('planes and lines of more products than anybody waits for are refused before they are multiplied', () => {
+  const field = fieldOf('planes.vqrf')
+  assert.throws(() => makeTextures({ ...field, nCoded: 2 ** 30 }, 256), TooLarge)
+})
+
+test('a feature that is no number is refused, wherever it stands', () => {
+  const field = fieldOf('planes_harmonics.vqrf')
+  assert.ok('mix' in field)
+  const stackSteps = field.stackSteps.map((steps) => steps.map(() => 1e38))
+  assert.match(String(valuesFault(makeTextures({ ...field, stackSteps }, 256))), /values/)
 })

@@ -22,7 +22,9 @@ function answer(bytes, truncated) {
     const arrays =
       'codebook' in field
         ? [field.codes, ...[field.density, field.kept, field.codebook].map(({ items }) => items)]
-        : [field.steps, ...(field.basis ? [field.basis] : []), ...field.levels.map(({ coefficients }) => coefficients)]
+        : 'mix' in field
+          ? [...field.stackSteps, field.mix.items, ...field.stacks.flatMap((levels) => levels.map(({ coefficients }) => coefficients))]
+          : [field.steps, ...(field.basis ? [field.basis] : []), ...field.levels.map(({ coefficients }) => coefficients)]
     return `ok ${crc32(field.partition, ...[...arrays, ...tables.map(({ items }) => items)].map(bytesOf))}`
   } catch (error) {
     if (error instanceof FormatError) return `${error.section} ${error.offset} ${error.reason}`

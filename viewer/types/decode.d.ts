@@ -15,7 +15,7 @@ export interface Table {
   readonly offset: Float32Array
 }
 
-/** What both kinds of file have; FORMAT.md says what each part means. */
+/** What all kinds of file have; FORMAT.md says what each part means. */
 export interface Field {
   readonly lo: readonly [number, number, number]
   readonly hi: readonly [number, number, number]
@@ -42,5 +42,18 @@ export interface PyramidField extends Field {
   readonly levels: readonly { coefficients: Int16Array }[]
 }
 
-export declare function decode(bytes: Uint8Array, options?: { budget?: number; truncated?: boolean }): CodebookField | PyramidField
+export interface PlanesField extends Field {
+  /** Planes on x and y, x and z, y and z, then lines on z, y, x; of each its levels, coarsest first. */
+  readonly stacks: readonly (readonly { coefficients: Int16Array }[])[]
+  /** Of each of these. */
+  readonly stackSteps: readonly Float32Array[]
+  /** How many components are density's; the others are the features'. */
+  readonly densities: number
+  readonly mix: Table
+}
+
+export declare function decode(
+  bytes: Uint8Array,
+  options?: { budget?: number; truncated?: boolean },
+): CodebookField | PyramidField | PlanesField
 export declare function dequantize(table: Table): Float32Array

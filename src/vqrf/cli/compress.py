@@ -48,7 +48,7 @@ class Compress:
     compact: the smallest file, lego 34.05 dB in 0.5 MB after 51 minutes on one thread.
     paper: VQRF as published, 34.00 dB in 1.1 MB after 17 minutes.
     demo: as paper, for small scenes, in half a minute.
-    planes: planes and lines, for runs of train --base tensorf. Experimental: only Python reads the file, no browser does."""
+    planes: planes and lines, for runs of train --base tensorf; a fifth smaller than compact. Experimental."""
     profile: Profile = "exact"
     """exact: keep the field's own colours.
     web: replace its colour network by spherical harmonics, which a browser draws faster."""

@@ -46,7 +46,7 @@ from vqrf.kernels import has_native, select
 from vqrf.memory import decoding_budget, expect_room
 from vqrf.rendering.film import PathError, even, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.layers import layer_files
-from vqrf.rendering.page import Link, expect_readable, page_with_scene
+from vqrf.rendering.page import Link, page_with_scene
 from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
 from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
@@ -347,7 +347,6 @@ def expect_drawable(small: Compressed) -> None:
     """Refuse what no page can show."""
     if fault := drawing_fault_of(small):
         raise ValueError(f"cannot be drawn: {fault}")
-    expect_readable(small)
 
 
 def open_server(source: Source, name: str, port: int) -> SceneServer:

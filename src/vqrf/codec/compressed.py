@@ -145,6 +145,10 @@ class Compressed(Showable, ABC):
     def n_kept(self) -> int:
         return _count_kind(self.partition, KEPT)
 
+    def work_fault(self) -> str | None:
+        """Why `voxel_values` would take too long; None if it does not. FORMAT.md section 2 has the limit."""
+        return None
+
     @abstractmethod
     def values_bytes(self) -> int:
         """What `voxel_values` takes at most, its result included."""

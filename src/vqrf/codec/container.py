@@ -173,7 +173,7 @@ def _check_header(data: bytes) -> int:
         raise BitstreamError("header", n, f"truncated: the header has 32 bytes, the file {n}")
     major, minor, count, _, reserved, crc = struct.unpack("<HHIQII", data[8:HEADER_BYTES])
     if major not in MAJORS:
-        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 1.x and 2.x")
+        raise BitstreamError("header", 8, f"version {major}.{minor} is not supported: this reader knows 1.x to 3.x")
     if not 1 <= count <= MAX_SECTIONS:
         raise BitstreamError("header", 12, f"section count {count} is outside 1..64")
     table_end = HEADER_BYTES + ENTRY_BYTES * count

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from vqrf.codec.bitstream import decode, verify
 from vqrf.codec.compressed import PRUNED, Compressed, CompressedField, Quantized, Table
-from vqrf.codec.container import KNOWN, LEVELS, BitstreamError, sections
+from vqrf.codec.container import KNOWN, LEVELS, LINES, PLANES, BitstreamError, sections
+from vqrf.codec.planes import PlanesField
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField
 
 MAX_INTERVAL = 16.0
@@ -66,6 +67,8 @@ def inspect(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
     match field:
         case PyramidField():
             odd += _odd_levels(field)
+        case PlanesField():
+            odd += [*_odd_planes(field), *_odd_quantizer("MIXT", "mix", field.mix)]
         case CompressedField():
             odd += [*_odd_tables(field), *_odd_codebook(field)]
     found = [Finding(name, places[name], reason) for name, reason in odd]
@@ -140,6 +143,18 @@ def _odd_levels(field: PyramidField) -> Iterator[tuple[str, str]]:
         yield LEVELS[-1 - field.n_levels], f"all {coarsest.size} coefficients of the coarsest level are 0: it says nothing"
 
 
+def _odd_planes(field: PlanesField) -> Iterator[tuple[str, str]]:
+    """(section, reason) of what planes and lines would not need, or could not mean."""
+    with np.errstate(over="ignore"):
+        most = np.float32(MAX_MAGNITUDE) * np.concatenate([field.plane_steps, field.line_steps])
+    if not np.isfinite(most).all():
+        yield "PLAN", "a coefficient is worth more than float32 holds"
+    for names, stacks in ((PLANES, field.planes), (LINES, field.lines)):
+        coarsest = [stack[0] for stack in stacks]
+        if len(stacks[0]) > 1 and any(level.size for level in coarsest) and not any(map(np.count_nonzero, coarsest)):
+            yield names[-len(stacks[0])], "all coefficients of the coarsest level are 0: it says nothing"
+
+
 def _odd_codebook(field: CompressedField) -> Iterator[tuple[str, str]]:
     """(section, reason) of codewords that nothing names; one must be there, even if no voxel is CODED."""
     used = np.zeros(field.n_codewords, bool)
@@ -156,7 +171,7 @@ def _hidden_voxels(field: Compressed) -> Iterator[tuple[str, str]]:
     has one above the threshold has no part in any sample.
     """
     stored = field.partition != PRUNED
-    if not stored.any() or field.equation.fault():
+    if not stored.any() or field.equation.fault() or field.work_fault():
         return
     with np.errstate(over="ignore", invalid="ignore"):
         faint = np.ones(stored.shape, bool)

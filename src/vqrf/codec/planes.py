@@ -1,6 +1,6 @@
 """A compressed field as planes and lines: a factored field, coded as what it is. NumPy only.
 
-Experimental: version 3 of the format.
+Version 3 of the format.
 
     shadow       of the voxels that are not PRUNED, on the two axes of a plane, or on the axis of a line: what the plane, or the
                  line, is asked for
@@ -29,6 +29,9 @@ from vqrf.kernels import PLANE_AXES, FactorArrays
 
 MAX_COMPONENTS = 256
 """Of a plane, for density and for features each. TensoRF's own settings have 16 and 48."""
+
+MAX_PRODUCTS = 1 << 35
+"""Products of a field's planes and lines, and of these and its mix, that are summed up to draw it: half a minute."""
 
 VOXELS_AT_ONCE = 1 << 14
 """Voxels whose products there are at a time."""
@@ -115,6 +118,13 @@ class PlanesField(Compressed):
             made.append([_values(mask, stack) * step for mask, stack, step in zip(masks, stacks, steps, strict=True)])
         (xy, xz, yz), (z, y, x) = ([array[:, :, 0] for array in made[0]], [array[:, 0, 0] for array in made[1]])
         return FactorArrays((xy, xz, yz), (z, y, x), float_table(self.mix).reshape(3, -1, self.n_channels))
+
+    def work_fault(self) -> str | None:
+        mix = items_of(self.mix)
+        n_products = self.n_coded * (3 * self.n_components - len(mix) + mix.size)
+        if n_products <= MAX_PRODUCTS:
+            return None
+        return f"planes: {self.n_coded} voxels take {n_products} products, more than can be summed up in time"
 
     def values_bytes(self) -> int:
         x, y, z = self.lattice.shape

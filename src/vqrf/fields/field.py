@@ -122,7 +122,7 @@ def drawing_fault_of(compressed: Compressed) -> str | None:
     """Why `expand` or a renderer would refuse what a file says; None if they take it. No grid is made."""
     lattice, equation = compressed.lattice, compressed.equation
     n_weights = sum(items_of(weight).size for weight, _ in compressed.color_mlp)
-    if fault := drawing_fault(lattice, equation, n_weights):
+    if fault := drawing_fault(lattice, equation, n_weights) or compressed.work_fault():
         return fault
     with np.errstate(over="ignore", invalid="ignore"):
         layers = tuple((float_table(weight), float_table(bias)) for weight, bias in compressed.color_mlp)
@@ -178,8 +178,10 @@ def expand(compressed: Compressed, *, max_bytes: int | None = None) -> RadianceF
       max_bytes: the budget of memory; None for the usual one (see `vqrf.memory`).
 
     Raises:
-      ValueError: the numbers make no field (see `RadianceField`), or one that takes more memory.
+      ValueError: the numbers make no field (see `RadianceField`), or one that takes more memory or too long.
     """
+    if fault := compressed.work_fault():
+        raise ValueError(fault)
     shape = compressed.lattice.shape
     n_bytes = dense_bytes(shape, compressed.n_channels) + compressed.values_bytes()
     expect_room(n_bytes, max_bytes, f"a lattice of {list(shape)} voxels with {compressed.n_channels} channels")

@@ -11,7 +11,7 @@ from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.preview import preview
 from vqrf.files import read_file
 from vqrf.memory import decoding_budget
-from vqrf.rendering.page import expect_readable, page_with_scene
+from vqrf.rendering.page import page_with_scene
 from vqrf.shown import Shown
 
 MAX_SIDE = 10_000
@@ -41,5 +41,4 @@ def show(scene: RadianceField | Compressed | bytes | str | Path, *, height: int 
     small = decode(data, max_bytes=decoding_budget())
     if fault := drawing_fault_of(small):
         raise ValueError(f"cannot be drawn: {fault}")
-    expect_readable(small)
     return Shown(page_with_scene(data, name, about_of(small.metadata)), height)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from vqrf.codec.about import NOTHING, About
-from vqrf.codec.compressed import Compressed
-from vqrf.codec.planes import PlanesField
 
 _STYLE = (
     "html,body,main{height:100%;margin:0}vqrf-viewer{display:block;height:100%}noscript p{margin:2em;font:16px sans-serif}"
@@ -57,16 +55,6 @@ class Link:
 
     address: str
     picture: str
-
-
-def expect_readable(small: Compressed) -> None:
-    """Refuse what the viewer of a page cannot read.
-
-    Raises:
-      ValueError: the file is of planes and lines, which is experimental.
-    """
-    if isinstance(small, PlanesField):
-        raise ValueError("no page can show it: planes and lines, version 3 of the format, are so far read by Python alone")
 
 
 def page_with_scene(data: bytes, name: str, about: About = NOTHING, link: Link | None = None) -> bytes:
