@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import refuses, vqrf
+from test_cli import refuses, succeeds, vqrf
 
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.load import load_scene
@@ -38,6 +38,15 @@ def test_a_dataset_is_not_written_over_something(data: Path, tmp_path: Path) -> 
     assert vqrf("convert", data, tmp_path / "out", "--overwrite").code == 0
 
 
+def test_names_in_a_listing_are_shown_as_they_are_written(data: Path) -> None:
+    """Rich would obey what stands in brackets, and fail at a bracket that closes nothing."""
+    path = data / "transforms_train.json"
+    tree = json.loads(path.read_text())
+    tree["[/b]x[red]"] = 1
+    path.write_text(json.dumps(tree))
+    assert "'[/b]x[red]'" in succeeds("check", data).out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -45,6 +54,11 @@ def test_a_dataset_is_not_written_over_something(data: Path, tmp_path: Path) -> 
         (("--near", "5", "--far", "2"), ("--near", "expected 0 <= near < far")),
         (("--box", "0", "0", "0", "1", "1", "-1"), ("--box", "lowest and the highest corner")),
         (("--up", "0", "0", "0"), ("--up", "expected a direction")),
+        (("--far", "inf"), ("--near", "far <= 1e+12")),
+        (("--near", "0", "--far", "1e400"), ("--near", "far <= 1e+12")),
+        (("--near", "1e-300", "--far", "1e-299"), ("--near", "far above 1e-12")),
+        (("--box", "-inf", "-1", "-1", "inf", "1", "1"), ("--box", "within 1e+12 of 0")),
+        (("--box", "0", "0", "0", "1e-300", "1", "1"), ("--box", "lowest and the highest corner")),
         (("--background", "pink"), ("--background", "expected white, black or #rrggbb")),
         (("--masks", "nowhere"), ("nowhere", "has no mask of any photo")),
     ],

@@ -220,6 +220,19 @@ def test_validation_photos_of_nsvf_are_left_out_where_there_is_a_test(original: 
     assert (len(scene.train), len(scene.test)) == (7, 2)
 
 
+def test_texts_of_colmap_by_other_programs_are_read(original: Original, tmp_path: Path) -> None:
+    """With a mark at the beginning, without the lines of points, with folders in the lists."""
+    WRITERS["colmap text"](original, tmp_path)
+    model = tmp_path / "sparse/0"
+    without(lambda line: len(line.split()) != 10 or line.startswith("#"), "sparse/0/images.txt")(tmp_path)
+    for path in model.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    for split in ("train", "test"):
+        names = (tmp_path / f"{split}.txt").read_text().split()
+        (tmp_path / f"{split}.txt").write_text("".join(f"images/{name}\n" for name in names))
+    assert_same_views(load_scene(tmp_path), original)
+
+
 # --- bad input
 
 Spoil = Callable[[Path], object]
@@ -245,6 +258,16 @@ def row(**columns: float) -> Spoil:
         for column, value in columns.items():
             rows[2, int(column[1:])] = value
         np.save(folder / "poses_bounds.npy", rows)
+
+    return apply
+
+
+def without(is_left_out: Callable[[str], bool], name: str) -> Spoil:
+    """Leave lines out of a text."""
+
+    def apply(folder: Path) -> None:
+        lines = (folder / name).read_text().splitlines()
+        (folder / name).write_text("".join(f"{line}\n" for line in lines if not is_left_out(line)))
 
     return apply
 
@@ -371,6 +394,32 @@ BAD: dict[str, tuple[str, Spoil, str, str]] = {
     "a pose that does not turn": ("nsvf", text("pose/0_0001.txt", "1 0 0 0\n" * 4), "pose/0_0001.txt", "last row"),
     "intrinsics of words": ("nsvf", text("intrinsics.txt", "focal 3"), "intrinsics.txt", "expected numbers"),
     "skewed pixels": ("nsvf", text("intrinsics.txt", "9 1 3\n0 9 3\n0 0 1"), "intrinsics.txt", "skewed pixels"),
+    "no focal length up": (
+        "nsvf",
+        text("intrinsics.txt", "9 0 3\n0 0 3\n0 0 1"),
+        "intrinsics.txt",
+        "focal lengths, got 9.0, 0.0",
+    ),
+    "a pose without a place": ("nsvf", text("pose/0_0001.txt", "1 0 0\n0 1 0\n0 0 1"), "pose/0_0001.txt", "4 rows of 4"),
+    "bounds that cross in a row": ("llff", row(_15=9.0), "poses_bounds.npy", "row 2: bounds: expected near < far, got 9"),
+    "a camera twice": (
+        "colmap text",
+        text("sparse/0/cameras.txt", "7 PINHOLE 9 9 9 9 4 4\n7 PINHOLE 9 9 5 5 4 4\n"),
+        "sparse/0/cameras.txt",
+        "camera 7 is there twice",
+    ),
+    "points of some photos alone": (
+        "colmap text",
+        without(lambda line: not line.strip(), "sparse/0/images.txt"),
+        "sparse/0/images.txt",
+        "there is another photo",
+    ),
+    "lists of other names": (
+        "colmap text",
+        lambda folder: [(folder / f"{split}.txt").write_text("x.png\n") for split in ("train", "test")],
+        "sparse/0",
+        "train.txt names none of its photos",
+    ),
     "a box that is none": ("nsvf", text("bbox.txt", "1 1 1 0 0 0"), "bbox.txt", "the lowest and the highest corner"),
     "bounds that are none": ("nsvf", text("near_and_far.txt", "6 2"), "near_and_far.txt", "expected two distances"),
     "no photos of the poses": ("nsvf", lambda f: (f / "rgb").rename(f / "other"), "pose", "no pose has a photo in rgb"),

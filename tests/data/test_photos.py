@@ -222,6 +222,49 @@ def test_masks_are_averaged_with_their_photos(tmp_path: Path) -> None:
     np.testing.assert_allclose(view.weight, blocks, atol=0.6)
 
 
+@pytest.mark.parametrize(("mode", "name"), [("1", "bits"), ("P", "palette"), ("L", "gray"), ("LA", "alpha")])
+def test_photos_of_few_colours_are_read(tmp_path: Path, mode: str, name: str) -> None:
+    photo = PIL.Image.fromarray(np.where(soft_mask() > 100, 255, 0).astype(np.uint8))
+    (view,) = views(dataset(tmp_path / name, [photo.convert(mode)]))
+    np.testing.assert_array_equal(view.image[..., 0], np.asarray(photo))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_a_file_of_several_pictures_is_no_photo_and_no_mask(tmp_path: Path, kind: str, is_mask: bool) -> None:
+    folder = masked_dataset(tmp_path, soft_mask())
+    first, *others = (PIL.Image.fromarray(random_photo(i)) for i in range(3))
+    name = "masks/0.png" if is_mask else "0.png"
+    first.save(folder / name, kind, save_all=True, append_images=others)
+    with pytest.raises(SceneError, match=f"{name}: holds several pictures"):
+        views(folder)
+
+
+def test_a_phones_second_picture_is_passed_over(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, [PIL.Image.fromarray(random_photo())])
+    PIL.Image.fromarray(random_photo()).save(
+        folder / "0.png", "MPO", save_all=True, append_images=[PIL.Image.new("RGB", (4, 3))]
+    )
+    assert len(views(folder)) == 1
+
+
+@pytest.mark.parametrize("level", [0, 1, 60])
+def test_masks_that_keep_nothing_are_refused_by_their_brightest_pixel(tmp_path: Path, level: int) -> None:
+    mask = (soft_mask() > 0).astype(np.uint8) * level
+    with pytest.raises(SceneError, match=f"masks/0.png: keeps nothing: its brightest pixel is {level} of 255"):
+        views(masked_dataset(tmp_path / "a", mask))
+    with pytest.raises(SceneError, match="keeps nothing"):
+        views(masked_dataset(tmp_path / "b", 255 - mask), Masks(is_inverted=True))
+
+
+def test_a_mask_of_another_shape_and_one_that_is_the_photo_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"masks/0.png: is 24x8, and its photo is 12x8"):
+        views(masked_dataset(tmp_path / "a", soft_mask(2 * WIDTH, HEIGHT)))
+    folder = dataset(tmp_path / "b", [PIL.Image.fromarray(random_photo())])
+    with pytest.raises(SceneError, match=r"0.png: is the photo itself"):
+        views(folder, Masks(folder=folder))
+
+
 def test_a_mask_of_another_size_is_brought_to_its_photo(tmp_path: Path) -> None:
     (view, *_) = views(masked_dataset(tmp_path, soft_mask(4 * WIDTH, 4 * HEIGHT)))
     assert view.opacity is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,15 @@ def test_the_same_keys_are_read_in_blenders_layout(tmp_path: Path) -> None:
         ("from_mitsuba", True),
         ("coordinate_system", "opencv"),
         ("latlong", True),
+        ("width", 8),
+        ("K", [[10, 0, 4], [0, 10, 3], [0, 0, 1]]),
+        ("ftheta_p0", 0.1),
+        ("split", "test"),
+        ("is_bad", True),
+        ("cam2world", [[1.0]]),
+        ("roll", 5.0),
+        ("is_fisheye", "false"),
+        ("fl_y", 0),
     ],
 )
 @pytest.mark.parametrize("is_of_frames", [False, True])
@@ -135,7 +145,51 @@ def test_a_key_that_could_change_the_picture_is_refused_by_name(
 ) -> None:
     tree = tree_of()
     (tree["frames"][3] if is_of_frames else tree)[key] = value
-    with pytest.raises(SceneError, match=("frame 3: .*" if is_of_frames else "") + key):
+    named = {"fl_y": "focal"}.get(key, key)
+    with pytest.raises(SceneError, match=("frame 3: .*" if is_of_frames else "") + named):
+        load_scene(write(tmp_path, tree))
+
+
+@pytest.mark.parametrize("side", ["w", "h"])
+def test_pixels_of_an_image_of_which_one_side_is_said_are_refused_and_angles_are_not(tmp_path: Path, side: str) -> None:
+    missing = "h" if side == "w" else "w"
+    with pytest.raises(SceneError, match=f"frame 0: {missing}: is missing, and "):
+        load_scene(write(tmp_path, tree_of(**{side: 2 * WIDTH})))
+    angle = tree_of(**{side: 2 * WIDTH, "fl_x": None, "camera_angle_x": 2 * math.atan(0.5)})
+    assert intrinsics(cameras(write(tmp_path, angle))[0]) == pytest.approx((8, 8, 4, 3))
+
+
+def test_a_key_that_comes_twice_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    write(tmp_path, tree_of())
+    for key, value in (("fl_x", "20"), ("frames", "[]"), ("transform_matrix", "[]")):
+        twice = json.dumps(tree_of()).replace(f'"{key}":', f'"{key}": {value}, "{key}":', 1)
+        (tmp_path / "transforms.json").write_text(twice)
+        with pytest.raises(SceneError, match=f"the key '{key}' comes twice in one object"):
+            load_scene(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"camera_angle_x": 0.1}, "an angle of view that differ"),
+        ({"fl_y": 10, "camera_angle_y": 2.5}, "an angle of view that differ"),
+        ({"cx": 500.0, "cy": 3.0}, "principal point outside"),
+        ({"cx": 4.0, "cy": -0.5}, "principal point outside"),
+        ({"camera_angle_x": 2 * math.atan(0.4), "cx": 0.0, "cy": 6.0}, ""),
+    ],
+)
+def test_what_does_not_go_together_is_said_once_for_all_photos(tmp_path: Path, keys: dict[str, Any], words: str) -> None:
+    remarks = load_scene(write(tmp_path, tree_of(**keys))).remarks
+    assert len(remarks) == bool(words) and all(
+        words in remark and remark.startswith(f"{N_PHOTOS} photos (") for remark in remarks
+    )
+
+
+def test_cameras_of_one_and_the_same_pose_are_told_so(tmp_path: Path) -> None:
+    tree = tree_of()
+    for frame in tree["frames"]:
+        frame["transform_matrix"] = pose_at(0)
+    with pytest.raises(SceneError, match="one and the same pose"):
         load_scene(write(tmp_path, tree))
 
 
@@ -221,6 +275,48 @@ def test_lists_of_names_are_the_split(tmp_path: Path) -> None:
     assert [len(scene.train), len(scene.test)] == [4, 2]
     scene = load_scene(write(tmp_path, tree_of(train_filenames=names[:4], val_filenames=names[4:6], test_filenames=names[7:8])))
     assert [view.name for view in scene.test] == ["images/0007"]
+
+
+def test_lists_may_spell_names_otherwise_and_hold_out_what_is_in_both(tmp_path: Path) -> None:
+    tree = tree_of()
+    names = [f"./{frame['file_path']}" for frame in tree["frames"]]
+    tree |= {"train_filenames": names[:8], "test_filenames": [name.replace("/", "\\") for name in names[6:8]]}
+    scene = load_scene(write(tmp_path, tree))
+    assert (len(scene.train), len(scene.test)) == (6, 2)
+    assert scene.remarks == (
+        "2 photos are in the lists of both splits, and held out: images/0006.jpg, images/0007.jpg",
+        "1 photos are in no list of a split, and not used",
+    )
+
+
+def test_lists_that_hold_out_all_or_name_nothing_are_refused_by_what_they_name(tmp_path: Path) -> None:
+    tree = tree_of()
+    names = [frame["file_path"] for frame in tree["frames"]]
+    with pytest.raises(SceneError, match="no photos to train on"):
+        load_scene(write(tmp_path, {**tree, "train_filenames": names[:3], "test_filenames": names[:3]}))
+    with pytest.raises(SceneError, match=r"no frame has a name of train_filenames, which begins with 'a.jpg'"):
+        load_scene(write(tmp_path, {**tree, "train_filenames": ["a.jpg"]}))
+
+
+def test_a_photo_that_is_listed_with_two_poses_is_told_of(tmp_path: Path) -> None:
+    tree = tree_of()
+    write(tmp_path, tree)
+    tree["frames"] += [{**tree["frames"][0], "transform_matrix": pose_at(0.5)}, dict(tree["frames"][1])]
+    assert load_scene(write(tmp_path, tree)).remarks == ("1 photos are listed with several poses: images/0000",)
+
+
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_names_are_found_however_their_accents_are_written_and_may_have_any_blank(tmp_path: Path, listed: str) -> None:
+    """macOS writes accents as signs of their own, and a narrow blank before AM and PM."""
+    tree = tree_of()
+    for i, frame in enumerate(tree["frames"]):
+        frame["file_path"] = unicodedata.normalize("NFD" if listed == "NFC" else "NFC", f"images/caf\u00e9 {i}\u202fPM.jpg")
+    write(tmp_path, tree)
+    for frame in tree["frames"]:
+        frame["file_path"] = unicodedata.normalize(listed, frame["file_path"])
+    (tmp_path / "transforms.json").write_text(json.dumps(tree))
+    scene = load_scene(tmp_path)
+    assert len(scene.train) == 7 and scene.remarks == ()
 
 
 def test_photos_that_are_listed_and_missing_are_skipped_with_a_remark(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.table import Table
+from rich.text import Text
 
 from vqrf.cli.dataset import PhotoFlags, Photos, flags_named
-from vqrf.cli.terminal import NO_LIMITS, LimitFlags, Writing, expect_writable, print_json, print_whole, say
+from vqrf.cli.terminal import NO_LIMITS, LimitFlags, Writing, expect_writable, print_json, print_whole, printable, say
 from vqrf.data.check import Check as Found
 from vqrf.data.check import check_scene, reprojection_errors
 from vqrf.data.colmap import list_observations
@@ -62,10 +63,10 @@ class Check:
             return
         table = Table(show_header=False, box=None)
         for name, value in in_words(facts).items():
-            table.add_row(name, value)
+            table.add_row(name, Text(printable(value)))
         print_whole(table)
         for warning in found.warnings:
-            print(f"odd: {warning}")
+            say(False, f"odd: {warning}")
         say(self.out is None, f"wrote {self.out}")
 
 

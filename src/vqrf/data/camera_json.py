@@ -31,6 +31,7 @@ MAX_JSON_VALUES = 4_000_000
 """Brackets and commas, which bound what Python makes of the text: 100 bytes each. 20,000 frames have 600,000."""
 
 FOCAL_KEYS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov")
+PIXEL_KEYS = ("fl_x", "fl_y", "cx", "cy")
 CAMERA_KEYS = (*FOCAL_KEYS, "cx", "cy", "w", "h", "camera_model", "is_fisheye")
 FLAT_MODELS = (None, "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV")
 FISHEYE_MODELS = ("OPENCV_FISHEYE", "FISHEYE", "SIMPLE_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
@@ -78,10 +79,12 @@ HARMLESS_KEYS = frozenset(
 SUSPECT = re.compile(
     r"dist|lens|shift|skew|focal|fov|fl_|fl$|fx|fy|^c[xy]|^[bkps]\d|camera|intrins|extrins|ax[ei]s|conven|coord|hand|pose|rot|"
     r"transf|matrix|scale|mask|alpha|premul|gamma|colou?r|white|black|background|bg|exposure|crop|flip|mirror|orient|time|model|"
-    r"type|proj|shutter|near|far|bound|box|unit|offset|cent|radius|fish|equi|pano|latlong|ortho|stereo|from_|w2c|c2w|opencv|opengl",
+    r"type|proj|shutter|near|far|bound|box|unit|offset|cent|radius|fish|equi|pano|latlong|ortho|stereo|from_|w2c|c2w|opencv|opengl|"
+    r"width|height|resol|^[hw]{2}f?$|^[fkrt]$|theta|hdr|linear|srgb|cam2|2cam|world|roll|tilt|zoom|invert|negat|"
+    r"split|train|test|valid|^val|skip|ignor|exclu|disab|bad",
     re.IGNORECASE,
 )
-"""What is in the names of keys that change pictures. Any other key is passed over with a remark."""
+"""What is in the names of keys that change pictures, or which photos there are. Any other key is passed over with a remark."""
 
 
 def read_json(path: Path) -> Tree:
@@ -93,7 +96,15 @@ def read_json(path: Path) -> Tree:
     Safe for untrusted input: bounded by `MAX_JSON_BYTES` and `MAX_JSON_VALUES`.
     """
     if not path.is_file():
-        raise SceneError(path, "there is no such file")
+        raise SceneError(path, "is a folder, expected JSON" if path.is_dir() else "there is no such file")
+
+    def expect_once(pairs: list[tuple[str, Any]]) -> Tree:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise SceneError(path, f"the key {twice[:WORDS_SHOWN]!a} comes twice in one object: which is meant is not clear")
+        return found
+
     try:
         data = read_file(path, MAX_JSON_BYTES)
     except OSError as error:
@@ -101,7 +112,9 @@ def read_json(path: Path) -> Tree:
     if (n := sum(map(data.count, (b"[", b"{", b",")))) > MAX_JSON_VALUES:
         raise SceneError(path, f"holds {n} values, the limit is {MAX_JSON_VALUES}")
     try:
-        tree = json.loads(data.decode("utf-8-sig"))
+        tree = json.loads(data.decode("utf-8-sig"), object_pairs_hook=expect_once)
+    except SceneError:
+        raise
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise SceneError(path, f"is not JSON: {error.msg}, {where}") from None
@@ -161,6 +174,13 @@ def size_of(tree: Tree, frame: Tree) -> tuple[int, int] | None:
     return (sides["w"], sides["h"]) if len(sides) == 2 else None
 
 
+def expect_whole_size(tree: Tree, frame: Tree) -> None:
+    """Refuse pixels that are of an image of which one side alone is said. Raises ValueError."""
+    said = {key for key in ("w", "h", *PIXEL_KEYS) if frame.get(key, tree.get(key)) is not None}
+    if len(said & {"w", "h"}) == 1 and not said.isdisjoint(PIXEL_KEYS):
+        raise ValueError(f"{'h' if 'w' in said else 'w'}: is missing, and {', '.join(sorted(said))} are there")
+
+
 def optics_of(tree: Tree, frame: Tree) -> Optics:
     """How the camera of a frame sees, by the frame's keys or else the tree's.
 
@@ -195,7 +215,9 @@ def lens_of(tree: Tree, frame: Tree) -> Lens | None:
       ValueError: the model is not known, or has no such number.
     """
     said = {key: frame.get(key, tree.get(key)) for key in ("camera_model", "is_fisheye")}
-    model, is_fisheye = said["camera_model"], bool(said["is_fisheye"])
+    model, is_fisheye = said["camera_model"], said["is_fisheye"]
+    if is_fisheye not in (None, True, False):  # which 0 and 1 are too
+        raise ValueError(f"is_fisheye: expected true or false, got {str(is_fisheye)[:WORDS_SHOWN]!a}")
     if model is not None and not isinstance(model, str):
         raise ValueError(f"camera_model: expected a name, got {str(model)[:WORDS_SHOWN]!a}")
     k1, k2, k3, k4, k5, k6, p1, p2 = (number(frame if key in frame else tree, key) or 0.0 for key in LENS_KEYS)

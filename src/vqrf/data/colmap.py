@@ -34,6 +34,7 @@ from vqrf.data.listing import (
     name_of,
     path_inside,
     photo_folders,
+    remark_of_lists,
     some_names,
 )
 from vqrf.files import read_file
@@ -82,6 +83,9 @@ SURE_VIEWS, SURE_ERROR, SURE_POINTS = 3, 2.0, 50
 
 MAX_MODEL_BYTES = 1 << 31
 
+Lists = dict[Split, list[str]]
+"""The names of photos by split, where a file lists them."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Photo:
@@ -110,9 +114,13 @@ def list_shots(folder: Path) -> Listing | None:
     if len(models) > 1:
         remarks.append(f"of {len(models)} models the one with the most photos is taken: {model.relative_to(folder)}")
     optics = _read_optics(folder, model)
-    shots, missing = _shots(folder, model, photos, optics)
+    lists = _read_lists(folder, model)
+    shots, missing = _shots(folder, model, photos, optics, lists)
+    if not shots and not missing:
+        raise SceneError(model, f"train.txt names none of its photos, which begin with {photos[0].name[:80]!a}")
     if not shots:
         raise SceneError(model, f"none of its photos is there: {some_names(missing)}")
+    remarks += remark_of_lists(*(lists.get(split, ()) for split in ("train", "test")))
     if missing:
         remarks.append(f"{len(missing)} photos of the model are not there: {some_names(missing)}")
     points, remark = _read_points(folder, model)
@@ -141,20 +149,22 @@ def _file(model: Path, name: str) -> Path | None:
     return next((file for ending in ("bin", "txt") if (file := model / f"{name}.{ending}").is_file()), None)
 
 
-def _shots(folder: Path, model: Path, photos: list[_Photo], optics: dict[int, Optics]) -> tuple[list[Shot], list[str]]:
+def _shots(
+    folder: Path, model: Path, photos: list[_Photo], optics: dict[int, Optics], lists: Lists
+) -> tuple[list[Shot], list[str]]:
     """The shots in the order of their names, and the names of photos that are not there."""
     folders = photo_folders(_base(folder, model), folder)
-    splits = _read_splits(folder, model)
+    splits = {name: split for split, names in lists.items() for name in names}
     shots, missing = [], []
     photos = sorted(photos, key=lambda photo: photo.name)
     listed = [_files_of(model, folders, photo.name) for photo in photos]
     for photo, files in zip(photos, listed, strict=True):
         if photo.camera not in optics:
             raise SceneError(model, f"photo {photo.name[:80]!a}: there is no camera {photo.camera}")
-        split = splits.get(photo.name, splits.get(Path(photo.name).stem))
+        split = next((splits[name] for name in _spellings(photo.name) if name in splits), None)
         if not files:
             missing.append(photo.name)
-        elif not splits or "train" not in splits.values() or split:
+        elif split or not lists.get("train"):
             name = name_of(model, path_inside(model, photo.name))
             mask = find_mask(_base(folder, model) / "masks", photo.name)
             shots.append(Shot(files[0], name, photo.pose, optics[photo.camera], split, tuple(files[1:]), mask))
@@ -226,16 +236,21 @@ def _files_of(model: Path, folders: list[Path], name: str) -> list[Path]:
         raise SceneError(model, str(error)) from None
 
 
-def _read_splits(folder: Path, model: Path) -> dict[str, Split]:
-    """The split of each name that a list mentions."""
-    splits: dict[str, Split] = {}
+def _spellings(name: str) -> tuple[str, ...]:
+    """What lists of names may call a photo."""
+    return name, Path(name).stem, f"images/{name}", f"./images/{name}", f"./{name}"
+
+
+def _read_lists(folder: Path, model: Path) -> Lists:
+    """The names that each list mentions; a later split has what is in both."""
+    lists: Lists = {}
     for split in ("train", "test"):
         for place in (model, folder):
             file = place / f"{split}.txt"
             if file.is_file():
-                splits |= dict.fromkeys(filter(None, map(str.strip, _lines(expect_inside(folder, file)))), split)
+                lists[split] = list(filter(None, map(str.strip, _lines(expect_inside(folder, file)))))
                 break
-    return splits
+    return lists
 
 
 # ------------------------------------------------------------------------------------------------------- the three files
@@ -291,7 +306,7 @@ def _read(folder: Path, file: Path) -> bytes:
 
 def _lines(file: Path) -> list[str]:
     """The lines of a text, without comments."""
-    text = _read(file.parent, file).decode("utf-8", "replace")
+    text = _read(file.parent, file).decode("utf-8-sig", "replace")
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
@@ -300,7 +315,12 @@ def _read_optics(folder: Path, model: Path) -> dict[int, Optics]:
     assert file is not None
     try:
         rows = _camera_rows(file, _read(folder, file)) if file.suffix == ".bin" else _camera_lines(file)
-        return {int(number): _optics(name, (int(width), int(height)), numbers) for number, name, width, height, numbers in rows}
+        found: dict[int, Optics] = {}
+        for number, name, width, height, numbers in rows:
+            if number in found:
+                raise ValueError(f"camera {number:.0f} is there twice: which is meant is not clear")
+            found[int(number)] = _optics(name, (int(width), int(height)), numbers)
+        return found
     except SceneError:
         raise
     except (ValueError, IndexError, OverflowError) as error:
@@ -370,8 +390,15 @@ def _photo_rows(file: Path, data: bytes) -> Iterator[_Photo]:
 
 
 def _photo_lines(file: Path) -> Iterator[_Photo]:
-    """Every photo has two lines, of which the second, its points, may be empty."""
+    """Every photo has two lines, of which the second, its points, may be empty.
+
+    Where none has any, and no empty line either, as other programs write it, every line is a photo.
+    """
     lines = _lines(file)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if all(map(_is_photo, lines)):
+        lines = [part for line in lines for part in (line, "")]
     expect_few(file, len(lines) // 2)
     for i, line in enumerate(lines[::2]):
         words = line.split(maxsplit=9)
@@ -379,9 +406,22 @@ def _photo_lines(file: Path) -> Iterator[_Photo]:
             return
         if len(words) < 10:
             raise ValueError(f"photo {i}: expected a number, a quaternion, a translation, a camera and a name")
-        seen = _seen(lines[2 * i + 1] if 2 * i + 1 < len(lines) else "")
+        below = lines[2 * i + 1] if 2 * i + 1 < len(lines) else ""
+        if _is_photo(below):
+            raise ValueError(f"photo {i}: expected a line of points below it, which may be empty, and there is another photo")
+        seen = _seen(below)
         view, camera = tuple(map(float, words[1:8])), int(words[8])
         yield _photo(words[9].strip(), view, camera, i, seen[:, :2], seen[:, 2].astype(np.int64))
+
+
+def _is_photo(line: str) -> bool:
+    """Whether a line ends in a name, which no line of points does."""
+    words = line.split(maxsplit=9)
+    try:
+        float(words[9].split()[0])
+    except (ValueError, IndexError):
+        return len(words) == 10
+    return False
 
 
 def _seen(line: str) -> Float64:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vqrf.data.listing import Color, SceneError
+from vqrf.data.listing import SAME_ASPECT, Color, SceneError
 from vqrf.geometry import Float32
 
 Bytes = NDArray[np.uint8]
@@ -29,8 +29,8 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 """Of which an older Pillow has no AVIF, and none has HEIF by itself."""
 
 HEIC_ENDINGS = (".heic", ".heif")
-IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P")
-"""Of 8 bits. Pillow gives colours of 16 bits as RGB and RGBA, by their upper bytes."""
+IMAGE_MODES = ("RGB", "RGBA", "L", "LA", "P", "1")
+"""Of 8 bits or fewer. Pillow gives colours of 16 bits as RGB and RGBA, by their upper bytes."""
 
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Gray of 16 bits."""
@@ -76,6 +76,9 @@ def bombs_refused() -> Iterator[None]:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
+
+ONE_PICTURE = ("PNG", "WEBP", "TIFF", "AVIF")
+"""Formats of which a file with several pictures is a film, or pages. After a phone's JPEG and HEIF there are small copies."""
 
 MANY_PIXELS, MOST_PIXELS_OF_BYTE = 1 << 24, 2048
 """A file with more of both is a bomb: a byte of deflate becomes 1032 at most, and of a photo some twenty."""
@@ -152,7 +155,7 @@ def read_mask(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Byt
       orientation: by which the photo was turned; the mask is turned too, unless it has the turned photo's shape already.
 
     Raises:
-      SceneError: it cannot be read.
+      SceneError: it cannot be read, or is of another shape than the photo.
 
     Safe for untrusted input inside of `bombs_refused`.
     """
@@ -162,6 +165,8 @@ def read_mask(path: Path, size: tuple[int, int], *, orientation: int = 1) -> Byt
         has_turned_shape = orientation in SIDEWAYS and (gray.width > gray.height) == (size[0] > size[1])
         if orientation != 1 and not has_turned_shape:
             gray = gray.transpose(TURNS[orientation])
+        if not 1 / SAME_ASPECT < (gray.width * size[1]) / (gray.height * size[0]) < SAME_ASPECT:
+            raise SceneError(path, f"is {gray.width}x{gray.height}, and its photo is {size[0]}x{size[1]}")
         if gray.size != size:
             gray = gray.resize(size, Image.Resampling.BOX)
         return np.asarray(gray, np.uint8)
@@ -248,7 +253,7 @@ def _read_pixels(path: Path, orientation: int) -> Bytes:
         if image.mode not in WIDE_MODES:
             if image.mode not in IMAGE_MODES:
                 raise SceneError(path, f"expected rgb or gray, with or without alpha, got mode {image.mode}: convert it to PNG")
-            is_opaque = image.mode in ("RGB", "L") and "transparency" not in image.info
+            is_opaque = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
             turned = image if orientation == 1 else image.transpose(TURNS[orientation])
             return np.asarray(turned.convert("RGB" if is_opaque else "RGBA"), np.uint8)
         gray = Image.fromarray(_eight_bits(path, image))
@@ -262,7 +267,7 @@ def _eight_bits(path: Path, image: Image.Image) -> Bytes:
         if levels.min(initial=0) < 0 or levels.max(initial=0) > 65535:
             raise SceneError(path, f"has values beyond 16 bits in mode {image.mode}: convert it to PNG")
         return ((levels * 255 + 32767) // 65535).astype(np.uint8)
-    if image.mode not in (*IMAGE_MODES, "1"):
+    if image.mode not in IMAGE_MODES:
         raise SceneError(path, f"expected rgb or gray, got mode {image.mode}: convert it to PNG")
     return np.asarray(image.convert("RGB"), np.uint8)
 
@@ -281,6 +286,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         Image.init()
         with Image.open(path, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as image:
+            if image.format in ONE_PICTURE and getattr(image, "is_animated", False):
+                raise SceneError(path, "holds several pictures, expected one")
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise SceneError(path, "has more pixels than an image may have") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ MAX_DISTANCE = 1e12
 SAME_ASPECT = 1.02
 """How far the aspect of a file may be from that of its camera: small copies of photos are rounded to whole pixels."""
 
+SAME_FOCAL = 1.02
+"""How far a focal length may be from that of an angle that is said too: angles are written with four digits."""
+
 MIN_ANGLE = 1e-6
 """Radians that the narrowest lens sees: a telescope's."""
 
@@ -47,6 +51,10 @@ OTHER_FOLDERS = ("rgb", "input", "image", "imgs", "img", "photos", "frames")
 """Names of a folder of photos besides `images`."""
 
 COLORS: dict[str, Color] = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+
+NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, halves of characters and line breaks. Blanks of any width are in names, and signs
+that are newer than this Python."""
 
 WORDS_SHOWN = 80
 """Characters of a name that an error message shows."""
@@ -105,14 +113,41 @@ class Optics:
             return Camera(pose, size[0] / math.tau, size[1] / math.pi, size[0] / 2, size[1] / 2, *size, self.lens)
         fx, fy = _focal(self.fx, self.angle_x, said[0]), _focal(self.fy, self.angle_y, said[1])
         cx, cy = (side / 2 if at is None else at for at, side in zip((self.cx, self.cy), said, strict=True))
-        camera = Camera(pose, fx or fy or 0.0, fy or fx or 0.0, cx, cy, *said, self.lens)
+        camera = Camera(pose, _either(fx, fy), _either(fy, fx), cx, cy, *said, self.lens)
         return camera if said == size else camera.resized(*size)
+
+    def doubts(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """What does not go together in the camera of an image file of this width and height, for the user."""
+        said = self.size or size
+        if self.lens is not None:
+            return ()
+        found = []
+        pairs = ((self.fx, self.angle_x, said[0]), (self.fy, self.angle_y, said[1]))
+        if any(
+            focal is not None and angle is not None and not 1 / SAME_FOCAL < _focal_of(angle, side) / focal < SAME_FOCAL
+            for focal, angle, side in pairs
+        ):
+            found.append("have a focal length in pixels and an angle of view that differ: the pixels are taken")
+        centre = (self.cx, said[0]), (self.cy, said[1])
+        if any(at is not None and not 0 <= at <= side for at, side in centre):
+            found.append("have their principal point outside of the image: it may be of photos of another size")
+        return tuple(found)
 
 
 def _focal(pixels: float | None, angle: float | None, side: int) -> float | None:
     if pixels is not None or angle is None:
         return pixels
+    return _focal_of(angle, side)
+
+
+def _focal_of(angle: float, side: int) -> float:
     return side / 2 / math.tan(angle / 2)
+
+
+def _either(focal: float | None, other: float | None) -> float:
+    """A focal length, or that of the other axis where it is not said; a 0 that is said is one."""
+    said = other if focal is None else focal
+    return 0.0 if said is None else said
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +212,7 @@ def path_inside(folder: Path, name: str, what: str = "file_path") -> Path:
 
     Safe for untrusted input.
     """
-    if not name or not name.isprintable():  # a zero byte, half a surrogate, a line break in the error message
+    if not name or any(unicodedata.category(character) in NOT_IN_NAMES for character in name):
         raise ValueError(f"{what} {name[:WORDS_SHOWN]!a} is no name of a file")
     inside = Path(os.path.normpath(name.replace("\\", "/")))
     if inside.is_absolute() or os.pardir in inside.parts or inside.drive or name[1:2] == ":":
@@ -197,13 +232,15 @@ def expect_inside(folder: Path, file: Path) -> Path:
 
 
 def find_photo(file: Path) -> Path | None:
-    """The photo that a listing means by a path whose ending may be missing, or another one than the file's."""
-    if file.is_file():
-        return file
-    bare = file.with_suffix("") if file.suffix.lower() in PHOTO_ENDINGS else file
-    for ending in PHOTO_ENDINGS:
-        for spelling in (ending, ending.upper()):
-            if (other := bare.with_name(bare.name + spelling)).is_file():
+    """The photo that a listing means by a path whose ending may be missing, or another one than the file's.
+
+    Accents may be written otherwise than in the listing, too: as signs of their own, as macOS and its archives have them.
+    """
+    bare = file.stem if file.suffix.lower() in PHOTO_ENDINGS else file.name
+    endings = (spelling for ending in PHOTO_ENDINGS for spelling in (ending, ending.upper()))
+    for name in (file.name, *(bare + ending for ending in endings)):
+        for spelt in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
+            if (other := file.with_name(spelt)).is_file():
                 return other
     return None
 
@@ -232,6 +269,12 @@ def name_of(folder: Path, file: Path) -> str:
     """The view's name: its path in the dataset without the ending."""
     inside = file.relative_to(folder)
     return (inside.with_suffix("") if inside.suffix.lower() in PHOTO_ENDINGS else inside).as_posix()
+
+
+def remark_of_lists(train: Iterable[str], held_out: Iterable[str]) -> tuple[str, ...]:
+    """What to say of names that are in the list of what to train on, and in that of what to hold out."""
+    both = sorted(set(train) & set(held_out))
+    return (f"{len(both)} photos are in the lists of both splits, and held out: {some_names(both)}",) if both else ()
 
 
 def expect_few(path: Path, n_shots: int) -> None:

@@ -111,6 +111,10 @@ def _camera(row: Float64) -> tuple[Float64, Optics]:
 
 def _bounds(path: Path, rows: Float64) -> tuple[float, float]:
     near, far = float(rows[:, 15].min()), float(rows[:, 16].max())
+    crossed = np.flatnonzero(~(rows[:, 15] < rows[:, 16]))
+    if len(crossed) and near < far:
+        row = rows[crossed[0]]
+        raise SceneError(path, f"row {crossed[0]}: bounds: expected near < far, got {row[15]:g} and {row[16]:g}")
     if not 0 <= near < far < MAX_DISTANCE:
         raise SceneError(path, f"bounds: expected 0 <= near < far, got {near:g} and {far:g}")
     return NEAR_MARGIN * near, FAR_MARGIN * far

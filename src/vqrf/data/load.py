@@ -83,7 +83,8 @@ def load_scene(
         raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
     listing = _turned(list_photos(Path(path)), options.axes)
     transparent = _behind_transparent(listing, background)
-    shots, hold_out = split_shots(_named_apart(listing.shots), options.hold_out)
+    named, twice = _named_apart(listing.shots)
+    shots, hold_out = split_shots(named, options.hold_out)
     with bombs_refused():
         wanted = {
             split: [shot for shot in shots if shot.split == split][:: every if split == "test" else 1] for split in splits
@@ -112,7 +113,7 @@ def load_scene(
         source=found.source,
         space=found.space,
         masked=next((task.mask_mean for of_split in tasks.values() for task in of_split if task.mask_mean), ""),
-        remarks=(*listing.remarks, *remarks_of(every_task), *remarks),
+        remarks=(*listing.remarks, *twice, *remarks_of(every_task), *remarks),
         contrast=behind.contrast,
     )
 
@@ -177,11 +178,19 @@ def _contents(folder: Path) -> str:
     return some_names(names) if names else "nothing"
 
 
-def _named_apart(shots: Sequence[Shot]) -> tuple[Shot, ...]:
-    """The shots with names of their own: one that is listed twice, or twice with different endings, gets a number."""
+def _named_apart(shots: Sequence[Shot]) -> tuple[tuple[Shot, ...], tuple[str, ...]]:
+    """The shots with names of their own: one that is listed twice, or twice with different endings, gets a number.
+
+    Returns:
+      The shots, and what to say of files that are listed with several poses.
+    """
     seen: dict[str, int] = {}
     apart = []
     for shot in shots:
         seen[shot.name] = n = seen.get(shot.name, 0) + 1
         apart.append(shot if n == 1 else replace(shot, name=f"{shot.name}~{n}"))
-    return tuple(apart)
+    poses: dict[Path, set[bytes]] = {}
+    for shot in shots:
+        poses.setdefault(shot.file, set()).add(shot.pose.tobytes())
+    moved = [shot.name for shot in {shot.file: shot for shot in shots}.values() if len(poses[shot.file]) > 1]
+    return tuple(apart), (f"{len(moved)} photos are listed with several poses: {some_names(moved)}",) if moved else ()

@@ -87,10 +87,10 @@ def _read_numbers(folder: Path, path: Path) -> list[list[float]]:
     return [line for line in lines if line]
 
 
-def _read_matrix(folder: Path, path: Path) -> Float64 | None:
-    """[4,4] float64 of a text of 3 or 4 rows, None where it has another shape."""
+def _read_matrix(folder: Path, path: Path, widths: tuple[int, ...] = (3, 4)) -> Float64 | None:
+    """[4,4] float64 of a text of 3 or 4 rows of as many numbers as one of `widths`, None where it has another shape."""
     lines = _read_numbers(folder, path)
-    if len(lines) not in (3, 4) or {len(line) for line in lines} not in ({3}, {4}):
+    if len(lines) not in (3, 4) or {len(line) for line in lines} not in [{width} for width in widths]:
         return None
     matrix = np.eye(4)
     matrix[: len(lines), : len(lines[0])] = lines
@@ -98,7 +98,7 @@ def _read_matrix(folder: Path, path: Path) -> Float64 | None:
 
 
 def _read_pose(folder: Path, path: Path) -> Float64:
-    matrix = _read_matrix(folder, path)
+    matrix = _read_matrix(folder, path, widths=(4,))
     if matrix is None:
         raise SceneError(path, "expected 4 rows of 4 numbers")
     try:

@@ -32,6 +32,9 @@ DECODE_BUDGET = 1 << 30
 MASKS_LOOKED_AT = 8
 """Of all masks, how many are asked what they mean."""
 
+KEPT_LEVEL = 128
+"""From which on a pixel of a mask is white, of 255. Some programs write 1 for white."""
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -58,7 +61,7 @@ class Task:
       orientation: of EXIF, by which it is turned; 1: not at all.
       n: pixels on a side that are averaged to one.
       downscale: by how much it is smaller then than the largest copy of it.
-      doubt: what the user should know of it.
+      doubts: what the user should know of it.
       mask_mean: see `Masks`.
     """
 
@@ -69,7 +72,7 @@ class Task:
     n: int
     downscale: int
     camera: Camera
-    doubt: str | None
+    doubts: tuple[str, ...]
     mask: Path | None = None
     mask_mean: Literal["", "background", "ignored"] = ""
     is_inverted: bool = False
@@ -103,7 +106,7 @@ def _task(listing: Listing, shot: Shot, copy: int, shrunk: int, downscale: int |
     """`copy` is which of the shot's files to read, `shrunk` by how much it was averaged down already."""
     file = (shot.file, *shot.smaller)[copy]
     head = read_head(expect_inside(listing.folder, file))
-    orientation, doubt = _turn(head, shot.optics.size)
+    orientation, doubts = _turn(head, shot.optics.size)
     size = head.turned_size if orientation != 1 else head.size
     n = min(max(max(size) // side, 1), *size) if downscale is None and side is not None else (downscale or 1) // shrunk
     if min(size) < n:
@@ -112,32 +115,34 @@ def _task(listing: Listing, shot: Shot, copy: int, shrunk: int, downscale: int |
         camera = shot.optics.camera(shot.pose, size).averaged(n)
     except ValueError as error:
         raise SceneError(file, str(error)) from None
-    return Task(file, shot.name, size, orientation, n, n * shrunk, camera, doubt, shot.mask)
+    return Task(file, shot.name, size, orientation, n, n * shrunk, camera, (*doubts, *shot.optics.doubts(size)), shot.mask)
 
 
-def _turn(head: Head, said: tuple[int, int] | None) -> tuple[int, str | None]:
+def _turn(head: Head, said: tuple[int, int] | None) -> tuple[int, tuple[str, ...]]:
     """By which orientation to turn a photo, and what is doubtful about it.
 
     The size that a dataset says tells whether its cameras are those of the photo as it is stored, or as viewers turn it. Where
     it does not tell, photos are taken as they are stored, as COLMAP, nerfstudio and instant-ngp take them.
     """
     if head.orientation == 1:
-        return 1, None
+        return 1, ()
     stored, turned = head.size, head.turned_size
     if said is not None and stored != turned and (said[0] > said[1]) == (turned[0] > turned[1]) != (stored[0] > stored[1]):
-        return head.orientation, None
+        return head.orientation, ()
     if said is not None and stored[0] != stored[1] and stored != turned and said[0] != said[1]:
-        return 1, None
-    return (
-        1,
+        return 1, ()
+    return 1, (
         "say by EXIF that they are to be turned; taken as they are stored, as the dataset does not say whether its cameras are",
     )
 
 
 def remarks_of(tasks: Iterable[Task]) -> tuple[str, ...]:
     """What the user should know of the photos."""
-    doubtful = [task for task in tasks if task.doubt is not None]
-    return (f"{len(doubtful)} photos ({some_names(task.name for task in doubtful)}) {doubtful[0].doubt}",) if doubtful else ()
+    doubtful: dict[str, list[str]] = {}
+    for task in tasks:
+        for doubt in task.doubts:
+            doubtful.setdefault(doubt, []).append(task.name)
+    return tuple(f"{len(names)} photos ({some_names(names)}) {doubt}" for doubt, names in doubtful.items())
 
 
 def expect_room_for(listing: Listing, tasks: Sequence[Task], max_bytes: int | None) -> None:
@@ -163,9 +168,13 @@ def with_masks(listing: Listing, tasks: dict[str, list[Task]], masks: Masks) -> 
         if masks.folder is not None and n_tasks:
             raise SceneError(masks.folder, "has no mask of any photo: expected NAME.png, or the photo's own name")
         return tasks, ()
+    some = [_read_mask(replace(task, is_inverted=masks.is_inverted)) for task in found[:: -(-len(found) // MASKS_LOOKED_AT)]]
+    if (brightest := max(int(mask.max()) for mask in some)) < KEPT_LEVEL:
+        said = f"keeps nothing: its brightest pixel is {brightest} of 255, as of others; white marks what to keep"
+        raise SceneError(found[0].mask or listing.folder, f"{said} (--masks-inverted: black does)")
     mean, why = masks.mean, "as asked for"
     if mean is None:
-        share = float(np.mean([_kept_border(task, masks) for task in found[:: -(-len(found) // MASKS_LOOKED_AT)]]))
+        share = float(np.mean([_kept_border(mask) for mask in some]))
         mean = "ignored" if share > 0.5 else "background"
         why = f"as they keep {100 * share:.0f} % of the photos' borders"
     settled = {
@@ -184,12 +193,13 @@ def _with_mask(listing: Listing, task: Task, masks: Masks) -> Task:
         return task
     names = (str(task.file.relative_to(listing.folder)), task.file.name)
     found = next((mask for name in names if (mask := find_mask(masks.folder, name)) is not None), None)
+    if found is not None and found.samefile(task.file):
+        raise SceneError(found, "is the photo itself, and no mask of it")
     return replace(task, mask=found)
 
 
-def _kept_border(task: Task, masks: Masks) -> float:
+def _kept_border(mask: Bytes) -> float:
     """How much of the photo's border a mask keeps, 0..1."""
-    mask = _read_mask(replace(task, is_inverted=masks.is_inverted))
     return float(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() / 255)
 
 

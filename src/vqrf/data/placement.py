@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrf.data.listing import Box, Listing
+from vqrf.data.listing import MAX_DISTANCE, Box, Listing
 from vqrf.geometry import Camera, Float64
 
 Axes = Literal["opengl", "opencv"]
@@ -92,13 +92,17 @@ class Wishes:
     space: SpaceName | None = None
 
     def __post_init__(self) -> None:
-        near, far = self.near or 0.0, np.inf if self.far is None else self.far
-        if not 0 <= near < far:
-            raise ValueError(f"near and far: expected 0 <= near < far, got {self.near} and {self.far}")
+        near, far = self.near or 0.0, MAX_DISTANCE if self.far is None else self.far
+        if not 0 <= near < far <= MAX_DISTANCE or far < 1 / MAX_DISTANCE:
+            limit = f"0 <= near < far <= {MAX_DISTANCE:g}, and far above {1 / MAX_DISTANCE:g}"
+            raise ValueError(f"near and far: expected {limit}, got {self.near} and {self.far}")
         if self.box is not None and (
-            len(self.box) != 6 or not all(a < b for a, b in zip(self.box[:3], self.box[3:], strict=True))
+            len(self.box) != 6
+            or not all(b - a > 1 / MAX_DISTANCE for a, b in zip(self.box[:3], self.box[3:], strict=True))
+            or not max(map(abs, self.box)) <= MAX_DISTANCE
         ):
-            raise ValueError(f"box: expected the lowest and the highest corner, got {self.box}")
+            limit = f"expected the lowest and the highest corner, within {MAX_DISTANCE:g} of 0"
+            raise ValueError(f"box: {limit}, got {' '.join(map(str, self.box))}")
         if self.up is not None and not 1e-6 < float(np.linalg.norm(self.up)) < np.inf:
             raise ValueError(f"up: expected a direction, got {self.up}")
 
@@ -240,6 +244,8 @@ def fault_of(cameras: Sequence[Camera]) -> str | None:
         )
     inverse = np.linalg.inv(poses).astype(np.float64)
     reach = float(np.ptp(poses[:, :3, 3], axis=0).max())
+    if not np.ptp(poses, axis=0).any():
+        return "all cameras have one and the same pose, from which nothing can be told of what is where"
     if reach < 1e-3 * float(np.abs(poses[:, :3, 3]).max()) or any(
         look_of(turned).is_at_one and look_of(turned).miss < MAX_MISS / 2 for turned in (inverse, inverse @ flip)
     ):

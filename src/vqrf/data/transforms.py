@@ -7,12 +7,14 @@ already; the world is the one that they are in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from vqrf.data.camera_json import (
     Tree,
     expect_known,
+    expect_whole_size,
     number,
     optics_of,
     pose_of,
@@ -21,6 +23,7 @@ from vqrf.data.camera_json import (
 )
 from vqrf.data.listing import (
     MAX_DISTANCE,
+    WORDS_SHOWN,
     Color,
     Listing,
     SceneError,
@@ -32,6 +35,7 @@ from vqrf.data.listing import (
     find_photo,
     name_of,
     path_inside,
+    remark_of_lists,
     some_names,
 )
 
@@ -53,22 +57,26 @@ def list_shots(folder: Path) -> Listing | None:
         return None
     tree = read_json(expect_inside(folder, path))
     unknown: list[str] = []
-    splits = _splits_of(path, tree)
+    splits, lists_train, remark = _splits_of(path, tree)
     shots, missing, n_unused = [], [], 0
     for i, frame in enumerate(frames_of(path, tree, unknown)):
         try:
             file = find_photo(path_inside(folder, frame["file_path"]))
-            if "train" in splits.values() and frame["file_path"] not in splits:
+            split = splits.get(_plain(frame["file_path"]))
+            if lists_train and split is None:
                 n_unused += 1
             elif file is None:
                 missing.append(frame["file_path"])
             else:
-                shots.append(shot_of(folder, tree, frame, file, splits.get(frame["file_path"])))
+                shots.append(shot_of(folder, tree, frame, file, split))
         except ValueError as error:
             raise at_frame(path, i, error) from None
+    if not shots and not missing:
+        first = next(iter(splits))[:WORDS_SHOWN]
+        raise SceneError(path, f"no frame has a name of train_filenames, which begins with {first!a}")
     if not shots:
         raise SceneError(path, f"none of the photos that it lists is there: {some_names(missing)}")
-    remarks = remark_of_keys(unknown)
+    remarks = (*remark_of_keys(unknown), *remark)
     if n_unused:
         remarks = (*remarks, f"{n_unused} photos are in no list of a split, and not used")
     if missing:
@@ -123,6 +131,7 @@ def at_frame(path: Path, i: int, error: ValueError) -> SceneError:
 
 def shot_of(folder: Path, tree: Tree, frame: Tree, file: Path, split: Split | None) -> Shot:
     """The shot of a frame. Raises ValueError."""
+    expect_whole_size(tree, frame)
     pose, optics = pose_of(frame.get("transform_matrix")), optics_of(tree, frame)
     return Shot(file, name_of(folder, file), pose, optics, split, mask=_mask_of(folder, frame))
 
@@ -165,13 +174,23 @@ def background_of(path: Path, tree: Tree) -> Color | None:
         raise SceneError(path, str(error)) from None
 
 
-def _splits_of(path: Path, tree: Tree) -> dict[str, Split]:
-    """The split of each `file_path` that a list of names mentions; val is taken for test where there is no test."""
-    lists = {}
+def _plain(name: str) -> str:
+    """A `file_path` as lists of names may have it otherwise: without `./`, with slashes."""
+    return os.path.normpath(name.replace("\\", "/"))
+
+
+def _splits_of(path: Path, tree: Tree) -> tuple[dict[str, Split], bool, tuple[str, ...]]:
+    """The split of each plain `file_path` that a list of names mentions; val is taken for test where there is no test.
+
+    Returns:
+      The splits, whether there is a list of what to train on, and what to say of the lists.
+    """
+    lists: dict[str, list[str]] = {}
     for split in ("train", "val", "test"):
         names = tree.get(f"{split}_filenames")
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise SceneError(path, f"{split}_filenames: expected a list of names")
-        lists[split] = names or []
+        lists[split] = [_plain(name) for name in names or []]
     held_out = lists["test"] or lists["val"]
-    return {**dict.fromkeys(lists["train"], "train"), **dict.fromkeys(held_out, "test")}
+    splits: dict[str, Split] = {**dict.fromkeys(lists["train"], "train"), **dict.fromkeys(held_out, "test")}
+    return splits, bool(lists["train"]), remark_of_lists(lists["train"], held_out)
