@@ -102,6 +102,9 @@ def test_fields_of_which_a_picture_takes_minutes_or_gigabytes_are_told_from_othe
     assert not is_soon(CODED, 1e-4, [])
     assert not is_soon(CODED, 0.002, [6, 128, 128, 3])
     assert is_soon(CODED, 0.005, [6, 8, 3]) and not is_soon(CODED, 0.005, [6, *[8] * 11, 3])
+    assert is_soon(CODED, 0.01, [6, *[16] * 5, 3]) and not is_soon(CODED, 0.01, [6, *[17] * 5, 3]), (
+        "17 units take as long as 32"
+    )
     for widths, is_own in (([6, 256, 3], True), ([6, 300, 3], False), ([6, *[8] * 10, 3], False), ([6, 3], False)):
         volume = expand(pyramid(CODED, 0.1, widths)).volume()
         assert not has_native() or (select().fault(volume) is None) == is_own

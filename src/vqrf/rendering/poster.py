@@ -46,8 +46,10 @@ TINY = 1e-30
 POSTER_SIDE = 192
 SAMPLE_WORK = 500
 """Products that take as long as a sample without its network, or as a layer besides its own products."""
-MAX_POSTER_WORK = 3.3e11
-"""Products, of some seconds. Ship, with a fifth of its cells, may need 3.1e11 by that, and needs a quarter."""
+TILE = 16
+"""Inputs, and outputs, of a layer that are multiplied at once: a narrow layer takes as long as a whole number of them."""
+MAX_POSTER_WORK = 3.6e11
+"""Products, of some seconds. Ship, with a fifth of its cells, may need 3.5e11 by that, and needs a quarter."""
 MAX_FIELD_BYTES = 1 << 30
 POSTER_BYTES = 3000
 """What a poster is to take; no more than `MAX_POSTER_BYTES`."""
@@ -147,8 +149,13 @@ def is_drawn_soon(field: RadianceField) -> bool:
     """
     lattice = field.lattice
     n_shaded = (lattice.longest_way / field.equation.step_world + 1) * float((field.volume().cells != 0).mean())
-    products = SAMPLE_WORK + sum(weight.size + SAMPLE_WORK for weight, _ in field.color_mlp)
+    products = SAMPLE_WORK + sum(_in_tiles(weight.shape) + SAMPLE_WORK for weight, _ in field.color_mlp)
     return (2 * POSTER_SIDE) ** 2 * n_shaded * products <= MAX_POSTER_WORK
+
+
+def _in_tiles(sides: tuple[int, ...]) -> int:
+    """Weights of a layer, each side of which is filled up to whole tiles."""
+    return math.prod(-(-side // TILE) * TILE for side in sides)
 
 
 def _bounds(field: RadianceField) -> Float64:
