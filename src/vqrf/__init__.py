@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from vqrf.codec.compressed import Compressed as Compressed
     from vqrf.codec.compressed import CompressedField as CompressedField
     from vqrf.codec.container import BitstreamError as BitstreamError
+    from vqrf.codec.planes import PlanesField as PlanesField
     from vqrf.codec.pyramid import PyramidField as PyramidField
     from vqrf.compression.compact import CompactPreset as CompactPreset
     from vqrf.compression.goal import Goal as Goal
@@ -53,6 +54,7 @@ _HOMES = {
     "Job": "compression.job",
     "Lattice": "geometry",
     "PaperPreset": "compression.paper",
+    "PlanesField": "codec.planes",
     "PyramidField": "codec.pyramid",
     "RadianceField": "fields.field",
     "Scene": "data.scene",

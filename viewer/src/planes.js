@@ -79,6 +79,10 @@ export function multiplyOut({ partition, shape, nCoded, channels, stacks, densit
   const values = stacks.map((levels, i) => addUp(stackSteps[i], levels))
   const numbers = stacks.map((levels) => numbersOf(levels[levels.length - 1]))
   const find = shadowsIn(shape)
+  // By channel, so that a sum stays in a register.
+  const rows = mix.length / channels
+  const byChannel = new Float64Array(mix.length).map((_, i) => mix[(i % rows) * channels + Math.floor(i / rows)])
+  const products = new Float64Array(rows)
   eachNode({ shape, there: partition }, (voxel, x, y, z) => {
     const at = find(x, y, z)
     let row = 0
@@ -88,8 +92,13 @@ export function multiplyOut({ partition, shape, nCoded, channels, stacks, densit
       for (let r = 0; r < width; r++) {
         const product = plane[from + r] * line[along + r]
         if (r < densities) density[voxel] += product
-        else for (let k = 0; k < channels; k++) features[voxel * channels + k] += product * mix[row++]
+        else products[row++] = product
       }
+    }
+    for (let k = 0, i = 0; k < channels; k++) {
+      let sum = 0
+      for (row = 0; row < rows; row++) sum += products[row] * byChannel[i++]
+      features[voxel * channels + k] = sum
     }
   })
   return { density, features }
