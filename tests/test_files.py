@@ -63,6 +63,17 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: 
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_write_keeps_who_may_read_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"first")
+    usual = path.stat().st_mode
+    path.chmod(0o600)
+    write_atomically(path, b"second")
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_atomically(tmp_path / "other", b"x")
+    assert (tmp_path / "other").stat().st_mode == usual
+
+
 def test_a_write_through_a_link_keeps_the_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     write_atomically(tmp_path / "link", b"data")

@@ -159,6 +159,8 @@ def _beside(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
     temporary, file = _begin(target)
     try:
         with file:
+            with contextlib.suppress(OSError):  # who may read it is as before; there is nothing to keep of a new file
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             yield temporary, file
             file.flush()
             os.fsync(file.fileno())

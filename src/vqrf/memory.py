@@ -33,7 +33,10 @@ CGROUPS = (
 )
 """Limit and use of a container, in the second and the first version of control groups."""
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+UNITS = {
+    **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
+    **{"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40},
+}
 MAX_SIZE = 1 << 62
 """Bytes: no file and no memory has more."""
 

@@ -94,6 +94,8 @@ def test_killed_between_a_file_and_its_row_it_makes_the_file_again(
         ("# cup", "names nothing"),
         ("cup\ngone", "line 2: there is no gone"),
         ("cup\n./cup", "line 2: expected another name"),
+        ("cup#2", "line 1: there is no cup#2"),
+        ("cup\nc\0p", "line 2: no file can have a null character"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused_before_anything_is_made(
@@ -104,6 +106,23 @@ def test_a_manifest_that_is_none_is_refused_before_anything_is_made(
     manifest.write_bytes(b"\xff\xfe")
     refuses("batch", manifest, "--out", tmp_path / "out", saying=("is no text",))
     assert not made and not (tmp_path / "out").exists()
+
+
+def test_names_may_hold_what_begins_a_comment_elsewhere_and_editors_may_mark_the_text(
+    manifest: Path, tmp_path: Path, made: list[str]
+) -> None:
+    (manifest.parent / "cup#2").mkdir()
+    (manifest.parent / "cup#2" / "photo.jpg").touch()
+    manifest.write_bytes(b"\xef\xbb\xbfcup\r\ncup#2 # the second\r\n")
+    succeeds("batch", manifest, "--out", tmp_path / "out")
+    assert made == ["cup", "cup#2"]
+
+
+@pytest.mark.parametrize("rows", [b"\xff\xfe", b"name," + b"x" * 200_000])
+def test_rows_that_are_damaged_are_told_of_by_their_file(manifest: Path, tmp_path: Path, made: list[str], rows: bytes) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / batch.ROWS_FILE).write_bytes(rows)
+    refuses("batch", manifest, "--out", tmp_path / "out", saying=(f"{batch.ROWS_FILE}: is no CSV",))
 
 
 @pytest.mark.slow

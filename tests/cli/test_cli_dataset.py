@@ -35,6 +35,8 @@ def test_a_dataset_is_not_written_over_something(data: Path, tmp_path: Path) -> 
     refuses("convert", data, tmp_path / "out", saying=("out", "--overwrite"))
     refuses("convert", data, data, "--overwrite", saying=("is the dataset itself",))
     refuses("convert", data, tmp_path / "no/where", saying=("there is no folder",))
+    for name in ("a.vqrf", "a.zip", "a.tar"):
+        refuses("convert", data, tmp_path / name, saying=("a dataset becomes a folder",))
     assert vqrf("convert", data, tmp_path / "out", "--overwrite").code == 0
 
 

@@ -274,6 +274,43 @@ def test_a_word_that_is_none_is_one_line_that_helps(words: tuple[str, ...], hint
     refuses(*words, saying=(hint,))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", ""),
+        ("export", "a.vqrf", ""),
+        ("train", "data", "--out", ""),
+        ("train", "data", "--out="),
+        ("info", "a", "--max-memory", ""),
+    ],
+)
+def test_an_empty_word_is_no_name_of_a_file(words: tuple[str, ...]) -> None:
+    """It would be the folder that one is in, as where a shell's variable is not set."""
+    refuses(*words, saying=("expected a name or a value, and it is empty",))
+
+
+def test_stopped_while_the_program_is_read_it_is_one_line(tmp_path: Path) -> None:
+    """A module that interrupts stands in the place of one that the command line imports."""
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    ended = run_program("info", "x", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOTS}")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (EXIT_INTERRUPTED, b"", b"vqrf: stopped\n")
+
+
+def test_parts_of_what_torchrun_says_do_not_make_a_worker(file: Path) -> None:
+    for wrong in ({}, {"RANK": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}):
+        environment = {"TORCHELASTIC_RUN_ID": "1", **wrong}
+        ended = run_program("render", file, "--out", "/nowhere/x", "--data", "/nowhere", **environment)
+        assert ended.returncode == EXIT_BAD_INPUT and b"/nowhere" in ended.stderr
+
+
+def test_no_thread_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Info, "run", fail)
+    refuses("info", file, saying=("--threads 1",))
+
+
 def test_an_error_is_json_where_the_result_would_be(file: Path) -> None:
     file.write_bytes(b"text")
     for words in (("info", file, "--json"), ("eval", file, "--data", file, "--json"), ("info", file, "--jsn", "--json")):

@@ -9,6 +9,7 @@ import pytest
 from test_cli import refuses, succeeds, vqrf
 from tiny import TINY, TINY_RATE, tiny_scene
 
+from vqrf.cli.make import ASKED_FILE
 from vqrf.cli.process import Process
 from vqrf.codec.bitstream import verify
 from vqrf.compression import presets
@@ -103,3 +104,11 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(data: Path, tmp_path: Pa
     for more in ((), ("--overwrite",)):
         refuses("make", data, "--out", tmp_path / "a.vqrf", *more, saying=("holds what this command did not make",))
     assert names(tmp_path / "a.work") == ["precious.txt"]
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_a_record_of_an_earlier_call_that_is_damaged_is_named(data: Path, tmp_path: Path, record: bytes) -> None:
+    (tmp_path / "a.work").mkdir()
+    (tmp_path / "a.work" / ASKED_FILE).write_bytes(record)
+    refuses("make", data, "--out", tmp_path / "a.vqrf", saying=(f"{ASKED_FILE}: is damaged; remove",))
+    assert names(tmp_path / "a.work") == [ASKED_FILE]

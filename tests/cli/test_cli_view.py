@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import threading
 import time
 import urllib.error
@@ -25,6 +26,7 @@ from vqrf.cli.main import main
 from vqrf.codec.about import About, about_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.paper import PaperPreset, tied_model
+from vqrf.data.builtin import built_in_scene
 from vqrf.data.images import bytes_from_colors, read_photo
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
@@ -93,7 +95,15 @@ def test_a_page_whose_address_is_known_shows_a_picture_in_links_to_it(file: Path
     assert '<meta property="og:url" content="https://example.org/s/?a=1&amp;b">' in text
     picture = read_photo(tmp_path / "my page.jpg", 1, (1.0, 1.0, 1.0))[0]
     assert picture.shape == (630, 1200, 3) and picture.std() > 5
-    for url in ("example.org", "javascript:alert(1)", "https://"):
+    for url in (
+        "example.org",
+        "javascript:alert(1)",
+        "https://",
+        "https://[::1",
+        "https://a b",
+        "https://a:99999999/",
+        "https://a/\n",
+    ):
         refuses("export", file, tmp_path / "b.html", "--url", url, saying="--url")
 
 
@@ -109,7 +119,8 @@ def test_export_writes_surfaces_of_files_and_of_run_folders(file: Path, run: Pat
     assert isinstance(trimesh.load(tmp_path / "points.ply"), trimesh.PointCloud)
     refuses("export", file, tmp_path / "ball.ply", saying="is there already; give --overwrite")
     refuses("export", file, tmp_path / "new.glb", "--points", saying=".ply")
-    refuses("export", file, tmp_path / "new.glb", "--level", 1, saying="--level")
+    for level in (1, 0, 1e-300, "nan", "inf"):
+        refuses("export", file, tmp_path / "new.glb", "--level", level, saying="--level")
     refuses("export", file, tmp_path / "new.html", "--level", 0.2, saying="--level")
     refuses("export", file, tmp_path / "new.obj", saying=".glb")
     assert not list(tmp_path.glob("new.*"))
@@ -127,6 +138,30 @@ def test_render_writes_layers_beside_pictures(file: Path, tmp_path: Path) -> Non
     assert sorted(p.suffix for p in (tmp_path / "more").iterdir()) == [".exr", ".exr", ".png", ".png"]
     refuses("render", file, *path, "--out", tmp_path / "clip.mp4", "--layers", "depth", saying="a film has none")
     refuses("render", file, *path, "--out", tmp_path / "no", "--exr", saying="--layers")
+
+
+def test_a_layer_and_a_view_never_become_one_file(file: Path, tmp_path: Path) -> None:
+    save_scene(built_in_scene(n_train=3, n_test=2, side=16), tmp_path / "data")
+    listing = tmp_path / "data" / "transforms_test.json"
+    tree = json.loads(listing.read_text())
+    tree["frames"][1]["file_path"] = f"{tree['frames'][0]['file_path']}.depth.png"
+    shutil.copy(tmp_path / "data/test/r_0.png", tmp_path / "data/test/r_0.depth.png")
+    listing.write_text(json.dumps(tree))
+    words = ("render", file, "--data", tmp_path / "data", "--layers", "depth", "--out")
+    refuses(*words, tmp_path / "out", saying="r_0.depth.png: is the name of a view, and of a layer")
+    assert not (tmp_path / "out").exists()
+    assert vqrf(*words, tmp_path / "out", "--exr")[0] == 0 and len(list((tmp_path / "out").iterdir())) == 4
+
+
+@pytest.mark.parametrize("verb", ["render", "info", "view", "convert"])
+def test_what_is_said_of_a_checkpoint_is_refused_of_a_file_of_ours(verb: str, file: Path, tmp_path: Path) -> None:
+    rest = {"render": ("--path", "orbit", "--out", tmp_path / "o"), "convert": (tmp_path / "o",)}.get(verb, ())
+    refuses(verb, file, *rest, "--step", 0.25, "--near", 1, saying="--step and --near: said of a checkpoint of another program")
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_field_of_a_run_folder_is_told_from_the_folder(run: Path) -> None:
+    refuses("info", run / "field.safetensors", saying=f"give the folder, {run}")
 
 
 def test_what_is_no_scene_is_not_exported_or_shown(file: Path, tmp_path: Path) -> None:
@@ -319,6 +354,7 @@ def test_render_makes_a_film(file: Path, tmp_path: Path) -> None:
         assert len(list(container.decode(video=0))) == 4
     refuses(*words, saying="is there already")
     assert vqrf(*words, "--overwrite")[0] == 0
+    assert vqrf(*words[:-1], tmp_path / "clip.MP4")[0] == 0 and (tmp_path / "clip.MP4").is_file()
 
 
 def test_render_refuses_what_cannot_be(file: Path, tmp_path: Path) -> None:
@@ -329,7 +365,10 @@ def test_render_refuses_what_cannot_be(file: Path, tmp_path: Path) -> None:
     refuses("render", file, "--out", out, "--path", tmp_path / "bad.json", saying="bad.json: has no camera_path")
     for name in ("frames", "fps", "width", "height"):
         refuses("render", file, "--out", out, "--path", "orbit", f"--{name}", 0, saying=f"--{name}: expected at least 1")
-    refuses("render", file, "--out", tmp_path / "a.mp4", "--path", "orbit", "--width", 33, saying="even width and height")
+    film = ("render", file, "--out", tmp_path / "a.mp4", "--path", "orbit")
+    refuses(*film, "--width", 33, saying="even width and height")
+    refuses(*film, "--width", 16386, "--height", 2, saying="at most 16384")
+    refuses(*film, "--fps", 1001, saying="--fps: expected 1..1000")
     assert not out.exists() and not (tmp_path / "a.mp4").exists()
 
 

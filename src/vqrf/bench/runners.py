@@ -13,7 +13,7 @@ from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from vqrf.files import write_atomically
+from vqrf.files import read_file, write_atomically
 
 
 class Keyed(Protocol):
@@ -33,6 +33,9 @@ AnyJob = TypeVar("AnyJob", bound=Keyed)
 
 AnyRow = TypeVar("AnyRow", bound=Line)
 
+
+MAX_BYTES = 1 << 28
+"""Of a CSV file: a million rows."""
 
 MAX_RETRIES = 10
 """Of a job whose machine died: on machines that anybody may take away, that happens."""
@@ -128,7 +131,10 @@ def load_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
       ValueError: a line is none of its rows.
     """
     columns = fields(kind)
-    lines = list(csv.reader(io.StringIO(path.read_text())))
+    try:
+        lines = list(csv.reader(io.StringIO(read_file(path, MAX_BYTES).decode())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is no CSV in UTF-8: {error}") from None
     if not lines or lines[0] != [column.name for column in columns]:
         raise ValueError(f"{path}: line 1 is not {','.join(column.name for column in columns)}")
     parse: dict[Any, Callable[[str], Any]] = {"str": str, "int": int, "float": float}

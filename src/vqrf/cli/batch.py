@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from vqrf.rendering.render import render
 
 ROWS_FILE, GALLERY_FILE = "batch.csv", "index.html"
 MAX_ENTRIES, MAX_MANIFEST_BYTES = 100_000, 1 << 25
+COMMENT = re.compile(r"(?:^|\s)#")
 PICTURE_SIDE, MAX_PICTURES = 240, 500
 TABLE_COLUMNS = ("bytes", "PSNR", "seconds")
 
@@ -92,7 +94,7 @@ class Batch:
 
     manifest: tyro.conf.Positional[Path]
     """Text file. Each line names a folder of photos, a film, a dataset, a run folder or a checkpoint.
-    Paths are relative to this file; # begins a comment."""
+    Paths are relative to this file; # after a blank, or at the start of a line, begins a comment."""
     out: Path
     """Folder for the results: NAME.vqrf and NAME.html of each line, index.html, which shows all, and batch.csv."""
     preset: Literal["quick", "standard", "large"] = "standard"
@@ -137,15 +139,17 @@ class Batch:
           UsageError: the manifest is none, or two lines would be one file.
         """
         try:
-            text = read_file(self.manifest, MAX_MANIFEST_BYTES).decode()
+            text = read_file(self.manifest, MAX_MANIFEST_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UsageError(f"{self.manifest}: is no text in UTF-8") from None
         flags = repr((self.preset, self.base, asdict(self.goal), self.common.seed))
         found: dict[str, Entry] = {}
         for number, line in enumerate(text.splitlines(), start=1):
-            said = line.split("#")[0].strip()
+            said = COMMENT.split(line)[0].strip()
             if not said:
                 continue
+            if "\0" in said:
+                raise UsageError(f"{self.manifest}: line {number}: no file can have a null character in its name")
             source = (self.manifest.parent / said).resolve()
             name = source.name if source.is_dir() else source.stem
             if not source.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -105,10 +105,18 @@ def load_field_of(
     path: Path, flags: ImportOptions, photos: Path | None, split: Literal["train", "test"], *, quiet: bool
 ) -> tuple[RadianceField, dict[str, Any], dict[str, int] | None]:
     """As `vqrf.cli.terminal.load_any`, and the same of a checkpoint."""
+    expect_of_checkpoint(path, flags)
     if not is_checkpoint(path):
         return load_any(path)
     made = open_checkpoint(path, flags, photos=(photos, split) if photos else None, quiet=quiet)
     return made.field, made.facts, None
+
+
+def expect_of_checkpoint(path: Path, flags: ImportOptions) -> None:
+    """Refuse what is said of a checkpoint where there is none: a file of ours says all of it itself."""
+    said = [name for name, value in asdict(flags).items() if value != getattr(AS_THEY_ARE, name)]
+    if said and path.exists() and not is_checkpoint(path):
+        raise UsageError(f"--{' and --'.join(said)}: said of a checkpoint of another program, and {path} is none")
 
 
 def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
@@ -170,6 +178,7 @@ def load_to_compress(
 
     The notes say so if it is renders.
     """
+    expect_of_checkpoint(path, options)
     if is_checkpoint(path):
         made = open_checkpoint(path, options, photos=(data, "test") if data else None, exact=False, quiet=quiet)
         field, notes = made.field, made.facts
@@ -246,7 +255,10 @@ class Convert:
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
+        expect_of_checkpoint(self.field, self.options)
         if self.field.is_dir() and not (self.field / FIELD_FILE).exists() and is_dataset(self.field):
+            if not self._is_run_folder() and not self.out.is_dir():
+                raise UsageError(f"{self.out}: a dataset becomes a folder; give a name without {self.out.suffix or FOLDER}")
             for line in convert_dataset(self.field, self.out, overwrite=self.overwrite):
                 say(False, line)
             return

@@ -48,6 +48,8 @@ EXTRAS = {
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 """Words of a RuntimeError with which PyTorch says that there is no memory left."""
 
+NO_THREAD = "can't start new thread"
+"""Words of a RuntimeError of Python's where the system allows no more of them."""
 
 NO_ORDER = "does not have a deterministic implementation"
 """The same where sums cannot be made in a fixed order."""
@@ -98,13 +100,15 @@ def explain(error: BaseException) -> tuple[int, str]:
         if "cuda" in str(error).lower():
             return EXIT_BAD_INPUT, "the card has not enough memory; a smaller preset takes less, and --device cpu the machine's"
         return EXIT_BAD_INPUT, "there is not enough memory; --max-memory refuses in time what takes more"
+    if isinstance(error, RuntimeError) and NO_THREAD in str(error):
+        return EXIT_BAD_INPUT, "no more threads can be started here; --threads 1 takes the fewest"
     if isinstance(error, RuntimeError) and NO_ORDER in str(error):
         return (
             EXIT_BAD_INPUT,
             "--deterministic: PyTorch has a sum without order on this card; pip install warp-lang brings ours",
         )
     if isinstance(error, OSError):
-        named = f"{_name(error.filename)}: {error.strerror}" if error.filename else str(error)
+        named = str(error) if error.filename is None else f"{_name(error.filename) or 'an empty name'}: {error.strerror}"
         return EXIT_BAD_INPUT, named
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return EXIT_BAD_INPUT, EXTRAS[error.name]

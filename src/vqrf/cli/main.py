@@ -22,7 +22,7 @@ from vqrf.cli.batch import Batch
 from vqrf.cli.bench import Bench
 from vqrf.cli.check import Check
 from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable, score
-from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, facts_of_checkpoint, load_field_of
+from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, expect_of_checkpoint, facts_of_checkpoint, load_field_of
 from vqrf.cli.device import expect_workers, with_device
 from vqrf.cli.ends import ending_in_words
 from vqrf.cli.make import Make
@@ -140,6 +140,7 @@ class Info:
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
+        expect_of_checkpoint(self.scene, self.options)
         facts = facts_of_checkpoint(self.scene, self.options) if is_checkpoint(self.scene) else facts_of(self.scene)
         if self.as_json:
             print_json(facts)

@@ -25,7 +25,7 @@ from vqrf.compression.goal import NO_GOAL, Goal, is_unfinished
 from vqrf.data.load import is_dataset
 from vqrf.data.sfm import MODEL_FOLDER
 from vqrf.fields.run import FIELD_FILE
-from vqrf.files import remove_stale, write_atomically
+from vqrf.files import read_file, remove_stale, write_atomically
 from vqrf.rendering.page import page_with_scene
 
 ASKED_FILE = "make.json"
@@ -94,7 +94,7 @@ class Make:
         Raises:
           UsageError: the folder or an output holds what is to stay.
         """
-        record = json.loads((work / ASKED_FILE).read_text()) if (work / ASKED_FILE).is_file() else {}
+        record = self._record_in(work)
         if not record and work.exists() and any(work.iterdir()):
             raise UsageError(f"{work}: holds what this command did not make; expected no such folder")
         is_same = record.get("asked") == self._asked()
@@ -109,6 +109,19 @@ class Make:
         remove_stale(work)
         self._record(work, is_done=False)
         return is_going_on
+
+    def _record_in(self, work: Path) -> dict[str, Any]:
+        """What an earlier call was asked for; nothing where there was none."""
+        path = work / ASKED_FILE
+        if not path.is_file():
+            return {}
+        try:
+            record = json.loads(read_file(path))
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not record:
+            raise UsageError(f"{path}: is damaged; remove {work} to start afresh")
+        return record
 
     def _record(self, work: Path, *, is_done: bool) -> None:
         write_atomically(work / ASKED_FILE, json.dumps({"asked": self._asked(), "is_done": is_done}, indent=2).encode())

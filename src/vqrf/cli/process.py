@@ -29,7 +29,7 @@ from vqrf.data.sfm import (
     SfmConfig,
     find_poses,
 )
-from vqrf.files import write_atomically
+from vqrf.files import read_file, write_atomically
 
 SOURCE_FILE = "source.json"
 """In the dataset: which photos were taken over, once all of them were."""
@@ -75,7 +75,7 @@ class Process:
             print_json({"out": str(self.out), **asdict(found)})
         else:
             for line in lines_about(found):
-                print(line)
+                say(False, line)
             say(quiet, f"wrote {self.out}; next: vqrf check {self.out}, vqrf train {self.out} --out RUN")
 
 
@@ -138,7 +138,7 @@ def take_over(source: Path, out: Path, n_frames: int, report: Callable[[str, int
     said["photos"] = [path.relative_to(source).as_posix() for path in photos]
     text, record, images = json.dumps(said, indent=2), out / SOURCE_FILE, out / IMAGES_FOLDER
     if record.exists():
-        if record.read_text() != text:
+        if read_file(record) != text.encode():
             raise UsageError(f"{out}: is of other photos; give --overwrite to start afresh")
         return
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)  # says whose the folder is

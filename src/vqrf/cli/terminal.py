@@ -25,7 +25,7 @@ from vqrf.codec.bitstream import decode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import SIGNATURE, sections
 from vqrf.fields.field import RadianceField, expand
-from vqrf.fields.run import load_run
+from vqrf.fields.run import FIELD_FILE, load_run
 from vqrf.files import expect_file, read_file
 from vqrf.memory import decoding_budget, parse_bytes
 
@@ -193,6 +193,8 @@ def read_bytes(path: Path, *, of_any_kind: bool = False) -> bytes:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder, expected a .vqrf file")
     expect_file(path)
+    if path.name == FIELD_FILE:
+        raise UsageError(f"{path}: is a part of a run folder: give the folder, {path.resolve().parent}")
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(len(SIGNATURE))

@@ -16,7 +16,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.bars import progress_bar
-from vqrf.cli.convert import AS_THEY_ARE, ImportFlags, ImportOptions, load_field_of, open_checkpoint, sampling_of
+from vqrf.cli.convert import (
+    AS_THEY_ARE,
+    ImportFlags,
+    ImportOptions,
+    expect_of_checkpoint,
+    load_field_of,
+    open_checkpoint,
+    sampling_of,
+)
 from vqrf.cli.terminal import (
     NO_LIMITS,
     LimitFlags,
@@ -50,7 +58,7 @@ from vqrf.rendering.page import Link, page_with_scene
 from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
 from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
-from vqrf.rendering.surface import LEVEL, glb_of, ply_of, surface_of
+from vqrf.rendering.surface import LEAST_LEVEL, LEVEL, glb_of, ply_of, surface_of
 
 CLIP_SUFFIX = ".mp4"
 PICTURE_SUFFIX = ".png"
@@ -58,6 +66,8 @@ PAGE_SUFFIXES, SURFACE_SUFFIXES = (".html", ".htm"), (".ply", ".glb")
 OUTPUT_SUFFIXES = {".mp4", ".gif", ".mov", ".webm", ".avi", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".exr", ".tif", ".tiff"}
 """Endings of names that people mean as one film or picture."""
 MAX_FRAMES, MAX_PICTURE_SIDE = 100_000, 1 << 15
+MAX_CLIP_SIDE, MAX_FPS = 1 << 14, 1000
+"""Of a film: what encoders of H.264 take, and more than a screen shows."""
 BYTES_OF_PIXEL = 64
 """Bytes of a picture's pixel, while it is drawn and written."""
 MAX_PORT = 65535
@@ -111,7 +121,11 @@ class Render:
             scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
             field = field.with_background(scene.background)
             views = pictures_of(getattr(scene, self.split))
-        is_clip = self.path is not None and self.out.suffix == CLIP_SUFFIX
+        is_clip = self.path is not None and self.out.suffix.lower() == CLIP_SUFFIX
+        for name in views:
+            for layer in self.layers if not self.exr else ():
+                if (other := name.removesuffix(PICTURE_SUFFIX) + f".{layer}{PICTURE_SUFFIX}") in views:
+                    raise UsageError(f"{other}: is the name of a view, and of a layer of another: give --exr")
         largest = max(camera.width * camera.height for camera in views.values())
         expect_room(BYTES_OF_PIXEL * largest, None, f"a picture of {largest} pixels")
         if is_clip:
@@ -144,13 +158,17 @@ class Render:
 
     def _expect_output(self) -> None:
         """Refuse, before anything is read, a name whose ending would be that of a file which is not written."""
-        if self.layers and self.path is not None and self.out.suffix == CLIP_SUFFIX:
+        if self.layers and self.path is not None and self.out.suffix.lower() == CLIP_SUFFIX:
             raise UsageError("--layers: a film has none; give a folder for PNG files")
         if self.exr and not self.layers:
             raise UsageError("--exr: expected --layers alpha, depth or both, which it is for")
         endings = {CLIP_SUFFIX} if self.path is not None else set()
         if self.out.suffix.lower() in OUTPUT_SUFFIXES - endings and not self.out.is_dir():
-            film = f", or with --path a film NAME{CLIP_SUFFIX}" if self.path is None or self.out.suffix != CLIP_SUFFIX else ""
+            film = (
+                f", or with --path a film NAME{CLIP_SUFFIX}"
+                if self.path is None or self.out.suffix.lower() != CLIP_SUFFIX
+                else ""
+            )
             raise UsageError(f"{self.out}: {self.out.suffix} is not written; give a folder for PNG files{film}")
 
     def _views_along_path(self, lattice: Lattice, about: About) -> dict[str, Camera] | None:
@@ -163,9 +181,12 @@ class Render:
         if self.frames > MAX_FRAMES or max(self.width, self.height) > MAX_PICTURE_SIDE:
             most = f"--frames {MAX_FRAMES}, --width and --height {MAX_PICTURE_SIDE}"
             raise UsageError(f"expected at most {most}, got {self.frames} of {self.width}x{self.height}")
+        if self.fps > MAX_FPS:
+            raise UsageError(f"--fps: expected 1..{MAX_FPS}, got {self.fps}")
         size = (self.width, self.height)
-        if self.out.suffix == CLIP_SUFFIX and not even(size):
-            raise UsageError(f"{self.out}: a film needs an even width and height, got {self.width}x{self.height}")
+        if self.out.suffix.lower() == CLIP_SUFFIX and not (even(size) and max(size) <= MAX_CLIP_SIDE):
+            needs = f"a film needs an even width and height, at most {MAX_CLIP_SIDE}"
+            raise UsageError(f"{self.out}: {needs}, got {self.width}x{self.height}")
         is_made = self.path in ("orbit", "spiral")
         if not is_made and not Path(self.path).exists():
             raise UsageError(f"--path {self.path}: expected orbit, spiral or a JSON file, and there is no such file")
@@ -176,6 +197,8 @@ class Render:
                 cameras = load_path(self.path, size)
         except PathError as error:
             raise UsageError(str(error)) from None
+        if len(cameras) > MAX_FRAMES:
+            raise UsageError(f"--path {self.path}: has {len(cameras)} cameras, the limit is {MAX_FRAMES}")
         return {f"{i:04}.png": camera for i, camera in enumerate(cameras)}
 
 
@@ -262,8 +285,8 @@ class Export:
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
 
     def _write_surface(self, is_glb: bool) -> None:
-        if not 0 < self.level < 1:
-            raise UsageError(f"--level: expected a value between 0 and 1, got {self.level:g}")
+        if not LEAST_LEVEL <= self.level < 1:
+            raise UsageError(f"--level: expected a value between {LEAST_LEVEL:g} and 1, got {self.level:g}")
         expect_writable(self.out, Writing(overwrite=self.overwrite))
         field, notes, _ = load_any(self.scene)
         with named(self.scene):
@@ -311,8 +334,12 @@ def link_of(url: str, page: Path) -> Link:
     Args:
       url: of the page, or of the folder that it will be in, with a slash at the end.
     """
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:  # brackets that close nothing, a port that is none
+        is_address = False
+    if not is_address or " " in url or not url.isprintable():
         raise UsageError(f"--url {url}: expected an address that begins with https://")
     picture = urllib.parse.quote(page.with_suffix(PREVIEW_SUFFIX).name)
     return Link(url, urllib.parse.urljoin(url, picture))
@@ -366,6 +393,7 @@ def open_server(source: Source, name: str, port: int) -> SceneServer:
 def source_of(scene: str, options: ImportOptions = AS_THEY_ARE) -> tuple[Source, str]:
     """What a file, a run folder, a checkpoint or an address shows, and what it is called."""
     path = Path(scene)
+    expect_of_checkpoint(path, options)
     if not is_url(scene) and is_checkpoint(path):
         return source_of_checkpoint(path, options), path.resolve().name
     if not is_url(scene) and path.is_dir():

@@ -75,6 +75,9 @@ EXAMPLES = {
 }
 """What follows each verb in commands that stand below its help."""
 
+MAY_BE_EMPTY = ("--title", "--author", "--licence", "--description", "--view", "--hold-out")
+"""Flags of which an empty text says something. An empty name of a file would be the folder that one is in."""
+
 NEAR = 0.6
 """Likeness, 0..1, from which on a word is taken for a slip of another (`difflib`)."""
 
@@ -124,10 +127,14 @@ def _expect_verb(word: str, known: list[str]) -> None:
 
 def _expect_flags(word: str, verb: type, words: Sequence[str]) -> None:
     known = {"--help", *flags_of(verb)}
-    for given in words:
+    for before, given in zip((word, *words), words, strict=False):
         flag = given.partition("=")[0].replace("_", "-")
         if given == "--":
             return
+        if not given and before.replace("_", "-") not in MAY_BE_EMPTY:
+            raise UsageError(f"{before if before.startswith('--') else word}: expected a name or a value, and it is empty")
+        if given.startswith("--") and given.endswith("=") and flag not in MAY_BE_EMPTY:
+            raise UsageError(f"{flag}: expected a name or a value, and it is empty")
         if not given.startswith("--") or flag in known:
             continue
         near = difflib.get_close_matches(flag, known, 1, NEAR)

@@ -28,6 +28,10 @@ RATES = LearningRates(density=0.15, features=0.15, mlp=1.5e-3)
 """Of VQRF's joint tuning."""
 
 
+MAX_STEPS = 10_000_000
+"""Of a tuning: a thousand times as many as the longest has."""
+
+
 @dataclass(frozen=True)
 class Preset(ABC, Generic[Kind]):
     """The settings that every way to compress has, and what it has to say of itself.
@@ -53,9 +57,10 @@ class Preset(ABC, Generic[Kind]):
     """Of `dials`, numbers that are as long in a file as any: so its size is known before they are."""
 
     def __post_init__(self) -> None:
-        if min(self.stages().values()) < 0 or self.bake_steps < 0:
+        steps = (*self.stages().values(), self.bake_steps)
+        if min(steps) < 0 or max(steps) > MAX_STEPS:
             given = ", ".join(f"{stage} {steps}" for stage, steps in self.stages().items())
-            raise ValueError(f"steps: expected 0 or more, got {given} and bake_steps {self.bake_steps}")
+            raise ValueError(f"steps: expected 0..{MAX_STEPS}, got {given} and bake_steps {self.bake_steps}")
         if self.profile not in get_args(Profile):
             raise ValueError(f"profile: expected exact or web, got {self.profile}")
 

@@ -162,7 +162,7 @@ def _begin(work: Path, names: Sequence[str], config: SfmConfig) -> None:
     if not settings.exists():
         work.mkdir(parents=True, exist_ok=True)
         settings.write_text(said)
-    elif settings.read_text() != said:
+    elif settings.read_bytes() != said.encode():
         raise SceneError(work, "belongs to other photos or settings; give --overwrite to start afresh")
 
 

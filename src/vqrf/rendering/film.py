@@ -9,6 +9,7 @@ angle in degrees) or a dataset's `transforms.json`, whose cameras are read as th
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -269,13 +270,17 @@ def writing_clip(path: str | Path, size: Size, frames_per_second: int) -> Iterat
     """
     import av
 
-    with making(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
-        yield ClipWriter(container, stream)
-        for packet in stream.encode(None):
-            container.mux(packet)
+    options = {"movflags": "+faststart"}
+    try:
+        with making(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=frames_per_second, options={"crf": "18"})
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuv420p"
+            yield ClipWriter(container, stream)
+            for packet in stream.encode(None):
+                container.mux(packet)
+    except av.FFmpegError as error:
+        raise OSError(errno.EIO, f"cannot be written as a film: {error.strerror}", str(path)) from error
 
 
 def even(size: Sequence[int]) -> bool:

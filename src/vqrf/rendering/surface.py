@@ -26,6 +26,9 @@ from vqrf.memory import expect_room
 LEVEL = 0.5
 """Half of the light: a surface that was learnt well is where it is from 0.1 to 0.9 too, to a voxel."""
 
+LEAST_LEVEL = 1e-6
+"""Below it, density is as good as none."""
+
 BYTES_OF_VOXEL, BYTES_OF_VERTEX = 16, 240
 """While the surface is looked for: of the lattice, and of vertices with their two triangles."""
 
@@ -62,7 +65,7 @@ def surface_of(field: RadianceField, level: float = LEVEL) -> Surface:
     """The surface of a field.
 
     Args:
-      level: between 0 and 1, the share of light that a way of one voxel takes.
+      level: between `LEAST_LEVEL` and 1, the share of light that a way of one voxel takes.
 
     Deterministic.
 
@@ -71,8 +74,8 @@ def surface_of(field: RadianceField, level: float = LEVEL) -> Surface:
       OverBudget: it takes too much memory.
       ModuleNotFoundError: scikit-image is not installed.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a value between 0 and 1, got {level}")
+    if not LEAST_LEVEL <= level < 1:
+        raise ValueError(f"level: expected a value between {LEAST_LEVEL:g} and 1, got {level:g}")
     if field.lattice.space is not None:
         raise ValueError(f"is in the space {field.lattice.space.name}, of which no surface is made")
     measure = importlib.import_module("skimage.measure")

@@ -24,13 +24,13 @@ from vqrf.kernels import Gradients
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAUNCHED = "TORCHELASTIC_RUN_ID"
-"""What torchrun puts into the environment of its processes, beside RANK, LOCAL_RANK and LOCAL_WORLD_SIZE."""
+LAUNCHED, NUMBERED = "TORCHELASTIC_RUN_ID", ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""What torchrun puts into the environment of its processes. Of other launchers, and where it started a shell, some may lack."""
 
 
 def is_launched() -> bool:
     """Whether torchrun started this process."""
-    return LAUNCHED in os.environ
+    return LAUNCHED in os.environ and all(os.environ.get(name, "").isdecimal() for name in NUMBERED)
 
 
 def is_first() -> bool:
