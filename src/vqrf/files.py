@@ -119,8 +119,8 @@ def expect_file(path: str | Path) -> None:
         raise OSError(errno.EINVAL, "is no file but a device, a pipe or a socket", str(path))
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write `data` so that `path` holds the old bytes or all of the new ones, whatever happens in between.
+def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
+    """Write all `parts`, one after the other, so that `path` holds the old bytes or all of the new ones, whatever happens.
 
     The bytes go to a file beside it, which is flushed to the disk and renamed; on failure it is removed, and where this process
     is killed, the next that writes into the folder does so. A path that exists and is no regular file (a device, a pipe) cannot
@@ -133,10 +133,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     try:
         if path.exists() and not path.is_file():
             with path.open("wb") as file:
-                file.write(data)
+                file.writelines(parts)
         else:
             with _beside(path.resolve()) as (_, file):  # a link goes on pointing where it did
-                file.write(data)
+                file.writelines(parts)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -48,7 +48,7 @@ class Make:
     out: Path
     """The file NAME.vqrf to write. Beside it come the page NAME.html, which opens by a double click, and NAME.report.html."""
     preset: Literal["quick", "standard", "large"] = "standard"
-    """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 9 GB of memory."""
+    """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 6 GB of memory."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
     """Kind of field, as for `train`."""
     exposure: bool = False

@@ -45,9 +45,9 @@ class Train:
     preset: Literal["demo", "quick", "standard", "large"] | None = None
     """Size of photos and grid, and what they take on two CPU cores.
     demo: 200x200 pixels, 112^3 voxels, 2 minutes.
-    quick: 400x400, 128^3, 6 minutes, 1.9 GB of memory.
-    standard: 800x800, 160^3, 9 to 15 minutes, 3.1 GB, lego 34.4 dB.
-    large: 800x800, 256^3, 21 minutes, 8.6 GB, lego 35.5 dB.
+    quick: 400x400, 128^3, 6 minutes, 1.3 GB of memory.
+    standard: 800x800, 160^3, 9 to 15 minutes, 2.2 GB, lego 34.4 dB.
+    large: 800x800, 256^3, 21 minutes, 6.3 GB, lego 35.5 dB.
     Without it: standard, with fewer steps for a small dataset."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
     """Kind of field.

@@ -56,11 +56,16 @@ class StorageError(ValueError):
 
 def save_arrays(path: Path, arrays: Arrays, header: Mapping[str, Any]) -> None:
     """Write arrays with a JSON header, whole or not at all."""
-    write_atomically(path, bytes_of_arrays(arrays, header))
+    write_atomically(path, *_parts_of_arrays(arrays, header))
 
 
 def bytes_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> bytes:
-    """What `save_arrays` writes: the same bytes for the same arrays and header.
+    """What `save_arrays` writes: the same bytes for the same arrays and header."""
+    return b"".join(_parts_of_arrays(arrays, header))
+
+
+def _parts_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """These bytes, of arrays no copies.
 
     The format is safetensors', whose own writer puts the keys of `__metadata__` in an order that differs from run to run.
     """
@@ -75,7 +80,7 @@ def bytes_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> bytes:
     head = json.dumps(entries, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     little = (contiguous[name].astype(contiguous[name].dtype.newbyteorder("<"), copy=False) for name in names)
-    return b"".join([len(head).to_bytes(8, "little"), head, *(array.reshape(-1).view(np.uint8).data for array in little)])
+    return [len(head).to_bytes(8, "little"), head, *(array.reshape(-1).view(np.uint8).data for array in little)]
 
 
 def checksum(arrays: Arrays, header: str) -> str:

@@ -14,15 +14,28 @@ FACTORED, USUAL_INPUTS, INPUT = 1.45, 12, 0.0037
 """Times as long where planes and lines are read at the samples, for so many inputs of the colour network that come from
 features; and what each further input adds to that."""
 
-BASE_BYTES, TIMES_GRID = 900_000_000, 2.05
-"""PyTorch, and what a step of 8192 rays needs; the last growth holds the old lattice beside the new one, and so does a save."""
+PROGRAM_BYTES, STEP_BYTES, FOG_BYTES = 250_000_000, 100_000_000, 250_000_000
+"""PyTorch and this program; what a step of 8192 rays needs, and what it needs besides where all is fog, as at first."""
+
+LEARNT = 4
+"""Arrays of the whole lattice that a grid of voxels learns in: values, gradients, two moments. What it grows from has given up
+all but its values."""
+
+ACTIVE = {"thing": 0.5, "place": 1.0}
+"""Share of a lattice whose voxels a fine stage looks at: half around a thing alone, as around lego; of a place, of which photos
+show something at every pixel, it may be all."""
+
+MARK_BYTES = 12
+"""Of a voxel: its number, and what is known of it and its cell."""
+
+PIXEL_BYTES = 4
+"""The number of a pixel whose ray meets something."""
+
+WRITTEN = 0.25
+"""Of the pages of features that are made of factors, those that are held again as rows when they are written."""
 
 FACTOR_ARRAYS = 6
 """Of planes and lines: values, gradients, two moments, means, and what another lattice takes of these when it begins."""
-
-TOUCHED = 0.5
-"""Share of the pages of a lattice that hold a voxel whose features are made of factors: once half of the steps are done, and at
-the end. Of fog they are all of them."""
 
 
 def estimate_seconds(config: TrainConfig, n_threads: int) -> float:
@@ -40,18 +53,26 @@ def _stage_seconds(stage: StageConfig) -> float:
 
 def estimate_bytes(config: TrainConfig, scene: Scene) -> int:
     """At the most, the photos among it."""
-    grid = max(_grid_bytes(stage) for stage in (config.coarse, config.fine))
+    active = ACTIVE["thing" if scene.contrast is None else "place"]
+    base = PROGRAM_BYTES + STEP_BYTES + active * FOG_BYTES
+    grid = max(_grid_bytes(config.coarse, 1.0), _grid_bytes(config.fine, active))
     photos = sum(a.nbytes for view in scene.train for a in (view.image, view.opacity, view.weight) if a is not None)
-    return int(BASE_BYTES + grid + photos)
+    kept = active * PIXEL_BYTES * sum(view.camera.width * view.camera.height for view in scene.train)
+    return int(base + grid + photos + kept)
 
 
-def _grid_bytes(stage: StageConfig) -> float:
-    """Of density and features in float32, with gradients and Adam's moments; of factors, of these and of what they make."""
+def _grid_bytes(stage: StageConfig, active: float) -> float:
+    """Of density and features in float32, with gradients and Adam's moments; of factors, of these and of what they make.
+
+    Beside what is learnt there are means of active voxels, and then either a save, which takes the rows of values and moments
+    of these, or at the end the field, a whole copy, and the rows of it that are written.
+    """
     n_channels = stage.appearance.channels
     if stage.components is None:
-        return TIMES_GRID * stage.n_voxels * (1 + n_channels) * 4 * 4
-    made = 5 + TOUCHED * n_channels  # the density twice, what photos need in float64, marks, and features
-    return 4 * (made * stage.n_voxels + _factor_values(stage.components, stage.n_voxels))
+        n_arrays = LEARNT + max(4 * active, 1 + 2 * active)
+        return stage.n_voxels * (MARK_BYTES + n_arrays * 4 * (1 + n_channels))
+    made = 4 * (2 + active + (1 + WRITTEN) * active * n_channels)  # the density and its copy; features, a few twice
+    return (MARK_BYTES + made) * stage.n_voxels + 4 * _factor_values(stage.components, stage.n_voxels)
 
 
 def _factor_values(components: Components, n_voxels: int) -> float:

@@ -11,7 +11,11 @@ sparsity draws them to 0.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
+import mmap
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -227,7 +231,7 @@ class FactorGrid:
         [X-1,Y-1,Z-1] uint8; others have none. Made anew."""
         self.show(kernels)
         density, factors = self.shown.density.cpu().numpy().copy(), _there(self.shown)
-        features = np.zeros((*self.shape, factors.mix.shape[-1]), np.float32)  # takes no memory before it is written to
+        features = _zeros_by_page((*self.shape, factors.mix.shape[-1]))
         planes, lines = ([array.cpu() for array in arrays] for arrays in (factors.planes, factors.lines))
         here = FactorArrays((planes[0], planes[1], planes[2]), (lines[0], lines[1], lines[2]), factors.mix.cpu())
         select().expand_factors(here, voxels_of_cells(cells.cpu().numpy()).astype(np.uint8), density, features)
@@ -282,6 +286,17 @@ Grid = VoxelGrid | FactorGrid
 def _there(shown: Shown) -> FactorArrays[Tensor]:
     assert shown.factors is not None
     return shown.factors
+
+
+def _zeros_by_page(shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros in float32 that take memory where they are written to, by pages of the least size: NumPy asks for large ones, of
+    which the surfaces in a fine lattice leave next to none untouched."""
+    if sys.platform != "linux":
+        return np.zeros(shape, np.float32)
+    room = mmap.mmap(-1, 4 * math.prod(shape), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # where the system has no large pages
+        room.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(room, np.float32).reshape(shape)
 
 
 def _resampled(array: Tensor, sides: list[int]) -> Tensor:

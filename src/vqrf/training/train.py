@@ -225,7 +225,7 @@ class FieldModel:
         Half of the steps are left, in which what stays learns to do without it.
         """
         assert self.allowed is not None
-        needed = needed_cells(self._here(), self.scene)
+        needed = needed_cells(self._colorless(), self.scene)
         if needed.any():
             self.allowed = self.allowed & torch.from_numpy(needed).to(self.device)
         self._refresh()
@@ -278,6 +278,13 @@ class FieldModel:
             equation=self.equation,
             allowed=self.volume.cells.cpu().numpy(),
         )
+
+    def _colorless(self) -> RadianceField:
+        """The field in the cells found last, without what it looks like, which of factors would have to be made."""
+        density = self.grid.shown.density.cpu().numpy()
+        features = np.zeros((*density.shape, 3), np.float32)  # never read by a ray, and no memory before it is written to
+        equation = replace(self.equation, shading="mlp", feature_frequencies=0)
+        return RadianceField(self.lattice, density, features, (), equation, self.volume.cells.cpu().numpy())
 
     def state(self) -> dict[str, Tensor]:
         threshold = torch.tensor(self.volume.equation.alpha_threshold, dtype=torch.float64)
