@@ -67,8 +67,8 @@ WINGS = {
     "fields": ("factors", "field", "cells", "storage", "run", "preview"),
     "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
     "rendering": (
-        *("render", "evaluate", "html", "contact", "report", "poster", "page", "show", "serve", "film"),
-        *("layers", "surface"),
+        *("render", "evaluate", "html", "contact", "report", "poster", "page", "show", "follow", "serve"),
+        *("film", "layers", "surface"),
     ),
     "training": (
         "parameters",

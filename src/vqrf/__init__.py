@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from vqrf.geometry import Lattice as Lattice
     from vqrf.rendering.evaluate import Evaluation as Evaluation
     from vqrf.rendering.evaluate import evaluate as evaluate
+    from vqrf.rendering.follow import Viewer as Viewer
     from vqrf.rendering.render import Image as Image
     from vqrf.rendering.render import render as render
     from vqrf.rendering.show import show as show
@@ -61,6 +62,7 @@ _HOMES = {
     "SceneError": "data.listing",
     "TrainConfig": "training.stages",
     "View": "data.scene",
+    "Viewer": "rendering.follow",
     "built_in_scene": "data.builtin",
     "compress": "compression.presets",
     "compress_file": "compression.job",

@@ -352,6 +352,7 @@ def fit(
     quiet: bool = False,
     report: Report | None = None,
     run: Path | None = None,
+    watch: Watch | None = None,
 ) -> RadianceField:
     """Train a radiance field on the scene's training views.
 
@@ -363,6 +364,7 @@ def fit(
       quiet: draw no bars on the terminal; where there is no terminal there are none in any case.
       report: called after every step with the stage's name and its progress, instead of the bars.
       run: a folder for checkpoints; see `fit_model`.
+      watch: called now and then with a function that gives the field as it is then, such as `vqrf.Viewer().watch`.
 
     Deterministic on the CPU with a given seed, whatever the number of threads.
 
@@ -377,7 +379,7 @@ def fit(
     side = max(max(view.camera.width, view.camera.height) for view in scene.train)
     config = config_of(preset_for(side) if preset is None else preset)
     with stage_bars({"coarse": config.coarse.steps, "fine": config.fine.steps}, quiet or report is not None) as show:
-        return fit_model(scene, config, seed=seed, device=device, report=report or show, run=run).field()
+        return fit_model(scene, config, seed=seed, device=device, report=report or show, run=run, watch=watch).field()
 
 
 def fit_model(
