@@ -24,6 +24,7 @@ SUBJECTS = (
     "training",
     "box",
     "front",
+    "unbounded",
     "bases",
     "pyramid",
     "planes",

@@ -9,7 +9,7 @@ import pytest
 
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.images import bytes_from_colors
-from vqrf.data.scene import Scene, View, unbounded_bounds
+from vqrf.data.scene import Scene, View, opaque_scene, unbounded_bounds
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
 from vqrf.geometry import Camera, Lattice, Unbounded, cameras_around
@@ -82,6 +82,15 @@ def test_the_cube_holds_the_cameras_and_the_lattice_all_that_they_see(scene: Sce
             assert ((places >= lo) & (places <= hi)).all()
     lattice = Lattice(tuple(lo), tuple(hi), (4, 4, 4), space)
     assert space.fault(lattice.corners()) is None
+
+
+def test_no_light_is_left_behind_photos_of_a_place(scene: Scene) -> None:
+    assert all((view.opacity == 255).all() for view in opaque_scene(scene).train if view.opacity is not None)
+    assert all(view.opacity is not None for view in opaque_scene(scene).train)
+    known = replace(scene, train=tuple(replace(view, opacity=np.zeros((SIDE, SIDE), np.uint8)) for view in scene.train))
+    assert all(not view.opacity.any() for view in opaque_scene(known).train if view.opacity is not None)
+    for other in (replace(scene, space="box"), replace(scene, contrast=None)):
+        assert opaque_scene(other) is other
 
 
 @pytest.mark.slow

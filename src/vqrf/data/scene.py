@@ -160,6 +160,21 @@ def save_scene(scene: Scene, path: str | Path) -> None:
         write_atomically(folder / f"transforms_{split}.json", json.dumps(listing, indent=1).encode())
 
 
+def opaque_scene(scene: Scene) -> Scene:
+    """The scene with training photos that say that no light is left behind what they show, where that is so.
+
+    It is so of photos that show something at every pixel, in a space that has room for all of it. A box has not, and there a
+    ray may end in what is outside.
+    """
+    if scene.space == "box" or scene.contrast is None:
+        return scene
+    train = (
+        view if view.opacity is not None else replace(view, opacity=np.full(view.image.shape[:2], 255, np.uint8))
+        for view in scene.train
+    )
+    return replace(scene, train=tuple(train))
+
+
 def camera_bounds(scene: Scene) -> tuple[Float64, Float64]:
     """The box [3], [3] float64 around what the training cameras see between `near` and `far`, within the scene's own box.
 

@@ -44,7 +44,7 @@ from torch.nn.functional import max_pool3d
 from vqrf.bars import stage_bars
 from vqrf.data.exposure import ExposedPool, Exposures, exposures_of
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene, camera_bounds, front_bounds, moved_scene, unbounded_bounds
+from vqrf.data.scene import Scene, camera_bounds, front_bounds, moved_scene, opaque_scene, unbounded_bounds
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice, Space, Unbounded, far_origin
@@ -411,7 +411,8 @@ def fit_model(
     """
     offset = far_origin(*camera_bounds(scene))
     scene = moved_scene(scene, offset)  # a scene far from the origin is learnt at it, where float32 is fine enough
-    pool = ExposedPool(scene) if config.learns_exposure else RayPool(scene.train)
+    shown = opaque_scene(scene)
+    pool = ExposedPool(shown) if config.learns_exposure else RayPool(shown.train)
     kept = None if run is None else Run.of(run, scene, config, seed)
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
