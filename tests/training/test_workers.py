@@ -176,7 +176,8 @@ def test_without_torchrun_there_is_one_worker(scene: Scene, monkeypatch: pytest.
 
 
 def test_no_verb_but_train_is_for_several_workers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(workers.LAUNCHED, "x")
+    for name in (workers.LAUNCHED, *workers.NUMBERED):  # as torchrun does
+        monkeypatch.setenv(name, "1")
     with pytest.raises(SystemExit) as ended:
         main(["eval", "no-such-run", "--data", "none"])
     assert ended.value.code == 2
