@@ -525,7 +525,8 @@ viewer.interaction = 'ctrl'
 viewer.capture({ width: 9 }).then((blob: Blob) => blob.size)
 const field = decode(new Uint8Array())
 if ('codebook' in field) dequantize(field.codebook)
-else field.levels[0]?.coefficients
+else if ('levels' in field) field.levels[0]?.coefficients
+else field.stacks[0]?.[0]?.coefficients
 console.log(new FormatError instanceof Error)
 """.replace("new FormatError instanceof Error", "FormatError.name")
     )
