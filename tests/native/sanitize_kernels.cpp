@@ -121,6 +121,14 @@ struct Scene {
         return std::move(*this);
     }
 
+    // The same in a space that is no box, the last row of whose map is given.
+    Scene &&in_space(SpaceKind kind, const std::array<double, 4> &last) && {
+        view.space_kind = kind;
+        for (int row = 0; row < 3; ++row) view.space[row][row] = 1;
+        std::copy(last.begin(), last.end(), view.space[3]);
+        return std::move(*this);
+    }
+
     int n_in(int layer) const { return layer == 0 ? view.n_inputs() + VIEW : view.sides[layer - 1]; }
 
     RayView rays() const { return {origins.data(), directions.data(), N_RAYS}; }
@@ -166,7 +174,10 @@ void run_rays(const Kernels &kernels, const Scene &scene, Answers &answers) {
     std::vector<float> rgb(3 * N_RAYS), background(N_RAYS), depth(N_RAYS);
     kernels.render(scene.view, scene.rays(), rgb.data(), background.data(), depth.data());
     std::vector<double> importance(VOXELS);
-    kernels.importance(scene.view, scene.rays(), importance.data());
+    std::vector<uint8_t> counted(VOXELS);
+    for (int voxel = 0; voxel < VOXELS; ++voxel) counted[voxel] = voxel % 3 != 0;
+    for (const uint8_t *mask : {static_cast<const uint8_t *>(nullptr), static_cast<const uint8_t *>(counted.data())})
+        kernels.importance(scene.view, scene.rays(), mask, importance.data());
     std::vector<uint8_t> hit(N_RAYS);
     kernels.hits(scene.view, scene.rays(), hit.data());
     answers.add(rgb), answers.add(background), answers.add(depth);
@@ -363,6 +374,9 @@ void check_two_callers(const Kernels &kernels) {
 
 void check_kernels(const Kernels &kernels) {
     const Scene scenes[] = {Scene(27, 1, 32, false, 2).factored(16, 48), Scene(5, 1, 16, false).factored(3, 7),
+                            Scene(12, 1, 64, false).in_space(SpaceKind::FRONT, {0.1, 0, -0.3, 1.2}),
+                            Scene(12, 1, 64, false).in_space(SpaceKind::UNBOUNDED, {0, 0, 0, 1}),
+                            Scene(5, 1, 16, false).factored(3, 7).in_space(SpaceKind::UNBOUNDED, {0, 0, 0, 1}),
                             Scene(3, -1, 0, false).factored(1, 128), {3, -1, 0, false}, {12, -1, 0, true},  {27, -1, 0, false}, {27, -1, 0, true},
                             {4, 0, 16, true},  {12, 1, 64, false}, {12, 2, 48, true}, {5, 1, 16, false},
                             {27, 1, 32, false, 2}, {3, 0, 16, true, 10},   {12, 2, 134, false}, {4, 3, 1, true}};
