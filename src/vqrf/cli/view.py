@@ -121,33 +121,37 @@ class Render:
             scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
             field = field.with_background(scene.background)
             views = pictures_of(getattr(scene, self.split))
-        is_clip = self.path is not None and self.out.suffix.lower() == CLIP_SUFFIX
         for name in views:
             for layer in self.layers if not self.exr else ():
                 if (other := name.removesuffix(PICTURE_SUFFIX) + f".{layer}{PICTURE_SUFFIX}") in views:
                     raise UsageError(f"{other}: is the name of a view, and of a layer of another: give --exr")
         largest = max(camera.width * camera.height for camera in views.values())
         expect_room(BYTES_OF_PIXEL * largest, None, f"a picture of {largest} pixels")
-        if is_clip:
+        if self._is_clip:
             expect_writable(self.out, self.common)
         elif self.out.exists() and any(self.out.iterdir()) and not self.common.overwrite:
             raise UsageError(f"{self.out}: is not empty; give --overwrite")
         volume = field.volume()
         with ExitStack() as stack:
-            if is_clip:
+            if self._is_clip:
                 clip = stack.enter_context(writing_clip(self.out, (self.width, self.height), self.fps))
             else:
                 self.out.mkdir(parents=True, exist_ok=True)
             advance = stack.enter_context(progress_bar("render", len(views), self.common.quiet))
             for name, camera in views.items():
                 image = render(volume, camera)
-                if is_clip:
+                if self._is_clip:
                     clip.add(image.rgb)
                 else:
                     self._save(image, self.out / name)
                 advance(1, "")
-        what = f"a film of {len(views)}" if is_clip else f"{len(views)}"
+        what = f"a film of {len(views)}" if self._is_clip else f"{len(views)}"
         say(self.common.quiet, f"wrote {what} images to {self.out}")
+
+    @property
+    def _is_clip(self) -> bool:
+        """Whether a film is asked for, and not a folder of pictures."""
+        return self.path is not None and self.out.suffix.lower() == CLIP_SUFFIX
 
     def _save(self, image: Image, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,17 +162,13 @@ class Render:
 
     def _expect_output(self) -> None:
         """Refuse, before anything is read, a name whose ending would be that of a file which is not written."""
-        if self.layers and self.path is not None and self.out.suffix.lower() == CLIP_SUFFIX:
+        if self.layers and self._is_clip:
             raise UsageError("--layers: a film has none; give a folder for PNG files")
         if self.exr and not self.layers:
             raise UsageError("--exr: expected --layers alpha, depth or both, which it is for")
         endings = {CLIP_SUFFIX} if self.path is not None else set()
         if self.out.suffix.lower() in OUTPUT_SUFFIXES - endings and not self.out.is_dir():
-            film = (
-                f", or with --path a film NAME{CLIP_SUFFIX}"
-                if self.path is None or self.out.suffix.lower() != CLIP_SUFFIX
-                else ""
-            )
+            film = "" if self._is_clip else f", or with --path a film NAME{CLIP_SUFFIX}"
             raise UsageError(f"{self.out}: {self.out.suffix} is not written; give a folder for PNG files{film}")
 
     def _views_along_path(self, lattice: Lattice, about: About) -> dict[str, Camera] | None:
@@ -184,7 +184,7 @@ class Render:
         if self.fps > MAX_FPS:
             raise UsageError(f"--fps: expected 1..{MAX_FPS}, got {self.fps}")
         size = (self.width, self.height)
-        if self.out.suffix.lower() == CLIP_SUFFIX and not (even(size) and max(size) <= MAX_CLIP_SIDE):
+        if self._is_clip and not (even(size) and max(size) <= MAX_CLIP_SIDE):
             needs = f"a film needs an even width and height, at most {MAX_CLIP_SIDE}"
             raise UsageError(f"{self.out}: {needs}, got {self.width}x{self.height}")
         is_made = self.path in ("orbit", "spiral")
