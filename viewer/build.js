@@ -27,9 +27,26 @@ const DENSE = {
     onLoad({ filter: /\.js$/ }, async ({ path }) => {
       const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '')
       const withUniforms = /(shaders|renderer)\.js$/.test(path) ? text.replace(/\bu([A-Z])[a-z]+([A-Z])?[a-z]*/g, 'u$1$2') : text
-      return { contents: path.endsWith('shaders.js') ? renamed(densified(withUniforms)) : withUniforms }
+      return { contents: path.endsWith('shaders.js') ? renamed(densified(withUniforms)) : await withNumbers(withUniforms) }
     })
   },
+}
+
+/** Where TypeScript has what browsers have, the numbers of WebGL's constants among it. */
+const OF_BROWSERS = `node_modules/@typescript/typescript-${process.platform}-${process.arch}/lib/lib.dom.d.ts`
+
+/**
+ * With numbers for the constants of WebGL, as the standard has them, in place of their long names.
+ *
+ * @param {string} text
+ */
+async function withNumbers(text) {
+  const declared = (await readFile(here + OF_BROWSERS, 'utf8')).matchAll(/^ +readonly ([A-Z][A-Z_\d]+): (0x[\dA-F]+);$/gm)
+  const numbers = new Map(Array.from(declared, ([, name, number]) => [name, Number(number)]))
+  return text.replace(/\bgl\.([A-Z][A-Z_\d]+)/g, (_, name) => {
+    if (!numbers.has(name)) throw new Error(`WebGL has no ${name}`)
+    return String(numbers.get(name))
+  })
 }
 
 /** @param {string} text */
@@ -39,13 +56,14 @@ function densified(text) {
     .replace(/ (=|[-+*<>=!]=|[-+*/<>?:&|]|&&|\|\||<<|>>) /g, '$1')
     .replace(/(\d\.)0\b|(?<![\w.])0(?=\.\d)/g, '$1')
     .replace(/([,;]) (?=.)| (?=[({]$|\{ )|(?<=\b(?:for|if|while)) (?=\()/gm, '$1')
+    .replace(/(?<=[(){}]) (?=\w)/g, '')
 }
 
 /** Words of shaders that no property of JavaScript beside them is called. */
 const OFTEN = [
   ...['ahead', 'beyond', 'cell', 'column', 'corner', 'direction', 'due', 'encoded', 'enlarged', 'enter', 'far', 'home', 'info', 'last'],
   ...['leave', 'leaving', 'level', 'logit', 'next', 'parts', 'piece', 'place', 'planes', 'queue', 'queued', 'rise', 'sides', 'start'],
-  ...['stride', 'texel', 'turn', 'until'],
+  ...['stride', 'texel', 'turn', 'until', 'upcoming', 'inwards', 'reach', 'side', 'rest', 'pace', 'steps'],
 ]
 
 /**
@@ -57,8 +75,9 @@ const OFTEN = [
 function renamed(text) {
   /** @type {Map<string, string>} */
   const names = new Map()
+  const unused = LETTERS.flatMap((letter) => [letter, letter.toUpperCase()]).filter((letter) => !new RegExp(`\\b${letter}\\b`).test(text))
   return text.replace(new RegExp(`\\b(?!gl_)([a-z]+(_[a-z]+)+|${OFTEN.join('|')})\\b`, 'g'), (name) => {
-    if (!names.has(name)) names.set(name, `_${names.size.toString(36)}`)
+    if (!names.has(name)) names.set(name, unused.shift() ?? `_${names.size.toString(36)}`)
     return /** @type {string} */ (names.get(name))
   })
 }
@@ -89,8 +108,14 @@ const OWN_NAMES = [
   ...['wake', 'channels', 'stackSteps', 'stacks', 'basis', 'columns', 'upload', 'resized'],
   ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
-/** Letters that variables have too, which makes them cheap to pack; c, g, n, x and y are names of properties already. */
-const LETTERS = [...'tesiorahludfpmbvwkjqz']
+/** In the order in which names of one letter are given out, to all scripts alike: what recurs is cheap to pack. */
+const LETTERS = [...'etniorsalcudhpmfgvbwyxkjqz']
+/** Those that browsers call no property. */
+const OF_PROPERTIES = LETTERS.filter((letter) => !'cgnxy'.includes(letter))
+const STARTS = [...LETTERS, ...LETTERS.map((letter) => letter.toUpperCase())]
+const OF_VARIABLES = [...STARTS, ...STARTS.flatMap((first) => [...STARTS, ...'0123456789'].map((second) => first + second))].filter(
+  (name) => !['as', 'do', 'if', 'in', 'is', 'of'].includes(name),
+)
 
 /** Short names for them, the shortest for those that are there most often. */
 async function shortNames() {
@@ -102,8 +127,8 @@ async function shortNames() {
   for (const word of words) if (times.has(word)) times.set(word, (times.get(word) ?? 0) + 1)
   const names = [...times].sort(([a, n], [b, m]) => m - n || (a < b ? -1 : 1))
   // Two letters that the sources have somewhere may be the name of a property of a browser.
-  const pairs = LETTERS.flatMap((first) => LETTERS.map((second) => first + second)).filter((pair) => !words.includes(pair))
-  return Object.fromEntries(names.map(([name], i) => [name, [...LETTERS, ...pairs][i]]))
+  const pairs = OF_PROPERTIES.flatMap((first) => OF_PROPERTIES.map((second) => first + second)).filter((pair) => !words.includes(pair))
+  return Object.fromEntries(names.map(([name], i) => [name, [...OF_PROPERTIES, ...pairs][i]]))
 }
 
 /** @type {import('esbuild').BuildOptions} */
@@ -163,8 +188,9 @@ async function packed(text, options) {
  */
 async function shortened(text, module) {
   const folded = await packed(text, { loader: 'js', format: module ? 'esm' : undefined })
-  const compress = { ecma: /** @type {const} */ (2020), passes: 3, inline: false, reduce_vars: false, sequences: false }
-  return (await minify(folded, { ecma: 2020, module, compress, mangle: true })).code ?? ''
+  const compress = { ecma: /** @type {const} */ (2020), passes: 3, inline: false, reduce_vars: false, sequences: false, pure_getters: true }
+  const mangle = { nth_identifier: { get: (/** @type {number} */ n) => OF_VARIABLES[n] } }
+  return (await minify(folded, { ecma: 2020, module, compress, mangle })).code ?? ''
 }
 
 /** @returns {Promise<Record<string, string>>} texts of the bundles, by path from this folder */

@@ -35,7 +35,7 @@ from vqrf.codec.planes import PlanesField, shadows
 from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera, Front, Lattice
+from vqrf.geometry import Camera, Front, Lattice, Unbounded
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.page import page_with_scene, page_with_source
 from vqrf.rendering.render import render
@@ -174,11 +174,19 @@ def in_front_of(field: RadianceField, camera: Camera) -> RadianceField:
     return replace(field, lattice=lattice, equation=replace(field.equation, step_world=0.02))
 
 
+def drawn_in(field: RadianceField) -> RadianceField:
+    """The field with most of it outside of a small cube that is none of its middle, in a space turned a little."""
+    c, s = 3 * np.cos(0.3), 3 * np.sin(0.3)
+    space = Unbounded(((c, -s, 0.0, 0.2), (s, c, 0.0, -0.4), (0.0, 0.0, 3.0, 0.1), (0.0, 0.0, 0.0, 1.0)))
+    lattice = Lattice((-1.9, -1.8, -1.95), (1.8, 1.9, 1.9), field.lattice.shape, space)
+    return replace(field, lattice=lattice, equation=replace(field.equation, step_world=0.04))
+
+
 # ---------------------------------------------------------------------------------------------------------------- pictures
 
 
 @pytest.mark.parametrize("side", [96, 200])
-@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "frequencies", "inside", "front"])
+@pytest.mark.parametrize("kind", ["rgb", "network", "wide", "frequencies", "inside", "front", "unbounded"])
 def test_the_viewer_draws_what_the_renderer_draws(
     tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str, side: int
 ) -> None:
@@ -188,6 +196,7 @@ def test_the_viewer_draws_what_the_renderer_draws(
         "network": with_network(ball_field, 12, 2),
         "wide": with_network(ball_field, 7, 0),
         "frequencies": with_network(ball_field, 27, 2, 2),
+        "unbounded": drawn_in(with_network(ball_field, 12, 2)),
         "front": in_front_of(with_network(ball_field, 12, 2), looking_at(ball_field, side, 3.2)),
     }[kind]
     data = encode(preview(field))

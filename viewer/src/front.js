@@ -1,8 +1,9 @@
-/** The space of cameras that look one way: FORMAT.md section 4, *Space*. Matrices are 4x4, row by row. */
+/** The spaces that are no box: FORMAT.md section 4, *Space*. Matrices are 4x4, row by row. */
 
 /** How far from where a photo was taken one may turn, in radians, and go, in parts of the distance: beyond it nobody has looked. */
 const MAX_TURN = 0.35
 const MAX_ZOOM = 1.6
+const MAX_APPROACH = 8
 const DEGREES = 180 / Math.PI
 
 /** @typedef {[number, number, number]} Vector */
@@ -35,27 +36,37 @@ export function inverse(matrix) {
  * Where a camera begins, and how far it may go: amid those that took the photos, looking at the middle of what there is.
  *
  * @typedef {object} Home
- * @property {Vector} up
+ * @property {Vector} [up]
  * @property {{ position: Vector, target: Vector }} view
  * @property {[number, number]} distance the least and the most
- * @property {[number, number]} pitch in degrees
- * @property {number} swing how far it may turn to each side, in radians
+ * @property {[number, number]} [pitch] in degrees
+ * @property {number} [swing] how far it may turn to each side, in radians
  */
+
+/** In a space without bounds: where a camera stands of which nothing is said, from the middle of the cube that held the photos'. */
+const AMID = [0.448, -0.564, 0.348, 1]
 
 /**
  * @param {readonly number[]} space
  * @param {readonly number[]} lo places
  * @param {readonly number[]} hi
+ * @param {boolean} [isUnbounded]
  * @returns {Home | undefined} nothing where the space has no such point
  */
-export function homeOf(space, lo, hi) {
+export function homeOf(space, lo, hi, isUnbounded) {
   const back = inverse(space)
-  if (!back || !back[14]) return undefined
-  const position = /** @type {Vector} */ ([2, 6, 10].map((i) => back[i] / back[14]))
-  const [x, y, z, w] = times(back, [...lo.map((low, axis) => (low + hi[axis]) / 2), 1])
-  const target = /** @type {Vector} */ ([x / w, y / w, z / w])
+  if (!back) return undefined
+  const world = (/** @type {number[]} */ place) => {
+    const [x, y, z, w] = times(back, place)
+    return /** @type {Vector} */ ([x / w, y / w, z / w])
+  }
+  const position = world(isUnbounded ? AMID : [0, 0, 1, 0])
+  if (!position.every(Number.isFinite)) return undefined
+  const target = world(isUnbounded ? [0, 0, 0, 1] : [...lo.map((low, axis) => (low + hi[axis]) / 2), 1])
+  const view = { position, target }
   const distance = Math.hypot(...position.map((value, axis) => value - target[axis]))
+  if (isUnbounded) return { view, distance: [distance / MAX_APPROACH, distance * MAX_ZOOM] }
   const up = /** @type {Vector} */ (space.slice(4, 7))
   const swing = MAX_TURN * DEGREES
-  return { up, view: { position, target }, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], pitch: [-swing, swing], swing: MAX_TURN }
+  return { up, view, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], pitch: [-swing, swing], swing: MAX_TURN }
 }

@@ -7,6 +7,9 @@ const LEAST_EXTENT = 2 ** -40
 const MAX_SAMPLES = 2 ** 16
 const MAX_RAY_WORK = 2 ** 31
 const INTERVALS = [2 ** -64, 2 ** 64]
+/** How many diagonals of the lattice a ray may run in a space without bounds, and how far from its end anything may be. */
+export const STRETCH = 4
+const LEAST_LEFT = 2 ** -12
 const MAX_VALUE = 2 ** 100
 const MAX_SUM = 2 ** 126
 
@@ -22,9 +25,8 @@ export function drawingFault({ lo, hi, space, isUnbounded, interval, stepWorld, 
   }
   if (!(alphaThreshold > 0 && alphaThreshold < 1)) return `alpha_threshold: expected a value between 0 and 1, got ${alphaThreshold}`
   if (interval < INTERVALS[0] || interval > INTERVALS[1]) return `interval: ${interval} makes no density that can be told apart`
-  if (isUnbounded) return 'a space without bounds'
-  if (space && !isSpaceFine(space, lo, hi)) return 'space: not all of it is in front'
-  const samples = Math.hypot(...extents) / stepWorld + 1
+  if (space && !isSpaceFine(space, lo, hi, isUnbounded)) return 'space: not all of it is in front, or near enough'
+  const samples = ((isUnbounded ? STRETCH : 1) * Math.hypot(...extents)) / stepWorld + 1
   if (!(samples <= MAX_SAMPLES)) return `step_world: a ray has ${samples.toPrecision(3)} samples, expected at most ${MAX_SAMPLES}`
   const weights = layers.reduce((sum, layer) => sum + layer.out * layer.in, 0)
   if (samples * weights > MAX_RAY_WORK) return `the network's ${weights} weights for ${Math.round(samples)} samples of a ray take too long`
@@ -35,13 +37,16 @@ export function drawingFault({ lo, hi, space, isUnbounded, interval, stepWorld, 
  * @param {readonly number[]} space
  * @param {readonly number[]} lo
  * @param {readonly number[]} hi
+ * @param {boolean} [isUnbounded]
  */
-function isSpaceFine(space, lo, hi) {
+function isSpaceFine(space, lo, hi, isUnbounded) {
   const back = inverse(space)
   if (!back || space.some((value) => Math.abs(value) > MAX_COORDINATE)) return false
   return [0, 1, 2, 3, 4, 5, 6, 7].every((corner) => {
     const place = lo.map((low, axis) => (corner & (1 << axis) ? hi[axis] : low))
-    const [x, y, z, nearness] = times(back, [...place, 1])
+    const left = isUnbounded ? 2 - Math.max(...place.map(Math.abs)) : 1
+    if (left < LEAST_LEFT) return false
+    const [x, y, z, nearness] = times(back, [...place, Math.min(left, 1)])
     return nearness * MAX_COORDINATE >= 1 && [x / nearness, y / nearness, z / nearness, nearness].every((value) => Math.abs(value) <= MAX_COORDINATE)
   })
 }

@@ -94,9 +94,6 @@ export class Renderer {
     this.textures = []
     /** Of `march`. */
     this.source = ''
-    gl.bindVertexArray(gl.createVertexArray())
-    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1)
-    gl.pixelStorei(gl.PACK_ALIGNMENT, 1)
     this.present = this.compile(PRESENT)
   }
 

@@ -6,7 +6,8 @@
  */
 
 import { ACTIVATION_RELU, isHarmonic, SHADING_HARMONICS_RELU } from './decode.js'
-import { BLOCK_CELLS, BRICK, densityOfAlpha } from './textures.js'
+import { STRETCH } from './limits.js'
+import { BLOCK_BITS, BLOCK_CELLS, BRICK, densityOfAlpha } from './textures.js'
 
 /** A ray ends after the sample that leaves less light than this. */
 const LIGHT_LEFT = 1e-3
@@ -58,6 +59,14 @@ function float(value) {
   return /[.e]/.test(text) ? text : `${text}.0`
 }
 
+/**
+ * A text for each number from 0 to n, one behind the other.
+ *
+ * @param {number} n
+ * @param {(i: number) => string} text
+ */
+const repeated = (n, text) => Array.from({ length: n }, (_, i) => text(i)).join('')
+
 /** @param {readonly number[]} values */
 const vec3 = (values) => `vec3(${values.map(float)})`
 
@@ -86,20 +95,20 @@ function harmonicsSource({ channels, shading }) {
   const terms = channels / 3
   const groups = fours(channels)
   const each = (/** @type {(channel: number, color: number) => string} */ text) =>
-    Array.from({ length: channels }, (_, channel) => text(channel, Math.floor(channel / terms))).join('')
+    repeated(channels, (channel) => text(channel, Math.floor(channel / terms)))
   const range = (/** @type {number} */ channel, /** @type {number} */ first) => `uRange[${first + (channel >> 2)}][${channel & 3}]`
   const color = shading === SHADING_HARMONICS_RELU ? 'weight * max(0.5 + sum, 0.0)' : 'weight / (1.0 + exp(-sum))'
   return `
 float ${each((channel) => `basis_${channel},`)}y[${terms}];
 vec3 base = vec3(0.0);
 void prepare_color(vec3 d) {
-  ${HARMONICS.slice(0, terms).map((text, k) => `y[${k}] = ${isHarmonic(shading) ? text : '1.0'};`).join('')}
+  ${repeated(terms, (k) => `y[${k}] = ${isHarmonic(shading) ? HARMONICS[k] : '1.0'};`)}
   ${each((channel, c) => `
   basis_${channel} = y[${channel % terms}] * ${range(channel, 1)};
   base[${c}] += y[${channel % terms}] * ${range(channel, 1 + groups)};`)}
 }
 vec3 add_color(vec3 at, float weight) {
-  ${Array.from({ length: groups }, (_, g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`).join('')}
+  ${repeated(groups, (g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`)}
   vec3 sum = base;
   ${each((channel, c) => `sum[${c}] += texel_${channel >> 2}[${channel & 3}] * basis_${channel};`)}
   return ${color};
@@ -168,7 +177,7 @@ const QUEUE = 16
  * @param {number} n vectors
  */
 function productSource({ to, from, out, in: inputs, at }, n) {
-  const each = (/** @type {(s: number) => string} */ text) => Array.from({ length: n }, (_, s) => text(s)).join('')
+  const each = (/** @type {(s: number) => string} */ text) => repeated(n, text)
   return `
   for (int row = 0; row < ${out}; row++) {
     ${each((s) => `vec4 sum_${s} = ${to}[row * ${n} + ${s}];`)}
@@ -240,9 +249,7 @@ vec3 colors_from(int from) {
   vec4 a[${AT_ONCE * width}], b[${AT_ONCE * width}];
   for (int s = 0; s < ${AT_ONCE}; s++) {
     vec3 at = queue[from + s].xyz;
-    ${Array.from({ length: groups }, (_, g) => {
-      return `b[${AT_ONCE * g} + s] = textureLod(uFeatures${g}, at, 0.0) * uRange[${1 + g}] + uRange[${1 + groups + g}];`
-    }).join('')}
+    ${repeated(groups, (g) => `b[${AT_ONCE * g} + s] = textureLod(uFeatures${g}, at, 0.0) * uRange[${1 + g}] + uRange[${1 + groups + g}];`)}
   }${waves.length ? `\n  for (int i = 0; i < ${AT_ONCE * groups}; i++) {${waves.join('')}\n  }` : ''}
   for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
   vec3 sum = vec3(0.0);
@@ -283,47 +290,65 @@ function lightThrough({ activation, densityBias, interval }) {
 }
 
 /**
- * The way of a ray through a box: the first sample `start`, the step `stride` in cells, and the last sample.
- *
- * @param {import('./textures.js').Drawn} drawn
- * @param {string} toGrid cells to a unit of places
- */
-function boxWay({ lo, hi, near, stepWorld }, toGrid) {
-  return `
-  direction += vec3(equal(direction, vec3(0.0))) * 1e-12;
-  vec3 t_lo = (${vec3(lo)} - uOrigin) / direction;
-  vec3 t_hi = (${vec3(hi)} - uOrigin) / direction;
-  vec3 enter = min(t_lo, t_hi), leave = max(t_lo, t_hi);
-  float t0 = max(max(enter.x, enter.y), max(enter.z, ${float(near)}));
-  float last = floor((min(min(leave.x, leave.y), leave.z) - t0) / ${float(stepWorld)});
-  start = (uOrigin + t0 * direction - ${vec3(lo)}) * ${toGrid};
-  stride = direction * ${toGrid} * ${float(stepWorld)};`
-}
-
-/**
- * The same through a space: homogeneous places are a + t b, and straight. GLSL takes the rows of the space for columns.
+ * The straight pieces of a ray through places, which are a + t b, homogeneous: of each the first sample `start`, the step `stride` in
+ * cells, and the last sample. In a space without bounds w is the largest of seven functions of t; the one that grows faster and
+ * first reaches it comes next, and samples go on from piece to piece.
  *
  * @param {import('./textures.js').Drawn} drawn
  * @param {string} toGrid
- * @param {readonly number[]} space
  */
-function frontWay({ lo, hi, near, stepWorld }, toGrid, space) {
-  const face = (/** @type {string} */ side, /** @type {string} */ sign) => `
-  rise = ${sign}(b.xyz - b.w * ${side}) + 1e-12;
-  at = ${sign}(a.w * ${side} - a.xyz) / rise;
-  enter = max(enter, mix(enter, at, greaterThan(rise, vec3(0.0))));
-  leave = min(leave, mix(leave, at, lessThan(rise, vec3(0.0))));`
+function followSource({ lo, hi, near, stepWorld, isUnbounded }, toGrid) {
   return `
-  mat4 to_place = mat4(${space.map(float)});
-  vec4 a = vec4(uOrigin, 1.0) * to_place, b = vec4(direction, 0.0) * to_place;
-  vec3 rise, at, enter = vec3(${float(near)}), leave = vec3(${float(GREATEST)});${face(vec3(lo), '')}${face(vec3(hi), '-')}
-  float t0 = max(max(enter.x, enter.y), enter.z), t1 = min(min(leave.x, leave.y), leave.z);
-  vec4 p0 = a + t0 * b;
-  vec3 turn = a.w * b.xyz - b.w * a.xyz;
-  float w = p0.w * (a.w + t1 * b.w);
-  float last = t0 <= t1 && p0.w > 0.0 && w > 0.0 ? floor((t1 - t0) * length(turn) / w / ${float(stepWorld)}) : -1.0;
-  start = (p0.xyz / p0.w - ${vec3(lo)}) * ${toGrid};
-  stride = normalize(turn) * ${toGrid} * ${float(stepWorld)} + 1e-12;`
+vec4 a, b;
+vec3 enter, leave;
+/* It begins so steep that it is below every other at once. */
+vec2 upcoming = vec2(0.0, -1e12);
+float until_t = 0.0, rest = 0.0;
+void face(vec3 planes, float inwards) {
+  vec3 rise = inwards * (b.xyz - b.w * planes) + 1e-12, at = inwards * (a.w * planes - a.xyz) / rise, is_rising = step(0.0, rise);
+  enter = max(enter, mix(enter, at, is_rising));
+  leave = min(leave, mix(at, leave, is_rising));
+}
+void meet(vec2 side) {
+  float reach = (a.w - side.x) / (side.y - b.w);
+  if (side.y > b.w && reach < until_t) {
+    until_t = reach;
+    upcoming = side;
+  }
+}
+bool follow() {
+  last = -1.0;
+  ${isUnbounded ? 'while (last < 0.0 && until_t < 3e38) ' : ''}{
+    float from = max(until_t, ${float(near)});
+    until_t = 3e38;${isUnbounded ? `
+    a.w = upcoming.x;
+    b.w = upcoming.y;
+    for (int axis = 0; axis < 3; axis++) {
+      vec2 side = vec2(a[axis], b[axis]) / 2.0;
+      meet(vec2(0.5, 0.0) + side);
+      meet(vec2(0.5, 0.0) - side);
+      meet(vec2(1.0, 0.0));
+    }
+    until_t = max(until_t, from);` : ''}
+    enter = vec3(from);
+    leave = vec3(until_t);
+    face(${vec3(lo)}, 1.0);
+    face(${vec3(hi)}, -1.0);
+    float t0 = max(max(enter.x, enter.y), enter.z), t1 = min(min(leave.x, leave.y), leave.z), w0 = a.w + t0 * b.w, w1 = a.w + t1 * b.w;
+    vec3 turn = a.w * b.xyz - b.w * a.xyz;
+    float pace = length(turn) / ${float(stepWorld)}, steps = (t1 - t0) * pace / w0 / w1 - rest;
+    stride = turn / pace * ${toGrid} + 1e-12;
+    start = ((a + t0 * b).xyz / w0 - ${vec3(lo)}) * ${toGrid} + rest * stride;
+    if (t0 <= t1 && min(w0, w1) > 0.0) {
+      last = floor(steps);
+      rest = last + 1.0 - steps;
+    }
+    k = 0.0;
+    per_stride = 1.0 / stride;
+    ahead = step(0.0, stride);
+  }
+  return last >= 0.0;
+}`
 }
 
 /**
@@ -339,7 +364,8 @@ export function marchSource(drawn) {
   const cells = drawn.shape.map((side) => side - 1)
   const toGrid = vec3(cells.map((n, axis) => n / (drawn.hi[axis] - drawn.lo[axis])))
   const extent = Math.hypot(...drawn.hi.map((value, axis) => value - drawn.lo[axis]))
-  const limit = Math.ceil(extent / drawn.stepWorld) + 8
+  const { space, isUnbounded } = drawn
+  const limit = Math.ceil(((isUnbounded ? STRETCH : 1) * extent) / drawn.stepWorld) + 8
   const floor = densityOfAlpha(drawn.alphaThreshold, drawn)
   const length = float(isHarmonic(drawn.shading) ? MAX_RUN - 1 : 0)
   return `#version 300 es
@@ -350,14 +376,16 @@ precision highp sampler3D;
 precision highp usampler3D;
 uniform usampler3D uBlocks;
 uniform sampler3D uDensity;
-${drawn.features.map((_, g) => `uniform sampler3D uFeatures${g};`).join('')}
+${repeated(drawn.features.length, (g) => `uniform sampler3D uFeatures${g};`)}
 uniform sampler2D uWeights;
 uniform vec3 uOrigin, uRayStart, uRayX, uRayY, uTexel;
 uniform vec4 uRange[${1 + 2 * drawn.features.length}];
 out vec4 light;
 const ivec3 CELLS = ${ivec3(cells)};
 ${colorSource(drawn)}
-vec3 start, stride, per_stride;
+vec3 start, stride, per_stride, ahead;
+float last, k;
+${followSource(drawn, toGrid)}
 /* The first sample after k that lies beyond one of three planes. */
 float leaving(vec3 planes, float k) {
   vec3 beyond = (planes - start) * per_stride;
@@ -365,12 +393,12 @@ float leaving(vec3 planes, float k) {
 }
 void main() {
   vec3 direction = normalize(uRayStart + gl_FragCoord.x * uRayX + gl_FragCoord.y * uRayY);
-${drawn.space ? frontWay(drawn, toGrid, drawn.space) : boxWay(drawn, toGrid)}
+  /* GLSL takes the rows of the space for columns. */
+  mat4 to_place = mat4(${space ? space.map(float) : '1.0'});
+  a = vec4(uOrigin, 1.0) * to_place;
+  b = vec4(direction, 0.0) * to_place;
   light = vec4(0.0, 0.0, 0.0, 1.0);
-  if (last < 0.0) return;
-  per_stride = 1.0 / stride;
-  vec3 ahead = step(0.0, stride);
-  float k = 0.0;
+  if (!follow()) return;
   ivec3 block;
   uvec4 info;
   prepare_color(direction);
@@ -383,17 +411,17 @@ ${drawn.space ? frontWay(drawn, toGrid, drawn.space) : boxWay(drawn, toGrid)}
   while (is_going) {
     do {
       vec3 p = start;
-      for (is_found = false; n < ${limit} && k <= last && !is_found; n++) {
+      for (is_found = false; n < ${limit} && !is_found && (k <= last${isUnbounded ? ` || k < 3e38 && follow()` : ''}); n++) {
         p = start + k * stride;
         ivec3 cell = clamp(ivec3(p), ivec3(0), CELLS - 1);
-        block = cell >> ${Math.log2(BLOCK_CELLS)};
+        block = cell >> ${BLOCK_BITS};
         info = texelFetch(uBlocks, block.zyx, 0);
         int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
         is_found = info.w == 0u && (((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) != 0u;
         vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
-        k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${float(BLOCK_CELLS)}, k);
+        k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${BLOCK_CELLS}.0, k);
       }
-      vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${float(BRICK)} - vec3(block * ${BLOCK_CELLS}) + 0.5;
+      vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${BRICK}.0 - vec3(block * ${BLOCK_CELLS}) + 0.5;
       vec3 at = ((p + corner) * uTexel).zyx;
       vec3 level = textureLod(uDensity, at, 0.0).rgb;
       float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(drawn.emptyDensity)}, uRange[0].y, level.g);
@@ -408,13 +436,13 @@ ${drawn.space ? frontWay(drawn, toGrid, drawn.space) : boxWay(drawn, toGrid)}
         run += next;
         next = vec4(0.0);
       }
-      is_going = is_found && light.a >= ${float(LIGHT_LEFT)};
+      is_going = is_found && light.a >= ${LIGHT_LEFT};
     } while (is_going && next.w == 0.0);
     if (run.w > 0.0) light.rgb += add_color(run.xyz / run.w, run.w);
     run = next;
     home = info.z;
     until = k + ${length};
-    k = is_going ? k : ${float(GREATEST)};
+    k = is_going ? k : 3e38;
     is_going = is_going || run.w > 0.0;
     light.rgb += finish_color(!is_going);
   }

@@ -18,6 +18,7 @@ import { addUp, eachNode } from './pyramid.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
 export const BLOCK_CELLS = 4
+export const BLOCK_BITS = 2
 /** Texels along the edge of a brick: the voxels around the cells of a block. */
 export const BRICK = BLOCK_CELLS + 1
 /** Distances in the block table end here; a longer way takes more than one skip. */
@@ -30,6 +31,8 @@ const GROUP = 4
 const MAX_DENSITY = 65504
 /** Products of planes and lines that are summed up for a field: half a minute. */
 const MAX_PRODUCTS = 2 ** 35
+
+const NO_TEXTURE = 'the field needs a larger texture than this browser has'
 
 /** @typedef {import('./decode.js').Head & Textures} Drawn what the renderer needs, all of it transferable */
 
@@ -176,7 +179,7 @@ class BlockTable {
     const most = Math.min(Math.floor(maxSide / BRICK), 255)
     const side = Math.min(Math.ceil(Math.cbrt(Math.max(occupied, 1))), most)
     const deep = Math.ceil(Math.max(occupied, 1) / (side * side))
-    if (deep > most) throw new TooLarge('the field needs a larger texture than this browser has')
+    if (deep > most) throw new TooLarge(NO_TEXTURE)
     let brick = 0
     for (let block = 0; block < this.n; block++) {
       if (this.words[4 * block + 3]) continue
@@ -335,7 +338,7 @@ function fillBricks({ shape, partition }, { levels, codes }, blocks, bricks, fea
 export function makeTextures(field, maxSide) {
   const { shape, partition, channels } = field
   const blocks = new BlockTable(shape)
-  if (Math.max(...blocks.size) > maxSide) throw new TooLarge('the field has more blocks than this browser can address')
+  if (Math.max(...blocks.size) > maxSide) throw new TooLarge(NO_TEXTURE)
   const voxels = voxelsOf(field)
   const floor = densityOfAlpha(field.alphaThreshold, field)
   // Where even an empty voxel would show, any voxel that is not PRUNED makes its cells visible.
@@ -348,11 +351,11 @@ export function makeTextures(field, maxSide) {
   const bricks = blocks.placeBricks(maxSide)
   const features = quantizeFeatures(voxels.tables, channels)
   const filled = fillBricks(field, voxels, blocks, bricks, features)
-  const { lo, hi, shading, space } = field
+  const { lo, hi, shading, space, isUnbounded } = field
   const places = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
   return {
     extent: { lo: places(low), hi: places(high) },
-    home: space && homeOf(space, places(low), places(high)),
+    home: space && homeOf(space, places(low), places(high), isUnbounded),
     ...{ ...field.head, shading },
     ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,

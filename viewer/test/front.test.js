@@ -1,4 +1,4 @@
-/** A camera before what was seen from one side, and the map that it stands in. */
+/** A camera before what was seen from one side, or amid what was seen from there, and the map that it stands in. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -44,4 +44,24 @@ test('a camera begins where the photos were taken, upright, and stays before wha
 
 test('a space without such a point has no home', () => {
   assert.equal(homeOf([...[1, 0, 0, 0], ...[0, 1, 0, 0], ...[0, 0, 1, 0], ...[0, 0, 0, 1]], LO, HI), undefined)
+})
+
+/** A cube of half-side 2 around (1, 2, 3), for a place with all that is around it. */
+const PLACE = [...[0.5, 0, 0, -0.5], ...[0, 0.5, 0, -1], ...[0, 0, 0.5, -1.5], ...[0, 0, 0, 1]]
+
+test('a camera begins within the cube that held the photos, and flies no farther than it', () => {
+  const home = homeOf(PLACE, [-1.9, -1.9, -1.9], [1.9, 1.9, 1.9], true)
+  const orbit = new Orbit([-1.9, -1.9, -1.9], [1.9, 1.9, 1.9], home)
+  const away = () => orbit.position.map((value, axis) => value - [1, 2, 3][axis])
+  const isInside = () => away().every((value) => Math.abs(value) < 2)
+  near(orbit.target, [1, 2, 3])
+  assert.ok(isInside() && Math.abs(Math.hypot(...away()) - 1.6) < 0.01)
+  const before = orbit.position
+  orbit.turn(2, 0)
+  assert.ok(Math.hypot(...before.map((value, axis) => value - orbit.position[axis])) > 1 && isInside())
+  orbit.isFlying = true
+  for (let n = 0; n < 200; n++) orbit.move(0, 0, -0.3)
+  assert.ok(Math.hypot(...away()) < 1.3 * 2)
+  for (let n = 0; n < 200; n++) orbit.move(0.3, 0, 0.1)
+  assert.ok(Math.hypot(...away()) < 1.3 * 2)
 })

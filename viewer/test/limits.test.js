@@ -12,10 +12,10 @@ const VALID = new URL('../../conformance/valid/', import.meta.url)
 const files = readdirSync(VALID).filter((name) => name.endsWith('.vqrf'))
 const fieldOf = (/** @type {string} */ name) => decode(new Uint8Array(readFileSync(new URL(name, VALID))))
 
-test('every valid file of the conformance files can be drawn, but those of a space without bounds', () => {
+test('every valid file of the conformance files can be drawn', () => {
   for (const name of files) {
     const field = fieldOf(name)
-    assert.equal(drawingFault(field), field.isUnbounded ? 'a space without bounds' : undefined, name)
+    assert.equal(drawingFault(field), undefined, name)
     assert.equal(valuesFault(makeTextures(field, 256)), undefined, name)
   }
 })
