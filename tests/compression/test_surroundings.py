@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vqrf.codec.pyramid import Nodes, build_nodes, children_of
-from vqrf.compression.surroundings import FEWEST, FIRST_BITS, MOST, Surroundings, neighbours_of
+from vqrf.compression.surroundings import FEWEST, FIRST_BITS, MOST, RIDGE, Surroundings, fit_odds, neighbours_of
 from vqrf.kernels import BITS_UNIT, Children, reference
 
 
@@ -66,3 +66,16 @@ def test_bits_stay_within_their_bounds_where_all_are_0_or_none_is() -> None:
         for bits in bits_of(nodes, [np.full((level.n_nodes, 2), value) for level in nodes]):
             assert ((bits >= FEWEST) & (bits <= MOST)).all()
             assert (bits > FIRST_BITS).all() if value == 0 else (bits < FIRST_BITS).all()
+
+
+def test_weights_and_biases_are_where_the_penalised_likelihood_is_highest() -> None:
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.rand(400, 5, generator=generator) * reach for reach in (1.0, 3.0)]
+    outcomes = torch.rand(400, 5, generator=generator) < torch.sigmoid(inputs[0] - inputs[1] + torch.linspace(-2, 2, 5))
+    weights, biases = fit_odds(inputs, outcomes)
+    at = torch.tensor([*weights, *biases.tolist()], dtype=torch.float64, requires_grad=True)
+    odds = at[2:] + at[0] * inputs[0].double() + at[1] * inputs[1].double()
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(odds, outcomes.double(), reduction="sum")
+    (loss + RIDGE / 2 * at.square().sum()).backward()
+    assert at.grad is not None
+    torch.testing.assert_close(at.grad, torch.zeros_like(at), atol=1e-4, rtol=0)  # biases are rounded to float32

@@ -23,6 +23,7 @@ from test_interop_tensorf import small_tree as tensorf_tree
 from vqrf.codec.compressed import CODED, CompressedField
 from vqrf.interop import archives, load_checkpoint, outline_checkpoint, pickles, zip_of_vqrf
 from vqrf.interop.archives import CheckpointError, bytes_of_npz, bytes_of_object_npz, bytes_of_zip
+from vqrf.interop.parts import CHECKED_AT_ONCE, is_finite
 from vqrf.interop.values import MAX_AXES, Refused
 
 MEGABYTE = 10**6
@@ -182,6 +183,17 @@ def test_values_that_cannot_be_drawn_are_refused_by_name(case: str, tmp_path: Pa
     path = saved(change(small_tree()), tmp_path / "bad.tar")
     with pytest.raises(CheckpointError, match=saying):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3 * CHECKED_AT_ONCE + 5,), (2, CHECKED_AT_ONCE), (CHECKED_AT_ONCE + 1, 2)])
+def test_a_value_that_is_no_number_is_found_wherever_it_is(shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, np.float32)
+    assert is_finite(array) and is_finite(array.astype(np.uint8))
+    for place in {0, array.size // 2, array.size - 1} if array.size else ():
+        for value in (np.nan, -np.inf):
+            array.reshape(-1)[place] = value
+            assert not is_finite(array)
+            array.reshape(-1)[place] = 0
 
 
 @pytest.mark.parametrize("radius", [1e300, 0.0, 1e-300, np.inf])

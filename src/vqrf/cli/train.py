@@ -56,6 +56,8 @@ class Train:
     tensorf: planes times lines; quick (128^3) or standard (300^3, 50 minutes) alone.
     tensorf-cp: lines alone; quick (128^3) or standard (200^3) alone.
     The last two also write a checkpoint of TensoRF."""
+    steps: int | None = None
+    """Number of steps of the second, longer stage. Without it, the preset's. Its grid grows at the same shares of them."""
     downscale: int = 0
     """Average n x n pixels into one. 0: as the preset's size of photos needs."""
     background: str | None = None
@@ -69,13 +71,17 @@ class Train:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        from vqrf.training.stages import PRESETS, suited_to
+        from vqrf.training.stages import FEWEST_STEPS, MOST_STEPS, PRESETS, suited_to
 
+        if self.steps is not None and not FEWEST_STEPS <= self.steps <= MOST_STEPS:
+            raise UsageError(f"--steps: expected {FEWEST_STEPS} to {MOST_STEPS}, got {self.steps}")
         size = self.preset or "standard"
         preset = size if self.base == "dvgo" else f"{self.base}-{size}"
         scene, images = load_sized(self.data, preset, self.downscale, self.background, self.photos)
         config = replace(PRESETS[preset], learns_exposure=self.exposure)
-        if self.preset is None:
+        if self.steps is not None:
+            config = replace(config, fine=config.fine.with_steps(self.steps))
+        elif self.preset is None:
             config = suited_to(config, sum(view.camera.width * view.camera.height for view in scene.train))
         from vqrf.training.workers import is_first, joined
 

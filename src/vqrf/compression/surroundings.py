@@ -75,7 +75,7 @@ class Surroundings:
         result = []
         for number, level in enumerate(seen):
             inputs = self._inputs(seen, number)
-            weights, biases = _fit(inputs, level > 0)
+            weights, biases = fit_odds(inputs, level > 0)
             odds = biases + sum(weight * values for weight, values in zip(weights, inputs, strict=True))
             bits = (FIRST_BITS - odds / math.log(2)).clamp(FEWEST, MOST)
             result.append((bits / BITS_UNIT).round().to(torch.uint8))
@@ -121,18 +121,27 @@ def _of_others(values: Tensor) -> Tensor:
     return values.sum(1, keepdim=True) - values
 
 
-def _fit(inputs: Sequence[Tensor], outcomes: Tensor) -> tuple[list[float], Tensor]:
-    """Weights of the inputs [N,C] and biases [C] float32 of the channels under which the outcomes [N,C] are likeliest."""
-    n_nodes, n_channels = outcomes.shape
-    stride = max(n_nodes // SAMPLE, 1)
-    rows = torch.stack([values[::stride] for values in inputs], -1).double()
-    channels = torch.eye(n_channels, dtype=torch.float64, device=rows.device).expand(len(rows), -1, -1)
-    design = torch.cat([rows, channels], -1).flatten(0, 1)
-    wanted = outcomes[::stride].double().flatten()
-    ridge = RIDGE * torch.eye(design.shape[1], dtype=torch.float64, device=rows.device)
-    solution = torch.zeros(design.shape[1], dtype=torch.float64, device=rows.device)
+def fit_odds(inputs: Sequence[Tensor], outcomes: Tensor) -> tuple[list[float], Tensor]:
+    """Weights of the inputs [N,C] and biases [C] float32 of the channels under which the outcomes [N,C] are likeliest.
+
+    The curvature of the likelihood has a corner of the weights, a row for each of these, and is diagonal in the biases, as each
+    coefficient has but its own channel's: the biases are eliminated (Schur complement).
+    """
+    stride = max(len(outcomes) // SAMPLE, 1)
+    design = torch.stack([values[::stride] for values in inputs], 0).double()
+    wanted = outcomes[::stride].double()
+    ridge = RIDGE * torch.eye(len(inputs), dtype=torch.float64, device=design.device)
+    weights, biases = design.new_zeros(len(inputs)), design.new_zeros(outcomes.shape[1])
     for _ in range(PASSES):
-        likely = torch.sigmoid(design @ solution)
-        curvature = (design * (likely * (1 - likely))[:, None]).T @ design + ridge
-        solution += torch.linalg.solve(curvature, design.T @ (wanted - likely) - RIDGE * solution)
-    return solution[: len(inputs)].tolist(), solution[len(inputs) :].float()
+        likely = torch.sigmoid(torch.einsum("k,knc->nc", weights, design) + biases)
+        missing, sharpness = wanted - likely, likely * (1 - likely)
+        weighted = design * sharpness
+        corner = weighted.flatten(1) @ design.flatten(1).T + ridge
+        border, diagonal = weighted.sum(1), sharpness.sum(0) + RIDGE
+        of_weights = (design * missing).sum((1, 2)) - RIDGE * weights
+        of_biases = missing.sum(0) - RIDGE * biases
+        schur = corner - (border / diagonal) @ border.T
+        change = torch.linalg.solve(schur, of_weights - border @ (of_biases / diagonal))
+        weights = weights + change
+        biases = biases + (of_biases - border.T @ change) / diagonal
+    return weights.tolist(), biases.float()

@@ -30,6 +30,19 @@ OWN_KEY = "vqrf"
 """Key under which a file that we write says what a float32 would round."""
 
 
+CHECKED_AT_ONCE = 2**22
+"""Values looked at together, so that no second array of the size of a checkpoint is made."""
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether no value is infinite or no number."""
+    if array.dtype.kind in "biu":
+        return True
+    n_parts = min(max(array.size // CHECKED_AT_ONCE, 1), len(array)) if array.ndim else 1
+    parts = np.array_split(array, n_parts) if n_parts > 1 else [array]
+    return all(bool(np.isfinite(part).all()) for part in parts)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What a checkpoint does not say.
@@ -142,7 +155,7 @@ class Parts:
     def array(self, key: str, ndim: int) -> NDArray[Any]:
         self.shape(key, ndim)
         array: NDArray[Any] = _within(key, lambda: array_of(self.state[key], key))
-        if not all(np.isfinite(part).all() for part in array):
+        if not is_finite(array):
             raise Refused(f"{key}: has a value that is not finite")
         return array
 

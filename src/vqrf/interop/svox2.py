@@ -35,7 +35,18 @@ from vqrf.fields.field import RadianceField, dense_bytes
 from vqrf.fields.storage import MAX_FIELD_BYTES
 from vqrf.geometry import Float32
 from vqrf.interop.archives import Npz, bytes_of_npz
-from vqrf.interop.parts import FORWARD_FACING, USUAL, Imported, Outline, Sampling, expect_box, lattice_of, listed, reading
+from vqrf.interop.parts import (
+    FORWARD_FACING,
+    USUAL,
+    Imported,
+    Outline,
+    Sampling,
+    expect_box,
+    is_finite,
+    lattice_of,
+    listed,
+    reading,
+)
 from vqrf.interop.values import Refused
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, LEAST_EXTENT, MAX_COORDINATE, Equation, interval_of_step
 from vqrf.memory import expect_room
@@ -180,7 +191,7 @@ class _Opened:
         """An array of that shape, whose values are finite."""
         self._shape(key, shape, kinds)
         array: NDArray[Any] = self.npz.array(key)
-        if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in array):
+        if array.dtype.kind == "f" and not is_finite(array):
             raise Refused(f"{key}: has a value that is not finite")
         return array
 

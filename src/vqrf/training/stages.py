@@ -135,6 +135,14 @@ class StageConfig:
         n_left = len(self.grow_at) - n_grown
         return self.n_voxels >> n_left if self.first_voxels is None else round(self.n_voxels / self.growth**n_left)
 
+    def with_steps(self, steps: int) -> StageConfig:
+        """The stage in so many steps; its lattice grows at the same shares of them.
+
+        >>> FINE.with_steps(6000).grow_at
+        (350, 700, 1050, 1400)
+        """
+        return replace(self, steps=steps, grow_at=tuple(round(at * steps / self.steps) for at in self.grow_at))
+
     @property
     def growth(self) -> float:
         """The factor by which the number of voxels grows each time."""
@@ -242,6 +250,9 @@ def preset_for(side: int) -> str:
     """
     return next((name for name in BY_SIZE if side <= PRESETS[name].image_side), BY_SIZE[-1])
 
+
+FEWEST_STEPS, MOST_STEPS = 100, 10_000_000
+"""Of a fine stage that is asked for by its steps: a lattice has to have time to grow."""
 
 FULL_SET = 100
 """Photos of its size that a preset's steps are meant for, as the synthetic scenes have."""
