@@ -9,6 +9,7 @@ import numpy as np
 from vqrf.codec.compressed import CompressedField
 from vqrf.compression.compact import RATES, CompactPreset
 from vqrf.compression.paper import PaperPreset
+from vqrf.compression.planes import PlanesPreset
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels
@@ -41,6 +42,8 @@ TINY = TrainConfig(
 TINY_RATE = CompactPreset(
     bit_price=2e-8, warm_price=2e-8, n_levels=2, warm_steps=70, steps=40, rays_per_step=512, rates=replace(RATES, mlp=1e-3)
 )
+
+TINY_PLANES = PlanesPreset(bit_price=2e-8, warm_price=2e-8, n_levels=2, warm_steps=20, steps=20, rays_per_step=512)
 
 TINY_COMPRESS = PaperPreset(
     name="demo", n_codes=64, steps=80, rays_per_step=512, rates=LearningRates(0.05, 0.05, 5e-4), bake_steps=64

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cli import refuses, succeeds, vqrf
-from tiny import TINY, TINY_RATE, tiny_scene
+from tiny import TINY, TINY_PLANES, TINY_RATE, tiny_scene
 
-from vqrf.cli.make import ASKED_FILE
+from vqrf.cli.make import ASKED_FILE, Plan, plan_of
 from vqrf.cli.process import Process
-from vqrf.codec.bitstream import verify
+from vqrf.codec.bitstream import decode, verify
+from vqrf.codec.planes import PlanesField
+from vqrf.codec.pyramid import PyramidField
 from vqrf.compression import presets
 from vqrf.data.scene import save_scene
 from vqrf.fields.run import FIELD_FILE
 from vqrf.training import stages
+from vqrf.training.stages import Components
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +28,15 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of a second, whatever preset they are of."""
     for name in ("quick", "standard"):
         monkeypatch.setitem(stages.PRESETS, name, TINY)
+    monkeypatch.setitem(stages.PRESETS, "tensorf-standard", replace(TINY, fine=replace(TINY.fine, components=Components(2, 4))))
     monkeypatch.setitem(presets.PRESETS, "compact", replace(TINY_RATE, name="compact"))
-    monkeypatch.setattr("vqrf.cli.make.TUNING_STEPS", {"quick": 40, "standard": None})
+    monkeypatch.setitem(presets.PRESETS, "planes", TINY_PLANES)
+
+    def shortened(*asked: Any) -> Plan:
+        plan = plan_of(*asked)
+        return replace(plan, training_steps=plan.training_steps and 100, tuning_steps=plan.tuning_steps and 40)
+
+    monkeypatch.setattr("vqrf.cli.make.plan_of", shortened)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +82,20 @@ def test_one_that_was_stopped_anywhere_ends_in_the_same_bytes(
     succeeds("make", data, "--out", out)
     assert out.read_bytes() == whole.read_bytes()
     refuses("make", data, "--out", out, saying=("is there already",))
+
+
+def test_what_is_coded_as_planes_is_trained_as_planes(data: Path, tmp_path: Path) -> None:
+    """By itself a box is, unless it is a draft; whatever is asked for has a preset of `train`."""
+    sizes, spaces, of_planes = ("quick", "standard", "large"), (None, "box", "front"), set()
+    for size, base, space in product(sizes, (None, "plenoxels", "tensorf-cp"), spaces):
+        plan = plan_of(size, base, space)
+        name = plan.size or "standard"
+        assert (name if plan.base == "dvgo" else f"{plan.base}-{name}") in stages.PRESETS
+        of_planes |= {(size, base, space)} if plan.base == "tensorf" else set()
+    assert of_planes == set(product(("standard", "large"), (None,), (None, "box")))
+    for name, words, kind in (("a", (), PlanesField), ("b", ("--preset", "quick"), PyramidField)):
+        succeeds("make", data, "--out", tmp_path / f"{name}.vqrf", *words)
+        assert isinstance(decode((tmp_path / f"{name}.vqrf").read_bytes()), kind)
 
 
 def test_photos_without_cameras_get_them_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

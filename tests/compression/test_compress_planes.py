@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TINY, tiny_scene
+from tiny import TINY, TINY_PLANES, tiny_scene
 
 from vqrf.bench.jobs import Case, Conditions
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.planes import PlanesField
-from vqrf.compression.planes import PlanesPreset, balanced, thin
+from vqrf.compression.planes import balanced, thin
 from vqrf.compression.presets import compress
 from vqrf.compression.priced import Rounding
 from vqrf.compression.tuning import Checkpoints
@@ -26,8 +26,6 @@ from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.run import save_run
 from vqrf.training.stages import Components, LearningRates
 from vqrf.training.train import fit_model
-
-TINY_PLANES = PlanesPreset(bit_price=2e-8, warm_price=2e-8, n_levels=2, warm_steps=20, steps=20, rays_per_step=512)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import tyro
@@ -18,7 +18,7 @@ import tyro
 from vqrf.bars import progress_bar
 from vqrf.cli.compress import Compress
 from vqrf.cli.ends import explain
-from vqrf.cli.make import Make
+from vqrf.cli.make import Base, Make, Size
 from vqrf.cli.meta import Presenting
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, one_line, read_bytes, say, tell
 from vqrf.cli.view import notes_of
@@ -97,10 +97,10 @@ class Batch:
     Paths are relative to this file; # after a blank, or at the start of a line, begins a comment."""
     out: Path
     """Folder for the results: NAME.vqrf and NAME.html of each line, index.html, which shows all, and batch.csv."""
-    preset: Literal["quick", "standard", "large"] = "standard"
+    preset: Size = "standard"
     """As for `make`."""
-    base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
-    """Kind of field, as for `train`."""
+    base: Base | None = None
+    """Kind of field, as for `make`."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     ray: str | None = None
     """Address of a Ray cluster that does the work. All its machines must see the same folders."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from vqrf.bars import progress_bar
-from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, load_to_compress, with_factors
+from vqrf.cli.convert import AS_THEY_ARE, PHOTOS, ImportFlags, OwnFlags, has_planes, load_to_compress, with_factors
 from vqrf.cli.meta import SHOWN, PresentingFlags, presented
 from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, named, print_json, say
@@ -43,12 +43,12 @@ class Compress:
     """The .vqrf file to write."""
     data: Path | None = None
     """Dataset folder, on which the field was trained. Without it, the file is tuned on renders of the field."""
-    preset: PresetName = "compact"
-    """How to compress.
+    preset: PresetName | None = None
+    """How to compress. Without it: planes where the field has planes, else compact.
     compact: the smallest file, lego 34.05 dB in 0.5 MB after 51 minutes on one thread.
     paper: VQRF as published, 34.00 dB in 1.1 MB after 17 minutes.
     demo: as paper, for small scenes, in half a minute.
-    planes: planes and lines, for runs of train --base tensorf; a fifth smaller than compact. Experimental."""
+    planes: planes and lines, for runs of train --base tensorf; a fifth smaller than compact."""
     profile: Profile = "exact"
     """exact: keep the field's own colours.
     web: replace its colour network by spherical harmonics, which a browser draws faster."""
@@ -70,9 +70,10 @@ class Compress:
     common: CommonFlags = Common()
 
     def run(self) -> None:
+        name = self.preset or usual_preset(self.field, self.profile)
         try:
             self.goal.check()
-            self.settings()
+            self.settings(name)
             self.shown.about()
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -88,11 +89,11 @@ class Compress:
         from vqrf.compression.web import is_fast
 
         field, notes, scene = load_to_compress(self.field, self.data, self.options, self.own, self.common.quiet or self.as_json)
-        field = with_factors(field, self.field) if self.preset == "planes" else field
+        field = with_factors(field, self.field) if name == "planes" else field
         expect_scorable(scene.test or scene.train)
         if not scene.test:
             say(self.common.quiet or self.as_json, f"{self.data}: holds no photos out, so the file will have no score")
-        preset = self.settings(is_baked=not is_fast(field))
+        preset = self.settings(name, is_baked=not is_fast(field))
         about, notes = self.shown.about(about_of_notes(notes)), NOTHING.added_to(notes)
         if self.shown.poster:
             with named(self.field):
@@ -102,10 +103,11 @@ class Compress:
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
         compress_into(job, self.out, page, self.common, self.as_json)
 
-    def settings(self, *, is_baked: bool = True) -> Preset[Any]:
+    def settings(self, name: PresetName, *, is_baked: bool = True) -> Preset[Any]:
         """The preset's, with what the flags say instead.
 
         Args:
+          name: of the preset.
           is_baked: whether the field is one that the profile bakes.
 
         Raises:
@@ -115,13 +117,18 @@ class Compress:
 
         flags = {"prune": ("prune", self.prune), "keep": ("keep", self.keep), "codes": ("n_codes", self.codes)}
         given: dict[str, Any] = {}
-        for flag, (name, value) in flags.items():
-            if value is not None and not hasattr(PRESETS[self.preset], name):
-                raise ValueError(f"--{flag}: the preset {self.preset} has no such setting")
-            given |= {} if value is None else {name: value}
-        config = replace(PRESETS[self.preset].for_profile(self.profile, is_baked=is_baked), **given)
+        for flag, (setting, value) in flags.items():
+            if value is not None and not hasattr(PRESETS[name], setting):
+                raise ValueError(f"--{flag}: the preset {name} has no such setting")
+            given |= {} if value is None else {setting: value}
+        config = replace(PRESETS[name].for_profile(self.profile, is_baked=is_baked), **given)
         config = config if self.steps is None else config.with_steps(self.steps)
         return config if self.goal.quality is None else config.at_quality(self.goal.quality)
+
+
+def usual_preset(path: Path, profile: Profile) -> PresetName:
+    """The one that is best for a field by measurement (docs/log/planes.md), as far as can be told before it is read."""
+    return "planes" if profile == "exact" and has_planes(path) else "compact"
 
 
 def expect_scorable(views: Sequence[View]) -> None:

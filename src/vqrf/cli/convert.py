@@ -16,6 +16,7 @@ from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
 from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
+from vqrf.fields.factors import Factors
 from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, about_of_notes, load_like, load_run
 from vqrf.fields.storage import StorageError, save_field
@@ -210,6 +211,16 @@ def with_factors(field: RadianceField, path: Path) -> RadianceField:
     made = load_tensorf(factors_file(path, "the preset planes asks for planes and lines"))
     with named(path):
         return replace(field, factors=made.as_planes())
+
+
+def has_planes(path: Path) -> bool:
+    """Whether a run folder or a checkpoint has planes and lines, and not lines alone or voxels.
+
+    Raises:
+      CheckpointError: the checkpoint is damaged, or holds anything but numbers.
+    """
+    source = path / FACTORS_FILE if path.is_dir() else path
+    return is_checkpoint(source) and is_tensorf(source) and isinstance(load_tensorf(source).factors, Factors)
 
 
 def factors_file(path: Path, wish: str) -> Path:

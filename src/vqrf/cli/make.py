@@ -31,8 +31,40 @@ from vqrf.rendering.page import page_with_scene
 ASKED_FILE = "make.json"
 """In the folder of work: what was asked for, so that a later call goes on only with work of its own."""
 
-TUNING_STEPS = {"quick": 1500, "standard": None, "large": None}
-"""Of the compression; None for the preset's own. A draft has few, as its field is the smaller loss."""
+Base = Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"]
+Size = Literal["quick", "standard", "large"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How photos become a field, and how that becomes a file.
+
+    Attributes:
+      base, size: of `train`; without a size it is standard, with fewer steps for few photos.
+      training_steps, tuning_steps: None for the preset's own.
+    """
+
+    base: Base
+    size: Size | None
+    training_steps: int | None = None
+    tuning_steps: int | None = None
+
+
+def plan_of(size: Size, base: Base | None, space: str | None) -> Plan:
+    """What is best for a file by measurement (docs/log/planes.md).
+
+    Planes are coded of a box alone. Compressing them learns from the photos too, at little more a ray than training does, so
+    they are not trained to their end first. A draft has few steps of tuning, as its field is the smaller loss.
+    """
+    is_box = space in (None, "box")
+    base = base or ("tensorf" if is_box and size != "quick" else "dvgo")
+    if size == "quick":
+        return Plan(base, size, tuning_steps=1500)
+    if size == "large":
+        return Plan(base, size if base == "dvgo" else "standard")
+    if base == "tensorf" and is_box:
+        return Plan(base, size, training_steps=8000, tuning_steps=1600)
+    return Plan(base, None)
 
 
 @dataclass(frozen=True)
@@ -47,10 +79,10 @@ class Make:
     """Folder of photos, a film, or a dataset folder that has cameras already."""
     out: Path
     """The file NAME.vqrf to write. Beside it come the page NAME.html, which opens by a double click, and NAME.report.html."""
-    preset: Literal["quick", "standard", "large"] = "standard"
-    """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 6 GB of memory."""
-    base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
-    """Kind of field, as for `train`."""
+    preset: Size = "standard"
+    """quick: a draft. standard: takes about half an hour on two CPU cores. large: the best quality; takes three hours."""
+    base: Base | None = None
+    """Kind of field, as for `train`. Without it: tensorf, but dvgo for a draft or a space that is no box."""
     exposure: bool = False
     """Learn how the photos differ in exposure and white balance, and correct it."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
@@ -74,7 +106,7 @@ class Make:
         data = self.photos if is_dataset(self.photos) else self._find_cameras(work / "data")
         self._train(data, work / "run")
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
-            steps = TUNING_STEPS[self.preset]
+            steps = self.plan.tuning_steps
             shown = Presenting(**asdict(self.said), report=report)
             Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run()
         made = read_bytes(self.out)
@@ -85,6 +117,10 @@ class Make:
             self.common.quiet,
             f"made in {minutes:.0f} min; open {page}, which turns; {work} holds the field, and may be deleted",
         )
+
+    @property
+    def plan(self) -> Plan:
+        return plan_of(self.preset, self.base, self.dataset.space)
 
     def _claim(self, work: Path, outputs: tuple[Path, ...]) -> bool:
         """Make the folder of work this command's own; whether an earlier call of the same command was stopped in it.
@@ -128,7 +164,7 @@ class Make:
 
     def _asked(self) -> dict[str, Any]:
         """What the field depends on: flags, and which files there are of which sizes."""
-        flags = {"preset": self.preset, "base": self.base, "exposure": self.exposure, "seed": self.common.seed}
+        flags = {"preset": self.preset, "base": self.plan.base, "exposure": self.exposure, "seed": self.common.seed}
         chosen = {name: str(value) for name, value in asdict(self.dataset).items() if value is not None}
         return {**flags, "photos": self.photos.resolve().name, "files": _digest(self.photos), **chosen}
 
@@ -143,9 +179,9 @@ class Make:
         if (run / FIELD_FILE).exists():
             finish_run(run, replace(self.common, quiet=True))
             return
-        preset = None if self.preset == "standard" else self.preset
-        common = replace(self.common, overwrite=False)
-        Train(data, run, preset, self.base, exposure=self.exposure, photos=self.dataset, common=common).run()
+        plan, common = self.plan, replace(self.common, overwrite=False)
+        rest = {"steps": plan.training_steps, "exposure": self.exposure, "photos": self.dataset, "common": common}
+        Train(data, run, plan.size, plan.base, **rest).run()
 
 
 def _digest(source: Path) -> str:
