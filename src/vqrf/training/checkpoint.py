@@ -22,6 +22,8 @@ CHECKPOINT_FORMAT = "vqrf-checkpoint-3"
 SHARE_OF_SAVES = 0.05
 """Share of a long run's time that goes to its checkpoints, at most: those of the largest fields are a gigabyte."""
 
+WRITTEN_A_SECOND = 5e6
+"""Bytes of checkpoints a second, in the mean, at most: flash memory wears out by what is written."""
 
 BY = "by"
 """Under which name a checkpoint says by what its steps were made."""
@@ -63,7 +65,8 @@ class Checkpoint:
     Args:
       path: the file; whoever keeps the result removes it then.
       fingerprint: from `fingerprint`; a checkpoint with another one is refused.
-      seconds: between two saves, and more where a save takes longer than `SHARE_OF_SAVES` of that; 0 saves at every chance.
+      seconds: between two saves, and more where a save takes longer than `SHARE_OF_SAVES` of that or writes more than
+        `WRITTEN_A_SECOND`; 0 saves at every chance.
     """
 
     def __init__(self, path: Path, fingerprint: str, *, seconds: float = 30.0) -> None:
@@ -88,8 +91,9 @@ class Checkpoint:
         begun = time.monotonic()
         if begun >= self._due:
             self.save(*collect())
-            ended = time.monotonic()
-            self._due = ended + (self.seconds and max(self.seconds, (ended - begun) / SHARE_OF_SAVES))
+            ended, n_bytes = time.monotonic(), self.path.stat().st_size if self.path.exists() else 0
+            pause = max(self.seconds, (ended - begun) / SHARE_OF_SAVES, n_bytes / WRITTEN_A_SECOND)
+            self._due = ended + (self.seconds and pause)
 
     def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
         if not is_first():  # of several workers one writes
