@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from test_cli import refuses, succeeds, vqrf
 from tiny import TINY, TINY_PLANES, TINY_RATE, tiny_scene
 
-from vqrf.cli.make import ASKED_FILE, Plan, plan_of
+from vqrf.cli.make import ASKED_FILE, Base, Plan, Size, plan_of
 from vqrf.cli.process import Process
 from vqrf.codec.bitstream import decode, verify
 from vqrf.codec.planes import PlanesField
@@ -84,18 +84,17 @@ def test_one_that_was_stopped_anywhere_ends_in_the_same_bytes(
     refuses("make", data, "--out", out, saying=("is there already",))
 
 
-def test_what_is_coded_as_planes_is_trained_as_planes(data: Path, tmp_path: Path) -> None:
-    """By itself a box is, unless it is a draft; whatever is asked for has a preset of `train`."""
-    sizes, spaces, of_planes = ("quick", "standard", "large"), (None, "box", "front"), set()
-    for size, base, space in product(sizes, (None, "plenoxels", "tensorf-cp"), spaces):
-        plan = plan_of(size, base, space)
-        name = plan.size or "standard"
-        assert (name if plan.base == "dvgo" else f"{plan.base}-{name}") in stages.PRESETS
-        of_planes |= {(size, base, space)} if plan.base == "tensorf" else set()
-    assert of_planes == set(product(("standard", "large"), (None,), (None, "box")))
-    for name, words, kind in (("a", (), PlanesField), ("b", ("--preset", "quick"), PyramidField)):
-        succeeds("make", data, "--out", tmp_path / f"{name}.vqrf", *words)
-        assert isinstance(decode((tmp_path / f"{name}.vqrf").read_bytes()), kind)
+def test_whatever_is_asked_for_has_a_preset_of_train() -> None:
+    for size, base, space in product(get_args(Size), get_args(Base), (None, "box", "front", "unbounded")):
+        name = plan_of(size, base, space).size or "standard"
+        assert (name if base == "dvgo" else f"{base}-{name}") in stages.PRESETS
+
+
+def test_planes_are_coded_as_planes(data: Path, tmp_path: Path) -> None:
+    for base, kind in (("tensorf", PlanesField), ("dvgo", PyramidField)):
+        out = tmp_path / f"{base}.vqrf"
+        succeeds("make", data, "--out", out, "--base", base)
+        assert isinstance(decode(out.read_bytes()), kind)
 
 
 def test_photos_without_cameras_get_them_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,19 +50,17 @@ class Plan:
     tuning_steps: int | None = None
 
 
-def plan_of(size: Size, base: Base | None, space: str | None) -> Plan:
-    """What is best for a file by measurement (docs/log/planes.md).
+def plan_of(size: Size, base: Base, space: str | None) -> Plan:
+    """The steps that a file takes.
 
-    Planes are coded of a box alone. Compressing them learns from the photos too, at little more a ray than training does, so
-    they are not trained to their end first. A draft has few steps of tuning, as its field is the smaller loss.
+    Compressing planes learns from the photos too, at little more a ray than training does, so they are not trained to their end
+    first. A draft has few steps of tuning, as its field is the smaller loss.
     """
-    is_box = space in (None, "box")
-    base = base or ("tensorf" if is_box and size != "quick" else "dvgo")
     if size == "quick":
         return Plan(base, size, tuning_steps=1500)
     if size == "large":
         return Plan(base, size if base == "dvgo" else "standard")
-    if base == "tensorf" and is_box:
+    if base == "tensorf" and space in (None, "box"):  # planes are coded of a box alone
         return Plan(base, size, training_steps=8000, tuning_steps=1600)
     return Plan(base, None)
 
@@ -80,9 +78,9 @@ class Make:
     out: Path
     """The file NAME.vqrf to write. Beside it come the page NAME.html, which opens by a double click, and NAME.report.html."""
     preset: Size = "standard"
-    """quick: a draft. standard: takes about half an hour on two CPU cores. large: the best quality; takes three hours."""
-    base: Base | None = None
-    """Kind of field, as for `train`. Without it: tensorf, but dvgo for a draft or a space that is no box."""
+    """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 6 GB of memory."""
+    base: Base = "dvgo"
+    """Kind of field, as for `train`. tensorf: the best quality for a size."""
     exposure: bool = False
     """Learn how the photos differ in exposure and white balance, and correct it."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
