@@ -1,4 +1,4 @@
-"""The preset `planes`: a field of planes and lines, tuned and coded as planes and lines. Experimental.
+"""The preset `planes`: a field of planes and lines, tuned and coded as planes and lines.
 
     start    the components of density are turned into principal ones; each is scaled so that its line is about 1, and one step
              of its plane is worth the same density, or the same change of colour, as that of any other

@@ -3,7 +3,7 @@
 compact   the default: a sparse pyramid, tuned for its own bytes (`vqrf.compression.compact`)
 paper     VQRF as published: a codebook, and voxels kept exactly (`vqrf.compression.paper`)
 demo      the same, for small scenes in little time
-planes    planes and lines, coded as what they are (`vqrf.compression.planes`); experimental
+planes    planes and lines, coded as what they are (`vqrf.compression.planes`)
 """
 
 from __future__ import annotations
