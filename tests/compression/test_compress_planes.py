@@ -12,8 +12,10 @@ import torch
 from tiny import TINY, TINY_PLANES, tiny_scene
 
 from vqrf.bench.jobs import Case, Conditions
+from vqrf.codec import planes as coded
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.planes import PlanesField
+from vqrf.compression import planes
 from vqrf.compression.planes import balanced, thin
 from vqrf.compression.presets import compress
 from vqrf.compression.priced import Rounding
@@ -126,3 +128,15 @@ def test_a_bench_takes_the_planes_that_lie_in_a_run(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     small = case.compress(replace(TINY_PLANES, warm_steps=1, steps=1))
     assert isinstance(small, PlanesField) and decode(case.encode(small)).metadata == case.metadata
+
+
+def test_what_no_program_would_draw_is_refused_before_it_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, field = trained_on()
+    monkeypatch.setattr(planes.PlanesPreset, "run", lambda *_: pytest.fail("is tuned"))
+    with monkeypatch.context() as patch:
+        patch.setattr(coded, "MAX_PRODUCTS", 1000)
+        with pytest.raises(ValueError, match="more than can be summed up in time: use another preset"):
+            compress(field, scene, TINY_PLANES)
+    monkeypatch.setattr(planes, "MAX_COMPONENTS", 5)
+    with pytest.raises(ValueError, match="more than 5 components"):
+        compress(field, scene, TINY_PLANES)

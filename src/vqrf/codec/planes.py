@@ -16,6 +16,7 @@ images. Departs from it: a pyramid in the place of a wavelet, contexts in the pl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,6 +54,14 @@ def shadows(partition: Uint8) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.
     planes = [np.logical_or.reduce(partition, axis=c)[..., None] for _, _, c in PLANE_AXES]
     lines = [np.logical_or.reduce(planes[p], axis=other).reshape(-1, 1, 1) for p, other in ((1, 0), (0, 0), (0, 1))]
     return planes, lines
+
+
+def products_fault(n_voxels: int, n_components: int, mix: tuple[int, ...]) -> str | None:
+    """Why so many voxels are not drawn from so many components a plane and a mix [3 R_f,C]; None where they are."""
+    n_products = n_voxels * (3 * n_components - mix[0] + math.prod(mix))
+    if n_products <= MAX_PRODUCTS:
+        return None
+    return f"planes: {n_voxels} voxels take {n_products} products, more than can be summed up in time"
 
 
 def count_nodes(masks: list[NDArray[np.bool_]], n_levels: int) -> list[list[int]]:
@@ -120,11 +129,7 @@ class PlanesField(Compressed):
         return FactorArrays((xy, xz, yz), (z, y, x), float_table(self.mix).reshape(3, -1, self.n_channels))
 
     def work_fault(self) -> str | None:
-        mix = items_of(self.mix)
-        n_products = self.n_coded * (3 * self.n_components - len(mix) + mix.size)
-        if n_products <= MAX_PRODUCTS:
-            return None
-        return f"planes: {self.n_coded} voxels take {n_products} products, more than can be summed up in time"
+        return products_fault(self.n_coded, self.n_components, items_of(self.mix).shape)
 
     def values_bytes(self) -> int:
         x, y, z = self.lattice.shape

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.codec.compressed import CODED, PRUNED, Table
-from vqrf.codec.planes import PlanesField, Stack, shadows
+from vqrf.codec.planes import MAX_COMPONENTS, PlanesField, Stack, products_fault, shadows
 from vqrf.codec.pyramid import build_nodes
 from vqrf.compression.goal import Profile
 from vqrf.compression.importance import EMPTY_MARGIN, carrying, spread_out
@@ -95,6 +95,8 @@ class PlanesPreset(PricedPreset[PlanesField]):
     def tune(self, field: RadianceField, importance: Float64, tuning: Tuning) -> PlanesField:
         if field.factors is None or field.lattice.space is not None:
             raise ValueError("the field has no planes and lines of a box: train one with --base tensorf, or use another preset")
+        if max(field.factors.n_density, field.factors.n_features) > MAX_COMPONENTS:
+            raise ValueError(f"a plane has more than {MAX_COMPONENTS} components of density or of features: use another preset")
         model = PlanesModel(field, field.factors, importance, self, seed=tuning.seed, device=tuning.device)
         self.run(model, tuning)
         return model.pack()
@@ -181,6 +183,10 @@ class PlanesModel:
         if not occupied.any():  # a field that no ray meets is still a field
             occupied[0, 0, 0] = True
         marks = voxels_of_cells(cells_of_voxels(occupied))
+        rank, (n_features, n_channels) = factors.lines[0].shape[1], factors.mix.shape[1:]
+        fault = products_fault(int(marks.sum()), rank, (3 * n_features, n_channels))
+        if fault is not None:  # before anything is tuned that no program would draw
+            raise ValueError(f"{fault}: use another preset")
         self.partition = np.where(marks, CODED, PRUNED).astype(np.uint8)
         self.marks = torch.from_numpy(self.partition).to(device)
         self.allowed = torch.from_numpy(_whole_cells(marks)).to(device)
