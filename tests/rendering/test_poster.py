@@ -105,6 +105,7 @@ def test_fields_of_which_a_picture_takes_minutes_or_gigabytes_are_told_from_othe
     assert is_soon(CODED, 0.01, [6, *[16] * 5, 3]) and not is_soon(CODED, 0.01, [6, *[17] * 5, 3]), (
         "17 units take as long as 32"
     )
+    assert is_soon(CODED, 0.01, [6, 100, 3]) and not is_soon(CODED, 0.01, [6, 100, *[8] * 4, 3]), "the widest is all's"
     for widths, is_own in (([6, 256, 3], True), ([6, 300, 3], False), ([6, *[8] * 10, 3], False), ([6, 3], False)):
         volume = expand(pyramid(CODED, 0.1, widths)).volume()
         assert not has_native() or (select().fault(volume) is None) == is_own

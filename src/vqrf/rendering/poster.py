@@ -15,7 +15,7 @@ from vqrf.codec.about import MAX_POSTER_BYTES, About, FirstView
 from vqrf.codec.compressed import Compressed
 from vqrf.data.images import averaged_colors, bytes_from_colors
 from vqrf.data.placement import look_of
-from vqrf.fields.field import RadianceField
+from vqrf.fields.field import Layers, RadianceField
 from vqrf.geometry import Camera, Float64, Front, Unbounded, Vector, Z, upright
 from vqrf.rendering.html import encoded
 from vqrf.rendering.render import render
@@ -47,7 +47,7 @@ POSTER_SIDE = 192
 SAMPLE_WORK = 500
 """Products that take as long as a sample without its network, or as a layer besides its own products."""
 TILE = 16
-"""Inputs, and outputs, of a layer that are multiplied at once: a narrow layer takes as long as a whole number of them."""
+"""Inputs, and outputs, of a layer that are multiplied at once, so a side of a layer counts as a whole number of them."""
 MAX_POSTER_WORK = 3.6e11
 """Products, of some seconds. Ship, with a fifth of its cells, may need 3.5e11 by that, and needs a quarter."""
 MAX_FIELD_BYTES = 1 << 30
@@ -149,13 +149,18 @@ def is_drawn_soon(field: RadianceField) -> bool:
     """
     lattice = field.lattice
     n_shaded = (lattice.longest_way / field.equation.step_world + 1) * float((field.volume().cells != 0).mean())
-    products = SAMPLE_WORK + sum(_in_tiles(weight.shape) + SAMPLE_WORK for weight, _ in field.color_mlp)
+    products = SAMPLE_WORK * (1 + len(field.color_mlp)) + _multiplied(field.color_mlp)
     return (2 * POSTER_SIDE) ** 2 * n_shaded * products <= MAX_POSTER_WORK
 
 
-def _in_tiles(sides: tuple[int, ...]) -> int:
-    """Weights of a layer, each side of which is filled up to whole tiles."""
-    return math.prod(-(-side // TILE) * TILE for side in sides)
+def _multiplied(layers: Layers) -> int:
+    """Products of a sample in the compiled core, which fills every hidden layer up to the widest."""
+    if not layers:
+        return 0
+    n_in, n_out = layers[0][0].shape[1], layers[-1][0].shape[0]
+    width = max((weight.shape[0] for weight, _ in layers[:-1]), default=n_out)
+    n_in, n_out, width = (-(-side // TILE) * TILE for side in (n_in, n_out, width))
+    return width * (n_in + n_out + max(len(layers) - 2, 0) * width)
 
 
 def _bounds(field: RadianceField) -> Float64:
