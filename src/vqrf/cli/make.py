@@ -178,8 +178,16 @@ class Make:
             finish_run(run, replace(self.common, quiet=True))
             return
         plan, common = self.plan, replace(self.common, overwrite=False)
-        rest = {"steps": plan.training_steps, "exposure": self.exposure, "photos": self.dataset, "common": common}
-        Train(data, run, plan.size, plan.base, **rest).run()
+        Train(
+            data,
+            run,
+            plan.size,
+            plan.base,
+            steps=plan.training_steps,
+            exposure=self.exposure,
+            photos=self.dataset,
+            common=common,
+        ).run()
 
 
 def _digest(source: Path) -> str:

@@ -157,10 +157,13 @@ def _multiplied(layers: Layers) -> int:
     """Products of a sample in the compiled core, which fills every hidden layer up to the widest."""
     if not layers:
         return 0
-    n_in, n_out = layers[0][0].shape[1], layers[-1][0].shape[0]
-    width = max((weight.shape[0] for weight, _ in layers[:-1]), default=n_out)
-    n_in, n_out, width = (-(-side // TILE) * TILE for side in (n_in, n_out, width))
+    n_in, n_out = _in_tiles(layers[0][0].shape[1]), _in_tiles(layers[-1][0].shape[0])
+    width = max((_in_tiles(weight.shape[0]) for weight, _ in layers[:-1]), default=n_out)
     return width * (n_in + n_out + max(len(layers) - 2, 0) * width)
+
+
+def _in_tiles(side: int) -> int:
+    return -(-side // TILE) * TILE
 
 
 def _bounds(field: RadianceField) -> Float64:
