@@ -64,7 +64,20 @@ const OFTEN = [
   ...['ahead', 'beyond', 'cell', 'column', 'corner', 'direction', 'due', 'encoded', 'enlarged', 'enter', 'far', 'home', 'info', 'last'],
   ...['leave', 'leaving', 'level', 'logit', 'next', 'parts', 'piece', 'place', 'planes', 'queue', 'queued', 'rise', 'sides', 'start'],
   ...['stride', 'texel', 'turn', 'until', 'upcoming', 'inwards', 'reach', 'side', 'rest', 'pace', 'steps'],
+  ...['follow', 'face', 'meet', 'prepare', 'block', 'light', 'sum'],
 ]
+
+/**
+ * How often there are words, the most frequent first.
+ *
+ * @param {string[]} words
+ */
+function mostFirst(words) {
+  /** @type {Map<string, number>} */
+  const times = new Map()
+  for (const word of words) times.set(word, (times.get(word) ?? 0) + 1)
+  return [...times].sort(([a, n], [b, m]) => m - n || (a < b ? -1 : 1))
+}
 
 /**
  * With short names for what shaders call their own: what has an underscore in it, as no name of JavaScript's has here, and some words
@@ -76,10 +89,9 @@ function renamed(text) {
   /** @type {Map<string, string>} */
   const names = new Map()
   const unused = LETTERS.flatMap((letter) => [letter, letter.toUpperCase()]).filter((letter) => !new RegExp(`\\b${letter}\\b`).test(text))
-  return text.replace(new RegExp(`\\b(?!gl_)([a-z]+(_[a-z]+)+|${OFTEN.join('|')})\\b`, 'g'), (name) => {
-    if (!names.has(name)) names.set(name, unused.shift() ?? `_${names.size.toString(36)}`)
-    return /** @type {string} */ (names.get(name))
-  })
+  const words = new RegExp(`\\b(?!gl_)([a-z]+(_[a-z]+)+|${OFTEN.join('|')})\\b`, 'g')
+  for (const [name] of mostFirst(text.match(words) ?? [])) names.set(name, unused.shift() ?? `_${names.size.toString(36)}`)
+  return text.replace(words, (name) => /** @type {string} */ (names.get(name)))
 }
 
 /**
@@ -106,6 +118,7 @@ const OWN_NAMES = [
   ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'held', 'home', 'isStill', 'middle', 'opened'],
   ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform', 'isArriving', 'isGlimpse', 'follow', 'steer', 'stand', 'fromWorld', 'isFlying', 'press'],
   ...['wake', 'channels', 'stackSteps', 'stacks', 'basis', 'columns', 'upload', 'resized'],
+  ...['groups', 'isUnbounded', 'isWhole', 'places', 'plane', 'seen', 'span', 'wide', 'zero'],
   ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
 /** In the order in which names of one letter are given out, to all scripts alike: what recurs is cheap to pack. */
@@ -122,10 +135,7 @@ async function shortNames() {
   const folder = fileURLToPath(new URL('src/', import.meta.url))
   const texts = await Promise.all((await readdir(folder)).map((name) => readFile(folder + name, 'utf8')))
   const words = texts.join('\n').match(/[a-zA-Z]+/g) ?? []
-  /** @type {Map<string, number>} */
-  const times = new Map(OWN_NAMES.map((name) => [name, 0]))
-  for (const word of words) if (times.has(word)) times.set(word, (times.get(word) ?? 0) + 1)
-  const names = [...times].sort(([a, n], [b, m]) => m - n || (a < b ? -1 : 1))
+  const names = mostFirst([...words.filter((word) => OWN_NAMES.includes(word)), ...OWN_NAMES])
   // Two letters that the sources have somewhere may be the name of a property of a browser.
   const pairs = OF_PROPERTIES.flatMap((first) => OF_PROPERTIES.map((second) => first + second)).filter((pair) => !words.includes(pair))
   return Object.fromEntries(names.map(([name], i) => [name, [...OF_PROPERTIES, ...pairs][i]]))
@@ -159,7 +169,7 @@ function constantsFirst(text) {
   const isComputed = (/** @type {[string, string]} */ [, value]) => +Number.isNaN(Number(value))
   const first = [...constants].sort((a, b) => isComputed(a) - isComputed(b)).map(([name, value]) => `const ${name} = ${value};`)
   const shorter = rest.replace(/^( *|.*for \()const (?!ivec3)/gm, '$1let ')
-  return shorter.replace(/^("use strict";\n)?(\(\(\) => \{\n)?/, (start) => [start, ...first].join('\n'))
+  return shorter.replace(/^(?:"use strict";\n)?(\(\(\) => \{\n)?/, (_, start = '') => [start, ...first].join('\n'))
 }
 
 /** @param {import('esbuild').BuildOptions} options */

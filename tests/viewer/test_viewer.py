@@ -337,33 +337,34 @@ def as_stack(mask: np.ndarray, values: np.ndarray, steps: np.ndarray) -> tuple[n
     return above, np.round(missing).astype(np.int16)
 
 
-def as_planes(field: RadianceField) -> PlanesField:
-    """A ball as planes and lines, r^2 = (x^2 + y^2) 1 + z^2 1, with two waves that are mixed into its features."""
+def as_planes(field: RadianceField, n_waves: int = 2, side: int = 16) -> PlanesField:
+    """A ball as planes and lines, r^2 = (x^2 + y^2) 1 + z^2 1, with waves that are mixed into its features."""
     flat = preview(field)
-    x, y, z = (np.linspace(-1, 1, side) for side in flat.partition.shape)
+    x = y = z = np.linspace(-1, 1, side)
     rng, ones = np.random.default_rng(5), np.ones
     densities = [40 - 90 * (x[:, None] ** 2 + y**2), -90 * z**2 * ones((len(x), 1)), np.zeros((len(y), len(z)))]
     pairs = ((x, y, z), (x, z, y), (y, z, x))
     planes, lines = [], []
     for density, (a, b, c) in zip(densities, pairs, strict=True):
-        waves = [np.sin(4 * a[:, None] + 3 * b + k) for k in (0, 1)]
+        waves = [np.sin(4 * a[:, None] + 3 * b + k) for k in range(n_waves)]
         planes.append(np.stack([density, *waves], -1)[:, :, None])
-        lines.append(np.stack([ones(len(c)), np.cos(3 * c), np.sin(5 * c)], -1)[:, None, None])
-    partition = np.ones(flat.partition.shape, np.uint8)
+        waves = [np.cos((3 + 2 * k) * c - k * np.pi / 2) for k in range(n_waves)]
+        lines.append(np.stack([ones(len(c)), *waves], -1)[:, None, None])
+    partition = np.ones((side, side, side), np.uint8)
     partition[0] = partition[:, :, -1] = PRUNED
-    steps = np.full(3, 0.02, np.float32)
+    steps = np.full(1 + n_waves, 0.02, np.float32)
     stacks = [
         tuple(as_stack(mask, values, steps) for mask, values in zip(masks, made, strict=True))
         for masks, made in zip(shadows(partition), (planes, lines), strict=True)
     ]
     return PlanesField(
-        lattice=flat.lattice,
+        lattice=replace(flat.lattice, shape=partition.shape),
         partition=partition,
         planes=stacks[0],
         lines=stacks[1],
         plane_steps=np.tile(steps, (3, 1)),
         line_steps=np.tile(steps, (3, 1)),
-        mix=rng.standard_normal((6, flat.n_channels)).astype(np.float16),
+        mix=rng.standard_normal((3 * n_waves, flat.n_channels)).astype(np.float16),
         color_mlp=flat.color_mlp,
         equation=flat.equation,
         empty_density=flat.empty_density,
@@ -465,6 +466,21 @@ def test_the_shader_is_compiled_before_the_field_is_there_and_only_once(
     tab.page.add_init_script(WATCH_COMPILING)
     tab.open(export(ball_file)).await_rest()
     assert tab.ask("window.seen") == ["link", "early", "link", "drawn"]
+
+
+def test_planes_and_lines_that_take_long_are_shown_on_fewer_voxels_first(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField
+) -> None:
+    """All by one program: to compile another takes longer than to multiply out."""
+    planes = as_planes(with_network(ball_field, 48, 0), n_waves=255, side=33)
+    shape = planes.partition.shape
+    assert planes.n_coded * planes.mix.size > 2**30
+    tab.page.add_init_script(WATCH_COMPILING.replace("Object.keys(data)[0]", "data.drawn?.shape ?? Object.keys(data)[0]"))
+    tab.open(export(encode(planes))).await_rest()
+    tab.until("() => document.querySelector('vqrf-viewer').facts !== undefined")
+    fewer = [[-(-side // stride) for side in shape] for stride in (4, 2)]
+    assert tab.ask("window.seen") == ["link", "early", "link", *fewer, list(shape)]
+    assert tab.ask("() => document.querySelector('vqrf-viewer').facts.shape") == list(shape)
 
 
 def test_the_exported_page_asks_nobody_for_anything(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:

@@ -99,9 +99,9 @@ export class VqrfViewer extends Base {
   /** Connect the controls, once. */
   listen() {
     const { panels } = this
-    const background = panels.find('select[aria-label=Background]', HTMLSelectElement)
+    const background = /** @type {HTMLSelectElement} */ (panels.part('select'))
     background.addEventListener('change', () => this.setBackground(background.value))
-    const file = panels.find('input[type=file]', HTMLInputElement)
+    const file = /** @type {HTMLInputElement} */ (panels.part('input'))
     file.addEventListener('change', () => {
       if (file.files?.[0]) this.open(file.files[0])
       file.value = ''
@@ -326,25 +326,28 @@ export class VqrfViewer extends Base {
     advance(ARRIVED)
     const graphics = await stage.graphics()
     if (signal.aborted || !graphics) return
-    const loaded = await loadInWorker({ bytes, maxSide: graphics.maxSide, truncated: !isWhole }, signal, (early) => stage.warmUp(early))
-    if (signal.aborted) return
-    const about = amid(aboutOf(loaded.said.metadata), loaded.drawn.home)
-    const isKept = keepCamera ? Boolean(this.facts) : this.isGlimpse && this.isAway
-    if (!isKept) this.fly(false)
-    stage.setField(loaded.drawn, isKept, about)
-    this.limits = about
-    this.limit()
-    if (!isKept) this.takeViewFromAddress()
-    this.isGlimpse = !isWhole
-    if (!isWhole) return
-    this.isArriving = false
-    advance(DECODED)
-    if (!keepCamera) this.startTurning()
-    this.facts = factsOf(name, loaded, about)
-    if (!this.hasAttribute('label')) this.surface.setAttribute('aria-label', `3-D scene ${about.title || name}`)
-    this.panels.describe(this.facts, loaded)
-    this.panels.say('')
-    this.tell('load', this.facts)
+    const take = (/** @type {import('./worker.js').Loaded} */ loaded) => {
+      const about = amid(aboutOf(loaded.said.metadata), loaded.drawn.home)
+      const isKept = keepCamera ? Boolean(this.facts) : this.isGlimpse && this.isAway
+      if (!isKept) this.fly(false)
+      stage.setField(loaded.drawn, isKept, about)
+      this.limits = about
+      this.limit()
+      if (!isKept) this.takeViewFromAddress()
+      this.isGlimpse = !isWhole || !loaded.isWhole
+      if (this.isGlimpse) return
+      this.isArriving = false
+      advance(DECODED)
+      if (!keepCamera) this.startTurning()
+      this.facts = factsOf(name, loaded, about)
+      if (!this.hasAttribute('label')) this.surface.setAttribute('aria-label', `3-D scene ${about.title || name}`)
+      this.panels.describe(this.facts, loaded)
+      this.panels.say('')
+      this.tell('load', this.facts)
+    }
+    const task = { bytes, maxSide: graphics.maxSide, truncated: !isWhole }
+    const loaded = await loadInWorker(task, signal, (early) => stage.warmUp(early), (coarse) => keepCamera || take(coarse))
+    if (!signal.aborted) take(loaded)
   }
 
   /** @param {string} message */

@@ -24,10 +24,11 @@ export const joined = async (chunks) => new Uint8Array(await new Blob(chunks).ar
  * @param {import('./worker.js').Task} task
  * @param {AbortSignal} signal ends the work
  * @param {(early: import('./worker.js').Early['early']) => void} onEarly gets what is known before the voxels
+ * @param {(coarse: import('./worker.js').Loaded) => void} onCoarse gets coarser fields that are there sooner
  * @returns {Promise<import('./worker.js').Loaded>}
  * @throws {LoadError}
  */
-export function loadInWorker(task, signal, onEarly) {
+export function loadInWorker(task, signal, onEarly, onCoarse) {
   const url = URL.createObjectURL(new Blob([WORKER_SOURCE], { type: 'text/javascript' }))
   return new Promise((resolve, reject) => {
     const worker = new Worker(url)
@@ -43,10 +44,8 @@ export function loadInWorker(task, signal, onEarly) {
     if (signal.aborted) return abort()
     signal.addEventListener('abort', abort, { once: true })
     worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Answer>} */ { data }) => {
-      if ('early' in data) {
-        onEarly(data.early)
-        return
-      }
+      if ('early' in data) return onEarly(data.early)
+      if ('drawn' in data && !data.isWhole) return onCoarse(data)
       end()
       if ('error' in data) reject(new LoadError(data.error.message, data.error.section))
       else resolve(data)

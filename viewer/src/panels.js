@@ -48,20 +48,14 @@ export class Panels {
   }
 
   /**
-   * @template {Element} T
+   * An element of the markup, which has it for sure.
+   *
+   * @template {HTMLElement} [T=HTMLElement]
    * @param {string} selector
-   * @param {new () => T} type
    * @returns {T}
    */
-  find(selector, type) {
-    const found = this.root.querySelector(selector)
-    if (!(found instanceof type)) throw new TypeError(selector)
-    return found
-  }
-
-  /** @param {string} selector */
   part(selector) {
-    return this.find(selector, HTMLElement)
+    return /** @type {any} */ (this.root.querySelector(selector))
   }
 
   /** @param {string} message nothing to take it away, and an error with it @param {number} [ms] after which it goes */
@@ -98,7 +92,7 @@ export class Panels {
 
   /** @param {string | undefined} source of a picture that is shown before the scene */
   showPoster(source) {
-    const image = this.find('.poster', HTMLImageElement)
+    const image = /** @type {HTMLImageElement} */ (this.part('.poster'))
     image.hidden = !source
     if (source) image.src = source
   }

@@ -24,7 +24,7 @@ export function pick({ lo, hi, space, shape, blocks, table }, { pose, fx, fy, cx
   let [enter, leave] = [0, Infinity]
   for (let axis = 0; axis < 3; axis++) {
     const ends = [-origin[axis] / direction[axis], (cells[axis] - origin[axis]) / direction[axis]]
-    if (Number.isNaN(ends[0]) || Number.isNaN(ends[1])) return undefined
+    if (ends.some(Number.isNaN)) return undefined
     enter = Math.max(enter, Math.min(...ends))
     leave = Math.min(leave, Math.max(...ends))
   }

@@ -163,7 +163,8 @@ export class Renderer {
     range.set(drawn.featureScale, 4)
     range.set(drawn.featureOffset, 4 + 4 * drawn.features.length)
     gl.uniform4fv(this.uniform('uRange'), range)
-    gl.uniform3fv(this.uniform('uTexel'), atlas.map((n) => 1 / n))
+    const sizes = { uTexel: atlas.map((n) => 1 / n), uCells: drawn.shape.map((n) => n - 1) }
+    for (const [name, value] of Object.entries(sizes)) gl.uniform3fv(this.uniform(name), value)
     const names = ['uBlocks', 'uDensity', ...drawn.features.map((_, g) => `uFeatures${g}`), 'uWeights']
     for (const [unit, name] of names.entries()) gl.uniform1i(this.uniform(name), unit)
   }

@@ -70,9 +70,6 @@ const repeated = (n, text) => Array.from({ length: n }, (_, i) => text(i)).join(
 /** @param {readonly number[]} values */
 const vec3 = (values) => `vec3(${values.map(float)})`
 
-/** @param {readonly number[]} values */
-const ivec3 = (values) => `ivec3(${values})`
-
 /** The real spherical harmonics of a unit direction `d`, by degree; nine digits name any number of 32 bits. */
 const HARMONICS = [
   '0.282094792',
@@ -361,11 +358,9 @@ bool follow() {
  * @param {import('./textures.js').Drawn} drawn
  */
 export function marchSource(drawn) {
-  const cells = drawn.shape.map((side) => side - 1)
-  const toGrid = vec3(cells.map((n, axis) => n / (drawn.hi[axis] - drawn.lo[axis])))
-  const extent = Math.hypot(...drawn.hi.map((value, axis) => value - drawn.lo[axis]))
+  const sides = drawn.hi.map((value, axis) => value - drawn.lo[axis])
   const { space, isUnbounded } = drawn
-  const limit = Math.ceil(((isUnbounded ? STRETCH : 1) * extent) / drawn.stepWorld) + 8
+  const limit = Math.ceil(((isUnbounded ? STRETCH : 1) * Math.hypot(...sides)) / drawn.stepWorld) + 8
   const floor = densityOfAlpha(drawn.alphaThreshold, drawn)
   const length = float(isHarmonic(drawn.shading) ? MAX_RUN - 1 : 0)
   return `#version 300 es
@@ -378,14 +373,13 @@ uniform usampler3D uBlocks;
 uniform sampler3D uDensity;
 ${repeated(drawn.features.length, (g) => `uniform sampler3D uFeatures${g};`)}
 uniform sampler2D uWeights;
-uniform vec3 uOrigin, uRayStart, uRayX, uRayY, uTexel;
+uniform vec3 uCells, uOrigin, uRayStart, uRayX, uRayY, uTexel;
 uniform vec4 uRange[${1 + 2 * drawn.features.length}];
 out vec4 light;
-const ivec3 CELLS = ${ivec3(cells)};
 ${colorSource(drawn)}
 vec3 start, stride, per_stride, ahead;
 float last, k;
-${followSource(drawn, toGrid)}
+${followSource(drawn, `uCells / ${vec3(sides)}`)}
 /* The first sample after k that lies beyond one of three planes. */
 float leaving(vec3 planes, float k) {
   vec3 beyond = (planes - start) * per_stride;
@@ -413,7 +407,7 @@ void main() {
       vec3 p = start;
       for (is_found = false; n < ${limit} && !is_found && (k <= last${isUnbounded ? ` || k < 3e38 && follow()` : ''}); n++) {
         p = start + k * stride;
-        ivec3 cell = clamp(ivec3(p), ivec3(0), CELLS - 1);
+        ivec3 cell = ivec3(clamp(p, vec3(0.0), uCells - 1.0));
         block = cell >> ${BLOCK_BITS};
         info = texelFetch(uBlocks, block.zyx, 0);
         int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);

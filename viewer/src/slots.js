@@ -21,7 +21,7 @@ const waiting = new Set()
 
 /** Who gives way to a need: who needs it least, of these the one that used it longest ago. @param {number} need */
 function loser(need) {
-  const found = [...holders].reduce((least, holder) => (holder.need() < least.need() ? holder : least), [...holders][0])
+  const found = [...holders].reduce((least, holder) => (holder.need() < least.need() ? holder : least))
   return found.need() < need ? found : undefined
 }
 

@@ -297,10 +297,9 @@ export class Stage {
     if (this.pass) settle()
   }
 
-  /** @param {number} share of the whole picture's sides @returns {[number, number]} sides in pixels */
+  /** @param {number} share of the whole picture's sides; gives sides in pixels */
   sides(share) {
-    const { width, height } = this.size
-    return [Math.max(1, Math.round(share * width)), Math.max(1, Math.round(share * height))]
+    return [this.size.width, this.size.height].map((side) => Math.max(1, Math.round(share * side)))
   }
 
   /** @param {Renderer} renderer @param {number} now */

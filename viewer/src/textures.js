@@ -13,7 +13,7 @@
 import { ACTIVATION_RELU, dequantize } from './decode.js'
 import { CODED } from './entropy.js'
 import { homeOf } from './front.js'
-import { multiplyOut } from './planes.js'
+import { multiplyOut, productsOf } from './planes.js'
 import { addUp, eachNode } from './pyramid.js'
 
 /** Cells along the edge of a block: 64 bits name them all. */
@@ -83,9 +83,7 @@ class BlockTable {
   /** @param {readonly number[]} shape voxels */
   constructor(shape) {
     this.cells = shape.map((side) => side - 1)
-    /** @type {[number, number, number]} */
-    this.size = [0, 0, 0]
-    for (let axis = 0; axis < 3; axis++) this.size[axis] = Math.ceil(this.cells[axis] / BLOCK_CELLS)
+    this.size = /** @type {[number, number, number]} */ (this.cells.map((n) => Math.ceil(n / BLOCK_CELLS)))
     this.n = this.size[0] * this.size[1] * this.size[2]
     this.words = new Uint32Array(4 * this.n)
   }
@@ -207,19 +205,18 @@ function quantizeFeatures(tables, channels) {
     }
   }
   const scale = low.map((value, c) => high[c] - value || 1)
+  const bytesOf = scale.map((range) => 255 / range)
   const groups = Math.ceil(channels / GROUP)
   const bytes = tables.map((values) => {
     const rows = values.length / channels
     const packed = new Uint8Array(rows * groups * GROUP)
-    for (let row = 0; row < rows; row++) {
-      for (let c = 0; c < channels; c++) {
-        packed[row * groups * GROUP + c] = Math.round((255 * (values[row * channels + c] - low[c])) / scale[c])
-      }
+    for (let row = 0, i = 0; row < rows; row++) {
+      for (let c = 0; c < channels; c++) packed[row * groups * GROUP + c] = (values[i++] - low[c]) * bytesOf[c] + 0.5
     }
     return new Uint32Array(packed.buffer)
   })
   const zero = new Uint8Array(groups * GROUP)
-  for (let c = 0; c < channels; c++) zero[c] = Math.round((255 * -low[c]) / scale[c])
+  for (let c = 0; c < channels; c++) zero[c] = 0.5 - low[c] * bytesOf[c]
   return { scale, offset: low, groups, bytes, zero: new Uint32Array(zero.buffer) }
 }
 
@@ -269,7 +266,7 @@ function voxelsOf(field) {
       codes,
     }
   }
-  if ('mix' in field && field.nCoded * (3 * field.densities + field.mix.items.length) > MAX_PRODUCTS) {
+  if ('mix' in field && productsOf(field) > MAX_PRODUCTS) {
     throw new TooLarge('the field takes too long to multiply out')
   }
   const { density: densities, features } = 'mix' in field ? multiplyOut(field, dequantize(field.mix)) : valuesOf(field)
@@ -356,7 +353,7 @@ export function makeTextures(field, maxSide) {
   return {
     extent: { lo: places(low), hi: places(high) },
     home: space && homeOf(space, places(low), places(high), isUnbounded),
-    ...{ ...field.head, shading },
+    ...{ ...field.head, shape, shading },
     ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,

@@ -2,6 +2,7 @@
 
 import { decode, FormatError } from './decode.js'
 import { drawingFault, valuesFault } from './limits.js'
+import { productsOf, thinned } from './planes.js'
 import { makeTextures, TooLarge } from './textures.js'
 
 /**
@@ -16,7 +17,7 @@ import { makeTextures, TooLarge } from './textures.js'
 /** @typedef {import('./decode.js').Head & About} Said what there is to say about a file */
 
 /**
- * @typedef {{ drawn: import('./textures.js').Drawn, said: Said }} Loaded
+ * @typedef {{ drawn: import('./textures.js').Drawn, said: Said, isWhole: boolean }} Loaded `isWhole`: else a coarser field, and more comes
  * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string } }} Failed
  * @typedef {Early | Loaded | Failed} Answer
@@ -24,6 +25,10 @@ import { makeTextures, TooLarge } from './textures.js'
 
 /** The file is whole, and nothing can be drawn of it. */
 class Undrawable extends Error {}
+
+/** Of planes and lines with more products than these, which take half a second, coarser fields are shown first: one of so many voxels. */
+const FEW_PRODUCTS = 2 ** 30
+const STRIDES = [4, 2]
 
 /** @type {any} */
 const scope = globalThis
@@ -35,10 +40,7 @@ const scope = globalThis
  * @property {boolean} truncated whether it may be the beginning of a file
  */
 
-/**
- * @param {Task} task
- * @returns {Loaded}
- */
+/** @param {Task} task */
 function load({ bytes, maxSide, truncated }) {
   const start = performance.now()
   const expect = (/** @type {string | undefined} */ fault) => {
@@ -50,26 +52,33 @@ function load({ bytes, maxSide, truncated }) {
   }
   const field = decode(bytes, { onColour, truncated })
   const decoded = performance.now()
-  const drawn = makeTextures(field, maxSide)
-  expect(valuesFault(drawn))
-  const { head, sections, metadata } = field
-  const [decodeMs, texturesMs] = [decoded - start, performance.now() - decoded]
-  return { drawn, said: { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs } }
+  /** @param {import('./decode.js').CompressedField} shown @param {boolean} isWhole */
+  const send = (shown, isWhole) => {
+    const drawn = makeTextures(shown, maxSide)
+    expect(valuesFault(drawn))
+    const { head, sections, metadata } = shown
+    const [decodeMs, texturesMs] = [decoded - start, performance.now() - decoded]
+    const said = { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs }
+    const buffers = [drawn.table, drawn.density, ...drawn.features].map(({ buffer }) => buffer)
+    scope.postMessage({ drawn, said, isWhole }, buffers)
+  }
+  if ('mix' in field && productsOf(field) > FEW_PRODUCTS) {
+    for (const stride of STRIDES) if (Math.min(...field.shape) > stride) send(thinned(field, stride), false)
+  }
+  send(field, true)
 }
 
 /** @param {unknown} error @returns {Failed} */
 function failure(error) {
-  if (error instanceof FormatError) return { error: { message: error.message, section: error.section } }
-  if (error instanceof TooLarge || error instanceof Undrawable) return { error: { message: error.message } }
   if (error instanceof RangeError) return { error: { message: 'there is not enough memory for this field' } }
-  throw error
+  if (!(error instanceof FormatError || error instanceof TooLarge || error instanceof Undrawable)) throw error
+  const { message, section } = /** @type {FormatError} */ (error)
+  return { error: { message, section } }
 }
 
 scope.onmessage = (/** @type {MessageEvent<Task>} */ { data }) => {
   try {
-    const loaded = load(data)
-    const { drawn } = loaded
-    scope.postMessage(loaded, [drawn.table.buffer, drawn.density.buffer, ...drawn.features.map((group) => group.buffer)])
+    load(data)
   } catch (error) {
     scope.postMessage(failure(error))
   }
