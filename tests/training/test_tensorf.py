@@ -11,8 +11,11 @@ import torch
 from kernel_scenes import arrays_of, make_rays
 from test_cli import succeeds
 from test_train import interrupted
-from tiny import TINY, TINY_RATE, assert_same_field
+from tiny import TINY, TINY_PLANES, TINY_RATE, assert_same_field
 
+from vqrf.codec.bitstream import decode
+from vqrf.codec.planes import PlanesField
+from vqrf.codec.pyramid import PyramidField
 from vqrf.compression.presets import PRESETS as COMPRESS_PRESETS
 from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.cells import active_voxels
@@ -216,7 +219,8 @@ def test_a_run_leaves_a_checkpoint_of_tensorf_that_draws_the_same_field(
 ) -> None:
     base = {"vm": "tensorf", "cp": "tensorf-cp"}[kind]
     monkeypatch.setitem(PRESETS, f"{base}-quick", tiny(kind))
-    monkeypatch.setitem(COMPRESS_PRESETS, "compact", replace(TINY_RATE, warm_steps=4, steps=4))
+    for name, preset in (("compact", TINY_RATE), ("planes", TINY_PLANES)):
+        monkeypatch.setitem(COMPRESS_PRESETS, name, replace(preset, warm_steps=4, steps=4))
     data, run, th = tmp_path / "data", tmp_path / "run", tmp_path / "again.th"
     save_scene(scene, data)
     succeeds("train", data, "--out", run, "--base", base, "--preset", "quick")
@@ -229,8 +233,11 @@ def test_a_run_leaves_a_checkpoint_of_tensorf_that_draws_the_same_field(
     succeeds("convert", run, th)
     for ours, theirs in zip(load_tensorf(th).factors.lines, load_tensorf(run / FACTORS_FILE).factors.lines, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    succeeds("compress", run, "--data", data, "--out", tmp_path / "scene.vqrf")
-    succeeds("verify", tmp_path / "scene.vqrf", "--strict")
+    succeeds("compress", run, "--data", data, "--out", tmp_path / "voxels.vqrf", "--preset", "compact")
+    succeeds("verify", tmp_path / "voxels.vqrf", "--strict")
+    succeeds("compress", run, "--data", data, "--out", tmp_path / "usual.vqrf")
+    succeeds("verify", tmp_path / "usual.vqrf")
+    assert isinstance(decode((tmp_path / "usual.vqrf").read_bytes()), PlanesField if kind == "vm" else PyramidField)
 
 
 def test_a_plan_knows_what_factors_and_their_network_take(scene: Scene) -> None:
