@@ -118,7 +118,7 @@ const OWN_NAMES = [
   ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'held', 'home', 'isStill', 'middle', 'opened'],
   ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform', 'isArriving', 'isGlimpse', 'follow', 'steer', 'stand', 'fromWorld', 'isFlying', 'press'],
   ...['wake', 'channels', 'stackSteps', 'stacks', 'basis', 'columns', 'upload', 'resized'],
-  ...['groups', 'isUnbounded', 'isWhole', 'places', 'plane', 'seen', 'span', 'wide', 'zero'],
+  ...['groups', 'isUnbounded', 'isCoarse', 'places', 'plane', 'seen', 'span', 'wide', 'zero'],
   ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
 /** In the order in which names of one letter are given out, to all scripts alike: what recurs is cheap to pack. */

@@ -334,7 +334,7 @@ export class VqrfViewer extends Base {
       this.limits = about
       this.limit()
       if (!isKept) this.takeViewFromAddress()
-      this.isGlimpse = !isWhole || !loaded.isWhole
+      this.isGlimpse = !isWhole || /** @type {boolean} */ (loaded.drawn.isCoarse)
       if (this.isGlimpse) return
       this.isArriving = false
       advance(DECODED)

@@ -45,7 +45,7 @@ export function loadInWorker(task, signal, onEarly, onCoarse) {
     signal.addEventListener('abort', abort, { once: true })
     worker.onmessage = (/** @type {MessageEvent<import('./worker.js').Answer>} */ { data }) => {
       if ('early' in data) return onEarly(data.early)
-      if ('drawn' in data && !data.isWhole) return onCoarse(data)
+      if ('drawn' in data && data.drawn.isCoarse) return onCoarse(data)
       end()
       if ('error' in data) reject(new LoadError(data.error.message, data.error.section))
       else resolve(data)

@@ -22,6 +22,8 @@ const MOST_SHRINKING = 0.4
 const REST_MS = 120
 /** Milliseconds for which a camera that was moved keeps its graphics, whoever else wants them. */
 const HELD_MS = 1000
+/** A coarse field at rest is drawn at so much of its sides: the cores are wanted for the whole one. */
+const COARSE_SHARE = 1 / 4
 /** Pictures that are averaged at rest. */
 const PASSES = 16
 /** More pixels to one of the page are not worth their price. */
@@ -293,7 +295,7 @@ export class Stage {
       this.hasMoved = false
       this.drawResting(renderer)
     }
-    if (this.pass < (renderer.canAccumulate ? PASSES : 1)) this.wake()
+    if (renderer.drawn.isCoarse ? this.share < COARSE_SHARE : this.pass < (renderer.canAccumulate ? PASSES : 1)) this.wake()
     if (this.pass) settle()
   }
 

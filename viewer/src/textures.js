@@ -50,6 +50,7 @@ const NO_TEXTURE = 'the field needs a larger texture than this browser has'
  * @property {number} featureFrequencies
  * @property {BakedLayer[]} layers
  * @property {{ lo: number[], hi: number[] }} extent of what can be seen, places
+ * @property {boolean} [isCoarse] whether another field comes in its place, of more voxels
  * @property {import('./front.js').Home} [home] where a camera begins before what was seen from one side
  */
 
@@ -353,7 +354,7 @@ export function makeTextures(field, maxSide) {
   return {
     extent: { lo: places(low), hi: places(high) },
     home: space && homeOf(space, places(low), places(high), isUnbounded),
-    ...{ ...field.head, shape, shading },
+    ...{ ...field.head, shape, shading, isCoarse: shape[0] !== field.head.shape[0] },
     ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,

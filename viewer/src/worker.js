@@ -17,7 +17,7 @@ import { makeTextures, TooLarge } from './textures.js'
 /** @typedef {import('./decode.js').Head & About} Said what there is to say about a file */
 
 /**
- * @typedef {{ drawn: import('./textures.js').Drawn, said: Said, isWhole: boolean }} Loaded `isWhole`: else a coarser field, and more comes
+ * @typedef {{ drawn: import('./textures.js').Drawn, said: Said }} Loaded
  * @typedef {{ early: import('./decode.js').Head & import('./decode.js').Colour }} Early sent first: what is known before the voxels
  * @typedef {{ error: { message: string, section?: string } }} Failed
  * @typedef {Early | Loaded | Failed} Answer
@@ -52,20 +52,20 @@ function load({ bytes, maxSide, truncated }) {
   }
   const field = decode(bytes, { onColour, truncated })
   const decoded = performance.now()
-  /** @param {import('./decode.js').CompressedField} shown @param {boolean} isWhole */
-  const send = (shown, isWhole) => {
+  /** @param {import('./decode.js').CompressedField} shown */
+  const send = (shown) => {
     const drawn = makeTextures(shown, maxSide)
     expect(valuesFault(drawn))
     const { head, sections, metadata } = shown
     const [decodeMs, texturesMs] = [decoded - start, performance.now() - decoded]
     const said = { ...head, bytes: bytes.length, sections, metadata, decodeMs, texturesMs }
     const buffers = [drawn.table, drawn.density, ...drawn.features].map(({ buffer }) => buffer)
-    scope.postMessage({ drawn, said, isWhole }, buffers)
+    scope.postMessage({ drawn, said }, buffers)
   }
   if ('mix' in field && productsOf(field) > FEW_PRODUCTS) {
-    for (const stride of STRIDES) if (Math.min(...field.shape) > stride) send(thinned(field, stride), false)
+    for (const stride of STRIDES) if (Math.min(...field.shape) > stride) send(thinned(field, stride))
   }
-  send(field, true)
+  send(field)
 }
 
 /** @param {unknown} error @returns {Failed} */
