@@ -129,7 +129,7 @@ def test_rows_that_are_damaged_are_told_of_by_their_file(manifest: Path, tmp_pat
 def test_datasets_and_run_folders_become_files_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stages.PRESETS, "quick", TINY)
     monkeypatch.setitem(presets.PRESETS, "compact", replace(TINY_RATE, name="compact"))
-    monkeypatch.setattr("vqrf.cli.make.plan_of", lambda *_: Plan("dvgo", "quick", tuning_steps=40))
+    monkeypatch.setattr("vqrf.cli.make.plan_of", lambda *_: Plan("quick", tuning_steps=40))
     save_scene(tiny_scene(), tmp_path / "thing")
     succeeds("train", tmp_path / "thing", "--out", tmp_path / "field", "--preset", "quick")
     (tmp_path / "all.txt").write_text("thing\nfield\n")

@@ -40,11 +40,10 @@ class Plan:
     """How photos become a field, and how that becomes a file.
 
     Attributes:
-      base, size: of `train`; without a size it is standard, with fewer steps for few photos.
+      size: of `train`; without one it is standard, with fewer steps for few photos.
       training_steps, tuning_steps: None for the preset's own.
     """
 
-    base: Base
     size: Size | None
     training_steps: int | None = None
     tuning_steps: int | None = None
@@ -57,12 +56,12 @@ def plan_of(size: Size, base: Base, space: str | None) -> Plan:
     first. A draft has few steps of tuning, as its field is the smaller loss.
     """
     if size == "quick":
-        return Plan(base, size, tuning_steps=1500)
+        return Plan(size, tuning_steps=1500)
     if size == "large":
-        return Plan(base, size if base == "dvgo" else "standard")
+        return Plan(size if base == "dvgo" else "standard")
     if base == "tensorf" and space in (None, "box"):  # planes are coded of a box alone
-        return Plan(base, size, training_steps=8000, tuning_steps=1600)
-    return Plan(base, None)
+        return Plan(size, training_steps=8000, tuning_steps=1600)
+    return Plan(None)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Make:
     preset: Size = "standard"
     """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 6 GB of memory."""
     base: Base = "dvgo"
-    """Kind of field, as for `train`. tensorf: the best quality for a size."""
+    """Kind of field, as for `train`."""
     exposure: bool = False
     """Learn how the photos differ in exposure and white balance, and correct it."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
@@ -162,7 +161,7 @@ class Make:
 
     def _asked(self) -> dict[str, Any]:
         """What the field depends on: flags, and which files there are of which sizes."""
-        flags = {"preset": self.preset, "base": self.plan.base, "exposure": self.exposure, "seed": self.common.seed}
+        flags = {"preset": self.preset, "base": self.base, "exposure": self.exposure, "seed": self.common.seed}
         chosen = {name: str(value) for name, value in asdict(self.dataset).items() if value is not None}
         return {**flags, "photos": self.photos.resolve().name, "files": _digest(self.photos), **chosen}
 
@@ -182,7 +181,7 @@ class Make:
             data,
             run,
             plan.size,
-            plan.base,
+            self.base,
             steps=plan.training_steps,
             exposure=self.exposure,
             photos=self.dataset,

@@ -191,7 +191,7 @@ class _Opened:
         """An array of that shape, whose values are finite."""
         self._shape(key, shape, kinds)
         array: NDArray[Any] = self.npz.array(key)
-        if array.dtype.kind == "f" and not is_finite(array):
+        if not is_finite(array):
             raise Refused(f"{key}: has a value that is not finite")
         return array
 
