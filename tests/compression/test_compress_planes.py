@@ -14,6 +14,8 @@ from tiny import TINY, TINY_PLANES, tiny_scene
 from vqrf.bench.jobs import Case, Conditions
 from vqrf.codec import planes as coded
 from vqrf.codec.bitstream import decode, encode
+from vqrf.codec.compressed import PRUNED
+from vqrf.codec.container import sections
 from vqrf.codec.planes import PlanesField
 from vqrf.compression import planes
 from vqrf.compression.planes import balanced, thin
@@ -21,6 +23,7 @@ from vqrf.compression.presets import compress
 from vqrf.compression.priced import Rounding
 from vqrf.compression.tuning import Checkpoints
 from vqrf.data.scene import Scene, save_scene
+from vqrf.fields.cells import closed
 from vqrf.fields.factors import Factors
 from vqrf.fields.field import RadianceField, expand
 from vqrf.rendering.evaluate import evaluate
@@ -75,6 +78,18 @@ def test_a_dearer_bit_makes_a_smaller_file() -> None:
     scene, field = trained_on()
     dear = compress(field, scene, replace(TINY_PLANES, bit_price=2e-6, warm_price=2e-6))
     assert len(encode(dear)) < len(encode(compressed()))
+
+
+def test_narrow_gaps_are_occupied_and_take_no_bytes_of_the_list_of_occupied_voxels() -> None:
+    scene, field = trained_on()
+    bare = compress(field, scene, replace(TINY_PLANES, filled=0))
+    filled = compressed()
+    assert not ((bare.partition != PRUNED) & (filled.partition == PRUNED)).any()
+    assert np.array_equal(filled.partition != PRUNED, closed(bare.partition != PRUNED, planes.FILLED))
+    bytes_of = [dict((name, size) for name, _, size in sections(encode(small)))["PART"] for small in (filled, bare)]
+    assert bytes_of[0] < bytes_of[1]
+    with pytest.raises(ValueError, match="filled: expected 0 or more"):
+        replace(TINY_PLANES, filled=-1)
 
 
 def test_thinning_takes_ones_away_and_nothing_else() -> None:

@@ -63,14 +63,14 @@ def inspect(data: bytes, *, max_bytes: int = 1 << 30) -> list[Finding]:
         for name, offset, size in parts[1:]
         if name not in KNOWN
     ]
-    odd = [*_odd_constants(field), *_odd_layers(field), *_hidden_voxels(field)]
+    odd = [*_odd_constants(field), *_odd_layers(field)]
     match field:
         case PyramidField():
-            odd += _odd_levels(field)
+            odd += [*_odd_levels(field), *_hidden_voxels(field)]
         case PlanesField():
             odd += [*_odd_planes(field), *_odd_quantizer("MIXT", "mix", field.mix)]
         case CompressedField():
-            odd += [*_odd_tables(field), *_odd_codebook(field)]
+            odd += [*_odd_tables(field), *_odd_codebook(field), *_hidden_voxels(field)]
     found = [Finding(name, places[name], reason) for name, reason in odd]
     return sorted([*unknown, *found], key=lambda finding: finding.offset)
 
@@ -165,13 +165,13 @@ def _odd_codebook(field: CompressedField) -> Iterator[tuple[str, str]]:
 
 
 def _hidden_voxels(field: Compressed) -> Iterator[tuple[str, str]]:
-    """(section, reason) of voxels that hold values and that no ray can see.
+    """(section, reason) of voxels that hold values of their own and that no ray can see: those of planes hold none.
 
     Density is trilinear, so in a cell it is at most that of the densest of its eight voxels. A voxel none of whose cells
     has one above the threshold has no part in any sample.
     """
     stored = field.partition != PRUNED
-    if not stored.any() or field.equation.fault() or field.work_fault():
+    if not stored.any() or field.equation.fault():
         return
     with np.errstate(over="ignore", invalid="ignore"):
         faint = np.ones(stored.shape, bool)

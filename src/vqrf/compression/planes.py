@@ -36,7 +36,7 @@ from vqrf.compression.priced import PricedPreset, Rounding
 from vqrf.compression.quantize import Quantizer, quantizer_of_bias, quantizers_of_layers
 from vqrf.compression.surroundings import Surroundings
 from vqrf.compression.tuning import Tuning
-from vqrf.fields.cells import cells_of_voxels, voxels_of_cells
+from vqrf.fields.cells import cells_of_voxels, closed, grown
 from vqrf.fields.factors import Factors, nearest_products
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Float32, Float64
@@ -73,15 +73,29 @@ STEPS = Rounding(density_step=0.12, feature_step=0.01)
 KEPT_SHARE = 0.998
 """Of the importance, what the occupied voxels carry: planes are cheap to keep where there is nothing to say."""
 
+FILLED = 2
+"""Gaps at most twice so wide between occupied voxels are occupied too. It halves the bytes that say which voxels are, and adds
+next to none: planes hold all of a column anyway (docs/log/planes.md#what-does-it-cost-to-say-which-voxels-are-occupied)."""
+
 
 @dataclass(frozen=True)
 class PlanesPreset(PricedPreset[PlanesField]):
-    """The settings of a way for fields whose planes and lines are at hand; its dials are those of `PricedPreset`."""
+    """The settings of a way for fields whose planes and lines are at hand; its dials are those of `PricedPreset`.
+
+    Attributes:
+      filled: gaps between occupied voxels that are at most 2 `filled` wide are occupied too, 0 or more.
+    """
 
     name: str = "planes"
     steps: int = 4500
     rates: LearningRates = RATES
     rounding: Rounding = STEPS
+    filled: int = FILLED
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.filled < 0:
+            raise ValueError(f"filled: expected 0 or more voxels, got {self.filled}")
 
     def kept_share(self, field: RadianceField) -> float:
         """`prune`, or what is usual."""
@@ -182,7 +196,7 @@ class PlanesModel:
         occupied = carrying(spread_out(importance), config.kept_share(field))
         if not occupied.any():  # a field that no ray meets is still a field
             occupied[0, 0, 0] = True
-        marks = voxels_of_cells(cells_of_voxels(occupied))
+        marks = closed(grown(occupied, 1), config.filled)
         rank, (n_features, n_channels) = factors.lines[0].shape[1], factors.mix.shape[1:]
         fault = products_fault(int(marks.sum()), rank, (3 * n_features, n_channels))
         if fault is not None:  # before anything is tuned that no program would draw

@@ -31,3 +31,18 @@ def cells_of_voxels(voxels: NDArray[np.bool_]) -> NDArray[np.uint8]:
     for corner in np.ndindex(2, 2, 2):
         cells |= voxels[tuple(slice(offset, offset + side) for offset, side in zip(corner, sides, strict=True))]
     return cells.astype(np.uint8)
+
+
+def grown(voxels: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The voxels [X,Y,Z] and all that are at most `by` away from one along every axis."""
+    for _ in range(by):
+        voxels = voxels_of_cells(cells_of_voxels(voxels))
+    return voxels
+
+
+def closed(voxels: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The voxels [X,Y,Z] and the gaps between them that are at most 2 `by` wide: the closing of mathematical morphology.
+
+    What is beyond the lattice counts as one of them where a gap ends there.
+    """
+    return ~grown(~grown(voxels, by), by)
