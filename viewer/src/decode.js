@@ -6,7 +6,7 @@
  */
 
 import { checkKind, expectRaw, MAX_MAJOR, readSections, SectionReader } from './container.js'
-import { decodeCodes, decodeDensity, decodeKept, decodePartition, decodeTables } from './entropy.js'
+import { CODED, decodeCodes, decodeDensity, decodeKept, decodePartition, decodeTables, KEPT } from './entropy.js'
 import { parseMetadata } from './metadata.js'
 import { readPlanes } from './planes.js'
 import { readPyramid, workingBytesOfLevels } from './pyramid.js'
@@ -372,11 +372,10 @@ function workingBytes(shape, sections) {
  * @param {Head} head
  */
 function readPartition(reader, { shape, nCoded, nKept }) {
-  const partition = reader.decode((stream) => decodePartition(stream, shape))
   const counts = [0, 0, 0]
-  for (let i = 0; i < partition.length; i++) counts[partition[i]]++
-  if (counts[1] !== nCoded || counts[2] !== nKept) {
-    throw reader.refuse(`holds ${counts[1]} coded and ${counts[2]} kept voxels, the head says ${nCoded} and ${nKept}`)
+  const partition = reader.decode((stream) => decodePartition(stream, shape, counts))
+  if (counts[CODED] !== nCoded || counts[KEPT] !== nKept) {
+    throw reader.refuse(`holds ${counts[CODED]} coded and ${counts[KEPT]} kept voxels, the head says ${nCoded} and ${nKept}`)
   }
   return partition
 }

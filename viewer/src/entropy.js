@@ -129,36 +129,46 @@ export class RangeDecoder {
 
 /** 4x4x4 voxels share one bit that says whether any of them is there. */
 const BLOCK = 4
+/** Of a block that is marked as occupied: a voxel of it is there. */
+const HELD = 2
 const BLOCK_CONTEXTS = 1 << 13
 const VOXEL_CONTEXTS = 1 << 13
 const KIND_CONTEXTS = 3 ** 6
+/** Of the 13 neighbours that come before a place, those that the place before it has too: two in each of four rows. */
+const MOVED = 0b1101101101100
 
 /**
- * How far before a voxel each of its 13 neighbours stands in an array padded by one on all sides.
+ * Where the 13 neighbours that come before a place stand from it, in an array padded by one on all sides: those that share a face
+ * with it, then an edge, then a corner.
  *
- * @param {number} rows length of a y row
+ * @param {number} row length of a y row
  * @param {number} plane length of an x plane
  */
-function neighbourOffsets(rows, plane) {
-  const offsets = new Int32Array(13)
-  let n = 0
-  for (let y = -1; y <= 1; y++) for (let z = -1; z <= 1; z++) offsets[n++] = -plane + y * rows + z
-  for (let z = -1; z <= 1; z++) offsets[n++] = -rows + z
-  offsets[n] = -1
-  return offsets
+export const neighbours = (row, plane) => {
+  const before = plane + row
+  const after = plane - row
+  return [-plane, -row, -1, -before, -plane - 1, 1 - plane, -after, -row - 1, 1 - row, -before - 1, 1 - before, -after - 1, 1 - after]
 }
 
 /**
  * The neighbours of `at` that are not 0, as 13 bits, neighbour 0 most significant.
  *
+ * @param {number} mask those of the place before; from 0 on, the third is right
  * @param {Uint8Array} padded
  * @param {number} at
- * @param {Int32Array} offsets
+ * @param {number} row length of a y row
+ * @param {number} plane length of an x plane
  */
-function neighbourMask(padded, at, offsets) {
-  let mask = 0
-  for (let n = 0; n < 13; n++) mask = (mask << 1) | (padded[at + offsets[n]] ? 1 : 0)
-  return mask
+function neighbourMask(mask, padded, at, row, plane) {
+  const before = at - plane + 1
+  return (
+    ((mask << 1) & MOVED) |
+    (padded[before - row] && 1 << 10) |
+    (padded[before] && 1 << 7) |
+    (padded[before + row] && 1 << 4) |
+    (padded[at - row + 1] && 2) |
+    (padded[at - 1] && 1)
+  )
 }
 
 /**
@@ -170,11 +180,14 @@ function decodeBlocks(coder, [bx, by, bz]) {
   const row = bz + 2
   const plane = (by + 2) * row
   const blocks = new Uint8Array((bx + 2) * plane)
-  const offsets = neighbourOffsets(row, plane)
   for (let x = 0; x < bx; x++) {
     for (let y = 0; y < by; y++) {
-      let at = (x + 1) * plane + (y + 1) * row + 1
-      for (let z = 0; z < bz; z++, at++) blocks[at] = coder.bit(neighbourMask(blocks, at, offsets))
+      let at = (x + 1) * plane + (y + 1) * row
+      let mask = neighbourMask(0, blocks, at, row, plane)
+      for (let z = 0; z < bz; z++) {
+        mask = neighbourMask(mask, blocks, ++at, row, plane)
+        blocks[at] = coder.bit(mask)
+      }
     }
   }
   return blocks
@@ -185,9 +198,10 @@ function decodeBlocks(coder, [bx, by, bz]) {
  *
  * @param {Uint8Array} bytes
  * @param {readonly number[]} shape X, Y, Z
+ * @param {number[]} counts of voxels of each kind that holds values, is counted up
  * @returns {Uint8Array} PRUNED, CODED or KEPT for each voxel
  */
-export function decodePartition(bytes, [X, Y, Z]) {
+export function decodePartition(bytes, [X, Y, Z], counts) {
   const coder = new RangeDecoder(bytes, BLOCK_CONTEXTS + VOXEL_CONTEXTS + KIND_CONTEXTS)
   const nBlocks = [X, Y, Z].map((n) => Math.ceil(n / BLOCK))
   const blocks = decodeBlocks(coder, nBlocks)
@@ -195,42 +209,48 @@ export function decodePartition(bytes, [X, Y, Z]) {
   const blockPlane = (nBlocks[1] + 2) * blockRow
   const row = Z + 2
   const plane = (Y + 2) * row
-  const offsets = neighbourOffsets(row, plane)
+  const offsets = neighbours(row, plane)
   // Two planes are all that the neighbours of a voxel lie in: the one before, and its own.
   const planes = new Uint8Array(2 * plane)
   const partition = new Uint8Array(X * Y * Z)
-  const held = new Uint8Array(blocks.length)
   let out = 0
   for (let x = 0; x < X; x++) {
     planes.copyWithin(0, plane)
     planes.fill(0, plane)
     for (let y = 0; y < Y; y++) {
-      const first = ((x >> 2) + 1) * blockPlane + ((y >> 2) + 1) * blockRow + 1
-      let at = plane + (y + 1) * row + 1
-      for (let z = 0; z < Z; z++, at++, out++) {
-        const block = first + (z >> 2)
-        if (!blocks[block]) continue
-        if (!coder.bit(BLOCK_CONTEXTS + neighbourMask(planes, at, offsets))) continue
-        const kind = CODED + coder.bit(BLOCK_CONTEXTS + VOXEL_CONTEXTS + kindContext(planes, at, offsets))
-        planes[at] = kind
-        partition[out] = kind
-        held[block] = 1
+      let block = ((x >> 2) + 1) * blockPlane + ((y >> 2) + 1) * blockRow + 1
+      const end = out + Z
+      for (let at = plane + (y + 1) * row + 1; out < end; block++) {
+        const next = Math.min(out + BLOCK, end)
+        if (!blocks[block]) {
+          at += next - out
+          out = next
+          continue
+        }
+        let mask = neighbourMask(neighbourMask(0, planes, at - 2, row, plane), planes, at - 1, row, plane)
+        for (; out < next; out++, at++) {
+          mask = neighbourMask(mask, planes, at, row, plane)
+          if (!coder.bit(BLOCK_CONTEXTS + mask)) continue
+          const kind = CODED + coder.bit(BLOCK_CONTEXTS + VOXEL_CONTEXTS + kindContext(planes, at, offsets))
+          planes[at] = kind
+          partition[out] = kind
+          counts[kind]++
+          blocks[block] = HELD
+        }
       }
     }
   }
   coder.end()
-  for (let i = 0; i < blocks.length; i++) {
-    if (blocks[i] && !held[i]) throw new Damaged('a block that is marked as occupied is empty')
-  }
+  if (blocks.includes(1)) throw new Damaged('a block that is marked as occupied is empty')
   return partition
 }
 
-const KIND_NEIGHBOURS = [4, 10, 12, 1, 3, 9]
+const KIND_NEIGHBOURS = [0, 1, 2, 3, 4, 7]
 
 /**
  * @param {Uint8Array} planes
  * @param {number} at
- * @param {Int32Array} offsets
+ * @param {number[]} offsets
  */
 function kindContext(planes, at, offsets) {
   let context = 0
@@ -238,8 +258,7 @@ function kindContext(planes, at, offsets) {
   return context
 }
 
-/** Neighbours by what they share with the voxel: faces first, then edges, then corners. */
-const BY_CLOSENESS = [4, 10, 12, 1, 3, 5, 7, 9, 11, 0, 2, 6, 8]
+/** Neighbours that share a face, and a face or an edge. */
 const N_FACES = 3
 const N_FACES_EDGES = 9
 
@@ -256,8 +275,7 @@ const N_FACES_EDGES = 9
 export function walk(partition, [X, Y, Z], belongs, visit) {
   const row = Z + 2
   const plane = (Y + 2) * row
-  const offsets = neighbourOffsets(row, plane)
-  const closest = Int32Array.from(BY_CLOSENESS, (n) => offsets[n])
+  const closest = neighbours(row, plane)
   const isMember = Uint8Array.from([PRUNED, CODED, KEPT], (kind) => (belongs(kind) ? 1 : 0))
   // Rows plus one, so that 0 says "not known".
   const planes = new Int32Array(2 * plane)

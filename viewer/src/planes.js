@@ -34,14 +34,6 @@ function readPlan(reader) {
 }
 
 /**
- * Where the shadows of a voxel are, those on the planes first.
- *
- * @param {readonly number[]} shape of the lattice
- * @returns {(x: number, y: number, z: number) => number[]}
- */
-const shadowsIn = ([, Y, Z]) => (x, y, z) => [x * Y + y, x * Z + z, y * Z + z, z, y, x]
-
-/**
  * @param {(kind: string) => import('./container.js').SectionReader[]} open
  * @param {import('./decode.js').Head} head
  * @param {(rows: number) => import('./decode.js').Table} readMix
@@ -54,15 +46,12 @@ export function readPlanes(open, { shape }, readMix, readPart) {
   const partition = readPart()
   const [X, Y, Z] = shape
   const shapes = [[X, Y, 1], [X, Z, 1], [Y, Z, 1], [Z, 1, 1], [Y, 1, 1], [X, 1, 1]]
-  const shadows = shapes.map((sides) => ({ shape: sides, there: new Uint8Array(placesOf(sides)), n: 0 }))
-  const find = shadowsIn(shape)
+  const theres = shapes.map((sides) => new Uint8Array(placesOf(sides)))
+  const [xy, xz, yz, onZ, onY, onX] = theres
   eachNode({ shape, there: partition }, (_, x, y, z) => {
-    for (const [i, at] of find(x, y, z).entries()) {
-      const shadow = shadows[i]
-      shadow.n += 1 - shadow.there[at]
-      shadow.there[at] = 1
-    }
+    xy[x * Y + y] = xz[x * Z + z] = yz[y * Z + z] = onZ[z] = onY[y] = onX[x] = 1
   })
+  const shadows = theres.map((there, i) => ({ shape: shapes[i], there, n: there.reduce((sum, one) => sum + one, 0) }))
   const stacks = ['PLN', 'LIN'].flatMap((kind, k) => readLevels(shadows.slice(3 * k, 3 * k + 3), open(kind), width))
   const places = shape.map((side) => new Int32Array(side).map((_, i) => i))
   return { partition, stacks, densities, stackSteps, mix, places }
@@ -112,7 +101,7 @@ export function multiplyOut({ partition, shape, places, nCoded, channels, stacks
   const width = stackSteps[0].length
   const values = stacks.map((levels, i) => addUp(stackSteps[i], levels))
   const numbers = stacks.map((levels) => numbersOf(levels[levels.length - 1]))
-  const find = shadowsIn(places.map((along) => 1 + Math.max(...along)))
+  const [, Y, Z] = places.map((along) => 1 + Math.max(...along))
   const rows = mix.length / channels
   /** By tiles of channels, then by row. */
   const weights = new Float64Array(rows * (channels + TILE))
@@ -161,8 +150,9 @@ export function multiplyOut({ partition, shape, places, nCoded, channels, stacks
     for (let r = densities; r < width; r++, row += TILE) products[row] = plane[from + r] * line[along + r]
     return sum
   }
-  eachNode({ shape, there: partition }, (voxel, x, y, z) => {
-    const at = find(places[0][x], places[1][y], places[2][z])
+  eachNode({ shape, there: partition }, (voxel, i, j, k) => {
+    const x = places[0][i], y = places[1][j], z = places[2][k]
+    const at = [x * Y + y, x * Z + z, y * Z + z, z, y, x]
     const lane = voxel % TILE
     density[voxel] = cross(0, at, lane) + cross(1, at, lane + rows) + cross(2, at, lane + 2 * rows)
     if (voxel % TILE === TILE - 1 || voxel === nCoded - 1) multiply((voxel - (voxel % TILE)) * channels)

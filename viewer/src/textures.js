@@ -11,7 +11,7 @@
  */
 
 import { ACTIVATION_RELU, dequantize } from './decode.js'
-import { CODED } from './entropy.js'
+import { CODED, neighbours } from './entropy.js'
 import { homeOf } from './front.js'
 import { multiplyOut, productsOf } from './planes.js'
 import { addUp, eachNode } from './pyramid.js'
@@ -114,21 +114,14 @@ class BlockTable {
     const [nx, ny, nz] = this.size
     const [row, plane] = [nz + 2, (ny + 2) * (nz + 2)]
     const distance = new Uint8Array((nx + 2) * plane).fill(MAX_DISTANCE)
-    /** @type {number[]} */
-    const before = []
-    for (let i = -1; i <= 1; i++) {
-      for (let j = -1; j <= 1; j++) {
-        for (let k = -1; k <= 1; k++) if (i * plane + j * row + k < 0) before.push(i * plane + j * row + k)
-      }
-    }
-    const at = (/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ z) => (x + 1) * plane + (y + 1) * row + z + 1
+    const before = neighbours(row, plane)
     /** @type {(step: number) => void} */
     const scan = (step) => {
       const first = step > 0 ? 0 : this.n - 1
       for (let n = 0, block = first; n < this.n; n++, block += step) {
         const z = block % nz
         const y = ((block - z) / nz) % ny
-        const here = at((block / (ny * nz)) | 0, y, z)
+        const here = (((block / (ny * nz)) | 0) + 1) * plane + (y + 1) * row + z + 1
         if (this.words[4 * block] | this.words[4 * block + 1]) distance[here] = 0
         let least = distance[here]
         for (const offset of before) least = Math.min(least, distance[here + step * offset] + 1)
@@ -150,7 +143,9 @@ class BlockTable {
       if (this.words[4 * block + 3]) continue
       const z = block % this.size[2]
       const y = ((block - z) / this.size[2]) % this.size[1]
-      for (const [axis, at] of [Math.floor(block / (this.size[1] * this.size[2])), y, z].entries()) along[axis][at]++
+      along[0][Math.floor(block / (this.size[1] * this.size[2]))]++
+      along[1][y]++
+      along[2][z]++
       occupied++
     }
     const first = (/** @type {Uint32Array} */ counts) => {
