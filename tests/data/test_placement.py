@@ -159,3 +159,30 @@ def test_a_dataset_of_wrong_axes_is_refused_and_taken_where_the_user_says_how(tm
     np.testing.assert_allclose(turned.train[3].camera.pose, views[3].camera.pose, atol=1e-12)
     kept = load_scene(tmp_path, options=SceneOptions(axes="opengl", hold_out="0"))
     np.testing.assert_allclose(kept.train[3].camera.pose, flipped[3].camera.pose, atol=1e-12)
+
+
+def test_photos_of_a_place_without_an_end_get_a_space_without_one() -> None:
+    cameras = around()
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    rough = replace(LISTING, near=2.5, far=90.0, is_rough=True)
+    for listing in (LISTING, replace(LISTING, points=points), rough):
+        assert placed(cameras, listing, is_plain=False).space == "unbounded"
+        assert placed(cameras, listing, is_plain=False, space="box").space == "box"
+        assert placed(cameras, listing, is_plain=False, near=0.1).space == "unbounded"
+    outwards = [replace(camera, pose=camera.pose @ FLIP) for camera in cameras]
+    assert placed(outwards, is_plain=False).space == "unbounded"
+
+
+def test_what_has_an_end_lies_in_a_box() -> None:
+    cameras = around()
+    box = np.full(3, -1.0), np.full(3, 1.0)
+    ends = {"near": 1.0, "far": 9.0}, {"box": box}, {"background": (1.0, 1.0, 1.0)}
+    assert {placed(cameras, replace(LISTING, **end), is_plain=False).space for end in ends} == {"box"}  # type: ignore[arg-type]
+    assert placed(cameras).space == "box"
+    assert placed(cameras, is_plain=False, far=20.0).space == "box"
+    assert placed(cameras, is_plain=False, box=(-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)).space == "box"
+    assert placed(cameras[:2], is_plain=False).space == "box"
+    usual = list(cameras_around((0, 0, 0), 4.03 / 3, 20, 40))
+    assert placed(usual, replace(LISTING, layout="Blender"), is_plain=False).space == "box"
+    narrow = [cameras[0].moved(np.array([0.1 * x, 0.0, 0.0])) for x in range(8)]
+    assert placed(narrow, is_plain=False).space == "box"

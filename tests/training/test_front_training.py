@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,9 +104,7 @@ def test_a_field_in_front_is_learnt_and_its_file_is_drawn_alike(scene: Scene) ->
 
 
 def test_a_space_in_front_is_for_cameras_that_look_one_way() -> None:
-    listing = Listing.__new__(Listing)
-    for name, value in {"near": 2.0, "far": 14.0, "is_rough": False, "box": None, "points": None, "layout": "x"}.items():
-        object.__setattr__(listing, name, value)
+    listing = Listing(Path("x"), "x", (), near=2.0, far=14.0, is_rough=True)
     before, around = cameras_before(8, 0.6), list(cameras_around((0, 0, 0), 1.0, 12, 16))
     assert place(before, listing, Wishes(space="front"), is_plain=False).space == "front"
     assert place(before, listing, Wishes(), is_plain=False).space == "box"

@@ -33,9 +33,11 @@ class Photos:
     """Direction that is up, in the coordinates of the cameras."""
     space: Literal["box", "front", "unbounded"] | None = None
     """How the world lies in the voxels.
-    box: as it is, if not given.
+    box: as it is.
     front: voxels grow with depth, for photos that all look one way.
-    unbounded: voxels grow with the distance from the cameras, for a place with all that is around it."""
+    unbounded: voxels grow with the distance from the cameras, for a place with all that is around it.
+    Without it: unbounded, if the photos have no plain background, look more ways than one, and nothing says where the scene
+    ends; otherwise box."""
     hold_out: str = ""
     """Photos to keep out of training, for scoring:
     own (the dataset's test split), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0 (none).

@@ -23,6 +23,7 @@ from vqrf.codec.about import about_of
 from vqrf.codec.contents import metadata_of
 from vqrf.compression.goal import NO_GOAL, Goal, is_unfinished
 from vqrf.data.load import is_dataset
+from vqrf.data.placement import SpaceName
 from vqrf.data.sfm import MODEL_FOLDER
 from vqrf.fields.run import FIELD_FILE
 from vqrf.files import read_file, remove_stale, write_atomically
@@ -42,14 +43,16 @@ class Plan:
     Attributes:
       size: of `train`; without one it is standard, with fewer steps for few photos.
       training_steps, tuning_steps: None for the preset's own.
+      space: of photos that say nothing of it; None for what they need.
     """
 
     size: Size | None
     training_steps: int | None = None
     tuning_steps: int | None = None
+    space: SpaceName | None = None
 
 
-def plan_of(size: Size, base: Base, space: str | None) -> Plan:
+def plan_of(size: Size, base: Base, space: SpaceName | None) -> Plan:
     """The steps that a file takes.
 
     Compressing planes learns from the photos too, at little more a ray than training does, so they are not trained to their end
@@ -60,7 +63,7 @@ def plan_of(size: Size, base: Base, space: str | None) -> Plan:
     if size == "large":
         return Plan(size if base == "dvgo" else "standard")
     if base == "tensorf" and space in (None, "box"):  # planes are coded of a box alone
-        return Plan(size, training_steps=8000, tuning_steps=1600)
+        return Plan(size, training_steps=8000, tuning_steps=1600, space="box")
     return Plan(None)
 
 
@@ -184,7 +187,7 @@ class Make:
             self.base,
             steps=plan.training_steps,
             exposure=self.exposure,
-            photos=self.dataset,
+            photos=replace(self.dataset, space=self.dataset.space or plan.space),
             common=common,
         ).run()
 

@@ -3,6 +3,9 @@
 In the order of trust: what the user says; what the dataset says of itself; the cameras of the Synthetic-NeRF scenes, for which
 near is 2 and far 6 by custom; a thing on a plain background, which lies where nearly all cameras look; the points of a model;
 the place around which the cameras stand. Every rule scales and moves with the world, but for the custom.
+
+A thing on a plain background lies in a box. So does what user or dataset say an end of, and what all cameras see from one side.
+What other photos show has no end: a room, a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it).
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class Placement:
       up: unit vector.
       centre: the point that the cameras look at, None where they look at none.
       source: of near, far and box, for people.
-      space: how the world is to lie in the voxels.
+      space: how the world is to lie in the voxels: as wished, or as what photos and cameras show needs it.
     """
 
     near: float
@@ -151,9 +154,10 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
         near, far = near if wishes.near is None else wishes.near, far if wishes.far is None else wishes.far
         if not near < far:
             raise PlacementError(f"near and far: expected near below far, got {near:g} and {far:g}: give both")
-    space = wishes.space or "box"
-    if space == "front" and (fault := front_fault(cameras)):
+    if wishes.space == "front" and (fault := front_fault(cameras)):
         raise PlacementError(f"space: {fault}")
+    is_bounded = is_plain or _is_bounded(listing, wishes) or _is_usual(listing, looks, is_plain)
+    space = wishes.space or ("box" if is_bounded or len(cameras) < MIN_CAMERAS or not front_fault(cameras) else "unbounded")
     return Placement(near, far, box, up, centre, source, space)
 
 
@@ -164,11 +168,9 @@ def _derived(cameras: Sequence[Camera], listing: Listing, looks: Looks, is_plain
     """Near, far, a box and where they come from, where neither user nor dataset says near and far for sure."""
     if listing.box is not None:
         return None, None, listing.box, "the dataset's box"
-    low, high = USUAL_DISTANCES
-    is_usual = looks.is_at_one and np.linalg.norm(looks.centre) < USUAL_OFFSET and (is_plain or listing.layout == "Blender")
     if len(cameras) < MIN_CAMERAS and listing.near is None:
         return USUAL_NEAR, USUAL_FAR, None, "custom, as there are few cameras"
-    if is_usual and low < looks.distances.min() and looks.distances.max() < high and listing.points is None:
+    if _is_usual(listing, looks, is_plain):
         return USUAL_NEAR, USUAL_FAR, None, "custom, as the cameras are Blender's"
     if is_plain and looks.is_at_one:
         box = _hull(cameras, looks)
@@ -187,6 +189,20 @@ def _derived(cameras: Sequence[Camera], listing: Listing, looks: Looks, is_plain
         return listing.near, listing.far, None, "the dataset's depths"
     reach = float(np.ptp([camera.pose[:3, 3] for camera in cameras], axis=0).max()) or 1.0
     return ROOM_NEAR * reach, 2 * ROOM_FAR * reach, None, "how far the cameras are spread: give --near and --far"
+
+
+def _is_usual(listing: Listing, looks: Looks, is_plain: bool) -> bool:
+    """Whether cameras stand as those of the Synthetic-NeRF scenes do."""
+    low, high = USUAL_DISTANCES
+    is_around = looks.is_at_one and low < looks.distances.min() and looks.distances.max() < high
+    is_there = float(np.linalg.norm(looks.centre)) < USUAL_OFFSET
+    return bool(is_around and is_there and (is_plain or listing.layout == "Blender") and listing.points is None)
+
+
+def _is_bounded(listing: Listing, wishes: Wishes) -> bool:
+    """Whether user or dataset say where everything ends, or that photos stand on a colour."""
+    is_said = any(value is not None for value in (wishes.far, wishes.box, listing.box, listing.background))
+    return is_said or (listing.far is not None and not listing.is_rough)
 
 
 def look_of(poses: Float64) -> Looks:
