@@ -31,7 +31,7 @@ MAX_COORDINATE = 2.0**45
 sees all of the largest box that is drawn (`vqrf.kernels.constants`) stands a quarter as far."""
 
 MAX_PIXELS = 1e12
-"""Largest focal length and place in an image."""
+"""Largest focal length and place in an image; its inverse is the smallest focal length, so that no direction overflows."""
 
 FAR_EXTENTS = 100.0
 """How many times its size a scene may be from the origin before it is reckoned elsewhere: float32 tells 2^24 places apart, and
@@ -91,8 +91,9 @@ class Camera:
             raise ValueError(f"pose is not rigid: its 3x3 part is no rotation (off by {error:.3g})")
         if np.linalg.det(rotation) < 0:
             raise ValueError("pose is mirrored: the determinant of its 3x3 part is -1 (axes of a left-handed program?)")
-        if not all(0 < focal < MAX_PIXELS for focal in (self.fx, self.fy)):
-            raise ValueError(f"intrinsics: expected finite values and positive focal lengths, got {self.fx}, {self.fy}")
+        if not all(1 / MAX_PIXELS <= focal < MAX_PIXELS for focal in (self.fx, self.fy)):
+            limits = f"finite values and positive focal lengths, {1 / MAX_PIXELS:g} to {MAX_PIXELS:g} pixels"
+            raise ValueError(f"intrinsics: expected {limits}, got {self.fx}, {self.fy}")
         if not all(abs(at) < MAX_PIXELS for at in (self.cx, self.cy)):
             raise ValueError(f"intrinsics: expected finite values, got a principal point of {self.cx}, {self.cy}")
         if min(self.width, self.height) < 1:
