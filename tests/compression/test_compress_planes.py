@@ -86,7 +86,7 @@ def test_narrow_gaps_are_occupied_and_take_no_bytes_of_the_list_of_occupied_voxe
     filled = compressed()
     assert not ((bare.partition != PRUNED) & (filled.partition == PRUNED)).any()
     assert np.array_equal(filled.partition != PRUNED, closed(bare.partition != PRUNED, planes.FILLED))
-    bytes_of = [dict((name, size) for name, _, size in sections(encode(small)))["PART"] for small in (filled, bare)]
+    bytes_of = [{name: size for name, _, size in sections(encode(small))}["PART"] for small in (filled, bare)]
     assert bytes_of[0] < bytes_of[1]
     with pytest.raises(ValueError, match="filled: expected 0 or more"):
         replace(TINY_PLANES, filled=-1)
