@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -293,7 +293,7 @@ class Space(ABC):
       ValueError: a value is not finite.
     """
 
-    name: ClassVar[Literal["front", "unbounded"]]
+    name: ClassVar[str]
     stretch: ClassVar[int]
     """How many diagonals of a lattice a ray may run through places there."""
 

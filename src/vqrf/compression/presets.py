@@ -21,7 +21,7 @@ from vqrf.compression.preset import Preset
 from vqrf.compression.tuning import Checkpoints, Tuning
 from vqrf.compression.web import bake, is_fast
 from vqrf.data.rays import RayPool
-from vqrf.data.scene import Scene, moved_scene, opaque_scene
+from vqrf.data.scene import Scene, moved_scene
 from vqrf.fields.field import RadianceField
 from vqrf.training.loop import Report
 
@@ -66,8 +66,6 @@ def compress(
     offset = field.lattice.far_offset()
     if offset.any():  # what is far from the origin is tuned at it, for float32's sake
         scene, field = moved_scene(scene, offset), replace(field, lattice=field.lattice.moved(offset))
-    if field.lattice.space is not None:
-        scene = opaque_scene(replace(scene, space=field.lattice.space.name))
     with stage_bars(chosen.stages(), quiet or report is not None) as show:
         pool, kept = RayPool(scene.train), checkpoints or Checkpoints()
         tuning = Tuning(pool, chosen.rays_per_step, seed, device, report or show, kept)

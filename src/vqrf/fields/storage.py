@@ -179,7 +179,7 @@ def save_field(path: Path, field: RadianceField, *, notes: Mapping[str, Any]) ->
         arrays["allowed"] = np.packbits(field.allowed)
     for i, (weight, bias) in enumerate(field.color_mlp):
         arrays |= {f"mlp{i}.weight": weight, f"mlp{i}.bias": bias}
-    header: dict[str, Any] = {
+    header = {
         "format": FIELD_FORMAT,
         "lo": field.lattice.lo,
         "hi": field.lattice.hi,
