@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from vqrf.cli.check import SPACES
 from vqrf.cli.main import main
 from vqrf.cli.process import SOURCE_FILE
 from vqrf.data.images import photo_facts, upright_photo
+from vqrf.data.placement import SpaceName
 from vqrf.data.scene import save_scene
 from vqrf.data.sfm import IMAGES_FOLDER, MODEL_FOLDER, WORK_FOLDER
 
@@ -61,7 +64,8 @@ def test_photos_become_a_dataset_that_check_finds_nothing_wrong_with_but_that_it
     assert "<svg" in (tmp_path / "check.html").read_text()
     main(["check", str(out)])
     text = capsys.readouterr().out
-    assert "7 to train on, 1 held out" in text and "odd: few photos" in text
+    assert "7 to train on, 1 held out" in text and "odd: few photos" in text and SPACES[facts["space"]] in text
+    assert set(SPACES) == set(get_args(SpaceName))
 
 
 def test_an_interrupted_run_goes_on_and_takes_no_photo_twice(

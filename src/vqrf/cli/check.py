@@ -28,6 +28,13 @@ CHECKED_SIDE = 480
 
 DIGITS = 4
 
+SPACES = {
+    "box": "a box: nothing outside of it is learnt",
+    "front": "front: voxels grow with depth",
+    "unbounded": "unbounded: what is far off is learnt too, in larger voxels; --space box leaves it out",
+}
+"""How the world lies in the voxels, for people."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -125,8 +132,10 @@ def in_words(facts: dict[str, Any]) -> dict[str, str]:
         f"{facts['spread']:.0f} degrees, {facts['lowest']:.0f} to {facts['highest']:.0f} above the horizon",
         "up": numbers(facts["up"]),
         "near, far": numbers((facts["near"], facts["far"])) + (f" (from {facts['place_from']})" if facts["place_from"] else ""),
-        "box": " to ".join(numbers(corner) for corner in facts["box"]),
+        "space": SPACES[facts["space"]],
     }
+    if facts["space"] == "box":
+        words["box"] = " to ".join(numbers(corner) for corner in facts["box"])
     if facts["n_points"]:
         off = "" if facts["pixels_off"] is None else f", off by {facts['pixels_off']:.2f} pixels in the photos"
         words["points"] = f"{facts['n_points']}{off}"
