@@ -578,3 +578,15 @@ class Lattice:
         """World points [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_world`."""
         place = self.place_from_index(index)
         return place if self.space is None else self.space.world_of_place(place)
+
+
+def grown(voxels: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """The voxels [X,Y,Z] and all that are at most `by` away from one along each axis; with 1, those that share a cell."""
+    for axis in range(3):
+        before, after = ([slice(None)] * axis + [part] for part in (slice(None, -1), slice(1, None)))
+        for _ in range(by):
+            wider = voxels.copy()
+            wider[tuple(after)] |= voxels[tuple(before)]
+            wider[tuple(before)] |= voxels[tuple(after)]
+            voxels = wider
+    return voxels

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vqrf.fields.cells import closed, grown
+from vqrf.fields.cells import closed
+from vqrf.geometry import grown
 
 
 def near(place: tuple[int, ...], shape: tuple[int, ...], by: int) -> list[tuple[int, ...]]:

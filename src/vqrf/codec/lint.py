@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vqrf.codec.bitstream import decode, verify
 from vqrf.codec.compressed import PRUNED, Compressed, CompressedField, Quantized, Table
 from vqrf.codec.container import KNOWN, LEVELS, LINES, PLANES, BitstreamError, sections
 from vqrf.codec.planes import PlanesField
 from vqrf.codec.pyramid import MAX_MAGNITUDE, PyramidField
+from vqrf.geometry import grown
 
 MAX_INTERVAL = 16.0
 """Step lengths of one exponent: training uses 0.5, and more than a few make every cell of a surface opaque."""
@@ -176,18 +176,7 @@ def _hidden_voxels(field: Compressed) -> Iterator[tuple[str, str]]:
     with np.errstate(over="ignore", invalid="ignore"):
         faint = np.ones(stored.shape, bool)
         faint[stored] = field.voxel_values()[0] <= field.equation.floor
-    hidden = int(np.count_nonzero(stored & ~_spread(~faint)))
+    hidden = int(np.count_nonzero(stored & ~grown(~faint, 1)))
     n_stored = int(np.count_nonzero(stored))
     if hidden > MAX_HIDDEN_SHARE * n_stored:
         yield "PART", f"{hidden} of the {n_stored} voxels that hold values can be seen by no ray: all around them is empty"
-
-
-def _spread(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and all voxels next to it, over corners too: those that share a cell with one of it."""
-    for axis in range(3):
-        before, after = ([slice(None)] * axis + [part] for part in (slice(None, -1), slice(1, None)))
-        grown = mask.copy()
-        grown[tuple(after)] |= mask[tuple(before)]
-        grown[tuple(before)] |= mask[tuple(after)]
-        mask = grown
-    return mask

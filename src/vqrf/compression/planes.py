@@ -36,10 +36,10 @@ from vqrf.compression.priced import PricedPreset, Rounding
 from vqrf.compression.quantize import Quantizer, quantizer_of_bias, quantizers_of_layers
 from vqrf.compression.surroundings import Surroundings
 from vqrf.compression.tuning import Tuning
-from vqrf.fields.cells import cells_of_voxels, closed, grown
+from vqrf.fields.cells import cells_of_voxels, closed
 from vqrf.fields.factors import Factors, nearest_products
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Float32, Float64
+from vqrf.geometry import Float32, Float64, grown
 from vqrf.kernels import BITS_UNIT, FactorArrays, Gradients, select
 from vqrf.kernels.contract import Backend
 from vqrf.kernels.equation import inputs_of_layers, tensors

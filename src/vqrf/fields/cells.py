@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrf.fields.field import RadianceField
+from vqrf.geometry import grown
 
 
 def active_voxels(field: RadianceField) -> NDArray[np.bool_]:
@@ -31,13 +32,6 @@ def cells_of_voxels(voxels: NDArray[np.bool_]) -> NDArray[np.uint8]:
     for corner in np.ndindex(2, 2, 2):
         cells |= voxels[tuple(slice(offset, offset + side) for offset, side in zip(corner, sides, strict=True))]
     return cells.astype(np.uint8)
-
-
-def grown(voxels: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """The voxels [X,Y,Z] and all that are at most `by` away from one along every axis."""
-    for _ in range(by):
-        voxels = voxels_of_cells(cells_of_voxels(voxels))
-    return voxels
 
 
 def closed(voxels: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
