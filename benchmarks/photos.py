@@ -109,7 +109,7 @@ def main(options: Options) -> None:
         maker.join()
     config = PRESETS[options.preset]
     start, of_cpu = time.perf_counter(), time.process_time()
-    scene = load_scene(options.folder, splits=("train",), downscale=None, side=config.image_side, options=EVERY_PHOTO)
+    scene = load_scene(options.folder, splits=("train",), side=config.image_side, options=EVERY_PHOTO)
     found: dict[str, float] = {
         "photos": len(scene.train),
         "seconds_to_read": time.perf_counter() - start,

@@ -162,7 +162,7 @@ def test_folders_of_smaller_copies_are_taken_where_they_are_large_enough(
         for file in (tmp_path / "images").iterdir():
             PIL.Image.open(file).reduce(n).save(tmp_path / f"images_{n}" / file.name)
     for side, downscale, n_read in [(24, 1, 1), (13, 1, 1), (12, 2, 2), (6, 4, 4), (3, 8, 4), (1, 24, 4)]:
-        by_side = load_scene(tmp_path, downscale=None, side=side)
+        by_side = load_scene(tmp_path, side=side)
         by_factor = load_scene(tmp_path, downscale=downscale)
         for scene in (by_side, by_factor):
             assert scene.downscale == downscale
@@ -488,5 +488,5 @@ def test_a_folder_of_no_layout_is_refused_by_what_is_in_it(tmp_path: Path) -> No
 def test_real_captures_load_without_a_flag(capture: str, n_train: int, n_test: int) -> None:
     if not (SHARED / capture).is_dir():
         pytest.skip(f"needs the capture {SHARED / capture}")
-    scene = load_scene(SHARED / capture, downscale=None, side=100)
+    scene = load_scene(SHARED / capture, side=100)
     assert (len(scene.train), len(scene.test)) == (n_train, n_test)

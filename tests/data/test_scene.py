@@ -403,7 +403,7 @@ def test_a_downscale_that_does_not_divide_the_sides_drops_what_is_left_over(data
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 100])
 def test_photos_are_averaged_as_far_as_their_longer_side_stays_no_shorter(dataset: Path, side: int) -> None:
     PIL.Image.fromarray(random_rgba(1, 13, 31)).save(dataset / "train" / "r_1.png")
-    for size, view in zip([(8, 6), (13, 31), (8, 6)], load_scene(dataset, downscale=None, side=side).train, strict=True):
+    for size, view in zip([(8, 6), (13, 31), (8, 6)], load_scene(dataset, side=side).train, strict=True):
         n = min(max(max(size) // side, 1), *size)
         assert (view.camera.width, view.camera.height) == (size[0] // n, size[1] // n)
 

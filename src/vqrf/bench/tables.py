@@ -248,7 +248,7 @@ def field_jobs(scope: Scope) -> list[FieldJob]:
 
 
 def _photos(folder: Path, config: TrainConfig) -> Scene:
-    return load_scene(folder, splits=("train",), side=config.image_side, downscale=None)
+    return load_scene(folder, splits=("train",), side=config.image_side)
 
 
 def train_field(job: FieldJob, *, conditions: Conditions) -> FieldRow:

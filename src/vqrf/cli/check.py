@@ -59,7 +59,7 @@ class Check:
         listing = list_photos(self.data)
         with flags_named():
             options = self.photos.options()
-            scene = load_scene(self.data, downscale=None, side=CHECKED_SIDE, background=self.background, options=options)
+            scene = load_scene(self.data, side=CHECKED_SIDE, background=self.background, options=options)
         found = check_scene(scene, reprojection_errors(listing, list_observations(self.data)))
         box = camera_bounds(scene) if scene.box is None else scene.box
         facts = facts_of(listing, scene, found, box)

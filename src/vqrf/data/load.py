@@ -47,7 +47,7 @@ def load_scene(
     path: str | Path,
     *,
     splits: Sequence[str] = SPLITS,
-    downscale: int | None = 1,
+    downscale: int | None = None,
     side: int | None = None,
     background: str | None = None,
     every: int = 1,
@@ -60,7 +60,8 @@ def load_scene(
       path: the dataset's folder. Nothing outside it is opened.
       splits: which of `train` and `test` to read; the others' photos are not touched. `test` may be empty where `train` is
         asked for too.
-      downscale: average n x n pixels to one, in premultiplied alpha, and drop what is left over; None: as `side` says.
+      downscale: average n x n pixels to one, in premultiplied alpha, and drop what is left over; None: as `side` says,
+        or not at all.
       side: the longer side of the images, about: each is averaged down as far as it stays no shorter.
       background: white, black or #rrggbb: what shows through where images are transparent; without alpha they are taken as
         opaque. A split none of whose pixels is transparent has no opacities: its backgrounds are in its photos. None: as the
