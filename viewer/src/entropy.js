@@ -198,7 +198,7 @@ function decodeBlocks(coder, [bx, by, bz]) {
  *
  * @param {Uint8Array} bytes
  * @param {readonly number[]} shape X, Y, Z
- * @param {number[]} counts of voxels of each kind that holds values, is counted up
+ * @param {number[]} counts how many voxels each kind has: counted up here
  * @returns {Uint8Array} PRUNED, CODED or KEPT for each voxel
  */
 export function decodePartition(bytes, [X, Y, Z], counts) {
@@ -258,7 +258,7 @@ function kindContext(planes, at, offsets) {
   return context
 }
 
-/** Neighbours that share a face, and a face or an edge. */
+/** How many of the neighbours share a face with the voxel, and how many a face or an edge. */
 const N_FACES = 3
 const N_FACES_EDGES = 9
 

@@ -20,6 +20,7 @@ from vqrf.data.colmap import list_observations
 from vqrf.data.images import read_head
 from vqrf.data.listing import Box, Listing
 from vqrf.data.load import list_photos, load_scene
+from vqrf.data.placement import SpaceName
 from vqrf.data.scene import Scene, camera_bounds
 from vqrf.rendering.contact import Surroundings, write_contact_sheet
 
@@ -28,7 +29,7 @@ CHECKED_SIDE = 480
 
 DIGITS = 4
 
-SPACES = {
+SPACES: dict[SpaceName, str] = {
     "box": "a box: nothing outside of it is learnt",
     "front": "front: voxels grow with depth",
     "unbounded": "unbounded: what is far off is learnt too, in larger voxels; --space box leaves it out",
@@ -61,7 +62,7 @@ class Check:
             options = self.photos.options()
             scene = load_scene(self.data, side=CHECKED_SIDE, background=self.background, options=options)
         found = check_scene(scene, reprojection_errors(listing, list_observations(self.data)))
-        box = camera_bounds(scene) if scene.box is None else scene.box
+        box = None if scene.space != "box" else camera_bounds(scene) if scene.box is None else scene.box
         facts = facts_of(listing, scene, found, box)
         if self.out is not None:
             write_contact_sheet(self.out, scene, found, Surroundings(box, listing.points), in_words(facts))
@@ -77,7 +78,7 @@ class Check:
         say(self.out is None, f"wrote {self.out}")
 
 
-def facts_of(listing: Listing, scene: Scene, found: Found, box: Box) -> dict[str, Any]:
+def facts_of(listing: Listing, scene: Scene, found: Found, box: Box | None) -> dict[str, Any]:
     """What there is to say of the whole, as JSON has it. Lengths are in world units, angles in degrees."""
     sizes = sorted({read_head(shot.file).turned_size for shot in listing.shots})
     cameras = [view.camera for view in (*scene.train, *scene.test)]
@@ -96,7 +97,7 @@ def facts_of(listing: Listing, scene: Scene, found: Found, box: Box) -> dict[str
         "near": scene.near,
         "far": scene.far,
         "space": scene.space,
-        "box": [corner.tolist() for corner in box],
+        "box": None if box is None else [corner.tolist() for corner in box],
         "pixels_off": None if not off else float(np.median(off)),
         "n_points": 0 if listing.points is None else len(listing.points),
         "middle": list(stand.middle),
@@ -134,7 +135,7 @@ def in_words(facts: dict[str, Any]) -> dict[str, str]:
         "near, far": numbers((facts["near"], facts["far"])) + (f" (from {facts['place_from']})" if facts["place_from"] else ""),
         "space": SPACES[facts["space"]],
     }
-    if facts["space"] == "box":
+    if facts["box"] is not None:
         words["box"] = " to ".join(numbers(corner) for corner in facts["box"])
     if facts["n_points"]:
         off = "" if facts["pixels_off"] is None else f", off by {facts['pixels_off']:.2f} pixels in the photos"

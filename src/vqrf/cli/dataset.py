@@ -15,7 +15,7 @@ from vqrf.data.export import write_dataset
 from vqrf.data.listing import SceneError
 from vqrf.data.load import SceneOptions, list_photos
 from vqrf.data.photos import Masks as MaskOptions
-from vqrf.data.placement import Wishes
+from vqrf.data.placement import Axes, SpaceName, Wishes
 from vqrf.data.scene import Scene
 
 
@@ -31,7 +31,7 @@ class Photos:
     """Lowest and highest corner of a box that holds the scene, in the coordinates of the cameras."""
     up: tuple[float, float, float] | None = None
     """Direction that is up, in the coordinates of the cameras."""
-    space: Literal["box", "front", "unbounded"] | None = None
+    space: SpaceName | None = None
     """How the world lies in the voxels.
     box: as it is.
     front: voxels grow with depth, for photos that all look one way.
@@ -42,7 +42,7 @@ class Photos:
     """Photos to keep out of training, for scoring:
     own (the dataset's test split), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0 (none).
     Without it: own, or 8 if the dataset has no test split."""
-    axes: Literal["opengl", "opencv"] | None = None
+    axes: Axes | None = None
     """How the poses of the cameras are written.
     opencv: y down, z forward.
     opengl: take the poses as they are, even if that looks wrong."""

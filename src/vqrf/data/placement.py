@@ -156,9 +156,10 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
             raise PlacementError(f"near and far: expected near below far, got {near:g} and {far:g}: give both")
     if wishes.space == "front" and (fault := front_fault(cameras)):
         raise PlacementError(f"space: {fault}")
-    is_bounded = is_plain or _is_bounded(listing, wishes) or _is_usual(listing, looks, is_plain)
-    space = wishes.space or ("box" if is_bounded or len(cameras) < MIN_CAMERAS or not front_fault(cameras) else "unbounded")
-    return Placement(near, far, box, up, centre, source, space)
+    has_end = is_plain or _is_bounded(listing, wishes) or _is_usual(listing, looks, is_plain)
+    is_around = len(cameras) >= MIN_CAMERAS and front_fault(cameras) is not None
+    space: SpaceName = "unbounded" if is_around and not has_end else "box"
+    return Placement(near, far, box, up, centre, source, wishes.space or space)
 
 
 Found = tuple[float | None, float | None, Box | None, str]
