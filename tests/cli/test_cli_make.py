@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from test_cli import refuses, succeeds, vqrf
 from tiny import TINY, TINY_PLANES, TINY_RATE, tiny_scene
 
-from vqrf.cli.make import ASKED_FILE, Base, Plan, Size, plan_of
+from vqrf.cli.make import ASKED_FILE, Base, Size, training_of, tuning_of, usual_base
 from vqrf.cli.process import Process
 from vqrf.codec.bitstream import decode, verify
 from vqrf.codec.planes import PlanesField
 from vqrf.codec.pyramid import PyramidField
 from vqrf.compression import presets
+from vqrf.data.placement import SpaceName
 from vqrf.data.scene import save_scene
 from vqrf.fields.run import FIELD_FILE
 from vqrf.training import stages
@@ -32,11 +33,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "compact", replace(TINY_RATE, name="compact"))
     monkeypatch.setitem(presets.PRESETS, "planes", TINY_PLANES)
 
-    def shortened(*asked: Any) -> Plan:
-        plan = plan_of(*asked)
-        return replace(plan, training_steps=plan.training_steps and 100, tuning_steps=plan.tuning_steps and 40)
-
-    monkeypatch.setattr("vqrf.cli.make.plan_of", shortened)
+    monkeypatch.setattr("vqrf.cli.make.PLANES_TRAINING", 100)
+    monkeypatch.setattr("vqrf.cli.make.tuning_of", lambda size, **of: tuning_of(size, **of) and 40)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ def test_one_that_was_stopped_anywhere_ends_in_the_same_bytes(
         with monkeypatch.context() as patch:
             patch.setattr(place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             assert vqrf("make", data, "--out", out).code == 130
-    for place in ("vqrf.cli.make.Train.run", "vqrf.cli.make.Compress.run"):
+    for place in ("vqrf.cli.make.Train.train", "vqrf.cli.make.Compress.run"):
         monkeypatch.setattr(place, lambda *_: pytest.fail("is done already"))
     succeeds("make", data, "--out", out)
     assert out.read_bytes() == whole.read_bytes()
@@ -85,16 +83,35 @@ def test_one_that_was_stopped_anywhere_ends_in_the_same_bytes(
 
 
 def test_whatever_is_asked_for_has_a_preset_of_train() -> None:
-    for size, base, space in product(get_args(Size), get_args(Base), (None, "box", "front", "unbounded")):
-        name = plan_of(size, base, space).size or "standard"
+    for size, base, space in product(get_args(Size), get_args(Base), get_args(SpaceName)):
+        name = training_of(size, base, space)[0] or "standard"
         assert (name if base == "dvgo" else f"{base}-{name}") in stages.PRESETS
 
 
-def test_planes_are_coded_as_planes(data: Path, tmp_path: Path) -> None:
-    for base, kind in (("tensorf", PlanesField), ("dvgo", PyramidField)):
-        out = tmp_path / f"{base}.vqrf"
-        succeeds("make", data, "--out", out, "--base", base)
-        assert isinstance(decode(out.read_bytes()), kind)
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ((), PlanesField),
+        (("--base", "tensorf"), PlanesField),
+        (("--base", "dvgo"), PyramidField),
+        (("--preset", "quick"), PyramidField),
+    ],
+)
+def test_a_thing_is_coded_as_planes_and_what_else_there_is_as_voxels(
+    data: Path, tmp_path: Path, words: tuple[str, ...], kind: type
+) -> None:
+    out = tmp_path / "a.vqrf"
+    succeeds("make", data, "--out", out, *words)
+    assert isinstance(decode(out.read_bytes()), kind)
+
+
+def test_a_place_and_a_draft_are_voxels_and_a_thing_is_planes() -> None:
+    thing = tiny_scene()
+    place = replace(thing, contrast=(0.0, 0.0, 0.0))
+    assert [usual_base(size, thing) for size in get_args(Size)] == ["dvgo", "tensorf", "tensorf"]
+    for scene in (place, replace(place, space="unbounded"), replace(thing, space="unbounded")):
+        assert {usual_base(size, scene) for size in get_args(Size)} == {"dvgo"}
+    assert training_of("standard", "tensorf", "unbounded") == (None, None)
 
 
 def test_photos_without_cameras_get_them_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

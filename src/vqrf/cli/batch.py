@@ -99,7 +99,7 @@ class Batch:
     """Folder for the results: NAME.vqrf and NAME.html of each line, index.html, which shows all, and batch.csv."""
     preset: Size = "standard"
     """As for `make`."""
-    base: Base = "dvgo"
+    base: Base | None = None
     """Kind of field, as for `make`."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     ray: str | None = None

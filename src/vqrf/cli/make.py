@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.cli.compress import Compress
+from vqrf.cli.convert import has_planes
 from vqrf.cli.dataset import PhotoFlags, Photos
 from vqrf.cli.meta import UNSAID, Presenting, SayingFlags
 from vqrf.cli.process import Process
@@ -24,6 +25,7 @@ from vqrf.codec.contents import metadata_of
 from vqrf.compression.goal import NO_GOAL, Goal, is_unfinished
 from vqrf.data.load import is_dataset
 from vqrf.data.placement import SpaceName
+from vqrf.data.scene import Scene
 from vqrf.data.sfm import MODEL_FOLDER
 from vqrf.fields.run import FIELD_FILE
 from vqrf.files import read_file, remove_stale, write_atomically
@@ -36,35 +38,30 @@ Base = Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"]
 Size = Literal["quick", "standard", "large"]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How photos become a field, and how that becomes a file.
+PLANES_TRAINING = 8000
+"""Fine steps of planes that are tuned afterwards. Tuning learns from the photos too, at little more a ray, so planes are not
+trained to their end first."""
 
-    Attributes:
-      size: of `train`; without one it is standard, with fewer steps for few photos.
-      training_steps, tuning_steps: None for the preset's own.
-      space: of photos that say nothing of it; None for what they need.
+
+def usual_base(size: Size, scene: Scene) -> Base:
+    """The kind of field that gives the best file.
+
+    Planes are the best for a thing (docs/log/planes.md#what-do-planes-bring-at-full-size), and are coded of a box alone. Voxels
+    are learnt in less time, so a draft is of these.
     """
-
-    size: Size | None
-    training_steps: int | None = None
-    tuning_steps: int | None = None
-    space: SpaceName | None = None
+    return "tensorf" if size != "quick" and scene.space == "box" and scene.contrast is None else "dvgo"
 
 
-def plan_of(size: Size, base: Base, space: SpaceName | None) -> Plan:
-    """The steps that a file takes.
+def training_of(size: Size, base: Base, space: SpaceName) -> tuple[Size | None, int | None]:
+    """The size for `train`, None for standard with fewer steps of few photos; and fine steps, None for that many."""
+    if size == "standard":
+        return (size, PLANES_TRAINING) if base == "tensorf" and space == "box" else (None, None)
+    return (size, None) if size == "quick" or base == "dvgo" else ("standard", None)
 
-    Compressing planes learns from the photos too, at little more a ray than training does, so they are not trained to their end
-    first. A draft has few steps of tuning, as its field is the smaller loss.
-    """
-    if size == "quick":
-        return Plan(size, tuning_steps=1500)
-    if size == "large":
-        return Plan(size if base == "dvgo" else "standard")
-    if base == "tensorf" and space in (None, "box"):  # planes are coded of a box alone
-        return Plan(size, training_steps=8000, tuning_steps=1600, space="box")
-    return Plan(None)
+
+def tuning_of(size: Size, *, has_planes: bool) -> int | None:
+    """Steps of tuning; None for the preset's own. A draft has few, as its field is the smaller loss."""
+    return 1500 if size == "quick" else 1600 if size == "standard" and has_planes else None
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,9 @@ class Make:
     out: Path
     """The file NAME.vqrf to write. Beside it come the page NAME.html, which opens by a double click, and NAME.report.html."""
     preset: Size = "standard"
-    """quick: a draft. standard: takes about an hour on two CPU cores. large: the best quality; takes 6 GB of memory."""
-    base: Base = "dvgo"
-    """Kind of field, as for `train`."""
+    """quick: a draft. standard: up to an hour on two CPU cores. large: the best quality; hours, and 8 GB of memory."""
+    base: Base | None = None
+    """Kind of field, as for `train`. Without it: tensorf for a thing on a plain background, dvgo for a place or with quick."""
     exposure: bool = False
     """Learn how the photos differ in exposure and white balance, and correct it."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
@@ -106,7 +103,7 @@ class Make:
         data = self.photos if is_dataset(self.photos) else self._find_cameras(work / "data")
         self._train(data, work / "run")
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
-            steps = self.plan.tuning_steps
+            steps = tuning_of(self.preset, has_planes=has_planes(work / "run"))
             shown = Presenting(**asdict(self.said), report=report)
             Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run()
         made = read_bytes(self.out)
@@ -117,10 +114,6 @@ class Make:
             self.common.quiet,
             f"made in {minutes:.0f} min; open {page}, which turns; {work} holds the field, and may be deleted",
         )
-
-    @property
-    def plan(self) -> Plan:
-        return plan_of(self.preset, self.base, self.dataset.space)
 
     def _claim(self, work: Path, outputs: tuple[Path, ...]) -> bool:
         """Make the folder of work this command's own; whether an earlier call of the same command was stopped in it.
@@ -179,17 +172,13 @@ class Make:
         if (run / FIELD_FILE).exists():
             finish_run(run, replace(self.common, quiet=True))
             return
-        plan, common = self.plan, replace(self.common, overwrite=False)
-        Train(
-            data,
-            run,
-            plan.size,
-            self.base,
-            steps=plan.training_steps,
-            exposure=self.exposure,
-            photos=replace(self.dataset, space=self.dataset.space or plan.space),
-            common=common,
-        ).run()
+        common = replace(self.common, overwrite=False)
+        wished = self.dataset.space or ("box" if self.base == "tensorf" else None)
+        train = Train(data, run, self.preset, exposure=self.exposure, photos=replace(self.dataset, space=wished), common=common)
+        scene, images = train.load()
+        base = self.base or usual_base(self.preset, scene)
+        size, steps = training_of(self.preset, base, scene.space)
+        replace(train, preset=size, base=base, steps=steps).train(scene, images)
 
 
 def _digest(source: Path) -> str:

@@ -71,23 +71,35 @@ class Train:
     common: CommonFlags = Common()
 
     def run(self) -> None:
-        from vqrf.training.stages import FEWEST_STEPS, MOST_STEPS, PRESETS, suited_to
+        from vqrf.training.stages import FEWEST_STEPS, MOST_STEPS
 
         if self.steps is not None and not FEWEST_STEPS <= self.steps <= MOST_STEPS:
             raise UsageError(f"--steps: expected {FEWEST_STEPS} to {MOST_STEPS}, got {self.steps}")
+        self.train(*self.load())
+
+    @property
+    def name(self) -> str:
+        """Of the settings, among the presets of `vqrf.training`."""
         size = self.preset or "standard"
-        preset = size if self.base == "dvgo" else f"{self.base}-{size}"
-        scene, images = load_sized(self.data, preset, self.downscale, self.background, self.photos)
-        config = replace(PRESETS[preset], learns_exposure=self.exposure)
+        return size if self.base == "dvgo" else f"{self.base}-{size}"
+
+    def load(self) -> tuple[Scene, dict[str, Any]]:
+        """The photos, and notes of how they were prepared."""
+        return load_sized(self.data, self.name, self.downscale, self.background, self.photos)
+
+    def train(self, scene: Scene, images: dict[str, Any]) -> None:
+        """Train on photos that are loaded."""
+        from vqrf.training.stages import PRESETS, suited_to
+        from vqrf.training.workers import is_first, joined
+
+        config = replace(PRESETS[self.name], learns_exposure=self.exposure)
         if self.steps is not None:
             config = replace(config, fine=config.fine.with_steps(self.steps))
         elif self.preset is None:
             config = suited_to(config, sum(view.camera.width * view.camera.height for view in scene.train))
-        from vqrf.training.workers import is_first, joined
-
         shows = self.view and is_first()
         with joined(self.common.device), showing(scene.name, about_of_notes(images)) if shows else nullcontext() as watch:
-            train_into(self.out, scene, preset, config, images, self.common, watch)
+            train_into(self.out, scene, self.name, config, images, self.common, watch)
 
 
 def load_sized(data: Path, preset: str, downscale: int, background: str | None, photos: Photos) -> tuple[Scene, dict[str, Any]]:

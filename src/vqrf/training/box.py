@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +35,9 @@ RAYS_ACROSS = 1.5
 
 RAYS_AT_ONCE = 8192
 """Of which the samples are held at once: as many as a step of a training has."""
+
+ASKED_VOXELS = 1 << 17
+"""Voxels at most of which a view's median footprint is taken: it only sets how many rays there are."""
 
 BOX_MARGIN = 1.05
 COARSE_ALPHA = 1e-3
@@ -76,12 +78,15 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
     """
     kernels, volume, footprints = select(), field.volume(), Footprints(field.lattice)
     is_active = voxels_of_cells(volume.cells)
+    active = np.flatnonzero(is_active)
+    some = active[:: -(-len(active) // ASKED_VOXELS) or 1]
     importance, needing = np.zeros(field.lattice.shape), np.zeros(field.lattice.shape, np.int32)
     for camera in (view.camera for view in scene.train):
         is_open = is_active if enough is None else is_active & (needing < enough)
         if not is_open.any():
             break
-        every = max(round(footprints.median(camera, is_active) / RAYS_ACROSS), 1)
+        across = float(np.sqrt(np.median(footprints.of(camera, some))))
+        every = max(round(across / RAYS_ACROSS), 1)
         rows, columns = np.arange(every // 2, camera.height, every), np.arange(every // 2, camera.width, every)
         pixels, table = (rows[:, None] * camera.width + columns).ravel(), CameraTable([camera])
         counted = _lowest_beside(is_open)
@@ -89,8 +94,10 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
         for first in range(0, len(pixels), RAYS_AT_ONCE):
             rays = table.rays(pixels[first : first + RAYS_AT_ONCE])
             kernels.accumulate_importance(volume, *rays, importance, counted=counted)
-        for plane, areas in enumerate(footprints.planes(camera)):
-            needing[plane] += (importance[plane] >= least / every**2 * areas) & is_open[plane]
+        seen = np.flatnonzero(importance)
+        seen = seen[is_open.ravel()[seen]]
+        is_needed = importance.ravel()[seen] >= least / every**2 * footprints.of(camera, seen)
+        needing.ravel()[seen[is_needed]] += 1
     return needing
 
 
@@ -112,7 +119,7 @@ def _lowest_beside(voxels: np.ndarray) -> np.ndarray:
 
 
 class Footprints:
-    """How many pixels a voxel covers in a view; told plane by plane, as on a fine lattice an array of it would be large."""
+    """How many pixels a voxel covers in a view."""
 
     def __init__(self, lattice: Lattice) -> None:
         if lattice.space is None:
@@ -136,19 +143,16 @@ class Footprints:
         sides = np.sort([np.linalg.norm(np.diff(lattice.world_from_index(two), axis=0)[0], axis=-1) for two in ends], axis=0)
         self._largest[plane] = sides[0] * sides[1]  # the longest is along the depth
 
-    def planes(self, camera: Camera) -> Iterator[np.ndarray]:
-        """Pixels [Y,Z], a share of one where they are far, of the voxels of each plane along the first axis.
+    def of(self, camera: Camera, voxels: np.ndarray) -> np.ndarray:
+        """Pixels, a share of one where they are far, of voxels [N] numbered in raster order.
 
         One that is nearer than its edge covers what it would there.
         """
-        for largest, *places in zip(self._largest, *self._places, strict=True):
-            squared = sum((place - eye) ** 2 for place, eye in zip(places, camera.pose[:3, 3], strict=True))
-            yield largest * (camera.fx * camera.fy) / np.maximum(squared, largest)
-
-    def median(self, camera: Camera, voxels: np.ndarray) -> float:
-        """How many pixels such a voxel is across, of those [X,Y,Z] bool that are asked for, at least one."""
-        areas = [areas[mask].astype(np.float32) for areas, mask in zip(self.planes(camera), voxels, strict=True)]
-        return float(np.sqrt(np.median(np.concatenate(areas), overwrite_input=True)))
+        at = np.unravel_index(voxels, self._largest.shape)
+        squared = sum((place[at] - eye) ** 2 for place, eye in zip(self._places, camera.pose[:3, 3], strict=True))
+        largest = self._largest[at]
+        pixels: np.ndarray = largest * (camera.fx * camera.fy) / np.maximum(squared, largest)
+        return pixels
 
 
 def needed_voxels(field: RadianceField, scene: Scene, least: float) -> np.ndarray:
