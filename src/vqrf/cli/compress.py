@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -121,7 +122,13 @@ class Compress:
             if value is not None and not hasattr(PRESETS[name], setting):
                 raise ValueError(f"--{flag}: the preset {name} has no such setting")
             given |= {} if value is None else {setting: value}
-        config = replace(PRESETS[name].for_profile(self.profile, is_baked=is_baked), **given)
+        whole = PRESETS[name].for_profile(self.profile, is_baked=is_baked)
+        try:
+            config = replace(whole, **given)
+        except ValueError as error:
+            what, colon, reason = str(error).partition(":")
+            named_so = {setting: f"--{flag}" for flag, (setting, _) in flags.items()}
+            raise ValueError(f"{named_so.get(what, what)}{colon}{reason}") from None
         config = config if self.steps is None else config.with_steps(self.steps)
         return config if self.goal.quality is None else config.at_quality(self.goal.quality)
 
@@ -143,14 +150,16 @@ class Bars:
 
     Args:
       quiet: nothing is shown or said.
+      step_seconds: of a step of tuning, about; None where that is not known.
     """
 
-    def __init__(self, quiet: bool) -> None:
-        self.quiet, self.is_begun = quiet, False
+    def __init__(self, quiet: bool, step_seconds: float | None = None) -> None:
+        self.quiet, self.step_seconds, self.is_begun = quiet, step_seconds, False
 
     def stages(self, steps: Mapping[str, int]) -> AbstractContextManager[Report]:
         what, self.is_begun = None if self.is_begun else "tuning", True  # the trials of a search are many
-        return step_bars(dict(steps), None, self.quiet, what)
+        seconds = None if self.step_seconds is None else self.step_seconds * sum(steps.values())
+        return step_bars(dict(steps), None, self.quiet, what, seconds)
 
     @contextmanager
     def views(self, n_views: int) -> Iterator[Callable[[], None]]:
@@ -168,7 +177,7 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
 
     quiet = common.quiet or as_json
     try:
-        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet))
+        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet, step_seconds(job, common)))
     except JobError as error:
         raise UsageError(str(error)) from None
     change, n_bytes = made.after.psnr - made.before.psnr, made.n_bytes
@@ -190,6 +199,12 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
     say(quiet, describe_curve(*trials_of(made.facts)))
     if not made.facts["is_met"]:
         say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
+
+
+def step_seconds(job: Job, common: Common) -> float | None:
+    """About, for a step of the job's tuning; None on a card, for which there is no measure."""
+    n_threads = common.threads or os.cpu_count() or 1
+    return job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads if common.device == "cpu" else None
 
 
 def score(

@@ -52,12 +52,15 @@ def text_of_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool, what: str | None = None) -> Iterator[Report]:
+def step_bars(
+    stages: dict[str, int], metrics: Path | None, quiet: bool, what: str | None = None, seconds: float | None = None
+) -> Iterator[Report]:
     """What to call after every step: a bar or a line of text for the user, a line of JSON for `metrics`, an end if asked for.
 
     Args:
       stages: their steps, in order.
       what: is done, for a plan with the first step, when nothing can be refused any more; None: no plan.
+      seconds: that it takes, about, for the plan.
 
     Raises:
       KeyboardInterrupt, Terminated: Ctrl-C, SIGTERM; the message says how to go on.
@@ -67,7 +70,7 @@ def step_bars(stages: dict[str, int], metrics: Path | None, quiet: bool, what: s
 
         def report(stage: str, progress: StepProgress) -> None:
             if what is not None and not watch.begun:
-                tell_plan(quiet, what, stages, None, None)
+                tell_plan(quiet, what, stages, seconds, None)
             watch.report(stage, progress)
 
         with telling_way_on(lambda: "from the last save" if watch.is_saved else None):

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -74,6 +75,8 @@ class CompactPreset(PricedPreset[PyramidField]):
     name: str = "compact"
     steps: int = 4500
     rates: LearningRates = RATES
+
+    RAY_SECONDS: ClassVar[float] = 39e-6
 
     def tune(self, field: RadianceField, importance: Float64, tuning: Tuning) -> PyramidField:
         model = PyramidModel(field, importance, self, seed=tuning.seed, device=tuning.device)

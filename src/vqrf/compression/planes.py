@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -91,6 +91,8 @@ class PlanesPreset(PricedPreset[PlanesField]):
     rates: LearningRates = RATES
     rounding: Rounding = STEPS
     filled: int = FILLED
+
+    RAY_SECONDS: ClassVar[float] = 90e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()
