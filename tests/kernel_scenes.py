@@ -31,7 +31,7 @@ FEATURE_FREQUENCIES = {"frequencies": 2}
 N_ROWS = 40
 SCENES = [(kind, has_rows) for kind in WIDTHS for has_rows in (False, True)]
 every_scene = pytest.mark.parametrize(("kind", "has_rows"), SCENES, ids=lambda value: str(value))
-LOSSES = LossWeights(background_entropy=0.3, point_color=0.7, opacity=0.4)
+LOSSES = LossWeights(background_entropy=0.3, point_color=0.7, opacity=0.4, distortion=0.6)
 
 Rays = tuple[np.ndarray, np.ndarray]
 

@@ -183,6 +183,8 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
                         nb::cast<float>(losses.attr("background_entropy")),
                         nb::cast<float>(losses.attr("point_color")),
                         nb::cast<float>(losses.attr("opacity")),
+                        nb::cast<float>(losses.attr("distortion")),
+                        volume.view.step / nb::cast<double>(object.attr("lattice").attr("longest_way")),
                         weights ? weights->data() : nullptr};
     const GradientView to = read_gradients(volume, gradients);
     const BatchStats stats = without_gil([&] { return kernels().gradients(volume.view, rays, loss, to); });
@@ -192,6 +194,7 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     answer["background_entropy"] = stats.background_entropy / n;
     answer["point_color"] = stats.point_color / n;
     answer["opacity"] = stats.opacity / n;
+    answer["distortion"] = stats.distortion / n;
     answer["n_live"] = static_cast<double>(stats.live);
     answer["n_shaded"] = static_cast<double>(stats.shaded);
     return answer;

@@ -249,6 +249,31 @@ struct PixelSlope {
     const float *target;  // what the colours of samples are compared with
 };
 
+// Of `LossWeights.distortion`: how far the weights of a ray's samples are apart, for samples that are gone through from the last.
+struct Apart {
+    const double step;
+    double weight = 0, moment = 0;                // of all samples, and then of those before
+    double weight_behind = 0, moment_behind = 0;  // of those that are gone through
+    double total = 0;
+
+    Apart(double step, const Group &g, int r) : step(step) {
+        for (int i = g.first[r]; i < g.first[r + 1]; ++i) {
+            weight += weight_of(g.samples[i]);
+            moment += weight_of(g.samples[i]) * (g.samples[i].way * step);
+        }
+    }
+
+    // How it changes with the weight of the next sample.
+    double slope(const Sample &s) {
+        const double w = weight_of(s), at = s.way * step;
+        weight -= w, moment -= w * at;
+        const double away = at * weight - moment + moment_behind - at * weight_behind;  // sum over others of w_j |s_i - s_j|
+        weight_behind += w, moment_behind += w * at;
+        total += w * (away + step / 3 * w);
+        return 2 * (away + step / 3 * w);
+    }
+};
+
 // The loss against targets. One of its terms looks at the samples themselves, and none at the depth.
 struct TargetLoss {
     static constexpr bool IS_OF_PIXELS = false;
@@ -256,6 +281,8 @@ struct TargetLoss {
     int64_t n_rays;
 
     bool counts(int64_t ray) const { return !loss.weights || loss.weights[ray] != 0; }
+    double step() const { return loss.step; }
+    double by_apart(const PixelSlope &slope) const { return slope.weight * loss.distortion / static_cast<double>(n_rays); }
 
     PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &stats) const {
         const float *target = loss.targets + loss.target_channels * g.rays[r];
@@ -289,6 +316,8 @@ struct GivenSlopes {
     int64_t n_rays;
 
     bool counts(int64_t) const { return true; }
+    double step() const { return 0; }
+    double by_apart(const PixelSlope &) const { return 0; }
 
     PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &) const {
         const int64_t ray = g.rays[r];
@@ -307,11 +336,15 @@ template <class Loss>
 static void ray_backward(const VolumeView &v, const Loss &loss, int r, Slot &slot) {
     Group &g = slot.group;
     const PixelSlope slope = loss(v, g, r, slot.stats);
+    const double by_apart = loss.by_apart(slope);
+    std::optional<Apart> apart;
+    if (by_apart != 0) apart.emplace(loss.step(), g, r);
     float behind = slope.background * g.background[r];  // sum over what is behind sample i of dL/dw_j * w_j, background included
     for (int i = g.first[r + 1] - 1; i >= g.first[r]; --i) {
         const Sample &s = g.samples[i];
         const float w = weight_of(s);
         float weight_gradient = Loss::IS_OF_PIXELS ? slope.depth * s.distance : 0;
+        if (apart) weight_gradient += static_cast<float>(by_apart * apart->slope(s));
         Record record{s.voxel, {s.share[0], s.share[1], s.share[2]}, 0, -1};
         if (g.shaded[i] >= 0) {
             const float *color = &g.rgb[3 * static_cast<size_t>(g.shaded[i])];
@@ -332,6 +365,7 @@ static void ray_backward(const VolumeView &v, const Loss &loss, int r, Slot &slo
         behind += weight_gradient * w;
         slot.records.push_back(record);
     }
+    if (apart) slot.stats.distortion += slope.weight * apart->total;
 }
 
 template <class Loss>
@@ -423,6 +457,7 @@ static BatchStats differentiate(const VolumeView &v, const RayView &rays, const 
         stats.background_entropy += slot.stats.background_entropy;
         stats.point_color += slot.stats.point_color;
         stats.opacity += slot.stats.opacity;
+        stats.distortion += slot.stats.distortion;
         stats.live += slot.stats.live;
         stats.shaded += slot.stats.shaded;
         if (v.n_layers) slot.mlp.add_to(mlp, v.sides, to);

@@ -114,7 +114,8 @@ struct GradientView {
 struct LossView {
     const float *targets;
     int target_channels;  // 3, or 4 with the opacity
-    float background_entropy, point_color, opacity;
+    float background_entropy, point_color, opacity, distortion;
+    double step;  // between samples, by the longest way through the lattice
     const float *weights;  // of rays, or null: all are 1; a ray of weight 0 is not looked at
 };
 
@@ -126,7 +127,7 @@ struct PixelSlopeView {
 };
 
 struct BatchStats {
-    double squared_error = 0, background_entropy = 0, point_color = 0, opacity = 0;
+    double squared_error = 0, background_entropy = 0, point_color = 0, opacity = 0, distortion = 0;
     int64_t live = 0, shaded = 0;
 };
 

@@ -14,6 +14,7 @@ struct Sample {
     float transmittance;    // before this sample
     float slope;            // of the activation, times interval: d alpha / d density = slope * (1 - alpha)
     float distance;
+    float way;              // steps from the first sample that the ray could have
 };
 
 struct Path {           // a straight piece of a ray in the lattice
@@ -241,9 +242,9 @@ static inline void activate(const VolumeView &v, float density, float &alpha, fl
 // Call live(sample) for every live sample; returns the background weight.
 template <class Live>
 static inline float march(const VolumeView &v, const float *origin, const float *direction, const Live &live) {
-    float transmittance = 1;
+    float transmittance = 1, before = 0;
     follow(v, origin, direction, [&](const Path &path) {
-        return !walk(v, path, [&](int32_t voxel, const float *share, int i) {
+        const bool is_done = walk(v, path, [&](int32_t voxel, const float *share, int i) {
             const float density = v.is_factored() ? factor_density(v.factors, voxel, share) : density_at(v, voxel, share);
             if (density <= v.density_floor) return true;
             Sample s;
@@ -253,10 +254,13 @@ static inline float march(const VolumeView &v, const float *origin, const float 
             for (int axis = 0; axis < 3; ++axis) s.share[axis] = share[axis];
             s.transmittance = transmittance;
             s.distance = distance_at(v, path, i);
+            s.way = before + static_cast<float>(i);
             live(s);
             transmittance *= 1 - s.alpha;
             return transmittance >= STOP_TRANSMITTANCE;
         });
+        before += static_cast<float>(path.n);
+        return !is_done;
     });
     return transmittance;
 }

@@ -471,9 +471,9 @@ def test_rendering_is_differentiable_and_agrees_with_the_gradient_kernel() -> No
 @every_scene
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_of_a_loss_are_its_slopes_by_pixels_backpropagated(kind: str, has_rows: bool, weighted: bool) -> None:
-    """`render_gradients` is the loss, then `backpropagate`; all but `point_color`, which is a loss of samples."""
+    """`render_gradients` is the loss, then `backpropagate`; all but two terms, which are losses of samples."""
     volume, rays, targets = make_volume(kind, has_rows), make_rays(40), random_targets(40)
-    losses = replace(LOSSES, point_color=0.0)
+    losses = replace(LOSSES, point_color=0.0, distortion=0.0)
     weights = np.random.default_rng(6).random(40) if weighted else None
     fused, apart = zero_gradients(volume), zero_gradients(volume)
     terms = reference.render_gradients(volume, *rays, targets, losses, fused, weights=weights)

@@ -88,8 +88,8 @@ def test_gradients_of_factors_agree_with_finite_differences(kind: str) -> None:
             for sign in (1, -1):
                 flat[at] = before + sign * reach
                 terms = reference.render_gradients(volume, *rays, targets, LOSSES, zero_gradients(volume))
-                weights = {"mse": 1.0, "background_entropy": LOSSES.background_entropy, "opacity": LOSSES.opacity}
-                sides.append(sum(weight * terms[name] for name, weight in weights.items()))
+                weighted = [getattr(LOSSES, name) * terms[name] for name in reference.LOSS_TERMS if name != "point_color"]
+                sides.append(terms["mse"] + sum(weighted))
             flat[at] = before
             checked += 1
             assert (sides[0] - sides[1]) / (2 * reach) == pytest.approx(slopes[at], rel=1e-3, abs=1e-7)

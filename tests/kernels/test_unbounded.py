@@ -17,7 +17,7 @@ from vqrf.fields.storage import load_field, save_field
 from vqrf.geometry import FARTHEST, Camera, Lattice, Unbounded
 from vqrf.kernels import Volume, reference, select
 from vqrf.kernels.constants import Equation
-from vqrf.kernels.equation import Piece, pieces_of, tensors
+from vqrf.kernels.equation import LOSS_TERMS, Piece, pieces_of, tensors
 from vqrf.rendering.render import render
 
 CENTRE, HALF = np.array([1.0, -2.0, 0.5]), 1.5
@@ -157,7 +157,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
     def loss(density: np.ndarray) -> float:
         terms = reference.render_gradients(replace(volume, density=density), *rays, target, losses, zero_gradients(volume))
-        return terms["mse"] + losses.background_entropy * terms["background_entropy"] + losses.opacity * terms["opacity"]
+        return terms["mse"] + sum(getattr(losses, name) * terms[name] for name in LOSS_TERMS)
 
     rng, n_checked = np.random.default_rng(0), 0
     for at in rng.permutation(np.argwhere(np.abs(into.density) > 1e-3 * np.abs(into.density).max()))[:12]:

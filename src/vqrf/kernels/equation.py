@@ -25,7 +25,7 @@ from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies
 ENTROPY_MARGIN = 1e-6
 """The background weight is held this far from 0 and 1 in its entropy, whose slope is infinite there."""
 
-LOSS_TERMS = ("background_entropy", "point_color", "opacity")
+LOSS_TERMS = ("background_entropy", "point_color", "opacity", "distortion")
 """The weighted terms, beside the mean squared error."""
 
 # --------------------------------------------------------------------------------------- arrays and tensors
@@ -118,18 +118,20 @@ class Samples:
     Attributes:
       ray_id: [M] int64, ascending.
       t: [M] distance along the ray.
+      way: [M] steps from the first sample that the ray could have, through places.
       voxels: [M,8] int64, flat index of the voxels of the sample's cell.
       shares: [M,8] trilinear share of each, >= 0, sum 1.
     """
 
     ray_id: Tensor
     t: Tensor
+    way: Tensor
     voxels: Tensor
     shares: Tensor
 
     def where(self, mask: Tensor) -> Samples:
         kept = mask.nonzero().squeeze(1)
-        return Samples(self.ray_id[kept], self.t[kept], self.voxels[kept], self.shares[kept])
+        return Samples(self.ray_id[kept], self.t[kept], self.way[kept], self.voxels[kept], self.shares[kept])
 
 
 @dataclass(frozen=True)
@@ -267,17 +269,22 @@ def _projective_piece(volume: Volume[Tensor], part: Part, rest: Tensor) -> tuple
 
 def march(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Samples:
     """All samples of the rays [N,3] that lie in occupied cells."""
-    parts = [_march_piece(volume, piece) for piece in pieces_of(volume, origins, directions)]
+    parts, before = [], torch.zeros(len(origins), dtype=torch.int64, device=origins.device)
+    for piece in pieces_of(volume, origins, directions):
+        samples, n_steps = _march_piece(volume, piece, before)
+        parts.append(samples)
+        before = before + n_steps
     if len(parts) == 1:
         return parts[0]
-    ray_id, t, voxels, shares = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("ray_id", "t", "voxels", "shares")
+    ray_id, t, way, voxels, shares = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("ray_id", "t", "way", "voxels", "shares")
     )
     order = torch.argsort(ray_id, stable=True)
-    return Samples(ray_id[order], t[order], voxels[order], shares[order])
+    return Samples(ray_id[order], t[order], way[order], voxels[order], shares[order])
 
 
-def _march_piece(volume: Volume[Tensor], piece: Piece) -> Samples:
+def _march_piece(volume: Volume[Tensor], piece: Piece, before: Tensor) -> tuple[Samples, Tensor]:
+    """The samples of a piece, and how many each ray [N] could have there; `before` is how many it could have had in others."""
     n_steps = ((piece.leave - piece.enter) / volume.equation.step_world).clamp(min=-1).max().item() if len(piece.enter) else -1
     step = torch.arange(int(n_steps) + 2, device=piece.enter.device).to(piece.enter)  # one spare: s <= leave decides
     s = piece.enter[:, None] + step * volume.equation.step_world
@@ -288,9 +295,11 @@ def _march_piece(volume: Volume[Tensor], piece: Piece) -> Samples:
     u = torch.minimum(u.nan_to_num().clamp(min=0), last.to(u))
     cell = torch.minimum(u.long(), last - 1)
     occupied = volume.cells[tuple(cell.unbind(-1))] != 0
-    ray_id, step_id = torch.nonzero(occupied & (s <= piece.leave[:, None]), as_tuple=True)
+    is_inside = s <= piece.leave[:, None]
+    ray_id, step_id = torch.nonzero(occupied & is_inside, as_tuple=True)
     voxels, shares = _corners(cell[ray_id, step_id], u[ray_id, step_id], volume.density.shape)
-    return Samples(ray_id, piece.distances(s)[ray_id, step_id], voxels, shares)
+    way = (before[ray_id] + step_id).to(s)
+    return Samples(ray_id, piece.distances(s)[ray_id, step_id], way, voxels, shares), is_inside.sum(1)
 
 
 def _corners(cell: Tensor, u: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -325,13 +334,34 @@ def transmittance(depth: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, T
     The product of (1 - alpha) is taken as exp(-sum of depths): its gradient is finite also where a factor is
     0.
     """
+    before, total = _sums_before(depth, ray_id, n_rays)
+    return torch.exp(-before), torch.exp(-total)
+
+
+def _sums_before(values: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
+    """Of values [M] of samples: the sum over those of the same ray that are before each [M], and over all of each ray [N]."""
     n_samples = torch.bincount(ray_id, minlength=n_rays)
     first = n_samples.cumsum(0) - n_samples
     rank = torch.arange(len(ray_id), device=ray_id.device) - first[ray_id]
     width = int(n_samples.max().item()) + 1 if n_rays else 1
-    late = depth.new_zeros(n_rays, width).index_put((ray_id, rank + 1), depth)  # a sample dims those behind it
-    left = torch.exp(-late.cumsum(1))
-    return left[ray_id, rank], left[:, -1]
+    late = values.new_zeros(n_rays, width).index_put((ray_id, rank + 1), values)
+    sums = late.cumsum(1)
+    return sums[ray_id, rank], sums[:, -1]
+
+
+def distortion(samples: Samples, weight: Tensor, step: float, n_rays: int) -> Tensor:
+    """How far the weights [M] of live samples are apart on each ray, [N]; see `LossWeights`.
+
+        sum_ij w_i w_j |s_i - s_j| = 2 sum_i w_i ( s_i sum_{j < i} w_j - sum_{j < i} w_j s_j )
+
+    Args:
+      step: between two samples, by the longest way through the lattice.
+    """
+    s = samples.way * step
+    before, _ = _sums_before(weight, samples.ray_id, n_rays)
+    moment, _ = _sums_before(weight * s, samples.ray_id, n_rays)
+    each = 2 * weight * (s * before - moment) + step / 3 * weight.square()
+    return weight.new_zeros(n_rays).index_add(0, samples.ray_id, each)
 
 
 def keep_live(volume: Volume[Tensor], samples: Samples, n_rays: int) -> Samples:
@@ -445,6 +475,7 @@ class Looks:
     Attributes:
       pixel, background_weight: [N,3], [N].
       ray_id, weight, color: [S], [S], [S,3] of the shaded samples.
+      distortion: [N].
     """
 
     pixel: Tensor
@@ -452,6 +483,7 @@ class Looks:
     ray_id: Tensor
     weight: Tensor
     color: Tensor
+    distortion: Tensor
 
 
 @dataclass(frozen=True)
@@ -475,8 +507,10 @@ class Rendering:
     color: Tensor
     features_at_voxels: Tensor
 
-    def looks(self) -> Looks:
-        return Looks(self.pixel, self.background_weight, self.shaded.ray_id, self.shaded_weight, self.color)
+    def looks(self, step: float) -> Looks:
+        """Args: step: see `distortion`."""
+        apart = distortion(self.samples, self.weight, step, len(self.pixel))
+        return Looks(self.pixel, self.background_weight, self.shaded.ray_id, self.shaded_weight, self.color, apart)
 
 
 def weigh(volume: Volume[Tensor], samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -523,4 +557,5 @@ def loss_terms(seen: Looks, target: Tensor, share: Tensor | None, n_rays: int) -
         "background_entropy": (share * entropy).sum() / n_rays,
         "point_color": (share[seen.ray_id] * seen.weight.detach() * off).sum() / n_rays,
         "opacity": (share[:, None] * off_opacity.square()).sum() / n_rays,
+        "distortion": (share * seen.distortion).sum() / n_rays,
     }

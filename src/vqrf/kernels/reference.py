@@ -179,8 +179,8 @@ def render_gradients(
 
     Returns:
       `mse` (mean over N*3 numbers), `background_entropy` (mean over rays), `point_color` (sum over shaded
-      samples / N), `opacity` (mean over rays), each without its weight, and the counts `n_live` and
-      `n_shaded`.
+      samples / N), `opacity` and `distortion` (means over rays), each without its weight, and the counts `n_live` and
+      `n_shaded`. The distortion is 0 where it has no weight: it is not looked at then.
 
     Raises:
       ValueError: an array of `gradients` cannot be written to.
@@ -191,7 +191,7 @@ def render_gradients(
     """
     v = leaves_of(tensors(volume))
     o, d, target = rays_of(v, origins, directions, targets)
-    n_rays, share = max(len(o), 1), None
+    n_rays, share, step = max(len(o), 1), None, v.equation.step_world / v.lattice.longest_way
     if weights is not None:
         (share,) = rays_of(v, weights)
         looked_at = share != 0
@@ -201,11 +201,11 @@ def render_gradients(
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(v, len(o)):
         seen = render(v, o[part], d[part])
-        terms = loss_terms(seen.looks(), target[part], None if share is None else share[part], n_rays)
+        terms = loss_terms(seen.looks(step), target[part], None if share is None else share[part], n_rays)
         loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
         _add_gradients(v, seen, loss, into)
         for name, term in terms.items():
-            totals[name] += term.item()
+            totals[name] += term.item() if name != "distortion" or losses.distortion else 0.0
         totals["n_live"] += len(seen.weight)
         totals["n_shaded"] += len(seen.color)
     return totals

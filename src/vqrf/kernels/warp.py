@@ -120,12 +120,14 @@ class _Rays:
 
     Attributes:
       background_weight, depth: [N].
+      step: between samples, by the longest way through the lattice.
     """
 
     def __init__(self, volume: Volume[Tensor], origins: Tensor, directions: Tensor, weights: Tensor | None = None) -> None:
         self.weights = origins.new_empty(0) if weights is None else weights.contiguous()
         self.volume, self.origins, self.directions = volume, origins.contiguous(), directions.contiguous()
         self.grid, self.device, n = _grid_of(volume), volume.density.device, len(origins)
+        self.step = volume.equation.step_world / volume.lattice.longest_way
         self.counts = torch.empty(2, n, dtype=torch.int32, device=self.device)
         self.background_weight, self.depth = torch.empty(2, n, device=self.device).unbind()
         rays = triples(self.origins), triples(self.directions), numbers(self.weights)
@@ -149,11 +151,11 @@ class _Rays:
         counts = self.counts[:, part].contiguous()
         starts = (counts.cumsum(1) - counts).int()
         arrays = warp_rays.Samples()
-        t, weight, left, slope = torch.empty(4, n_live, device=self.device).unbind()
+        t, way, weight, left, slope = torch.empty(5, n_live, device=self.device).unbind()
         voxel, shaded = torch.empty(2, n_live, dtype=torch.int32, device=self.device).unbind()
         live = torch.empty(n_shaded, dtype=torch.int32, device=self.device)
         ray = torch.empty(n_shaded, dtype=torch.int64, device=self.device)
-        arrays.t, arrays.weight, arrays.left, arrays.slope = map(numbers, (t, weight, left, slope))
+        arrays.t, arrays.way, arrays.weight, arrays.left, arrays.slope = map(numbers, (t, way, weight, left, slope))
         arrays.voxel, arrays.shaded, arrays.live, arrays.ray = map(numbers, (voxel, shaded, live, ray))
         arrays.share = triples(torch.empty(n_live, 3, device=self.device))
         arrays.starts, arrays.counts = numbers(starts), numbers(counts)
@@ -205,6 +207,13 @@ def _composite(rays: _Rays, part: slice, samples: _Samples, color: Tensor) -> Te
     return pixel
 
 
+def _distortion(rays: _Rays, samples: _Samples, n: int) -> Tensor:
+    """[n]"""
+    apart = torch.empty(n, device=rays.device)
+    launch(warp_rays.measure_distortion, rays.device, n, rays.step, samples.arrays, numbers(apart))
+    return apart
+
+
 def hit_rays(volume: Volume[B], origins: A, directions: Array) -> A:
     v = tensors(volume)
     o, d = (array.contiguous() for array in rays_of(v, origins, directions))
@@ -230,11 +239,12 @@ def render_rays(volume: Volume[B], origins: A, directions: Array) -> tuple[A, A,
 
 @dataclass(frozen=True)
 class _Slopes:
-    """How a loss changes with what n rays look like: by pixel [n,3], background weight [n], depth [n], colours [S,3]."""
+    """How a loss changes with what n rays look like: pixel [n,3], background weight, depth, distortion [n], colours [S,3]."""
 
     pixel: Tensor
     background_weight: Tensor
     depth: Tensor
+    distortion: Tensor
     color: Tensor
 
 
@@ -258,17 +268,18 @@ def render_gradients(
         target = torch.where(share[:, None] != 0, target, 0.0)
     factors = torch.tensor([1.0, *(getattr(losses, name) for name in LOSS_TERMS)], device=o.device)
     rays, into = _Rays(v, o, d, None if weights is None else share), writable_gradients(gradients)
-    totals = torch.zeros(4, dtype=torch.float64, device=o.device)
+    totals = torch.zeros(len(factors), dtype=torch.float64, device=o.device)
     for part, samples in rays.parts():
         values = _gather(rays, samples).requires_grad_()
         color = _color(rays, part, samples, values)
         pixel = _composite(rays, part, samples, color.detach())
-        leaves = [array.detach().requires_grad_() for array in (pixel, rays.background_weight[part], color)]
-        seen = Looks(leaves[0], leaves[1], samples.ray, samples.weight[samples.live], leaves[2])
+        apart = _distortion(rays, samples, len(pixel)) if losses.distortion else torch.zeros_like(pixel[:, 0])
+        leaves = [array.detach().requires_grad_() for array in (pixel, rays.background_weight[part], color, apart)]
+        seen = Looks(leaves[0], leaves[1], samples.ray, samples.weight[samples.live], leaves[2], leaves[3])
         terms = loss_terms(seen, target[part], share[part], n_rays)
         each = torch.stack([terms[name] for name in ("mse", *LOSS_TERMS)])
-        by_pixel, by_light, by_color = torch.autograd.grad((each * factors).sum(), leaves)
-        slopes = _Slopes(by_pixel, by_light, torch.zeros_like(by_light), by_color)
+        by_pixel, by_light, by_color, by_apart = torch.autograd.grad((each * factors).sum(), leaves)
+        slopes = _Slopes(by_pixel, by_light, torch.zeros_like(by_light), by_apart, by_color)
         _add_gradients(rays, samples, (values, color), slopes, into)
         totals += each.detach()
     named: dict[str, SupportsFloat] = dict(zip(("mse", *LOSS_TERMS), totals.unbind(), strict=True))
@@ -293,7 +304,7 @@ def backpropagate(
     for part, samples in rays.parts():
         values = _gather(rays, samples).requires_grad_()
         color = _color(rays, part, samples, values)
-        slopes = _Slopes(by_rgb[part], by_light[part], by_depth[part], torch.zeros_like(color))
+        slopes = _Slopes(by_rgb[part], by_light[part], by_depth[part], nothing[part], torch.zeros_like(color))
         _add_gradients(rays, samples, (values, color), slopes, into)
 
 
@@ -304,8 +315,8 @@ def _add_gradients(rays: _Rays, samples: _Samples, made: tuple[Tensor, Tensor], 
     by_color, by_density = by.color.clone(), torch.empty_like(samples.weight)
     by_light = by.background_weight + by.pixel @ by.pixel.new_tensor(volume.equation.background)
     out = triples(by_color), numbers(by_density)
-    of_rays = triples(by.pixel.contiguous()), numbers(by_light), numbers(by.depth.contiguous())
-    arguments = samples.arrays, triples(color.contiguous()), *of_rays, *out
+    of_rays = triples(by.pixel.contiguous()), *(numbers(a.contiguous()) for a in (by_light, by.depth, by.distortion))
+    arguments = rays.step, samples.arrays, triples(color.contiguous()), *of_rays, *out
     launch(warp_rays.differentiate_weights, rays.device, len(by_light), *arguments)
     leaves = [values, *(array for layer in volume.layers for array in layer)]
     targets = [array for layer in into.layers for array in layer]

@@ -106,7 +106,8 @@ class Samples:
     Attributes:
       starts, counts: [2,N] where those of a ray start, and how many there are; the live and the shaded.
       voxel, share: [M] of the cell, and where in it.
-      t, weight, left, slope: [M] distance, weight, transmittance behind the sample, slope of the optical depth.
+      t, way, weight, left, slope: [M] distance, number among the samples that its ray could have, weight, transmittance behind
+        the sample, slope of the optical depth.
       shaded: [M] number of the shaded sample, or NOT_SHADED.
       live, ray: [S] number of the live sample, and of the ray.
     """
@@ -116,6 +117,7 @@ class Samples:
     voxel: wp.array(dtype=wp.int32)
     share: wp.array(dtype=wp.vec3)
     t: wp.array(dtype=wp.float32)
+    way: wp.array(dtype=wp.float32)
     weight: wp.array(dtype=wp.float32)
     left: wp.array(dtype=wp.float32)
     slope: wp.array(dtype=wp.float32)
@@ -469,6 +471,7 @@ def write_samples(
             into.voxel[live] = found.place.voxel
             into.share[live] = found.place.share
             into.t[live] = distance_at(path, found.place.i)
+            into.way[live] = float(found.place.i)
             into.weight[live] = weight
             into.left[live] = light
             into.slope[live] = found.slope
@@ -501,12 +504,34 @@ def add_colors(
 
 
 @wp.kernel
+def measure_distortion(step: float, samples: Samples, distortion: wp.array(dtype=wp.float32)):
+    """How far the weights of a ray's samples are apart, [N]; see `LossWeights`."""
+    ray = wp.tid()
+    weight = wp.float64(0.0)
+    moment = wp.float64(0.0)
+    total = wp.float64(0.0)
+    for k in range(samples.counts[0, ray]):
+        w, at = weight_and_way(samples, samples.starts[0, ray] + k, step)
+        total += w * (wp.float64(2.0) * (at * weight - moment) + wp.float64(step) / wp.float64(3.0) * w)
+        weight += w
+        moment += w * at
+    distortion[ray] = wp.float32(total)
+
+
+@wp.func
+def weight_and_way(samples: Samples, i: int, step: float):
+    return wp.float64(samples.weight[i]), wp.float64(samples.way[i]) * wp.float64(step)
+
+
+@wp.kernel
 def differentiate_weights(
+    step: float,
     samples: Samples,
     color: wp.array(dtype=wp.vec3),
     d_pixel: wp.array(dtype=wp.vec3),
     d_light: wp.array(dtype=wp.float32),
     d_depth: wp.array(dtype=wp.float32),
+    d_distortion: wp.array(dtype=wp.float32),
     d_color: wp.array(dtype=wp.vec3),
     d_density: wp.array(dtype=wp.float32),
 ):
@@ -522,9 +547,26 @@ def differentiate_weights(
     if n == 0:
         return
     behind = d_light[ray] * samples.left[samples.starts[0, ray] + n - 1]
+    weight_before = wp.float64(0.0)
+    moment_before = wp.float64(0.0)
+    if d_distortion[ray] != 0.0:
+        for k in range(n):
+            w, at = weight_and_way(samples, samples.starts[0, ray] + k, step)
+            weight_before += w
+            moment_before += w * at
+    weight_behind = wp.float64(0.0)
+    moment_behind = wp.float64(0.0)
     for k in range(n):
         i = samples.starts[0, ray] + n - 1 - k
         d_weight = d_depth[ray] * samples.t[i]
+        if d_distortion[ray] != 0.0:
+            w, at = weight_and_way(samples, i, step)
+            weight_before -= w
+            moment_before -= w * at
+            away = at * weight_before - moment_before + moment_behind - at * weight_behind
+            d_weight += d_distortion[ray] * wp.float32(wp.float64(2.0) * (away + wp.float64(step) / wp.float64(3.0) * w))
+            weight_behind += w
+            moment_behind += w * at
         shaded = samples.shaded[i]
         if shaded != NOT_SHADED:
             d_weight += wp.dot(d_pixel[ray], color[shaded])
