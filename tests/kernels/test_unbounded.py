@@ -124,9 +124,7 @@ def test_the_pieces_of_a_ray_join_and_lie_on_the_ray() -> None:
 def test_every_back_end_does_as_the_reference(name: str, kind: str, has_rows: bool) -> None:
     kernels = pytest.importorskip(f"vqrf.kernels.{name}", reason=f"there is nothing to run the back end {name}")
     volume = all_around(make_volume(kind, has_rows, np.float32))
-    if kernels.fault(volume) is not None:
-        assert kernels.fault(volume) == "a space without bounds"
-        return
+    assert kernels.fault(volume) is None
     rays = tuple(array.astype(np.float32) for array in rays_amid(600))
     hits = kernels.hit_rays(volume, *rays), reference.hit_rays(volume, *rays)
     np.testing.assert_array_equal(*hits)

@@ -26,7 +26,6 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.geometry import Unbounded
 from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_rays, warp_sums
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import LOSS_TERMS, Looks, colorize, loss_terms, rays_of, result_like, tensors, writable
@@ -64,8 +63,6 @@ def fault(subject: Volume[B] | FactorArrays[B]) -> str | None:
         return None
     if "float32" not in str(subject.density.dtype):
         return f"values of {subject.density.dtype}"
-    if isinstance(subject.space, Unbounded):
-        return "a space without bounds"
     n_voxels = math.prod(subject.density.shape)
     return f"{n_voxels} voxels (at most {MAX_VOXELS})" if n_voxels > MAX_VOXELS else None
 
@@ -90,7 +87,7 @@ def _grid_of(volume: Volume[Tensor]) -> warp_rays.Grid:
     grid.bias, grid.interval, grid.threshold = equation.density_bias, equation.interval, equation.alpha_threshold
     grid.is_relu, grid.is_factored = equation.activation == "relu", factors is not None
     grid.density, grid.cells, grid.skip = flat(volume.density), flat(volume.cells), flat(volume.skip)
-    grid.is_front = volume.space is not None  # the only other one is refused by `fault`
+    grid.space_kind = warp_rays.kind_of(volume.space)
     if volume.space is not None:
         grid.space = wp.mat44d(*np.asarray(volume.space.matrix, np.float64).ravel().tolist())
     if factors is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warp as wp
 
+from vqrf.geometry import Space, Unbounded
 from vqrf.kernels import SKIP_BLOCK, STOP_TRANSMITTANCE
 from vqrf.kernels.constants import MAX_SAMPLES
 
@@ -25,6 +26,9 @@ LARGEST_EXPONENT = wp.constant(wp.float32(80.0))  # exp stays finite; alpha is 1
 NO_PLACE = wp.constant(wp.float32(1e9))
 NO_WAY = wp.constant(wp.float64(1e30))
 NOT_SHADED = wp.constant(wp.int32(-1))
+BOX, UNBOUNDED = wp.constant(wp.int32(0)), wp.constant(wp.int32(2))  # the front has 1
+NO_SIDE = wp.constant(wp.int32(-1))
+N_SIDES = wp.constant(wp.int32(7))
 
 
 @wp.struct
@@ -43,7 +47,8 @@ class Factors:
 class Grid:
     """A volume's density, what may be skipped of it, and the equation's constants; arrays flat, in memory order.
 
-    With factors the density is that of their first `n_density` components; with a front, `space` makes places of the world.
+    With factors the density is that of their first `n_density` components. In a space that is no box, `space` makes places of
+    the world.
     """
 
     shape: wp.vec3i
@@ -56,7 +61,7 @@ class Grid:
     interval: wp.float32
     threshold: wp.float32
     is_relu: wp.bool
-    is_front: wp.bool
+    space_kind: wp.int32
     space: wp.mat44d
     is_factored: wp.bool
     n_density: wp.int32
@@ -67,8 +72,26 @@ class Grid:
 
 
 @wp.struct
+class Way:
+    """What is left of a ray: a + t b, homogeneous places, from t = `first` on.
+
+    Attributes:
+      side: by which of its sides the places of a space without bounds are divided next; NO_SIDE where nothing is left.
+      rest: how far behind the last piece the next sample is.
+      n_before: how many samples the ray could have had before.
+    """
+
+    a: wp.vec4d
+    b: wp.vec4d
+    first: wp.float64
+    side: wp.int32
+    rest: wp.float64
+    n_before: wp.int32
+
+
+@wp.struct
 class Path:
-    """A ray inside the lattice: its number of samples, and voxel coordinates of the first with those of a step.
+    """A straight piece of a ray in the lattice: its number of samples, and voxel coordinates of the first with those of a step.
 
     Sample i is at the world's distance start + i * rate / (1 - i * bend).
     """
@@ -126,6 +149,11 @@ class Samples:
     ray: wp.array(dtype=wp.int64)
 
 
+def kind_of(space: Space | None) -> int:
+    """As `Grid` has it."""
+    return 0 if space is None else 2 if isinstance(space, Unbounded) else 1
+
+
 # ----------------------------------------------------------------------------------------------------- along a ray
 
 
@@ -138,10 +166,73 @@ def is_looked_at(weights: wp.array(dtype=wp.float32), ray: int) -> wp.bool:
 
 
 @wp.func
-def enter(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
-    if grid.is_front:
-        return enter_front(grid, origin, direction)
-    return enter_box(grid, origin, direction)
+def way_of(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Way:
+    """All of a ray."""
+    way = Way()
+    way.a = wp.vec4d(wp.float64(origin[0]), wp.float64(origin[1]), wp.float64(origin[2]), wp.float64(1.0))
+    way.b = wp.vec4d(wp.float64(direction[0]), wp.float64(direction[1]), wp.float64(direction[2]), wp.float64(0.0))
+    way.first = grid.near
+    if grid.space_kind != BOX:
+        way.a = grid.space * way.a
+        way.b = grid.space * way.b
+    if grid.space_kind == UNBOUNDED:
+        for side in range(1, N_SIDES):
+            ahead = side_of_place(way.a, side) + grid.near * side_of_direction(way.b, side)
+            if ahead > side_of_place(way.a, way.side) + grid.near * side_of_direction(way.b, way.side):
+                way.side = side
+    return way
+
+
+@wp.func
+def side_of_place(a: wp.vec4d, side: int) -> wp.float64:
+    """What places are divided by is the largest of these: 1 and (1 +- each coordinate) / 2."""
+    half = wp.float64(0.5)
+    value = wp.float64(1.0)
+    if side > 3:
+        value = half - half * a[side - 4]
+    elif side > 0:
+        value = half + half * a[side - 1]
+    return value
+
+
+@wp.func
+def side_of_direction(b: wp.vec4d, side: int) -> wp.float64:
+    """How these grow along a ray."""
+    slope = wp.float64(0.0)
+    if side > 3:
+        slope = -wp.float64(0.5) * b[side - 4]
+    elif side > 0:
+        slope = wp.float64(0.5) * b[side - 1]
+    return slope
+
+
+@wp.func
+def next_path(grid: Grid, way: Way):
+    """The next piece of a ray, and what is left of it then; see `pieces_of` of the twin."""
+    path = Path()
+    left = way
+    left.side = NO_SIDE
+    if grid.space_kind == BOX:
+        path = enter_box(grid, way.a, way.b)
+    else:
+        last = NO_END
+        if grid.space_kind == UNBOUNDED:
+            value = side_of_place(way.a, way.side)
+            slope = side_of_direction(way.b, way.side)
+            left.a[3] = value
+            left.b[3] = slope
+            for side in range(N_SIDES):
+                faster = side_of_direction(way.b, side) - slope
+                if faster > wp.float64(0.0):
+                    reaches = (value - side_of_place(way.a, side)) / faster
+                    if reaches < last:
+                        last = reaches
+                        left.side = side
+            last = wp.max(last, way.first)
+        path, rest = cross(grid, left, last)
+        left.rest = rest
+        left.first = last
+    return path, left
 
 
 @wp.func
@@ -150,13 +241,14 @@ def distance_at(path: Path, i: int) -> float:
 
 
 @wp.func
-def enter_front(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
-    """A ray through a projective map of the world, a + t b in homogeneous places; see `Piece` of the twin."""
+def cross(grid: Grid, way: Way, end: wp.float64):
+    """The piece of a projective part of a ray that is in the lattice, and the next `rest`; see `_projective_piece`."""
     path = Path()
-    o = grid.space * wp.vec4d(wp.float64(origin[0]), wp.float64(origin[1]), wp.float64(origin[2]), wp.float64(1.0))
-    d = grid.space * wp.vec4d(wp.float64(direction[0]), wp.float64(direction[1]), wp.float64(direction[2]), wp.float64(0.0))
-    first = grid.near
-    last = NO_END
+    a = way.a
+    b = way.b
+    first = way.first
+    last = end
+    rest = way.rest
     is_outside = bool(False)
     for face in range(6):
         axis = face / 2
@@ -165,44 +257,55 @@ def enter_front(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
         if face % 2 == 1:
             at = grid.hi[axis]
             sign = wp.float64(-1.0)
-        above = sign * (o[axis] - at * o[3])
-        rise = sign * (d[axis] - at * d[3])
+        above = sign * (a[axis] - at * a[3])
+        rise = sign * (b[axis] - at * b[3])
         if rise > wp.float64(0.0):
             first = wp.max(first, -above / rise)
         if rise < wp.float64(0.0):
             last = wp.min(last, -above / rise)
         if rise == wp.float64(0.0) and above < wp.float64(0.0):
             is_outside = True
-    depth = o[3] + first * d[3]
-    end = o[3] + last * d[3]
-    turn = wp.vec3d(o[3] * d[0] - d[3] * o[0], o[3] * d[1] - d[3] * o[1], o[3] * d[2] - d[3] * o[2])
+    depth = a[3] + first * b[3]
+    depth_at_end = a[3] + last * b[3]
+    turn = wp.vec3d(a[3] * b[0] - b[3] * a[0], a[3] * b[1] - b[3] * a[1], a[3] * b[2] - b[3] * a[2])
     length = wp.length(turn)
-    way = (last - first) * length / (depth * end)
-    path.n = 0
-    is_inside = not is_outside and first <= last and depth > wp.float64(0.0) and end > wp.float64(0.0)
-    if is_inside and length > wp.float64(0.0) and way < NO_WAY:  # what is no number is a miss
-        path.n = int(wp.min(way / grid.step, LAST_STEP)) + 1
-        path.start = wp.float32(first)
-        path.rate = wp.float32(grid.step * depth * depth / length)
-        path.bend = wp.float32(grid.step * depth * d[3] / length)
-        for axis in range(3):
-            scale = wp.float64(grid.shape[axis] - 1) / (grid.hi[axis] - grid.lo[axis])
-            path.u[axis] = wp.float32(((o[axis] + first * d[axis]) / depth - grid.lo[axis]) * scale)
-            path.du[axis] = wp.float32(grid.step * turn[axis] / length * scale)
-            if not (wp.abs(path.u[axis]) < NO_PLACE and wp.abs(path.du[axis]) < NO_PLACE):
+    length_inside = (last - first) * length / (depth * depth_at_end)
+    is_inside = not is_outside and first <= last and depth > wp.float64(0.0) and depth_at_end > wp.float64(0.0)
+    if is_inside and length > wp.float64(0.0) and length_inside < NO_WAY:  # what is no number is a miss
+        after_rest = length_inside - rest
+        if after_rest < wp.float64(0.0):
+            rest = -after_rest
+        else:
+            if rest > wp.float64(0.0):
+                first += rest * depth * depth / (length - rest * depth * b[3])
+                depth = a[3] + first * b[3]
+            path.n = int(wp.min(after_rest / grid.step, LAST_STEP)) + 1
+            path.start = wp.float32(first)
+            path.rate = wp.float32(grid.step * depth * depth / length)
+            path.bend = wp.float32(grid.step * depth * b[3] / length)
+            is_anywhere = bool(True)
+            for axis in range(3):
+                scale = wp.float64(grid.shape[axis] - 1) / (grid.hi[axis] - grid.lo[axis])
+                path.u[axis] = wp.float32(((a[axis] + first * b[axis]) / depth - grid.lo[axis]) * scale)
+                path.du[axis] = wp.float32(grid.step * turn[axis] / length * scale)
+                if not (wp.abs(path.u[axis]) < NO_PLACE and wp.abs(path.du[axis]) < NO_PLACE):
+                    is_anywhere = False
+            if is_anywhere:
+                rest = wp.float64(path.n) * grid.step - after_rest
+            else:
                 path.n = 0
-    return path
+    return path, rest
 
 
 @wp.func
-def enter_box(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
+def enter_box(grid: Grid, origin: wp.vec4d, direction: wp.vec4d) -> Path:
     path = Path()
     first = grid.near
     last = NO_END
     is_outside = bool(False)
     for axis in range(3):
-        o = wp.float64(origin[axis])
-        d = wp.float64(direction[axis])
+        o = origin[axis]
+        d = direction[axis]
         if d == wp.float64(0.0):
             if o < grid.lo[axis] or o > grid.hi[axis]:
                 is_outside = True
@@ -218,9 +321,8 @@ def enter_box(grid: Grid, origin: wp.vec3, direction: wp.vec3) -> Path:
         path.rate = wp.float32(grid.step)
         for axis in range(3):
             scale = wp.float64(grid.shape[axis] - 1) / (grid.hi[axis] - grid.lo[axis])
-            d = wp.float64(direction[axis])
-            path.u[axis] = wp.float32((wp.float64(origin[axis]) + first * d - grid.lo[axis]) * scale)
-            path.du[axis] = wp.float32(grid.step * d * scale)
+            path.u[axis] = wp.float32((origin[axis] + first * direction[axis] - grid.lo[axis]) * scale)
+            path.du[axis] = wp.float32(grid.step * direction[axis] * scale)
     return path
 
 
@@ -404,11 +506,15 @@ def one_minus_exp(depth: float) -> float:
 @wp.kernel
 def find_hits(grid: Grid, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), hit: wp.array(dtype=wp.uint8)):
     ray = wp.tid()
-    path = enter(grid, origins[ray], directions[ray])
-    place = next_occupied(grid, path, 0)
+    way = way_of(grid, origins[ray], directions[ray])
     hit[ray] = wp.uint8(0)
-    if place.i < path.n:
-        hit[ray] = wp.uint8(1)
+    while way.side != NO_SIDE:
+        path, left = next_path(grid, way)
+        way = left
+        place = next_occupied(grid, path, 0)
+        if place.i < path.n:
+            hit[ray] = wp.uint8(1)
+            way.side = NO_SIDE
 
 
 @wp.kernel
@@ -423,23 +529,26 @@ def count_samples(
 ):
     """Count each ray's live and shaded samples [2,N], and say what else is known without a colour."""
     ray = wp.tid()
-    path = enter(grid, origins[ray], directions[ray])
-    path.n = wp.where(is_looked_at(weights, ray), path.n, 0)
+    way = way_of(grid, origins[ray], directions[ray])
+    way.side = wp.where(is_looked_at(weights, ray), way.side, NO_SIDE)
     light = float(1.0)
     distance = float(0.0)
     n_live = int(0)
     n_shaded = int(0)
-    i = int(0)
-    while i < path.n and light >= STOP:
-        found = next_live(grid, path, i)
-        i = found.place.i + 1
-        if found.place.i < path.n:
-            n_live += 1
-            weight = light * found.alpha
-            if weight > grid.threshold:
-                n_shaded += 1
-            distance += weight * distance_at(path, found.place.i)
-            light = light * (1.0 - found.alpha)
+    while way.side != NO_SIDE and light >= STOP:
+        path, left = next_path(grid, way)
+        way = left
+        i = int(0)
+        while i < path.n and light >= STOP:
+            found = next_live(grid, path, i)
+            i = found.place.i + 1
+            if found.place.i < path.n:
+                n_live += 1
+                weight = light * found.alpha
+                if weight > grid.threshold:
+                    n_shaded += 1
+                distance += weight * distance_at(path, found.place.i)
+                light = light * (1.0 - found.alpha)
     counts[0, ray] = n_live
     counts[1, ray] = n_shaded
     background_weight[ray] = light
@@ -456,32 +565,36 @@ def write_samples(
 ):
     """March again, and write all but `starts` and `counts`, which are known."""
     ray = wp.tid()
-    path = enter(grid, origins[ray], directions[ray])
-    path.n = wp.where(is_looked_at(weights, ray), path.n, 0)
+    way = way_of(grid, origins[ray], directions[ray])
+    way.side = wp.where(is_looked_at(weights, ray), way.side, NO_SIDE)
     light = float(1.0)
     live = int(into.starts[0, ray])
     shaded = int(into.starts[1, ray])
-    i = int(0)
-    while i < path.n and light >= STOP:
-        found = next_live(grid, path, i)
-        i = found.place.i + 1
-        if found.place.i < path.n:
-            weight = light * found.alpha
-            light = light * (1.0 - found.alpha)
-            into.voxel[live] = found.place.voxel
-            into.share[live] = found.place.share
-            into.t[live] = distance_at(path, found.place.i)
-            into.way[live] = float(found.place.i)
-            into.weight[live] = weight
-            into.left[live] = light
-            into.slope[live] = found.slope
-            into.shaded[live] = NOT_SHADED
-            if weight > grid.threshold:
-                into.shaded[live] = shaded
-                into.live[shaded] = live
-                into.ray[shaded] = wp.int64(ray)
-                shaded += 1
-            live += 1
+    while way.side != NO_SIDE and light >= STOP:
+        path, left = next_path(grid, way)
+        way = left
+        i = int(0)
+        while i < path.n and light >= STOP:
+            found = next_live(grid, path, i)
+            i = found.place.i + 1
+            if found.place.i < path.n:
+                weight = light * found.alpha
+                light = light * (1.0 - found.alpha)
+                into.voxel[live] = found.place.voxel
+                into.share[live] = found.place.share
+                into.t[live] = distance_at(path, found.place.i)
+                into.way[live] = float(way.n_before + found.place.i)
+                into.weight[live] = weight
+                into.left[live] = light
+                into.slope[live] = found.slope
+                into.shaded[live] = NOT_SHADED
+                if weight > grid.threshold:
+                    into.shaded[live] = shaded
+                    into.live[shaded] = live
+                    into.ray[shaded] = wp.int64(ray)
+                    shaded += 1
+                live += 1
+        way.n_before += path.n
 
 
 # ------------------------------------------------------------------------------------------------------ compositing
