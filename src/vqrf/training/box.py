@@ -90,14 +90,14 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
         rows, columns = np.arange(every // 2, camera.height, every), np.arange(every // 2, camera.width, every)
         pixels, table = (rows[:, None] * camera.width + columns).ravel(), CameraTable([camera])
         counted = _lowest_beside(is_open)
-        importance.fill(0)
         for first in range(0, len(pixels), RAYS_AT_ONCE):
             rays = table.rays(pixels[first : first + RAYS_AT_ONCE])
             kernels.accumulate_importance(volume, *rays, importance, counted=counted)
         seen = np.flatnonzero(importance)
-        seen = seen[is_open.ravel()[seen]]
-        is_needed = importance.ravel()[seen] >= least / every**2 * footprints.of(camera, seen)
+        given = importance.ravel()[seen]
+        is_needed = is_open.ravel()[seen] & (given >= least / every**2 * footprints.of(camera, seen))
         needing.ravel()[seen[is_needed]] += 1
+        importance.ravel()[seen] = 0
     return needing
 
 
