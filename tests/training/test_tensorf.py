@@ -245,7 +245,8 @@ def test_a_plan_knows_what_factors_and_their_network_take(scene: Scene) -> None:
     fine = standard.fine
     plain = replace(standard, fine=replace(fine, appearance=replace(fine.appearance, feature_frequencies=0)))
     voxels = replace(standard, fine=replace(fine, components=None))
-    seconds = [estimate_seconds(config, 2) for config in (standard, plain, voxels)]
+    seconds = [estimate_seconds(config, scene, 2) for config in (standard, plain, voxels)]
     assert seconds == sorted(seconds, reverse=True)
-    assert estimate_seconds(standard, 1) == pytest.approx(2 * seconds[0])
+    assert estimate_seconds(standard, scene, 1) == pytest.approx(2 * seconds[0])
+    assert estimate_seconds(standard, replace(scene, contrast=(0.0, 0.0, 0.0)), 2) > seconds[0]
     assert estimate_bytes(standard, scene) < estimate_bytes(voxels, scene) / 3

@@ -217,7 +217,7 @@ def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch
 
     stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
     is_cpu = common.device == "cpu"
-    seconds = estimate_seconds(config, common.threads or os.cpu_count() or 1) if is_cpu else None
+    seconds = estimate_seconds(config, scene, common.threads or os.cpu_count() or 1) if is_cpu else None
     what = f"training {scene.name} on {len(scene.train)} photos"
     tell_plan(common.quiet, what, stages, seconds, estimate_bytes(config, scene) if is_cpu else None)
     with step_bars(stages, run / METRICS_FILE if is_first() else None, common.quiet) as report:

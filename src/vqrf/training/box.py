@@ -12,7 +12,7 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels, cells_of_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Lattice, Space, Unbounded
+from vqrf.geometry import Camera, Lattice, Space
 from vqrf.kernels import select
 from vqrf.training.grids import UNSEEN_DENSITY
 
@@ -102,11 +102,11 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
 
 
 def least_views(space: Space | None) -> int:
-    """How many views at least see what is there: `MIN_VIEWS`, but one where nothing is without bounds.
+    """How many views at least see what is there: `MIN_VIEWS` in a box, and one in the other spaces.
 
-    There every ray ends somewhere, and far off may be what one photo alone shows.
+    There every ray ends somewhere, and at the edge or far off may be what one photo alone shows.
     """
-    return 1 if isinstance(space, Unbounded) else MIN_VIEWS
+    return MIN_VIEWS if space is None else 1
 
 
 def _lowest_beside(voxels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from vqrf.training.stages import Components, StageConfig, TrainConfig
 RAY_SECONDS = {"mlp": 17e-6, "sh": 35e-6, "sh_relu": 35e-6}
 """Of one core, for a ray of a step, by the shading."""
 
-FACTORED, USUAL_INPUTS, INPUT = 1.45, 12, 0.0037
+FACTORED, USUAL_INPUTS, INPUT = 2.0, 12, 0.0037
 """Times as long where planes and lines are read at the samples, for so many inputs of the colour network that come from
 features; and what each further input adds to that."""
 
@@ -38,9 +38,15 @@ FACTOR_ARRAYS = 6
 """Of planes and lines: values, gradients, two moments, means, and what another lattice takes of these when it begins."""
 
 
-def estimate_seconds(config: TrainConfig, n_threads: int) -> float:
+FOGGY = 4.0
+"""Times as long where photos show something at every pixel: rays through a plant before a room have so many more samples that
+count (docs/log/speed.md#how-much-longer-does-a-place-take)."""
+
+
+def estimate_seconds(config: TrainConfig, scene: Scene, n_threads: int) -> float:
     """On so many cores that do nothing else."""
-    return sum(map(_stage_seconds, (config.coarse, config.fine))) / max(n_threads, 1)
+    factor = 1.0 if scene.contrast is None else FOGGY
+    return factor * sum(map(_stage_seconds, (config.coarse, config.fine))) / max(n_threads, 1)
 
 
 def _stage_seconds(stage: StageConfig) -> float:
