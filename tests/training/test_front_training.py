@@ -107,7 +107,8 @@ def test_a_space_in_front_is_for_cameras_that_look_one_way() -> None:
     listing = Listing(Path("x"), "x", (), near=2.0, far=14.0, is_rough=True)
     before, around = cameras_before(8, 0.6), list(cameras_around((0, 0, 0), 1.0, 12, 16))
     assert place(before, listing, Wishes(space="front"), is_plain=False).space == "front"
-    assert place(before, listing, Wishes(), is_plain=False).space == "box"
+    assert place(before, listing, Wishes(), is_plain=False).space == "front"
+    assert place(before, listing, Wishes(), is_plain=True).space == "box"
     with pytest.raises(PlacementError, match="space: front is for cameras that look one way"):
         place(around, listing, Wishes(space="front"), is_plain=False)
 

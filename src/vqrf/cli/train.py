@@ -92,7 +92,7 @@ class Train:
         from vqrf.training.stages import PRESETS, suited_to
         from vqrf.training.workers import is_first, joined
 
-        config = replace(PRESETS[self.name], learns_exposure=self.exposure)
+        config = replace(PRESETS[self.name], learns_exposure=self.exposure).in_space(scene.space)
         if self.steps is not None:
             config = replace(config, fine=config.fine.with_steps(self.steps))
         elif self.preset is None:
@@ -215,7 +215,7 @@ def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch
                 (run / name).unlink(missing_ok=True)
             raise UsageError(f"{run}: {fault}; nothing is kept")
 
-    stages = {"coarse": config.coarse.steps, "fine": config.fine.steps}
+    stages = config.steps()
     is_cpu = common.device == "cpu"
     seconds = estimate_seconds(config, scene, common.threads or os.cpu_count() or 1) if is_cpu else None
     what = f"training {scene.name} on {len(scene.train)} photos"

@@ -4,8 +4,9 @@ In the order of trust: what the user says; what the dataset says of itself; the 
 near is 2 and far 6 by custom; a thing on a plain background, which lies where nearly all cameras look; the points of a model;
 the place around which the cameras stand. Every rule scales and moves with the world, but for the custom.
 
-A thing on a plain background lies in a box. So does what user or dataset say an end of, and what all cameras see from one side.
-What other photos show has no end: a room, a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it).
+A thing on a plain background lies in a box. So does what user or dataset say an end of. What other photos show has no end: a room,
+a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it). If all cameras look one way, it lies in front
+of them (docs/log/front.md#does-a-space-that-is-no-box-need-a-coarse-stage).
 """
 
 from __future__ import annotations
@@ -157,8 +158,8 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
     if wishes.space == "front" and (fault := front_fault(cameras)):
         raise PlacementError(f"space: {fault}")
     has_end = is_plain or _is_bounded(listing, wishes) or _is_usual(listing, looks, is_plain)
-    is_around = len(cameras) >= MIN_CAMERAS and front_fault(cameras) is not None
-    space: SpaceName = "unbounded" if is_around and not has_end else "box"
+    endless: SpaceName = "front" if front_fault(cameras) is None else "unbounded"
+    space: SpaceName = "box" if has_end or len(cameras) < MIN_CAMERAS else endless
     return Placement(near, far, box, up, centre, source, wishes.space or space)
 
 

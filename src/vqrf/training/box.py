@@ -175,6 +175,13 @@ def needed_part(coarse: RadianceField, scene: Scene) -> RadianceField:
     return part if needed.any() and after < TIGHT * before else coarse
 
 
+def seen_part(unseen: RadianceField) -> RadianceField:
+    """A coarse field that learns nothing: alive where the one at its start is not emptied, which is where a photo looks."""
+    alive = replace(unseen.equation, interval=1.0).density_of(2 * COARSE_ALPHA)
+    density = np.where(unseen.density > UNSEEN_DENSITY, np.float32(alive), np.float32(UNSEEN_DENSITY))
+    return replace(unseen, density=density, allowed=None)
+
+
 def coarse_alive(coarse: RadianceField) -> np.ndarray:
     """Coarse voxels [X,Y,Z] bool that are looked at and whose alpha over one voxel is above `COARSE_ALPHA`."""
     return (coarse.density > replace(coarse.equation, interval=1.0).density_of(COARSE_ALPHA)) & active_voxels(coarse)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vqrf.data.placement import SpaceName
 from vqrf.kernels import LossWeights
 from vqrf.kernels.constants import Activation, Shading
 from vqrf.training.grids import Decomposition
@@ -161,6 +162,7 @@ class TrainConfig:
     """A preset: the images' side it is meant for, and the two stages.
 
     Attributes:
+      coarse: finds where the scene is; of no steps: wherever a photo looks.
       learns_exposure: whether photos differ in exposure and white balance, which is learnt and undone (`vqrf.data.exposure`).
     """
 
@@ -168,6 +170,18 @@ class TrainConfig:
     coarse: StageConfig
     fine: StageConfig
     learns_exposure: bool = False
+
+    def in_space(self, space: SpaceName) -> TrainConfig:
+        """The settings for a scene in such a space.
+
+        Only a box has a coarse stage. In the others every ray ends somewhere, often where few photos look, and what a coarse
+        stage misses there would be shut out for good (docs/log/front.md#does-a-space-that-is-no-box-need-a-coarse-stage).
+        """
+        return self if space == "box" else replace(self, coarse=replace(self.coarse, steps=0))
+
+    def steps(self) -> dict[str, int]:
+        """Of each stage that there is, in order."""
+        return {name: stage.steps for name, stage in (("coarse", self.coarse), ("fine", self.fine)) if stage.steps}
 
 
 COARSE = StageConfig(

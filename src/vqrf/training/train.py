@@ -12,6 +12,7 @@ Departs from DVGO:
   - occupied cells are found anew every `REFRESH_STEPS` steps, and exactly (`kernels.find_cells`), instead of by a mask that
     only ever shrinks;
   - halfway through the fine stage, cells that photos do not need are closed (`box.needed_cells`);
+  - only a box has a coarse stage (`TrainConfig.in_space`): in the other spaces the fine stage begins where a photo looks;
   - the fine stage's rates are three times DVGO's, so that a shorter stage gets as far;
   - where photos have an opacity, it is a loss.
 
@@ -50,7 +51,7 @@ from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice, Space, Unbounded, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
-from vqrf.training.box import cells_near, cells_on, count_views, least_views, needed_cells, needed_part, scene_box
+from vqrf.training.box import cells_near, cells_on, count_views, least_views, needed_cells, needed_part, scene_box, seen_part
 from vqrf.training.checkpoint import BY, say_that_bits_differ
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, maker_of, optimize
@@ -377,8 +378,8 @@ def fit(
     if not scene.train:
         raise ValueError("the scene has no training views")
     side = max(max(view.camera.width, view.camera.height) for view in scene.train)
-    config = config_of(preset_for(side) if preset is None else preset)
-    with stage_bars({"coarse": config.coarse.steps, "fine": config.fine.steps}, quiet or report is not None) as show:
+    config = config_of(preset_for(side) if preset is None else preset).in_space(scene.space)
+    with stage_bars(config.steps(), quiet or report is not None) as show:
         return fit_model(scene, config, seed=seed, device=device, report=report or show, run=run, watch=watch).field()
 
 
@@ -393,7 +394,7 @@ def fit_model(
     watch: Watch | None = None,
     judge: Judge | None = None,
 ) -> FieldModel:
-    """Train a field on the scene's training views: the coarse stage, then the fine one.
+    """Train a field on the scene's training views: the coarse stage in a box, then the fine one.
 
     Args:
       report: called after every step with the stage's name and its progress.
@@ -409,6 +410,7 @@ def fit_model(
 
     Source: DirectVoxGO (arXiv 2111.11215); departures at the head of this module.
     """
+    config = config.in_space(scene.space)
     offset = far_origin(*camera_bounds(scene))
     scene = moved_scene(scene, offset)  # a scene far from the origin is learnt at it, where float32 is fine enough
     shown = opaque_scene(scene)
@@ -418,7 +420,9 @@ def fit_model(
         run.mkdir(parents=True, exist_ok=True)
     watched = Watched(report, watch)
     found = None if kept is None else kept.load_coarse()
-    if found is None:
+    if not config.coarse.steps:
+        coarse = seen_part(coarse_model(scene, config, seed=seed, device=device).field())
+    elif found is None:
         first = coarse_model(scene, config, seed=seed, device=device)
         _run_stage("coarse", first, pool, seed, kept, watched)
         coarse = needed_part(first.field(), scene)
@@ -430,7 +434,7 @@ def fit_model(
         say_that_bits_differ(notes.get(BY), maker_of(device))
         if isinstance(pool, ExposedPool):
             pool.learn(np.array(notes["learnt"], np.float64))
-    if judge is not None:
+    if judge is not None and config.coarse.steps:
         judge("coarse", coarse)
     fine = fine_model(scene, config, coarse, seed=seed, device=device)
     fine.origin = -offset
