@@ -184,5 +184,11 @@ def test_what_has_an_end_lies_in_a_box() -> None:
     assert placed(cameras[:2], is_plain=False).space == "box"
     usual = list(cameras_around((0, 0, 0), 4.03 / 3, 20, 40))
     assert placed(usual, replace(LISTING, layout="Blender"), is_plain=False).space == "box"
-    narrow = [cameras[0].moved(np.array([0.1 * x, 0.0, 0.0])) for x in range(8)]
-    assert placed(narrow, is_plain=False).space == "box"
+
+
+def test_photos_that_all_look_one_way_get_the_space_in_front_of_them() -> None:
+    narrow = [around()[0].moved(np.array([0.1 * x, 0.0, 0.0])) for x in range(8)]
+    assert placed(narrow, is_plain=False).space == "front"
+    assert placed(narrow[:2], is_plain=False).space == "box"
+    assert placed(narrow).space == "box"
+    assert placed(narrow, is_plain=False, far=20.0).space == "box"

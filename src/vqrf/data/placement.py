@@ -4,9 +4,9 @@ In the order of trust: what the user says; what the dataset says of itself; the 
 near is 2 and far 6 by custom; a thing on a plain background, which lies where nearly all cameras look; the points of a model;
 the place around which the cameras stand. Every rule scales and moves with the world, but for the custom.
 
-A thing on a plain background lies in a box. So does what user or dataset say an end of. What other photos show has no end: a room,
-a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it). If all cameras look one way, it lies in front
-of them (docs/log/front.md#does-a-space-that-is-no-box-need-a-coarse-stage).
+A thing on a plain background lies in a box. So does what user or dataset say an end of. What other photos show has no end: a
+room, a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it). If all cameras look one way, it lies
+in front of them (docs/log/front.md#does-a-space-that-is-no-box-need-a-coarse-stage).
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ DEPTH_SHARE = 0.5
 BEYOND_FAR = 4.0
 """How many times as far as things were said to be that space goes."""
 
+LEAST_NEAR = 1e-3
+"""Where that space begins at the nearest, by `far`: at 0 the map would have no end."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class View:
@@ -209,6 +212,8 @@ def front_bounds(scene: Scene) -> tuple[Front, Float64, Float64]:
     poses = np.stack([view.camera.pose for view in scene.train])
     axis, positions = mean_axis(poses), poses[:, :3, 3]
     right = np.cross(axis, poses[:, :3, 1].mean(0))
+    if np.linalg.norm(right) < 1e-6:  # of cameras that are turned against each other
+        right = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
     right /= np.linalg.norm(right)
     pose = np.eye(4)
     pose[:3, :3] = np.stack([right, np.cross(right, axis), -axis], 1)
@@ -218,7 +223,7 @@ def front_bounds(scene: Scene) -> tuple[Front, Float64, Float64]:
         seen = (points - pose[:3, 3]) @ (pose[:3, :3] * [1, 1, -1])
         return np.concatenate([seen[:, :2] / seen[:, 2:], seen[:, 2:]], 1)
 
-    lo, hi = _bounds(scene, across_and_depth)
+    lo, hi = _bounds(replace(scene, near=max(scene.near, LEAST_NEAR * scene.far)), across_and_depth)
     near, far = lo[2], BEYOND_FAR * hi[2]
     depth = DEPTH_SHARE * float((hi - lo)[:2].max())
     lo[2], hi[2] = 0.0, depth * (1 - near / far)
