@@ -13,7 +13,7 @@ from test_cli import refuses, succeeds, vqrf
 from tiny import TINY, TINY_RATE, tiny_scene
 
 from vqrf.cli import batch
-from vqrf.cli.make import Make, Plan
+from vqrf.cli.make import Make
 from vqrf.cli.terminal import UsageError
 from vqrf.codec.bitstream import encode, verify
 from vqrf.compression import presets
@@ -129,7 +129,9 @@ def test_rows_that_are_damaged_are_told_of_by_their_file(manifest: Path, tmp_pat
 def test_datasets_and_run_folders_become_files_and_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stages.PRESETS, "quick", TINY)
     monkeypatch.setitem(presets.PRESETS, "compact", replace(TINY_RATE, name="compact"))
-    monkeypatch.setattr("vqrf.cli.make.plan_of", lambda *_: Plan("quick", tuning_steps=40))
+    monkeypatch.setattr("vqrf.cli.make.training_of", lambda *_: ("quick", None))
+    monkeypatch.setattr("vqrf.cli.make.usual_base", lambda *_: "dvgo")
+    monkeypatch.setattr("vqrf.cli.make.tuning_of", lambda *_, **of: 40)
     save_scene(tiny_scene(), tmp_path / "thing")
     succeeds("train", tmp_path / "thing", "--out", tmp_path / "field", "--preset", "quick")
     (tmp_path / "all.txt").write_text("thing\nfield\n")

@@ -38,9 +38,9 @@ Base = Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"]
 Size = Literal["quick", "standard", "large"]
 
 
-PLANES_TRAINING = 8000
-"""Fine steps of planes that are tuned afterwards. Tuning learns from the photos too, at little more a ray, so planes are not
-trained to their end first."""
+PLANES_TRAINING, PLANES_TUNING = 8000, 3200
+"""Fine steps of planes, and steps of their tuning, which learns from the photos too, at little more a ray: so planes are not
+trained to their end first (docs/log/planes.md#how-should-time-go-between-training-and-tuning)."""
 
 
 def usual_base(size: Size, scene: Scene) -> Base:
@@ -61,7 +61,7 @@ def training_of(size: Size, base: Base, space: SpaceName) -> tuple[Size | None, 
 
 def tuning_of(size: Size, *, has_planes: bool) -> int | None:
     """Steps of tuning; None for the preset's own. A draft has few, as its field is the smaller loss."""
-    return 1500 if size == "quick" else 1600 if size == "standard" and has_planes else None
+    return 1500 if size == "quick" else PLANES_TUNING if size == "standard" and has_planes else None
 
 
 @dataclass(frozen=True)
