@@ -37,7 +37,7 @@ class Photos:
     front: voxels grow with depth, for photos that all look one way.
     unbounded: voxels grow with the distance from the cameras, for a place with all that is around it.
     Without it: box, if the photos have a plain background, or something says where the scene ends. Otherwise front, if they
-    look one way, or unbounded."""
+    look one way from side by side; unbounded, if they look more ways; box, if they look one way from near and far."""
     hold_out: str = ""
     """Photos to keep out of training, for scoring:
     own (the dataset's test split), 8 (every 8th), sector (an eighth of the cameras, side by side) or 0 (none).

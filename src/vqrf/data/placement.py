@@ -5,8 +5,8 @@ near is 2 and far 6 by custom; a thing on a plain background, which lies where n
 the place around which the cameras stand. Every rule scales and moves with the world, but for the custom.
 
 A thing on a plain background lies in a box. So does what user or dataset say an end of. What other photos show has no end: a
-room, a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it). If all cameras look one way, it lies
-in front of them (docs/log/front.md#does-a-space-that-is-no-box-need-a-coarse-stage).
+room, a landscape (docs/log/unbounded.md#which-space-do-photos-get-that-say-nothing-of-it). It lies in front of cameras that
+stand side by side and look one way.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ POINT_QUANTILES, POINT_MARGIN = (0.005, 0.995), 0.1
 
 FRONT_CORNER = np.cos(np.radians(75))
 """Cosine of how far the ray of a pixel may be from the mean of the viewing axes where cameras look one way."""
+
+SIDE_BY_SIDE = 0.3
+"""Cameras stand side by side if they are no farther apart along the way that they look, by how far they are across it. Fern has
+0.12, and photos of a toy car from one side, nearer and farther, have 0.60: voxels that grow with depth suit the first alone
+(docs/log/front.md#which-photos-get-the-space-in-front)."""
 
 UPRIGHT = np.cos(np.radians(20))
 """Where cameras say that up is within 20 degrees of an axis of the world, it is that axis."""
@@ -158,9 +163,16 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
     if wishes.space == "front" and (fault := front_fault(cameras)):
         raise PlacementError(f"space: {fault}")
     has_end = is_plain or _is_bounded(listing, wishes) or _is_usual(listing, looks, is_plain)
-    endless: SpaceName = "front" if front_fault(cameras) is None else "unbounded"
-    space: SpaceName = "box" if has_end or len(cameras) < MIN_CAMERAS else endless
+    is_endless = not has_end and len(cameras) >= MIN_CAMERAS
+    space: SpaceName = _endless_space(cameras) if is_endless else "box"
     return Placement(near, far, box, up, centre, source, wishes.space or space)
+
+
+def _endless_space(cameras: Sequence[Camera]) -> SpaceName:
+    """That suits photos of what has no end."""
+    if front_fault(cameras) is not None:
+        return "unbounded"
+    return "front" if are_side_by_side(np.stack([camera.pose for camera in cameras])) else "box"
 
 
 Found = tuple[float | None, float | None, Box | None, str]
@@ -229,6 +241,14 @@ def front_fault(cameras: Sequence[Camera]) -> str | None:
     axis = mean_axis(np.stack([camera.pose for camera in cameras]))
     least = min(float((camera.rays(border_pixels(camera))[1] @ axis).min()) for camera in cameras)
     return None if least >= FRONT_CORNER else "front is for cameras that look one way, and these do not"
+
+
+def are_side_by_side(poses: Float64) -> bool:
+    """Whether cameras of these poses [N,4,4] stand as in a wall that looks one way."""
+    axis, apart = mean_axis(poses), poses[:, :3, 3] - poses[:, :3, 3].mean(0)
+    along = apart @ axis
+    across = np.linalg.norm(apart - along[:, None] * axis, axis=1)
+    return bool(np.ptp(along) <= SIDE_BY_SIDE * 2 * across.max())
 
 
 def mean_axis(poses: Float64) -> Float64:
