@@ -30,7 +30,7 @@ from vqrf.training.stages import Appearance, StageConfig, TrainConfig
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vqrf"
 
-WARP = ("warp_rays", "warp_rows", "warp_sums", "warp_launch", "warp_arrays", "warp")
+WARP = ("warp_march", "warp_rays", "warp_rows", "warp_sums", "warp_launch", "warp_arrays", "warp")
 
 WINGS = {
     "lens": (),

@@ -26,7 +26,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_rays, warp_sums
+from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_march, warp_rays, warp_sums
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import LOSS_TERMS, Looks, colorize, loss_terms, rays_of, result_like, tensors, writable
 from vqrf.kernels.reference import leaves_of, writable_gradients
@@ -77,8 +77,8 @@ def refusal(device: str) -> str | None:
 # ------------------------------------------------------------------------------------------------ rays in a volume
 
 
-def _grid_of(volume: Volume[Tensor]) -> warp_rays.Grid:
-    grid, equation, factors = warp_rays.Grid(), volume.equation, volume.factors
+def _grid_of(volume: Volume[Tensor]) -> warp_march.Grid:
+    grid, equation, factors = warp_march.Grid(), volume.equation, volume.factors
     grid.shape, grid.blocks = wp.vec3i(*volume.density.shape), wp.vec3i(*volume.skip.shape)
     lo, hi, (step, near) = (
         np.array(constants, np.float32).tolist() for constants in (volume.lo, volume.hi, (equation.step_world, equation.near))
@@ -87,7 +87,7 @@ def _grid_of(volume: Volume[Tensor]) -> warp_rays.Grid:
     grid.bias, grid.interval, grid.threshold = equation.density_bias, equation.interval, equation.alpha_threshold
     grid.is_relu, grid.is_factored = equation.activation == "relu", factors is not None
     grid.density, grid.cells, grid.skip = flat(volume.density), flat(volume.cells), flat(volume.skip)
-    grid.space_kind = warp_rays.kind_of(volume.space)
+    grid.space_kind = warp_march.kind_of(volume.space)
     if volume.space is not None:
         grid.space = wp.mat44d(*np.asarray(volume.space.matrix, np.float64).ravel().tolist())
     if factors is not None:

@@ -10,7 +10,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.kernels import FactorArrays, warp_rays, warp_rows, warp_sums
+from vqrf.kernels import FactorArrays, warp_march, warp_rays, warp_rows, warp_sums
 
 wp.config.log_level = wp.LOG_ERROR  # Warp would greet on the output stream, where results are
 wp.init()
@@ -33,8 +33,8 @@ def flat(tensor: Tensor) -> wp.array:
     return numbers(tensor.reshape(-1))
 
 
-def factors_of(arrays: FactorArrays[Tensor]) -> warp_rays.Factors:
-    factors = warp_rays.Factors()
+def factors_of(arrays: FactorArrays[Tensor]) -> warp_march.Factors:
+    factors = warp_march.Factors()
     for number, (plane, line) in enumerate(zip(arrays.planes, arrays.lines, strict=True)):
         setattr(factors, f"plane_{number}", numbers(plane.flatten(0, 1)))
         setattr(factors, f"line_{number}", numbers(line))

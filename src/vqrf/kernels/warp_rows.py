@@ -9,7 +9,8 @@ from __future__ import annotations
 import warp as wp
 
 from vqrf.kernels import BITS_UNIT, FIRST_STEP, MAX_STEPS, SKIP_BLOCK
-from vqrf.kernels.warp_rays import Factors, cell_of
+from vqrf.kernels.warp_march import Factors
+from vqrf.kernels.warp_rays import cell_of
 
 wp.set_module_options({"enable_backward": False})
 

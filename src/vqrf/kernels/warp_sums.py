@@ -11,8 +11,8 @@ from typing import Any
 
 import warp as wp
 
+from vqrf.kernels.warp_march import Grid
 from vqrf.kernels.warp_rays import (
-    Grid,
     Samples,
     corner_share,
     corner_voxel,
