@@ -117,14 +117,12 @@ class _Rays:
 
     Attributes:
       background_weight, depth: [N].
-      step: between samples, by the longest way through the lattice.
     """
 
     def __init__(self, volume: Volume[Tensor], origins: Tensor, directions: Tensor, weights: Tensor | None = None) -> None:
         self.weights = origins.new_empty(0) if weights is None else weights.contiguous()
         self.volume, self.origins, self.directions = volume, origins.contiguous(), directions.contiguous()
         self.grid, self.device, n = _grid_of(volume), volume.density.device, len(origins)
-        self.step = volume.equation.step_world / volume.lattice.longest_way
         self.counts = torch.empty(2, n, dtype=torch.int32, device=self.device)
         self.background_weight, self.depth = torch.empty(2, n, device=self.device).unbind()
         rays = triples(self.origins), triples(self.directions), numbers(self.weights)
@@ -148,6 +146,7 @@ class _Rays:
         counts = self.counts[:, part].contiguous()
         starts = (counts.cumsum(1) - counts).int()
         arrays = warp_rays.Samples()
+        arrays.step = self.volume.equation.step_world / self.volume.lattice.longest_way
         t, way, weight, left, slope = torch.empty(5, n_live, device=self.device).unbind()
         voxel, shaded = torch.empty(2, n_live, dtype=torch.int32, device=self.device).unbind()
         live = torch.empty(n_shaded, dtype=torch.int32, device=self.device)
@@ -207,7 +206,7 @@ def _composite(rays: _Rays, part: slice, samples: _Samples, color: Tensor) -> Te
 def _distortion(rays: _Rays, samples: _Samples, n: int) -> Tensor:
     """[n]"""
     apart = torch.empty(n, device=rays.device)
-    launch(warp_rays.measure_distortion, rays.device, n, rays.step, samples.arrays, numbers(apart))
+    launch(warp_rays.measure_distortion, rays.device, n, samples.arrays, numbers(apart))
     return apart
 
 
@@ -313,7 +312,7 @@ def _add_gradients(rays: _Rays, samples: _Samples, made: tuple[Tensor, Tensor], 
     by_light = by.background_weight + by.pixel @ by.pixel.new_tensor(volume.equation.background)
     out = triples(by_color), numbers(by_density)
     of_rays = triples(by.pixel.contiguous()), *(numbers(a.contiguous()) for a in (by_light, by.depth, by.distortion))
-    arguments = rays.step, samples.arrays, triples(color.contiguous()), *of_rays, *out
+    arguments = samples.arrays, triples(color.contiguous()), *of_rays, *out
     launch(warp_rays.differentiate_weights, rays.device, len(by_light), *arguments)
     leaves = [values, *(array for layer in volume.layers for array in layer)]
     targets = [array for layer in into.layers for array in layer]

@@ -35,6 +35,7 @@ class Samples:
     """The live samples [M] and the shaded ones [S] of N rays.
 
     Attributes:
+      step: between two samples of a ray, by the longest way through the lattice.
       starts, counts: [2,N] where those of a ray start, and how many there are; the live and the shaded.
       voxel, share: [M] of the cell, and where in it.
       t, way, weight, left, slope: [M] distance, number among the samples that its ray could have, weight, transmittance behind
@@ -43,6 +44,7 @@ class Samples:
       live, ray: [S] number of the live sample, and of the ray.
     """
 
+    step: wp.float32
     starts: wp.array2d(dtype=wp.int32)
     counts: wp.array2d(dtype=wp.int32)
     voxel: wp.array(dtype=wp.int32)
@@ -317,28 +319,27 @@ def add_colors(
 
 
 @wp.kernel
-def measure_distortion(step: float, samples: Samples, distortion: wp.array(dtype=wp.float32)):
+def measure_distortion(samples: Samples, distortion: wp.array(dtype=wp.float32)):
     """How far the weights of a ray's samples are apart, [N]; see `LossWeights`."""
     ray = wp.tid()
     weight = wp.float64(0.0)
     moment = wp.float64(0.0)
     total = wp.float64(0.0)
     for k in range(samples.counts[0, ray]):
-        w, at = weight_and_way(samples, samples.starts[0, ray] + k, step)
-        total += w * (wp.float64(2.0) * (at * weight - moment) + wp.float64(step) / wp.float64(3.0) * w)
+        w, at = weight_and_way(samples, samples.starts[0, ray] + k)
+        total += w * (wp.float64(2.0) * (at * weight - moment) + wp.float64(samples.step) / wp.float64(3.0) * w)
         weight += w
         moment += w * at
     distortion[ray] = wp.float32(total)
 
 
 @wp.func
-def weight_and_way(samples: Samples, i: int, step: float):
-    return wp.float64(samples.weight[i]), wp.float64(samples.way[i]) * wp.float64(step)
+def weight_and_way(samples: Samples, i: int):
+    return wp.float64(samples.weight[i]), wp.float64(samples.way[i]) * wp.float64(samples.step)
 
 
 @wp.kernel
 def differentiate_weights(
-    step: float,
     samples: Samples,
     color: wp.array(dtype=wp.vec3),
     d_pixel: wp.array(dtype=wp.vec3),
@@ -364,7 +365,7 @@ def differentiate_weights(
     moment_before = wp.float64(0.0)
     if d_distortion[ray] != 0.0:
         for k in range(n):
-            w, at = weight_and_way(samples, samples.starts[0, ray] + k, step)
+            w, at = weight_and_way(samples, samples.starts[0, ray] + k)
             weight_before += w
             moment_before += w * at
     weight_behind = wp.float64(0.0)
@@ -373,11 +374,13 @@ def differentiate_weights(
         i = samples.starts[0, ray] + n - 1 - k
         d_weight = d_depth[ray] * samples.t[i]
         if d_distortion[ray] != 0.0:
-            w, at = weight_and_way(samples, i, step)
+            w, at = weight_and_way(samples, i)
             weight_before -= w
             moment_before -= w * at
             away = at * weight_before - moment_before + moment_behind - at * weight_behind
-            d_weight += d_distortion[ray] * wp.float32(wp.float64(2.0) * (away + wp.float64(step) / wp.float64(3.0) * w))
+            d_weight += d_distortion[ray] * wp.float32(
+                wp.float64(2.0) * (away + wp.float64(samples.step) / wp.float64(3.0) * w)
+            )
             weight_behind += w
             moment_behind += w * at
         shaded = samples.shaded[i]
