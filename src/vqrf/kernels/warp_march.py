@@ -187,15 +187,10 @@ def distance_at(path: Path, i: int) -> float:
 
 
 @wp.func
-def cross(grid: Grid, way: Way, end: wp.float64):
-    """The piece of a projective part of a ray that is in the lattice, and the next `rest`; see `_projective_piece`."""
-    path = Path()
-    a = way.a
-    b = way.b
+def within(grid: Grid, way: Way, end: wp.float64):
+    """Between which t a part of a ray that ends at `end` is in the lattice; where it never is, the second is the lower."""
     first = way.first
     last = end
-    rest = way.rest
-    is_outside = bool(False)
     for face in range(6):
         axis = face / 2
         at = grid.lo[axis]
@@ -203,20 +198,31 @@ def cross(grid: Grid, way: Way, end: wp.float64):
         if face % 2 == 1:
             at = grid.hi[axis]
             sign = wp.float64(-1.0)
-        above = sign * (a[axis] - at * a[3])
-        rise = sign * (b[axis] - at * b[3])
+        above = sign * (way.a[axis] - at * way.a[3])
+        rise = sign * (way.b[axis] - at * way.b[3])
         if rise > wp.float64(0.0):
             first = wp.max(first, -above / rise)
         if rise < wp.float64(0.0):
             last = wp.min(last, -above / rise)
         if rise == wp.float64(0.0) and above < wp.float64(0.0):
-            is_outside = True
+            last = -NO_END
+    return first, last
+
+
+@wp.func
+def cross(grid: Grid, way: Way, end: wp.float64):
+    """The piece of a projective part of a ray that is in the lattice, and the next `rest`; see `_projective_piece`."""
+    path = Path()
+    a = way.a
+    b = way.b
+    first, last = within(grid, way, end)
+    rest = way.rest
     depth = a[3] + first * b[3]
     depth_at_end = a[3] + last * b[3]
     turn = wp.vec3d(a[3] * b[0] - b[3] * a[0], a[3] * b[1] - b[3] * a[1], a[3] * b[2] - b[3] * a[2])
     length = wp.length(turn)
     length_inside = (last - first) * length / (depth * depth_at_end)
-    is_inside = not is_outside and first <= last and depth > wp.float64(0.0) and depth_at_end > wp.float64(0.0)
+    is_inside = first <= last and depth > wp.float64(0.0) and depth_at_end > wp.float64(0.0)
     if is_inside and length > wp.float64(0.0) and length_inside < NO_WAY:  # what is no number is a miss
         after_rest = length_inside - rest
         if after_rest < wp.float64(0.0):
