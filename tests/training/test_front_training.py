@@ -23,8 +23,9 @@ from vqrf.rendering.film import orbit, spiral
 from vqrf.rendering.poster import first_view
 from vqrf.rendering.render import own_scene, render
 from vqrf.rendering.surface import surface_of
+from vqrf.training.box import coarse_alive, count_views, seen_part
 from vqrf.training.stages import PRESETS, StageConfig, TrainConfig
-from vqrf.training.train import fit
+from vqrf.training.train import coarse_model, fit
 
 SIDE = 40
 
@@ -144,3 +145,18 @@ def test_a_space_without_an_eye_has_no_path() -> None:
     lattice = Lattice((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (4, 4, 4), still)
     with pytest.raises(ValueError, match="give a path"):
         orbit(lattice, 3, (8, 8))
+
+
+def test_only_a_box_has_a_coarse_stage_and_elsewhere_all_that_a_photo_sees_may_hold_something(scene: Scene) -> None:
+    standard = PRESETS["standard"]
+    assert standard.in_space("box") is standard
+    for space in ("front", "unbounded"):
+        there = standard.in_space(space)  # type: ignore[arg-type]
+        assert there.steps() == {"fine": standard.fine.steps}
+        assert there.fine.losses.distortion > 0
+        assert there.in_space(space) == there  # type: ignore[arg-type]
+    model = coarse_model(scene, tiny(), seed=0, device="cpu")
+    seen = count_views(scene, model.lattice) > 0
+    assert seen.any()
+    assert not seen.all()
+    np.testing.assert_array_equal(coarse_alive(seen_part(model.field())), seen)
