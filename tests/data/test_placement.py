@@ -187,11 +187,12 @@ def test_what_has_an_end_lies_in_a_box() -> None:
 
 
 def test_photos_that_all_look_one_way_get_the_space_in_front_of_them() -> None:
-    narrow = [around()[0].moved(np.array([0.1 * x, 0.0, 0.0])) for x in range(8)]
+    first = around()[0]
+    narrow = [first.moved(0.1 * x * first.pose[:3, 0]) for x in range(8)]
     assert placed(narrow, is_plain=False).space == "front"
     assert placed(narrow[:1] * 5, is_plain=False).space == "front"  # a tripod
     there = -narrow[0].pose[:3, 2]
-    nearer = [camera.moved(0.1 * x * there) for x, camera in enumerate(narrow)]
+    nearer = [camera.moved(0.3 * x * there) for x, camera in enumerate(narrow)]
     assert placed(nearer, is_plain=False).space == "box"
     assert placed(narrow[:2], is_plain=False).space == "box"
     assert placed(narrow).space == "box"

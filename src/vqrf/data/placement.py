@@ -55,10 +55,10 @@ POINT_QUANTILES, POINT_MARGIN = (0.005, 0.995), 0.1
 FRONT_CORNER = np.cos(np.radians(75))
 """Cosine of how far the ray of a pixel may be from the mean of the viewing axes where cameras look one way."""
 
-SIDE_BY_SIDE = 0.3
-"""Cameras stand side by side if they are no farther apart along the way that they look, by how far they are across it. Fern has
-0.12, and photos of a toy car from one side, nearer and farther, have 0.60: voxels that grow with depth suit the first alone
-(docs/log/front.md#which-photos-get-the-space-in-front)."""
+SIDE_BY_SIDE = 0.5
+"""Cameras stand side by side if they are no farther apart along the way that they look, by how near things are: then all stand
+before the space in front. Fern has 0.08, and photos of a toy car from one side, nearer and farther, have 3.5: voxels that grow
+with depth suit the first alone (docs/log/front.md#which-photos-get-the-space-in-front)."""
 
 UPRIGHT = np.cos(np.radians(20))
 """Where cameras say that up is within 20 degrees of an axis of the world, it is that axis."""
@@ -164,15 +164,15 @@ def place(cameras: Sequence[Camera], listing: Listing, wishes: Wishes, *, is_pla
         raise PlacementError(f"space: {fault}")
     has_end = is_plain or _is_bounded(listing, wishes) or _is_usual(listing, looks, is_plain)
     is_endless = not has_end and len(cameras) >= MIN_CAMERAS
-    space: SpaceName = _endless_space(cameras) if is_endless else "box"
+    space: SpaceName = _endless_space(cameras, near) if is_endless else "box"
     return Placement(near, far, box, up, centre, source, wishes.space or space)
 
 
-def _endless_space(cameras: Sequence[Camera]) -> SpaceName:
-    """That suits photos of what has no end."""
+def _endless_space(cameras: Sequence[Camera], near: float) -> SpaceName:
+    """That suits photos of what has no end and begins at `near`."""
     if front_fault(cameras) is not None:
         return "unbounded"
-    return "front" if are_side_by_side(np.stack([camera.pose for camera in cameras])) else "box"
+    return "front" if are_side_by_side(np.stack([camera.pose for camera in cameras]), near) else "box"
 
 
 Found = tuple[float | None, float | None, Box | None, str]
@@ -243,12 +243,9 @@ def front_fault(cameras: Sequence[Camera]) -> str | None:
     return None if least >= FRONT_CORNER else "front is for cameras that look one way, and these do not"
 
 
-def are_side_by_side(poses: Float64) -> bool:
-    """Whether cameras of these poses [N,4,4] stand as in a wall that looks one way."""
-    axis, apart = mean_axis(poses), poses[:, :3, 3] - poses[:, :3, 3].mean(0)
-    along = apart @ axis
-    across = np.linalg.norm(apart - along[:, None] * axis, axis=1)
-    return bool(np.ptp(along) <= SIDE_BY_SIDE * 2 * across.max())
+def are_side_by_side(poses: Float64, near: float) -> bool:
+    """Whether cameras of these poses [N,4,4] stand as in a wall that looks one way, for things that are `near` and farther."""
+    return bool(np.ptp(poses[:, :3, 3] @ mean_axis(poses)) <= SIDE_BY_SIDE * near)
 
 
 def mean_axis(poses: Float64) -> Float64:
