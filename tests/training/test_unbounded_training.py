@@ -22,6 +22,7 @@ from vqrf.rendering.render import own_scene
 from vqrf.rendering.surface import surface_of
 from vqrf.training.stages import PRESETS, StageConfig, TrainConfig
 from vqrf.training.train import fit
+from vqrf.training.verdict import judge
 
 SIDE, GROUND, SKY = 40, -0.8, 30.0
 
@@ -104,6 +105,17 @@ def test_a_place_without_bounds_is_learnt_better_than_in_a_box(scene: Scene) -> 
     again = expand(decode(data))
     assert again.lattice == fields["unbounded"].lattice
     assert evaluate(again, scene.test).psnr == pytest.approx(scores["unbounded"], abs=0.3)
+
+
+def test_nothing_stands_before_the_eyes_of_the_cameras(scene: Scene) -> None:
+    field = fit(scene, tiny(steps=100), quiet=True)
+    eyes = np.stack([view.camera.pose[:3, 3] for view in scene.train])
+    middles = np.stack(np.meshgrid(*[np.arange(side - 1) + 0.5 for side in field.lattice.shape], indexing="ij"), -1)
+    away = np.linalg.norm(field.lattice.world_from_index(middles)[..., None, :] - eyes, axis=-1).min(-1)
+    assert field.allowed is not None
+    assert not field.allowed[away < scene.near].any()
+    assert field.allowed[away > scene.near].any()
+    assert judge(field, scene, "fine") is None
 
 
 def test_paths_stay_where_cameras_were(scene: Scene) -> None:

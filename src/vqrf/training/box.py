@@ -213,6 +213,19 @@ def cells_near(coarse: RadianceField, lattice: Lattice) -> np.ndarray:
     return wider[np.ix_(*axes)].astype(np.uint8)
 
 
+def cells_beside_cameras(scene: Scene, lattice: Lattice) -> np.ndarray:
+    """Cells [X-1,Y-1,Z-1] bool whose middle is within `near` of a training camera: no ray of it looks there, and what is there
+    would stand before the eyes of whoever comes by."""
+    beside = np.zeros([side - 1 for side in lattice.shape], bool)
+    eyes = [view.camera.pose[:3, 3] for view in scene.train]
+    for plane in range(len(beside)):
+        index = np.stack(np.broadcast_arrays(plane, *np.indices(beside.shape[1:])), -1) + 0.5
+        middles = lattice.world_from_index(index)
+        for eye in eyes:
+            beside[plane] |= ((middles - eye) ** 2).sum(-1) < scene.near**2
+    return beside
+
+
 def cells_on(cells: np.ndarray, lattice: Lattice) -> np.ndarray:
     """The value, for each cell of another lattice over the same box, of the cell that its centre is in."""
     sides = [side - 1 for side in lattice.shape]

@@ -51,7 +51,17 @@ from vqrf.fields.field import RadianceField
 from vqrf.geometry import Lattice, Space, Unbounded, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
-from vqrf.training.box import cells_near, cells_on, count_views, least_views, needed_cells, needed_part, scene_box, seen_part
+from vqrf.training.box import (
+    cells_beside_cameras,
+    cells_near,
+    cells_on,
+    count_views,
+    least_views,
+    needed_cells,
+    needed_part,
+    scene_box,
+    seen_part,
+)
 from vqrf.training.checkpoint import BY, say_that_bits_differ
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
 from vqrf.training.loop import REFRESH_STEPS, Report, maker_of, optimize
@@ -112,6 +122,8 @@ class FieldModel:
         if self.coarse is not None:
             cells = cells_near(self.coarse, self.lattice)
             cells = cells if reach is None else reach.reshape(cells.shape)
+            if self.space is not None:  # cameras stand amid what they look at
+                cells = cells & ~cells_beside_cameras(self.scene, self.lattice)
             self.reach = self.allowed = torch.from_numpy(cells).to(self.device)
             active = torch.from_numpy(np.flatnonzero(voxels_of_cells(cells))).to(self.device)
         self.grid = self._grid_at_start(active) if old is None else old.on(shape, active)
