@@ -149,7 +149,7 @@ def test_a_tuning_that_is_stopped_says_how_to_go_on_and_ends_in_the_same_bytes_a
     command = ("compress", run, "--data", data, "--preset", "demo", "--out")
     ended = stopped("tune", 37, signal.SIGINT, *command, out)
     assert ended.returncode == 130, ended
-    assert ended.stderr.splitlines()[0] == "vqrf: tuning: tune 80 steps"
+    assert ended.stderr.splitlines()[0] == "vqrf: tuning: tune 80 steps; about 1 s"
     assert "stopped after step 38 of 80 of the stage tune; the same command goes on" in ended.stderr.splitlines()[-1]
     (out.parent / TEMPORARY.format("0" * 16)).write_bytes(b"half of a checkpoint")
     assert "going on after step 38 of 80" in succeeds(*command, out).err

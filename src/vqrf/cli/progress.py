@@ -43,11 +43,11 @@ def tell_plan(quiet: bool, what: str, stages: dict[str, int], seconds: float | N
 def text_of_seconds(seconds: float) -> str:
     """A time for a person, of two figures at most.
 
-    >>> text_of_seconds(41), text_of_seconds(100), text_of_seconds(3500), text_of_seconds(9000)
-    ('41 s', '2 min', '58 min', '2.5 h')
+    >>> text_of_seconds(0.2), text_of_seconds(41), text_of_seconds(100), text_of_seconds(3500), text_of_seconds(9000)
+    ('1 s', '41 s', '2 min', '58 min', '2.5 h')
     """
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
