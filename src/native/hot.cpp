@@ -251,26 +251,26 @@ struct PixelSlope {
 
 // Of `LossWeights.distortion`: how far the weights of a ray's samples are apart, for samples that are gone through from the last.
 struct Apart {
-    const double step;
+    const double spacing;
     double weight = 0, moment = 0;                // of all samples, and then of those before
     double weight_behind = 0, moment_behind = 0;  // of those that are gone through
     double total = 0;
 
-    Apart(double step, const Group &g, int r) : step(step) {
+    Apart(double spacing, const Group &g, int r) : spacing(spacing) {
         for (int i = g.first[r]; i < g.first[r + 1]; ++i) {
             weight += weight_of(g.samples[i]);
-            moment += weight_of(g.samples[i]) * (g.samples[i].way * step);
+            moment += weight_of(g.samples[i]) * (g.samples[i].way * spacing);
         }
     }
 
     // How it changes with the weight of the next sample.
     double slope(const Sample &s) {
-        const double w = weight_of(s), at = s.way * step;
+        const double w = weight_of(s), at = s.way * spacing;
         weight -= w, moment -= w * at;
         const double away = at * weight - moment + moment_behind - at * weight_behind;  // sum over others of w_j |s_i - s_j|
         weight_behind += w, moment_behind += w * at;
-        total += w * (away + step / 3 * w);
-        return 2 * (away + step / 3 * w);
+        total += w * (away + spacing / 3 * w);
+        return 2 * (away + spacing / 3 * w);
     }
 };
 
@@ -281,7 +281,7 @@ struct TargetLoss {
     int64_t n_rays;
 
     bool counts(int64_t ray) const { return !loss.weights || loss.weights[ray] != 0; }
-    double step() const { return loss.step; }
+    double spacing() const { return loss.spacing; }
     double by_apart(const PixelSlope &slope) const { return slope.weight * loss.distortion / static_cast<double>(n_rays); }
 
     PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &stats) const {
@@ -316,7 +316,7 @@ struct GivenSlopes {
     int64_t n_rays;
 
     bool counts(int64_t) const { return true; }
-    double step() const { return 0; }
+    double spacing() const { return 0; }
     double by_apart(const PixelSlope &) const { return 0; }
 
     PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &) const {
@@ -338,7 +338,7 @@ static void ray_backward(const VolumeView &v, const Loss &loss, int r, Slot &slo
     const PixelSlope slope = loss(v, g, r, slot.stats);
     const double by_apart = loss.by_apart(slope);
     std::optional<Apart> apart;
-    if (by_apart != 0) apart.emplace(loss.step(), g, r);
+    if (by_apart != 0) apart.emplace(loss.spacing(), g, r);
     float behind = slope.background * g.background[r];  // sum over what is behind sample i of dL/dw_j * w_j, background included
     for (int i = g.first[r + 1] - 1; i >= g.first[r]; --i) {
         const Sample &s = g.samples[i];

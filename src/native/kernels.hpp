@@ -115,7 +115,7 @@ struct LossView {
     const float *targets;
     int target_channels;  // 3, or 4 with the opacity
     float background_entropy, point_color, opacity, distortion;
-    double step;  // between samples, by the longest way through the lattice
+    double spacing;  // of samples, by the longest way through the lattice
     const float *weights;  // of rays, or null: all are 1; a ray of weight 0 is not looked at
 };
 

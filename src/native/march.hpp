@@ -14,7 +14,7 @@ struct Sample {
     float transmittance;    // before this sample
     float slope;            // of the activation, times interval: d alpha / d density = slope * (1 - alpha)
     float distance;
-    float way;              // steps from the first sample that the ray could have
+    float way;              // which of the samples it is that the ray could have, from 0
 };
 
 struct Path {           // a straight piece of a ray in the lattice

@@ -384,14 +384,14 @@ def test_the_distortion_is_that_of_all_pairs_of_samples() -> None:
     volume, rays = make_volume("small", False), make_rays(25)
     losses = LossWeights(0.0, 0.0, distortion=1.0)
     terms = reference.render_gradients(volume, *rays, random_targets(25), losses, zero_gradients(volume))
-    step, expected, most = volume.equation.step_world / volume.lattice.longest_way, 0.0, 0
+    spacing, expected, most = volume.equation.step_world / volume.lattice.longest_way, 0.0, 0
     for ray in range(25):
         origin, direction = (torch.tensor(array[ray : ray + 1]) for array in rays)
         seen = render(tensors(volume), origin, direction)
         # The box's places are the world's, so a sample is as far along its ray as it is from the camera.
         weight, at = seen.weight.numpy(), seen.samples.t.numpy() / volume.lattice.longest_way
         most = max(most, len(weight))
-        expected += (weight[:, None] * weight * np.abs(at[:, None] - at)).sum() + step / 3 * (weight**2).sum()
+        expected += (weight[:, None] * weight * np.abs(at[:, None] - at)).sum() + spacing / 3 * (weight**2).sum()
     assert most > 5
     assert terms["distortion"] == pytest.approx(expected / 25, rel=1e-9)
     without = reference.render_gradients(volume, *rays, random_targets(25), LossWeights(0, 0), zero_gradients(volume))

@@ -216,11 +216,11 @@ class LossWeights:
         background_entropy * mean_rays H(clamp(background_weight, 1e-6, 1 - 1e-6)),  H(p) = -p log p - (1-p) log(1-p)
         point_color        * sum_shaded w_i |color_i - y|^2 / N,   w_i held constant
         opacity            * mean_rays (1 - background_weight - a)^2,   a the pixel's opacity, where targets have one
-        distortion         * mean_rays ( sum_ij w_i w_j |s_i - s_j| + step / 3 sum_i w_i^2 ),   over live samples
+        distortion         * mean_rays ( sum_ij w_i w_j |s_i - s_j| + spacing / 3 sum_i w_i^2 ),   over live samples
 
     The opacity tells what colour cannot: white fog before a white background has the right colour and the wrong opacity.
     The distortion draws the weights of a ray together: s is how far a sample is along its ray through the places of the
-    lattice, in units of the longest way there, and so is the step.
+    lattice, in units of the longest way there, and so is the spacing of samples.
 
     Source: DVGO sec. 4.2, eq. 8 to 10 (all natural logarithms); mip-NeRF 360 (arXiv 2111.12077), eq. 15. Departs: the opacity
     is not theirs; s is of places, which is what mip-NeRF 360's normalised distance is for.

@@ -118,7 +118,7 @@ class Samples:
     Attributes:
       ray_id: [M] int64, ascending.
       t: [M] distance along the ray.
-      way: [M] steps from the first sample that the ray could have, through places.
+      way: [M] which of the samples it is that the ray could have, occupied or not, from 0.
       voxels: [M,8] int64, flat index of the voxels of the sample's cell.
       shares: [M,8] trilinear share of each, >= 0, sum 1.
     """
@@ -349,18 +349,18 @@ def _sums_before(values: Tensor, ray_id: Tensor, n_rays: int) -> tuple[Tensor, T
     return sums[ray_id, rank], sums[:, -1]
 
 
-def distortion(samples: Samples, weight: Tensor, step: float, n_rays: int) -> Tensor:
+def distortion(samples: Samples, weight: Tensor, spacing: float, n_rays: int) -> Tensor:
     """How far the weights [M] of live samples are apart on each ray, [N]; see `LossWeights`.
 
         sum_ij w_i w_j |s_i - s_j| = 2 sum_i w_i ( s_i sum_{j < i} w_j - sum_{j < i} w_j s_j )
 
     Args:
-      step: between two samples, by the longest way through the lattice.
+      spacing: of samples, by the longest way through the lattice.
     """
-    s = samples.way * step
+    s = samples.way * spacing
     before, _ = _sums_before(weight, samples.ray_id, n_rays)
     moment, _ = _sums_before(weight * s, samples.ray_id, n_rays)
-    each = 2 * weight * (s * before - moment) + step / 3 * weight.square()
+    each = 2 * weight * (s * before - moment) + spacing / 3 * weight.square()
     return weight.new_zeros(n_rays).index_add(0, samples.ray_id, each)
 
 
@@ -507,9 +507,10 @@ class Rendering:
     color: Tensor
     features_at_voxels: Tensor
 
-    def looks(self, step: float) -> Looks:
-        """Args: step: see `distortion`."""
-        apart = distortion(self.samples, self.weight, step, len(self.pixel))
+    def looks(self, spacing: float | None) -> Looks:
+        """Args: spacing: see `distortion`; None: that is not looked at, and 0."""
+        nothing = torch.zeros_like(self.background_weight)
+        apart = nothing if spacing is None else distortion(self.samples, self.weight, spacing, len(self.pixel))
         return Looks(self.pixel, self.background_weight, self.shaded.ray_id, self.shaded_weight, self.color, apart)
 
 

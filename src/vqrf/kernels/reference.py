@@ -191,7 +191,8 @@ def render_gradients(
     """
     v = leaves_of(tensors(volume))
     o, d, target = rays_of(v, origins, directions, targets)
-    n_rays, share, step = max(len(o), 1), None, v.equation.step_world / v.lattice.longest_way
+    n_rays, share = max(len(o), 1), None
+    spacing = v.equation.step_world / v.lattice.longest_way if losses.distortion else None
     if weights is not None:
         (share,) = rays_of(v, weights)
         looked_at = share != 0
@@ -201,11 +202,11 @@ def render_gradients(
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(v, len(o)):
         seen = render(v, o[part], d[part])
-        terms = loss_terms(seen.looks(step), target[part], None if share is None else share[part], n_rays)
+        terms = loss_terms(seen.looks(spacing), target[part], None if share is None else share[part], n_rays)
         loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
         _add_gradients(v, seen, loss, into)
         for name, term in terms.items():
-            totals[name] += term.item() if name != "distortion" or losses.distortion else 0.0
+            totals[name] += term.item()
         totals["n_live"] += len(seen.weight)
         totals["n_shaded"] += len(seen.color)
     return totals

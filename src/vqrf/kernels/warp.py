@@ -146,7 +146,7 @@ class _Rays:
         counts = self.counts[:, part].contiguous()
         starts = (counts.cumsum(1) - counts).int()
         arrays = warp_rays.Samples()
-        arrays.step = self.volume.equation.step_world / self.volume.lattice.longest_way
+        arrays.spacing = self.volume.equation.step_world / self.volume.lattice.longest_way
         t, way, weight, left, slope = torch.empty(5, n_live, device=self.device).unbind()
         voxel, shaded = torch.empty(2, n_live, dtype=torch.int32, device=self.device).unbind()
         live = torch.empty(n_shaded, dtype=torch.int32, device=self.device)

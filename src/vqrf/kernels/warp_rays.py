@@ -35,7 +35,7 @@ class Samples:
     """The live samples [M] and the shaded ones [S] of N rays.
 
     Attributes:
-      step: between two samples of a ray, by the longest way through the lattice.
+      spacing: of samples on a ray, by the longest way through the lattice.
       starts, counts: [2,N] where those of a ray start, and how many there are; the live and the shaded.
       voxel, share: [M] of the cell, and where in it.
       t, way, weight, left, slope: [M] distance, number among the samples that its ray could have, weight, transmittance behind
@@ -44,7 +44,7 @@ class Samples:
       live, ray: [S] number of the live sample, and of the ray.
     """
 
-    step: wp.float32
+    spacing: wp.float32
     starts: wp.array2d(dtype=wp.int32)
     counts: wp.array2d(dtype=wp.int32)
     voxel: wp.array(dtype=wp.int32)
@@ -327,7 +327,7 @@ def measure_distortion(samples: Samples, distortion: wp.array(dtype=wp.float32))
     total = wp.float64(0.0)
     for k in range(samples.counts[0, ray]):
         w, at = weight_and_way(samples, samples.starts[0, ray] + k)
-        total += w * (wp.float64(2.0) * (at * weight - moment) + wp.float64(samples.step) / wp.float64(3.0) * w)
+        total += w * (wp.float64(2.0) * (at * weight - moment) + wp.float64(samples.spacing) / wp.float64(3.0) * w)
         weight += w
         moment += w * at
     distortion[ray] = wp.float32(total)
@@ -335,7 +335,7 @@ def measure_distortion(samples: Samples, distortion: wp.array(dtype=wp.float32))
 
 @wp.func
 def weight_and_way(samples: Samples, i: int):
-    return wp.float64(samples.weight[i]), wp.float64(samples.way[i]) * wp.float64(samples.step)
+    return wp.float64(samples.weight[i]), wp.float64(samples.way[i]) * wp.float64(samples.spacing)
 
 
 @wp.kernel
@@ -379,7 +379,7 @@ def differentiate_weights(
             moment_before -= w * at
             away = at * weight_before - moment_before + moment_behind - at * weight_behind
             d_weight += d_distortion[ray] * wp.float32(
-                wp.float64(2.0) * (away + wp.float64(samples.step) / wp.float64(3.0) * w)
+                wp.float64(2.0) * (away + wp.float64(samples.spacing) / wp.float64(3.0) * w)
             )
             weight_behind += w
             moment_behind += w * at
