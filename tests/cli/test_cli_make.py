@@ -17,10 +17,14 @@ from vqrf.codec.bitstream import decode, verify
 from vqrf.codec.planes import PlanesField
 from vqrf.codec.pyramid import PyramidField
 from vqrf.compression import presets
+from vqrf.compression.job import Job, Scored, Watch
+from vqrf.compression.tuning import Tuning
 from vqrf.data.placement import SpaceName
 from vqrf.data.scene import save_scene
+from vqrf.fields.field import RadianceField
 from vqrf.fields.run import FIELD_FILE
 from vqrf.training import stages
+from vqrf.training.loop import Model
 from vqrf.training.stages import Components
 
 
@@ -64,6 +68,38 @@ def test_photos_become_a_file_and_a_page_and_the_field_stays_for_other_sizes(dat
     assert field.stat().st_mtime_ns == before and len(out.read_bytes()) < len(first)
     succeeds("make", data, "--out", out, "--seed", 1, "--overwrite")
     assert field.stat().st_mtime_ns != before and out.read_bytes() != first
+
+
+def test_a_file_of_another_size_begins_where_both_have_all_in_common(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends in the bytes that it has alone."""
+    alone, first, second, work = (tmp_path / name for name in ("alone.vqrf", "a.vqrf", "b.vqrf", "a.work"))
+    succeeds("make", data, "--out", alone, "--quality", 20)
+    succeeds("make", data, "--out", first, "--quality", 70)
+    assert {path.suffix for path in work.iterdir()} >= {".warm", ".json"}
+
+    asked: list[tuple[str, int]] = []
+    run = Tuning.run
+
+    def watched(self: Tuning, stage: str, model: Model, steps: int) -> None:
+        checkpoint = self.checkpoints[stage].load()
+        asked.append((stage, steps - (0 if checkpoint is None else checkpoint[1]["step"])))
+        run(self, stage, model, steps)
+
+    monkeypatch.setattr(Tuning, "run", watched)
+    monkeypatch.setattr("vqrf.cli.make.Train.train", lambda *_: pytest.fail("is done already"))
+    score = Job.score
+
+    def scored(job: Job, small: RadianceField, watch: Watch) -> Scored:
+        assert small is not job.field, "its scores are kept"
+        return score(job, small, watch)
+
+    monkeypatch.setattr(Job, "score", scored)
+    succeeds("make", data, "--out", second, "--work", work, "--quality", 20)
+    assert dict(asked)["warm"] == 0 < dict(asked)["tune"]
+    assert second.read_bytes() == alone.read_bytes() and first.is_file()
+    refuses("make", data, "--out", first, "--work", work, saying=("a.vqrf: is there already",))
 
 
 def test_one_that_was_stopped_anywhere_ends_in_the_same_bytes(

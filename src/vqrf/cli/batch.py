@@ -189,7 +189,7 @@ def work_on(entry: Entry, *, verb: Batch) -> EntryRow:
             data = read_bytes(out)
             write_atomically(page, page_with_scene(data, out.name, about_of(metadata_of(data))))
         else:
-            Make(source, out, verb.preset, verb.base, goal=verb.goal, common=common).run()
+            Make(source, out, preset=verb.preset, base=verb.base, goal=verb.goal, common=common).run()
     except Exception as error:
         fault = one_line(explain(error)[1])
     seconds = round(time.perf_counter() - start, 1)

@@ -69,6 +69,8 @@ class Compress:
     own: OwnFlags = PHOTOS
     options: ImportFlags = AS_THEY_ARE
     common: CommonFlags = Common()
+    kept: tyro.conf.Suppress[Path | None] = None
+    """Folder for what files of other goals begin with; `make` has one."""
 
     def run(self) -> None:
         name = self.preset or usual_preset(self.field, self.profile)
@@ -102,7 +104,7 @@ class Compress:
                 amid = [view.camera for view in scene.train] if shows_place else []
                 about = presented(about, field.with_background(scene.background), up_of(about, notes), amid)
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
-        compress_into(job, self.out, page, self.common, self.as_json)
+        compress_into(job, self.out, page, self.common, self.as_json, self.kept)
 
     def settings(self, name: PresetName, *, is_baked: bool = True) -> Preset[Any]:
         """The preset's, with what the flags say instead.
@@ -166,18 +168,21 @@ class Bars:
         with progress_bar("eval", n_views, self.quiet) as advance:
             yield lambda: advance(1, "")
 
+    def sketch(self, quality: float, n_bytes: int) -> None:
+        say(self.quiet, f"looked ahead with few steps: quality {quality:.2f} has about {n_bytes} bytes")
+
     def trial(self, trial: Trial) -> None:
         say(self.quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB")
 
 
-def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool = False) -> None:
-    """Do a job, and say what came of it."""
+def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool = False, kept: Path | None = None) -> None:
+    """Do a job, and say what came of it. `kept`: see `Job.write`."""
     from vqrf.compression.job import JobError
     from vqrf.compression.search import describe_curve, trials_of
 
     quiet = common.quiet or as_json
     try:
-        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet, step_seconds(job, common)))
+        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet, step_seconds(job, common)), kept=kept)
     except JobError as error:
         raise UsageError(str(error)) from None
     change, n_bytes = made.after.psnr - made.before.psnr, made.n_bytes

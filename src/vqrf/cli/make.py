@@ -68,14 +68,16 @@ def tuning_of(size: Size, *, has_planes: bool) -> int | None:
 class Make:
     """Make a .vqrf file from photos, and a page that shows it: find the cameras if needed, train, compress.
 
-    If it is stopped, the same command continues. For --out NAME.vqrf, the dataset and the field stay in NAME.work, for files of
-    other sizes.
+    If it is stopped, the same command continues. For --out NAME.vqrf, the dataset and the field stay in NAME.work. A file of
+    another size takes less time from there: give --work NAME.work, another --out and another --target-size.
     """
 
     photos: tyro.conf.Positional[Path]
     """Folder of photos, a film, or a dataset folder that has cameras already."""
     out: Path
     """The file NAME.vqrf to write. Beside it come the page NAME.html, which opens by a double click, and NAME.report.html."""
+    work: Path | None = None
+    """Folder of work, such as that of another file of the same photos. Without it, NAME.work beside NAME.vqrf."""
     preset: Size = "standard"
     """quick: a draft. standard: up to an hour on two CPU cores. large: the best quality; hours, and 8 GB of memory."""
     base: Base | None = None
@@ -96,7 +98,8 @@ class Make:
         if not self.photos.exists():
             raise UsageError(f"{self.photos}: there is no such folder or film")
         stem = self.out.with_suffix("")
-        work, page, report = (stem.with_name(stem.name + ending) for ending in (".work", ".html", ".report.html"))
+        page, report = (stem.with_name(stem.name + ending) for ending in (".html", ".report.html"))
+        work = self.work or stem.with_name(f"{stem.name}.work")
         if self.out.suffix != ".vqrf" or self.out.resolve().is_relative_to(self.photos.resolve()):
             raise UsageError(f"{self.out}: expected a name that ends in .vqrf, outside of {self.photos}")
         is_going_on = self._claim(work, (self.out, page, report))
@@ -105,7 +108,9 @@ class Make:
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
             steps = tuning_of(self.preset, has_planes=has_planes(work / "run"))
             shown = Presenting(**asdict(self.said), report=report)
-            Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run()
+            Compress(
+                work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common, kept=work
+            ).run()
         made = read_bytes(self.out)
         write_atomically(page, page_with_scene(made, self.out.name, about_of(metadata_of(made))))
         self._record(work, is_done=True)
@@ -129,7 +134,7 @@ class Make:
         is_same = record.get("asked") == self._asked()
         if record and not is_same and not self.common.overwrite:
             raise UsageError(f"{work}: is of other photos or settings; give --overwrite to start afresh")
-        is_going_on = is_same and not record.get("is_done") and not self.common.overwrite
+        is_going_on = is_same and record.get("out") == self.out.name and not record.get("is_done") and not self.common.overwrite
         for path in () if is_going_on else outputs:
             expect_writable(path, self.common)
         if record and not is_same:
@@ -153,7 +158,8 @@ class Make:
         return record
 
     def _record(self, work: Path, *, is_done: bool) -> None:
-        write_atomically(work / ASKED_FILE, json.dumps({"asked": self._asked(), "is_done": is_done}, indent=2).encode())
+        record = {"asked": self._asked(), "out": self.out.name, "is_done": is_done}
+        write_atomically(work / ASKED_FILE, json.dumps(record, indent=2).encode())
 
     def _asked(self) -> dict[str, Any]:
         """What the field depends on: flags, and which files there are of which sizes."""

@@ -6,6 +6,9 @@ file what was measured. Beside the file OUT it keeps, until the end:
     OUT.bake, OUT.warm, OUT.checkpoint   tunings, from which the same job goes on
     OUT.search.json                      the trials of a search; stays, for the next target
     OUT.unfinished                       that OUT is written and what follows is not: the same job writes the page and clears up
+
+Where files of other goals may follow, a folder is named for what all of them begin with. There the tunings `bake` and `warm`,
+the trials and the scores of the field stay, each under the fingerprint of what it depends on.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from vqrf.files import remove_stale, write_atomically
 from vqrf.geometry import Float32
 from vqrf.kernels.similarity import SSIM_WINDOW
 from vqrf.rendering.evaluate import Evaluation, ViewScore, evaluate
+from vqrf.rendering.render import render
 from vqrf.rendering.report import ReportRow, write_report
 from vqrf.training.bake import BAKE_CHANNELS
 from vqrf.training.checkpoint import Checkpoint, fingerprint
@@ -78,6 +82,9 @@ class Watch(Protocol):
     def trial(self, trial: Trial) -> None:
         """A search has measured a point."""
 
+    def sketch(self, quality: float, n_bytes: int) -> None:
+        """A search has looked ahead: a file of that quality has about so many bytes."""
+
 
 class Silent:
     """A `Watch` that keeps silent."""
@@ -89,6 +96,8 @@ class Silent:
         return nullcontext(lambda: None)
 
     def trial(self, trial: Trial) -> None: ...
+
+    def sketch(self, quality: float, n_bytes: int) -> None: ...
 
 
 SILENT = Silent()
@@ -184,7 +193,7 @@ class Job:
                 self.field, self.scene, preset, seed=self.seed, device=self.device, report=report, checkpoints=checkpoints
             )
 
-    def score(self, small: RadianceField, watch: Watch = SILENT, *, with_ssim: bool = True) -> Scored:
+    def score(self, small: RadianceField, watch: Watch = SILENT) -> Scored:
         """On the views that are compared."""
         views = self.compared
         chosen, images = spread(len(views), PAGE_VIEWS), {}
@@ -198,7 +207,7 @@ class Job:
                 advance()
 
             field = small.with_background(self.scene.background)
-            scores = evaluate(field, views, with_ssim=with_ssim, on_view=on_view)
+            scores = evaluate(field, views, on_view=on_view)
         return Scored(scores, images)
 
     def describe(self, preset: Preset[Any], after: Evaluation, before: Evaluation) -> dict[str, Any]:
@@ -224,6 +233,11 @@ class Job:
         }
         return self.about.added_to(metadata)
 
+    def pictures(self, small: RadianceField) -> dict[int, Float32]:
+        """The renders that a page shows, by the number of their view."""
+        views, field = self.compared, small.with_background(self.scene.background)
+        return {number: render(field, views[number].camera).rgb for number in sorted(spread(len(views), PAGE_VIEWS))}
+
     def check(self) -> None:
         """Refuse what cannot be, before any work.
 
@@ -242,27 +256,36 @@ class Job:
                 reason = f"is {width}x{height}, scores need at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels"
                 raise JobError(f"{view.name}: {reason}")
 
-    def write(self, out: str | Path, page: str | Path | None = None, *, overwrite: bool = False, watch: Watch = SILENT) -> Made:
+    def write(
+        self,
+        out: str | Path,
+        page: str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        watch: Watch = SILENT,
+        kept: Path | None = None,
+    ) -> Made:
         """Do the job: write the file and, if it is named, the page that shows what compression cost.
 
         The same call goes on after it was killed, and ends in the same bytes.
 
         Args:
-          overwrite: replace what is there, and forget what was tried.
+          overwrite: replace what is there, and forget what was tried beside it.
+          kept: a folder for what files of other goals begin with; see at the head of this module.
 
         Raises:
           JobError: the file is there already, the goal cannot be met, or the field holds nothing that a photo sees.
           StorageError: what is kept beside the file belongs to another field, other photos or other settings.
         """
         self.check()
-        desk = Desk(self, Path(out))
+        desk = Desk(self, Path(out), kept)
         if overwrite:
             desk.clear(is_anew=True)
         mark = desk.mark()
         if mark is None and desk.out.is_file() and not overwrite:
             raise JobError(f"{out}: is there already; give --overwrite")
         start = time.perf_counter()
-        before = self.score(self.field, watch)
+        before = desk.score_field(watch)
         if mark is not None:
             made, after = desk.finished(mark, before.evaluation, watch)
         else:
@@ -308,6 +331,7 @@ class Desk:
 
     job: Job
     out: Path
+    kept: Path | None = None
 
     @property
     def is_device(self) -> bool:
@@ -317,20 +341,37 @@ class Desk:
     def beside(self, ending: str) -> Path:
         return self.out.with_name(f"{self.out.name}.{ending}")
 
+    def lasting(self, ending: str, fingerprint: str) -> Path:
+        """For what files of other goals begin with."""
+        return self.beside(ending) if self.kept is None else self.kept / f"{fingerprint}.{ending}"
+
     def checkpoints(self, preset: Preset[Any]) -> Checkpoints:
         """Where the tunings are saved."""
         if self.is_device:
             return Checkpoints()
         found = Checkpoints()
         for stage in preset.stages():
-            path = self.beside("checkpoint" if stage == "tune" else stage)
-            found[stage] = Checkpoint(path, self.job.fingerprint_of_tuning(preset, stage))
+            mark = self.job.fingerprint_of_tuning(preset, stage)
+            found[stage] = Checkpoint(self.beside("checkpoint") if stage == "tune" else self.lasting(stage, mark), mark)
         return found
 
     def journal(self) -> Journal:
         """What a search has tried."""
-        path = None if self.is_device else self.beside("search.json")
-        return Journal(path, self.job.fingerprint(self.job.settings(self.job.preset)))
+        mark = self.job.fingerprint(self.job.settings(self.job.preset))
+        return Journal(None if self.is_device else self.lasting("search.json", mark), mark)
+
+    def score_field(self, watch: Watch) -> Scored:
+        """The field's own scores, as they were kept if they were."""
+        job = self.job
+        if self.kept is None:
+            return job.score(job.field, watch)
+        path = self.lasting("scores.json", fingerprint_of(job.field, replace(job.scene, train=job.compared), job.notes, {}))
+        try:
+            return Scored(Evaluation.of_facts(json.loads(path.read_bytes())), job.pictures(job.field))
+        except (OSError, ValueError, KeyError, TypeError):
+            scored = job.score(job.field, watch)
+            write_atomically(path, json.dumps(scored.evaluation.facts()).encode())
+            return scored
 
     def goal_mark(self) -> str:
         """Of the whole job, its goal included."""
@@ -349,9 +390,11 @@ class Desk:
             return None
 
     def clear(self, *, is_anew: bool = False) -> None:
-        """Remove what the job needs no more; what a search has tried only where it begins anew."""
-        self.checkpoints(self.job.preset).remove()
-        if is_anew:
+        """Remove what the job needs no more; what a search has tried only where it begins anew. Nothing that is kept."""
+        for stage, checkpoint in self.checkpoints(self.job.preset).items():
+            if self.kept is None or stage == "tune":
+                checkpoint.remove()
+        if is_anew and self.kept is None:
             self.journal().clear()
         if not self.is_device:
             remove_stale(self.out.resolve().parent)
@@ -369,14 +412,14 @@ class Desk:
         job, facts = self.job, None
         try:
             if job.goal.is_searched:
-                found = self._search(before, watch)
+                found, after = self._search(before, watch)
                 preset, small, facts = job.preset.at_quality(found.trial.quality), found.result, found.facts()
             else:
                 preset = job.preset
                 small = job.compress(preset, self.checkpoints(preset), watch)
+                after = job.score(expand(small), watch)
         except ValueError as error:
             raise JobError(f"{self.out}: {error}") if type(error) is ValueError else error from None
-        after = job.score(expand(small), watch)
         data = encode(replace(small, metadata=job.describe(preset, after.evaluation, before)))
         seconds = round(time.perf_counter() - start, 1)
         if not self.is_device:
@@ -398,8 +441,8 @@ class Desk:
         told = replace(after.evaluation, file_bytes=len(data), sections=sizes)
         return Made(data, preset, before, told, facts, seconds), after
 
-    def _search(self, before: Evaluation, watch: Watch) -> Found[Compressed]:
-        """Turn the preset's dial until the goal is met."""
+    def _search(self, before: Evaluation, watch: Watch) -> tuple[Found[Compressed], Scored]:
+        """Turn the preset's dial until the goal is met; what was found, and its scores."""
         job, goal = self.job, self.job.goal
         target = target_of(goal, before)
         if target.kind == "size" and target.value < SURE_SHARE * (least := job.least_bytes(before)):
@@ -412,13 +455,20 @@ class Desk:
                 checkpoints["tune"].remove()
             return small
 
+        scored: list[tuple[Compressed, Scored]] = []
+
+        def score(small: Compressed) -> float:
+            scored.append((small, job.score(expand(small), watch)))
+            return scored[-1][1].evaluation.psnr
+
         dial = FieldDial(
             base=job.preset,
             tune=tune,
-            score=lambda small: job.score(expand(small), watch, with_ssim=False).evaluation.psnr,
+            score=score,
             metadata=job.describe(job.preset, replace(before, views=WIDEST_VIEWS), before),
         )
-        return search(dial, target, self.journal(), on_trial=watch.trial)
+        found = search(dial, target, self.journal(), on_trial=watch.trial, on_sketch=watch.sketch)
+        return found, next(scores for small, scores in scored if small is found.result)
 
 
 def fingerprint_of(field: RadianceField, scene: Scene, notes: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -131,6 +131,12 @@ class Evaluation:
             "views": [_facts_of_view(view) for view in self.views],
         }
 
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> Evaluation:
+        """What `facts` said of the scores."""
+        views = [{**view, "psnr": math.inf if view["psnr"] is None else view["psnr"]} for view in facts["views"]]
+        return cls(tuple(ViewScore(**view) for view in views), facts["file_bytes"], facts["sections"])
+
     def to_text(self, shape: tuple[int, ...]) -> str:
         """As some lines for a person; `shape` [H,W,..] is that of the views."""
         equal = (
