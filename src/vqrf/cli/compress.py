@@ -152,16 +152,15 @@ class Bars:
 
     Args:
       quiet: nothing is shown or said.
-      step_seconds: of a step of tuning, about; None where that is not known.
+      seconds: of all tuning, about; None where that is not known.
     """
 
-    def __init__(self, quiet: bool, step_seconds: float | None = None) -> None:
-        self.quiet, self.step_seconds, self.is_begun = quiet, step_seconds, False
+    def __init__(self, quiet: bool, seconds: float | None = None) -> None:
+        self.quiet, self.seconds, self.is_begun = quiet, seconds, False
 
     def stages(self, steps: Mapping[str, int]) -> AbstractContextManager[Report]:
         what, self.is_begun = None if self.is_begun else "tuning", True  # the trials of a search are many
-        seconds = None if self.step_seconds is None else self.step_seconds * sum(steps.values())
-        return step_bars(dict(steps), None, self.quiet, what, seconds)
+        return step_bars(dict(steps), None, self.quiet, what, self.seconds)
 
     @contextmanager
     def views(self, n_views: int) -> Iterator[Callable[[], None]]:
@@ -182,7 +181,7 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
 
     quiet = common.quiet or as_json
     try:
-        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet, step_seconds(job, common)), kept=kept)
+        made = job.write(out, page, overwrite=common.overwrite, watch=Bars(quiet, tuning_seconds(job, common)), kept=kept)
     except JobError as error:
         raise UsageError(str(error)) from None
     change, n_bytes = made.after.psnr - made.before.psnr, made.n_bytes
@@ -206,10 +205,13 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
         say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
 
 
-def step_seconds(job: Job, common: Common) -> float | None:
-    """About, for a step of the job's tuning; None on a card, for which there is no measure."""
-    n_threads = common.threads or os.cpu_count() or 1
-    return job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads if common.device == "cpu" else None
+def tuning_seconds(job: Job, common: Common) -> float | None:
+    """About, for all of the job's tuning; None on a card, for which there is no measure. A search tunes about twice."""
+    if common.device != "cpu":
+        return None
+    stages, n_threads = job.preset.stages(), common.threads or os.cpu_count() or 1
+    n_steps = sum(stages.values()) + (stages["tune"] if job.goal.is_searched else 0)
+    return n_steps * job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads
 
 
 def score(

@@ -247,13 +247,15 @@ class FieldModel:
         since = step - max((at for at in self.stage.grow_at if at <= step), default=0) + 1
         share_left = decay(step, self.stage.steps, self.stage.rates.end)
         share: float | Tensor = 1.0 if self.rates is None else self.rates
+        penalties = self.stage.penalties
+        variation = penalties.varied_every if step % penalties.varied_every == 0 else 0
         rates = Rates(
             density=share * (self.stage.rates.density * share_left),
             features=share * (self.stage.rates.features * share_left),
             mix=self.stage.rates.mlp * share_left,
-            density_variation=self.stage.penalties.density_variation,
-            feature_variation=self.stage.penalties.feature_variation,
-            sparsity=self.stage.penalties.sparsity,
+            density_variation=variation * penalties.density_variation,
+            feature_variation=variation * penalties.feature_variation,
+            sparsity=penalties.sparsity,
         )
         self.grid.update(self.kernels, rates, since)
         self.mlp.update(self.kernels, self.stage.rates.mlp * share_left, step + 1)
