@@ -69,10 +69,9 @@ class Compress:
     own: OwnFlags = PHOTOS
     options: ImportFlags = AS_THEY_ARE
     common: CommonFlags = Common()
-    kept: tyro.conf.Suppress[Path | None] = None
-    """Folder for what files of other goals begin with; `make` has one."""
 
-    def run(self) -> None:
+    def run(self, kept: Path | None = None) -> None:
+        """Compress. `kept`: a folder for what files of other goals begin with, such as that of `make`."""
         name = self.preset or usual_preset(self.field, self.profile)
         try:
             self.goal.check()
@@ -104,7 +103,7 @@ class Compress:
                 amid = [view.camera for view in scene.train] if shows_place else []
                 about = presented(about, field.with_background(scene.background), up_of(about, notes), amid)
         job = Job(field, scene, preset, self.goal, notes, self.common.seed, self.common.device, about)
-        compress_into(job, self.out, page, self.common, self.as_json, self.kept)
+        compress_into(job, self.out, page, self.common, self.as_json, kept)
 
     def settings(self, name: PresetName, *, is_baked: bool = True) -> Preset[Any]:
         """The preset's, with what the flags say instead.

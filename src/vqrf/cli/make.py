@@ -108,9 +108,7 @@ class Make:
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
             steps = tuning_of(self.preset, has_planes=has_planes(work / "run"))
             shown = Presenting(**asdict(self.said), report=report)
-            Compress(
-                work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common, kept=work
-            ).run()
+            Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run(work)
         made = read_bytes(self.out)
         write_atomically(page, page_with_scene(made, self.out.name, about_of(metadata_of(made))))
         self._record(work, is_done=True)
