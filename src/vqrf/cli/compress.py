@@ -208,9 +208,11 @@ def tuning_seconds(job: Job, common: Common) -> float | None:
     """About, for all of the job's tuning; None on a card, for which there is no measure. A search tunes about twice."""
     if common.device != "cpu":
         return None
+    from vqrf.training.cost import fogginess
+
     stages, n_threads = job.preset.stages(), common.threads or os.cpu_count() or 1
     n_steps = sum(stages.values()) + (stages["tune"] if job.goal.is_searched else 0)
-    return n_steps * job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads
+    return fogginess(job.scene) * n_steps * job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads
 
 
 def score(

@@ -43,10 +43,14 @@ FOGGY = 4.0
 count (docs/log/speed.md#how-much-longer-does-a-place-take)."""
 
 
+def fogginess(scene: Scene) -> float:
+    """Times as long as around a thing alone that steps take, of training and of tuning."""
+    return 1.0 if scene.contrast is None else FOGGY
+
+
 def estimate_seconds(config: TrainConfig, scene: Scene, n_threads: int) -> float:
     """On so many cores that do nothing else."""
-    factor = 1.0 if scene.contrast is None else FOGGY
-    return factor * sum(map(_stage_seconds, (config.coarse, config.fine))) / max(n_threads, 1)
+    return fogginess(scene) * sum(map(_stage_seconds, (config.coarse, config.fine))) / max(n_threads, 1)
 
 
 def _stage_seconds(stage: StageConfig) -> float:
