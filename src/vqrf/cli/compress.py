@@ -166,9 +166,6 @@ class Bars:
         with progress_bar("eval", n_views, self.quiet) as advance:
             yield lambda: advance(1, "")
 
-    def sketch(self, quality: float, n_bytes: int) -> None:
-        say(self.quiet, f"looked ahead with few steps: quality {quality:.2f} has about {n_bytes} bytes")
-
     def trial(self, trial: Trial) -> None:
         say(self.quiet, f"tried quality {trial.quality:.2f}: {trial.n_bytes} bytes, {trial.psnr:.3f} dB")
 
@@ -205,13 +202,13 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
 
 
 def tuning_seconds(job: Job, common: Common) -> float | None:
-    """About, for all of the job's tuning; None on a card, for which there is no measure. A search tunes about twice."""
+    """About, for all of the job's tuning; None on a card, for which there is no measure. A search tunes about four times."""
     if common.device != "cpu":
         return None
     from vqrf.training.cost import fogginess
 
     stages, n_threads = job.preset.stages(), common.threads or os.cpu_count() or 1
-    n_steps = sum(stages.values()) + (stages["tune"] if job.goal.is_searched else 0)
+    n_steps = sum(stages.values()) + (3 * stages["tune"] if job.goal.is_searched else 0)
     return fogginess(job.scene) * n_steps * job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads
 
 

@@ -82,9 +82,6 @@ class Watch(Protocol):
     def trial(self, trial: Trial) -> None:
         """A search has measured a point."""
 
-    def sketch(self, quality: float, n_bytes: int) -> None:
-        """A search has looked ahead: a file of that quality has about so many bytes."""
-
 
 class Silent:
     """A `Watch` that keeps silent."""
@@ -96,8 +93,6 @@ class Silent:
         return nullcontext(lambda: None)
 
     def trial(self, trial: Trial) -> None: ...
-
-    def sketch(self, quality: float, n_bytes: int) -> None: ...
 
 
 SILENT = Silent()
@@ -467,7 +462,7 @@ class Desk:
             score=score,
             metadata=job.describe(job.preset, replace(before, views=WIDEST_VIEWS), before),
         )
-        found = search(dial, target, self.journal(), on_trial=watch.trial, on_sketch=watch.sketch)
+        found = search(dial, target, self.journal(), on_trial=watch.trial)
         return found, next(scores for small, scores in scored if small is found.result)
 
 

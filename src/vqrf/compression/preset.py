@@ -5,7 +5,6 @@ A new way is a file with one subclass of `Preset` and the model that it tunes, a
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,10 +20,6 @@ from vqrf.training.stages import FINE_LOSSES, LearningRates
 
 OWN_QUALITY = 60.0
 """Where a preset's own settings lie on its dial."""
-
-SKETCHED = 1 / 8
-"""Share of the steps of a tuning that tell about how many bytes it will end with
-(docs/log/search.md#what-do-short-tunings-tell-of-the-size-of-a-file)."""
 
 Kind = TypeVar("Kind", bound=Compressed)
 
@@ -121,10 +116,6 @@ class Preset(ABC, Generic[Kind]):
           ValueError: fewer than none.
         """
         return replace(self, steps=steps)
-
-    def sketched(self) -> Self:
-        """The settings with `SKETCHED` of the steps of the last tuning: its files have about the bytes of a whole one."""
-        return replace(self, steps=math.ceil(self.steps * SKETCHED))
 
     def for_profile(self, profile: Profile, *, is_baked: bool = True) -> Self:
         """The settings of a preset, which are those of the profile `exact`, for another profile.

@@ -2,9 +2,8 @@
 
 A dial maps a quality to settings, settings to a compressed field, and says how large and how good that is. Size and PSNR
 grow with the quality, but nobody knows how fast before trying, and a try is a whole tuning. So the search interpolates what
-it has measured (log bytes, or dB, over quality). For a size it looks ahead by sketches, which are tunings of few steps: how
-size grows with quality is as in whole ones. The last few per cent are taken off by a trim, which costs no tuning: coarser
-levels in the field that was just too large.
+it has measured (log bytes, or dB, over quality), and the last few per cent are taken off by a trim, which costs no tuning:
+coarser levels in the field that was just too large.
 
 What was tried is kept in a journal, from which the same search goes on and another one on the same field begins better.
 """
@@ -29,10 +28,6 @@ MAX_TRIALS = 20
 """Most tunings of one search. Without trims it takes about five, and 15 at worst on curves with sharp bends
 (docs/log/search.md#how-many-tunings-does-a-search-take). So many mean that size does not follow the dial."""
 MAX_TRIMS = 16
-MAX_SKETCHES = 5
-"""Before each tuning, at most."""
-LED_BY_SKETCHES = 3
-"""Tunings of a search before which there are sketches. Where so many have not led to the target, sketches tell nothing."""
 RESOLUTION = 1e-4
 """Of a dial, as a share of its whole: what is nearer together is the same."""
 
@@ -54,9 +49,6 @@ class Dial(Protocol[Setting, Result]):
 
     def compress(self, setting: Setting) -> Result:
         """Compress and tune: the part that takes time."""
-
-    def sketch(self, setting: Setting) -> int:
-        """About how many bytes a file of the setting has, but for a factor that all settings have in common; in less time."""
 
     def trim(self, result: Result, share: float) -> Result:
         """The result made smaller without tuning: unchanged for share 1, and the less the smaller share is, down to 0."""
@@ -141,7 +133,7 @@ class Found(Generic[Result]):
 
 
 class Journal:
-    """The tunings of a field and a preset, and the bytes of its sketches by quality, in a JSON file beside the output.
+    """The tunings of a field and a preset, in a JSON file beside the output.
 
     Args:
       path: the file; None keeps nothing.
@@ -151,45 +143,33 @@ class Journal:
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
         self.trials: list[Trial] = []
-        self.sketches: dict[float, int] = {}
         if path is not None and path.is_file():
-            self._load(path)
+            self.trials = self._load(path)
 
-    def _load(self, path: Path) -> None:
-        """Take what is in the file; nothing if it is not ours or of another field."""
+    def _load(self, path: Path) -> list[Trial]:
+        """What is in the file; nothing if it is not ours or of another field."""
         try:
             tree = json.loads(path.read_bytes())
             if tree["fingerprint"] != self.fingerprint:
-                return
-            trials = [
+                return []
+            return [
                 Trial(float(t["quality"]), 1.0, int(t["n_bytes"]), float(t["psnr"]), float(t["seconds"]))
                 for t in tree["trials"]
             ]
-            sketches = {float(quality): int(n_bytes) for quality, n_bytes in tree.get("sketches", [])}
         except (ValueError, KeyError, TypeError):
-            return
-        self.trials, self.sketches = trials, sketches
+            return []
 
     def clear(self) -> None:
-        """Forget every trial and sketch, on the disk too."""
-        self.trials, self.sketches = [], {}
+        """Forget every trial, on the disk too."""
+        self.trials = []
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
     def add(self, trial: Trial) -> None:
         """Remember a trial, on the disk too."""
         self.trials = [old for old in self.trials if old.quality != trial.quality] + [trial]
-        self._save()
-
-    def add_sketch(self, quality: float, n_bytes: int) -> None:
-        """Remember a sketch, on the disk too."""
-        self.sketches[quality] = n_bytes
-        self._save()
-
-    def _save(self) -> None:
         if self.path is not None:
-            trials, sketches = [asdict(t) for t in self.trials], list(self.sketches.items())
-            tree = {"fingerprint": self.fingerprint, "trials": trials, "sketches": sketches}
+            tree = {"fingerprint": self.fingerprint, "trials": [asdict(t) for t in self.trials]}
             write_atomically(self.path, json.dumps(tree, indent=1).encode())
 
 
@@ -238,14 +218,12 @@ def search(
     journal: Journal,
     *,
     on_trial: Callable[[Trial], None] = lambda trial: None,
-    on_sketch: Callable[[float, int], None] = lambda quality, n_bytes: None,
 ) -> Found[Result]:
     """Turn the dial until the target is met, or until it is clear that it cannot be.
 
     Args:
       journal: trials in it are taken as measured; new ones are added.
       on_trial: called with every trial that is measured.
-      on_sketch: called with every sketch, its quality and bytes.
 
     Returns:
       What meets the target, or else the nearest that the target allows: the largest file that is not above a size, the
@@ -269,7 +247,7 @@ def search(
         on_trial(trial)
         return trial
 
-    for n_tried in range(MAX_TRIALS):
+    for _ in range(MAX_TRIALS):
         points = {trial.quality: target.value_of(trial.n_bytes, trial.psnr) for trial in journal.trials}
         quality = next_setting(points, target.window, (0.0, 100.0))
         too_much = _worth_trimming(points, target, untrimmable, can_tune=quality is not None)
@@ -287,41 +265,8 @@ def search(
             break
         if quality is None:
             break
-        if target.kind == "size" and n_tried < LED_BY_SKETCHES:
-            quality = _promising(dial, target, journal, quality, on_sketch)
         measure(quality)
     return _choose(dial, target, journal, tuned, trimmed, measure)
-
-
-def _promising(
-    dial: Dial[Any, Any], target: Target, journal: Journal, otherwise: float, on_sketch: Callable[[float, int], None]
-) -> float:
-    """Where sketches promise the target, between what was measured below and above it; `otherwise` where they do not help.
-
-    All sketches are corrected by what was measured of those that were tuned since. Where what was measured is near on both
-    sides, sketches would tell no more.
-    """
-    measured = {trial.quality: math.log(trial.n_bytes) for trial in journal.trials}
-    least, greatest = target.window
-    first = max((q for q, value in measured.items() if value < least), default=-math.inf)
-    last = min((q for q, value in measured.items() if value > greatest), default=math.inf)
-    if math.isfinite(last - first) and measured[last] - measured[first] < 2 * TRIM_REACH["size"]:
-        return otherwise
-    gaps = [value - math.log(journal.sketches[q]) for q, value in measured.items() if q in journal.sketches]
-    gap = sum(gaps) / len(gaps) if gaps else 0.0
-
-    def promised() -> dict[float, float]:
-        return {q: math.log(n_bytes) + gap for q, n_bytes in journal.sketches.items()} | measured
-
-    for _ in range(MAX_SKETCHES):
-        quality = next_setting(promised(), target.window, (0.0, 100.0))
-        if quality is None:
-            break
-        n_bytes = dial.sketch(dial.setting(quality))
-        journal.add_sketch(quality, n_bytes)
-        on_sketch(quality, n_bytes)
-    open_to = {q: value for q, value in promised().items() if first < q < last and q not in measured}
-    return min(open_to, key=lambda q: abs(open_to[q] - (least + greatest) / 2), default=otherwise)
 
 
 def _worth_trimming(points: Mapping[float, float], target: Target, untrimmable: set[float], can_tune: bool) -> float | None:
@@ -408,9 +353,6 @@ class FieldDial:
 
     def compress(self, setting: Preset[Any]) -> Compressed:
         return self.tune(setting)
-
-    def sketch(self, setting: Preset[Any]) -> int:
-        return self.n_bytes(self.tune(setting.sketched()))
 
     def trim(self, result: Compressed, share: float) -> Compressed:
         smaller: Compressed = self.base.trim(result, share)
