@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from test_cli import refuses, succeeds, vqrf
 from tiny import TINY, TINY_PLANES, TINY_RATE, tiny_scene
@@ -23,6 +24,8 @@ from vqrf.data.placement import SpaceName
 from vqrf.data.scene import save_scene
 from vqrf.fields.field import RadianceField
 from vqrf.fields.run import FIELD_FILE
+from vqrf.fields.storage import describe_field, save_field
+from vqrf.geometry import Unbounded
 from vqrf.training import stages
 from vqrf.training.loop import Model
 from vqrf.training.stages import Components
@@ -150,6 +153,16 @@ def test_a_place_and_a_draft_are_voxels_and_a_thing_is_planes() -> None:
     assert training_of("standard", "tensorf", "unbounded") == (None, None)
 
 
+def test_a_field_that_is_no_box_says_so_and_is_tuned_for_fewer_steps(ball_field: RadianceField, tmp_path: Path) -> None:
+    there = replace(ball_field, lattice=replace(ball_field.lattice, space=Unbounded.around(np.zeros(3), 1.0)))
+    for field, found in ((ball_field, None), (there, "unbounded")):
+        save_field(tmp_path / FIELD_FILE, field, notes={})
+        assert describe_field(tmp_path / FIELD_FILE).get("space") == found
+    kinds = [(planes, place) for planes in (False, True) for place in (False, True)]
+    steps = {size: [tuning_of(size, has_planes=a, is_place=b) for a, b in kinds] for size in get_args(Size)}
+    assert steps == {"quick": [1500] * 4, "standard": [None, 2000, 3200, 3200], "large": [None] * 4}
+
+
 def test_photos_without_cameras_get_them_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Process] = []
 
@@ -173,6 +186,7 @@ def test_what_cannot_be_made_is_said_and_leaves_nothing(data: Path, tmp_path: Pa
         ((data, "--out", tmp_path / "a.html"), "expected a name that ends in .vqrf"),
         ((data, "--out", data / "a.vqrf"), "outside of"),
         ((data, "--out", tmp_path / "b" / "a.vqrf"), "there is no folder"),
+        ((data, "--out", tmp_path / "a.vqrf", "--work", data / "work"), "outside of"),
         ((data, "--out", tmp_path / "a.vqrf", "--quality", 3, "--max-drop", 1), "not both"),
     ):
         refuses("make", *words, saying=(reason,))

@@ -28,6 +28,7 @@ from vqrf.data.placement import SpaceName
 from vqrf.data.scene import Scene
 from vqrf.data.sfm import MODEL_FOLDER
 from vqrf.fields.run import FIELD_FILE
+from vqrf.fields.storage import describe_field
 from vqrf.files import read_file, remove_stale, write_atomically
 from vqrf.rendering.page import page_with_scene
 
@@ -41,6 +42,11 @@ Size = Literal["quick", "standard", "large"]
 PLANES_TRAINING, PLANES_TUNING = 8000, 3200
 """Fine steps of planes, and steps of their tuning, which learns from the photos too, at little more a ray: so planes are not
 trained to their end first (docs/log/planes.md#how-should-time-go-between-training-and-tuning)."""
+
+
+PLACE_TUNING = 2000
+"""Steps of tuning of a field in a space that is no box, where they take four times as long
+(docs/log/speed.md#how-much-longer-does-a-place-take). After 800, fern had lost 0.19 dB."""
 
 
 def usual_base(size: Size, scene: Scene) -> Base:
@@ -59,9 +65,11 @@ def training_of(size: Size, base: Base, space: SpaceName) -> tuple[Size | None, 
     return (size, None) if size == "quick" or base == "dvgo" else ("standard", None)
 
 
-def tuning_of(size: Size, *, has_planes: bool) -> int | None:
+def tuning_of(size: Size, *, has_planes: bool, is_place: bool) -> int | None:
     """Steps of tuning; None for the preset's own. A draft has few, as its field is the smaller loss."""
-    return 1500 if size == "quick" else PLANES_TUNING if size == "standard" and has_planes else None
+    if size != "standard":
+        return 1500 if size == "quick" else None
+    return PLANES_TUNING if has_planes else PLACE_TUNING if is_place else None
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Make:
     work: Path | None = None
     """Folder of work, such as that of another file of the same photos. Without it, NAME.work beside NAME.vqrf."""
     preset: Size = "standard"
-    """quick: a draft. standard: up to an hour on two CPU cores. large: the best quality; hours, and 8 GB of memory."""
+    """quick: a draft. standard: up to an hour on two CPU cores. large: the best quality; hours. A place takes 8 GB of memory."""
     base: Base | None = None
     """Kind of field, as for `train`. Without it: tensorf for a thing on a plain background, dvgo for a place or with quick."""
     exposure: bool = False
@@ -102,11 +110,14 @@ class Make:
         work = self.work or stem.with_name(f"{stem.name}.work")
         if self.out.suffix != ".vqrf" or self.out.resolve().is_relative_to(self.photos.resolve()):
             raise UsageError(f"{self.out}: expected a name that ends in .vqrf, outside of {self.photos}")
+        if work.resolve().is_relative_to(self.photos.resolve()):
+            raise UsageError(f"{work}: expected a folder outside of {self.photos}")
         is_going_on = self._claim(work, (self.out, page, report))
         data = self.photos if is_dataset(self.photos) else self._find_cameras(work / "data")
         self._train(data, work / "run")
         if not is_going_on or not self.out.is_file() or is_unfinished(self.out):
-            steps = tuning_of(self.preset, has_planes=has_planes(work / "run"))
+            is_place = "space" in describe_field(work / "run" / FIELD_FILE)
+            steps = tuning_of(self.preset, has_planes=has_planes(work / "run"), is_place=is_place)
             shown = Presenting(**asdict(self.said), report=report)
             Compress(work / "run", self.out, data, steps=steps, shown=shown, goal=self.goal, common=self.common).run(work)
         made = read_bytes(self.out)

@@ -230,6 +230,7 @@ def describe_field(path: Path) -> dict[str, Any]:
             "grid_bytes": 4 * said.lattice.n_voxels * (1 + said.n_channels),
             "layers": [list(weight.shape) for weight, _ in said.layers],
             "notes": said.notes,
+            **({} if said.lattice.space is None else {"space": said.lattice.space.name}),
         }
 
 
