@@ -87,7 +87,7 @@ class Make:
     work: Path | None = None
     """Folder of work, such as that of another file of the same photos. Without it, NAME.work beside NAME.vqrf."""
     preset: Size = "standard"
-    """quick: a draft. standard: up to an hour on two CPU cores. large: the best quality; hours. A place takes 8 GB of memory."""
+    """quick: a draft. standard: up to an hour on two CPU cores. large: the best quality; hours. A place takes 8 GB."""
     base: Base | None = None
     """Kind of field, as for `train`. Without it: tensorf for a thing on a plain background, dvgo for a place or with quick."""
     exposure: bool = False
