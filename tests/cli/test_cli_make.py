@@ -94,9 +94,9 @@ def test_a_file_of_another_size_begins_where_both_have_all_in_common(
     monkeypatch.setattr("vqrf.cli.make.Train.train", lambda *_: pytest.fail("is done already"))
     score = Job.score
 
-    def scored(job: Job, small: RadianceField, watch: Watch) -> Scored:
+    def scored(job: Job, small: RadianceField, watch: Watch, **how: bool) -> Scored:
         assert small is not job.field, "its scores are kept"
-        return score(job, small, watch)
+        return score(job, small, watch, **how)
 
     monkeypatch.setattr(Job, "score", scored)
     succeeds("make", data, "--out", second, "--work", work, "--quality", 20)

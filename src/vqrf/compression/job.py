@@ -188,7 +188,7 @@ class Job:
                 self.field, self.scene, preset, seed=self.seed, device=self.device, report=report, checkpoints=checkpoints
             )
 
-    def score(self, small: RadianceField, watch: Watch = SILENT) -> Scored:
+    def score(self, small: RadianceField, watch: Watch = SILENT, *, with_ssim: bool = True) -> Scored:
         """On the views that are compared."""
         views = self.compared
         chosen, images = spread(len(views), PAGE_VIEWS), {}
@@ -202,7 +202,7 @@ class Job:
                 advance()
 
             field = small.with_background(self.scene.background)
-            scores = evaluate(field, views, on_view=on_view)
+            scores = evaluate(field, views, with_ssim=with_ssim, on_view=on_view)
         return Scored(scores, images)
 
     def describe(self, preset: Preset[Any], after: Evaluation, before: Evaluation) -> dict[str, Any]:
@@ -407,14 +407,14 @@ class Desk:
         job, facts = self.job, None
         try:
             if job.goal.is_searched:
-                found, after = self._search(before, watch)
+                found = self._search(before, watch)
                 preset, small, facts = job.preset.at_quality(found.trial.quality), found.result, found.facts()
             else:
                 preset = job.preset
                 small = job.compress(preset, self.checkpoints(preset), watch)
-                after = job.score(expand(small), watch)
         except ValueError as error:
             raise JobError(f"{self.out}: {error}") if type(error) is ValueError else error from None
+        after = job.score(expand(small), watch)
         data = encode(replace(small, metadata=job.describe(preset, after.evaluation, before)))
         seconds = round(time.perf_counter() - start, 1)
         if not self.is_device:
@@ -436,8 +436,8 @@ class Desk:
         told = replace(after.evaluation, file_bytes=len(data), sections=sizes)
         return Made(data, preset, before, told, facts, seconds), after
 
-    def _search(self, before: Evaluation, watch: Watch) -> tuple[Found[Compressed], Scored]:
-        """Turn the preset's dial until the goal is met; what was found, and its scores."""
+    def _search(self, before: Evaluation, watch: Watch) -> Found[Compressed]:
+        """Turn the preset's dial until the goal is met."""
         job, goal = self.job, self.job.goal
         target = target_of(goal, before)
         if target.kind == "size" and target.value < SURE_SHARE * (least := job.least_bytes(before)):
@@ -450,20 +450,13 @@ class Desk:
                 checkpoints["tune"].remove()
             return small
 
-        scored: list[tuple[Compressed, Scored]] = []
-
-        def score(small: Compressed) -> float:
-            scored.append((small, job.score(expand(small), watch)))
-            return scored[-1][1].evaluation.psnr
-
         dial = FieldDial(
             base=job.preset,
             tune=tune,
-            score=score,
+            score=lambda small: job.score(expand(small), watch, with_ssim=False).evaluation.psnr,
             metadata=job.describe(job.preset, replace(before, views=WIDEST_VIEWS), before),
         )
-        found = search(dial, target, self.journal(), on_trial=watch.trial)
-        return found, next(scores for small, scores in scored if small is found.result)
+        return search(dial, target, self.journal(), on_trial=watch.trial)
 
 
 def fingerprint_of(field: RadianceField, scene: Scene, notes: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
