@@ -123,6 +123,23 @@ void bind_move_gradients(Matrix<float> gradient, Row<const int64_t> voxels, Row<
     });
 }
 
+template <class Of, class Table>
+void expect_places(const Of &values, const Row<const float> &scales, const Row<const int64_t> &places, const Table &table) {
+    expect(values.shape(1) == table.shape(1) && scales.shape(0) == table.shape(1),
+           "values, scales and table: expected the same columns");
+    expect(places.shape(0) == values.shape(0), "places: expected one per row of values");
+}
+
+void bind_place_rows(Matrix<const float> values, Row<const float> scales, Row<const int64_t> places, Matrix<float> table) {
+    expect_places(values, scales, places, table);
+    without_gil([&] { place_rows(rows(values), scales.data(), places.data(), rows(table)); });
+}
+
+void bind_take_rows(Matrix<float> table, Row<const float> scales, Row<const int64_t> places, Matrix<float> values) {
+    expect_places(values, scales, places, table);
+    without_gil([&] { take_rows(rows(table), scales.data(), places.data(), rows(values)); });
+}
+
 template <class T>
 double bind_measure_ssim(Dense<const T> image, Dense<const T> target) {
     expect(image.ndim() == 3 && same_shape(image, target), "image and target: expected one shape [H,W,C]");
@@ -160,6 +177,8 @@ void bind_arrays(nb::module_ &m) {
     m.def("tie_gradients", &bind_tie_gradients);
     m.def("move_gradients", &bind_move_gradients, nb::arg("gradient"), nb::arg("voxels"), nb::arg("touched"),
           nb::arg("matrix").none(), nb::arg("row_gradient"));
+    m.def("place_rows", &bind_place_rows);
+    m.def("take_rows", &bind_take_rows);
     m.def("expand_factors", &expand_factors, nb::arg("factors"), nb::arg("marks"), nb::arg("density"),
           nb::arg("features").none());
     m.def("add_sparsity", &bind_add_sparsity, nb::arg("values"), nb::arg("gradient"), nb::arg("touched").none(),

@@ -213,6 +213,8 @@ void tie_gradients(Rows<float> gradient, const int32_t *rows, const uint8_t *tou
 void add_sparsity(Rows<const float> values, int64_t n_columns, const uint8_t *touched, float weight, float *gradient);
 void move_gradients(Rows<float> gradient, const int64_t *voxels, const uint8_t *touched, const float *matrix,
                     Rows<float> row_gradient);
+void place_rows(Rows<const float> values, const float *scales, const int64_t *places, Rows<float> table);
+void take_rows(Rows<float> table, const float *scales, const int64_t *places, Rows<float> values);
 
 // levels.cpp
 void raise_level(Rows<float> fine, Rows<const float> coarse, const int32_t *parents);

@@ -88,4 +88,36 @@ void move_gradients(Rows<float> gradient, const int64_t *voxels, const uint8_t *
     if (!in_range) throw std::invalid_argument("voxels: out of range");
 }
 
+// Call body(row, its place) for rows that are shared out, as no two have one place.
+template <class Body>
+static void for_places(const int64_t *places, int64_t n, int64_t n_places, const Body &body) {
+    std::atomic<bool> in_range{true};
+    const ThreadPool::Turn turn;
+    for_pieces(turn, n, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            if (places[i] < 0 || places[i] >= n_places) {
+                in_range = false;
+                return;
+            }
+            body(i, places[i]);
+        }
+    });
+    if (!in_range) throw std::invalid_argument("places: out of range");
+}
+
+void place_rows(Rows<const float> values, const float *scales, const int64_t *places, Rows<float> table) {
+    for_places(places, values.n, table.n, [&](int64_t i, int64_t place) {
+        const float *__restrict from = values.row(i);
+        float *__restrict to = table.row(place);
+        for (int64_t c = 0; c < table.columns; ++c) to[c] = from[c] * scales[c];
+    });
+}
+
+void take_rows(Rows<float> table, const float *scales, const int64_t *places, Rows<float> values) {
+    for_places(places, values.n, table.n, [&](int64_t i, int64_t place) {
+        float *__restrict from = table.row(place), *__restrict to = values.row(i);
+        for (int64_t c = 0; c < table.columns; ++c) to[c] = from[c] * scales[c], from[c] = 0;
+    });
+}
+
 }  // namespace vqrf

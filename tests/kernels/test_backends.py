@@ -210,7 +210,7 @@ def of_arrays(kernels: Any) -> dict[str, Callable[[], list[Any]]]:
     pixels, starts, widths = rng.integers(0, 600, 9000), np.array([0, 300, 600]), np.array([20, 30])
     pinholes, poses = rng.random((2, 4)) + 1, rng.normal(size=(2, 3, 4))
     factors, shape = random_factors(rng, (9, 8, 7), 16, 32, 12), (9, 8, 7)
-    marks = np.ones(shape, np.uint8)
+    marks, places = np.ones(shape, np.uint8), rng.permutation(n)
 
     def changed(kernel: Callable[..., object], at: int, *arguments: Any, **named: Any) -> list[Any]:
         """What a kernel makes of one of its arguments."""
@@ -238,6 +238,8 @@ def of_arrays(kernels: Any) -> dict[str, Callable[[], list[Any]]]:
         "sum_by_code": lambda: list(kernels.sum_by_code(fine, weights, codes, 50)),
         "tie_gradients": lambda: changed(kernels.tie_gradients, 3, fine, codes, touched, coarse),
         "move_gradients": lambda: changed(kernels.move_gradients, 4, fine, np.arange(n), touched, None, np.zeros_like(fine)),
+        "place_rows": lambda: changed(kernels.place_rows, 3, fine, steps, places, np.zeros_like(fine)),
+        "take_rows": lambda: changed(kernels.take_rows, 3, fine, steps, places, np.zeros_like(fine)),
         "raise_level": lambda: changed(kernels.raise_level, 0, fine, coarse, parents),
         "lower_gradient": lambda: changed(kernels.lower_gradient, 1, fine, coarse, children),
         "round_to_steps": lambda: changed(kernels.round_to_steps, 3, fine, steps, 0.1, np.zeros_like(fine)),

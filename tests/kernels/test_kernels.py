@@ -725,6 +725,21 @@ def test_raising_a_level_adds_the_mean_of_the_parents_and_lowering_is_its_adjoin
     assert ((raised - fine) * gradient).sum() == pytest.approx((coarse * lowered).sum(), rel=1e-12)
 
 
+def test_placing_rows_leaves_the_others_and_taking_them_is_its_adjoint() -> None:
+    rng = np.random.default_rng(13)
+    values, table, gradient = rng.normal(size=(8, 3)), rng.normal(size=(20, 3)), rng.normal(size=(20, 3))
+    places, scales, taken = rng.permutation(20)[:8], np.array([0.5, 2.0, -3.0]), np.full((8, 3), np.nan)
+    placed, left = table.copy(), gradient.copy()
+    reference.place_rows(values, scales, places, placed)
+    reference.take_rows(left, scales, places, taken)
+    others = np.setdiff1d(np.arange(20), places)
+    np.testing.assert_array_equal(placed[others], table[others])
+    np.testing.assert_array_equal(left[others], gradient[others])
+    assert not left[places].any()
+    assert (placed[places] * gradient[places]).sum() == pytest.approx((values * taken).sum(), rel=1e-12)
+    np.testing.assert_allclose(placed[places], values * scales)
+
+
 @pytest.mark.parametrize("has_matrix", [False, True])
 def test_moving_is_the_sum_over_touched_voxels(has_matrix: bool) -> None:
     rng = np.random.default_rng(12)

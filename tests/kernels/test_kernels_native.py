@@ -227,6 +227,11 @@ def run_pyramid(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
         left, moved = fine.copy(), values[:7000].copy()
         kernels.move_gradients(left, voxels, touched, matrix, moved)
         results |= {name: moved, f"{name}_left": left}
+    places = rng.permutation(n_fine)[:n_coarse]
+    placed, left, taken = fine.copy(), fine.copy(), coarse.copy()
+    kernels.place_rows(coarse, steps, places, placed)
+    kernels.take_rows(left, steps, places, taken)
+    results |= {"placed": placed, "left": left, "taken": taken}
     return results | {"raised": raised, "lowered": lowered, "rate": rate, "lowered_column": one_above}
 
 
@@ -401,6 +406,28 @@ def test_moving_to_rows_that_are_not_there_is_refused(native: ModuleType, change
     }
     with pytest.raises(ValueError, match=reason):
         native.move_gradients(**arguments | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"places": np.array([0, 4])}, "places: out of range"),
+        ({"places": np.array([-1, 0])}, "places: out of range"),
+        ({"places": np.array([0])}, "places: expected one per row"),
+        ({"scales": np.ones(2, np.float32)}, "scales"),
+        ({"values": np.zeros((2, 2), np.float32)}, "values"),
+    ],
+)
+def test_places_that_are_not_there_are_refused(native: ModuleType, change: dict[str, np.ndarray], reason: str) -> None:
+    arguments: dict[str, Any] = {
+        "table": np.zeros((4, 3), np.float32),
+        "scales": np.ones(3, np.float32),
+        "places": np.array([0, 3]),
+        "values": np.zeros((2, 3), np.float32),
+    }
+    for kernel in (native.place_rows, native.take_rows):
+        with pytest.raises(ValueError, match=reason):
+            kernel(**arguments | change)
 
 
 @pytest.mark.parametrize("first", [[0, 4, 5, 4], [-1, 4, 4, 4], [0, 3, 2, 4], [0, 2**31 - 1, 4, 4]])

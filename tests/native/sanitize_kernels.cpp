@@ -306,6 +306,11 @@ void run_rows(int columns, Answers &answers) {
         tie_gradients({gradient.data(), N, columns}, codes.data(), touched.data(), {sum.data(), M, columns});
         answers.add(moved), answers.add(gradient), answers.add(sum);
     }
+    std::vector<float> table(n_fine), taken(n_fine - columns);
+    place_rows({fine.data(), N - 1, columns}, steps.data(), voxels.data(), {table.data(), N, columns});
+    answers.add(table);
+    take_rows({table.data(), N, columns}, steps.data(), voxels.data(), {taken.data(), N - 1, columns});
+    answers.add(table), answers.add(taken);
     for (const uint8_t *marks : {static_cast<const uint8_t *>(nullptr), static_cast<const uint8_t *>(touched.data())}) {
         add_sparsity({fine.data(), N, columns}, (columns + 1) / 2, marks, 0.1f, raised.data());
         answers.add(raised);

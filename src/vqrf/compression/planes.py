@@ -147,8 +147,8 @@ class Sheet:
 
     def show(self, whole: Tensor) -> None:
         """Write what the levels come to into [...,R], every coefficient rounded."""
-        shown = self.channels.show(self.kernels, self.parents, self.dead_zone) * self.units
-        whole.view(-1, len(self.units)).index_copy_(0, self.places, shown)
+        shown = self.channels.show(self.kernels, self.parents, self.dead_zone)
+        self.kernels.place_rows(shown, self.units, self.places, whole.view(-1, len(self.units)))
 
     def look_around(self, is_used: bool) -> None:
         """Find what first steps cost by their surroundings; one bit each where these are not used."""
@@ -162,10 +162,9 @@ class Sheet:
             own.copy_(found)
 
     def update(self, gradient: Tensor, weight: float, rate: float, step: int) -> None:
-        """Take the gradient [...,R] of what was shown, add the price of bits, and take a step; clears the gradient."""
-        flat = gradient.view(-1, len(self.units))
-        self.channels.levels[0].gradient.copy_(flat[self.places] * self.units)
-        flat.zero_()
+        """Take the gradient [...,R] of what was shown, add the price of bits, and take a step; clears the gradient, which is 0
+        where the shadow is not."""
+        self.kernels.take_rows(gradient.view(-1, len(self.units)), self.units, self.places, self.channels.levels[0].gradient)
         self.channels.lower(self.kernels, self.children)
         for moments, bits in zip(self.channels.levels, self.channels.first_bits, strict=True):
             self.kernels.add_rate_gradient(moments.values, self.channels.steps, bits, weight, moments.gradient)

@@ -218,6 +218,14 @@ def move_gradients(gradient: Array, voxels: Array, touched: Array, matrix: Array
     _native.move_gradients(gradient, voxels, touched, matrix, row_gradient)
 
 
+def place_rows(values: Array, scales: Array, places: Array, table: Array) -> None:
+    _native.place_rows(values, scales, places, table)
+
+
+def take_rows(table: Array, scales: Array, places: Array, values: Array) -> None:
+    _native.take_rows(table, scales, places, values)
+
+
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
     _native.round_to_steps(values, steps, dead_zone, rounded)
 

@@ -594,6 +594,34 @@ def move_gradients(gradient: Array, voxels: Array, touched: Array, matrix: Array
 
 
 @torch.no_grad()
+def place_rows(values: Array, scales: Array, places: Array, table: Array) -> None:
+    """Put rows where they belong: table[places[i]] = values[i] * scales. The other rows of the table stay.
+
+    Args:
+      values: [N,C].
+      scales: [C].
+      places: [N] int64, numbers of rows of the table, each once.
+      table: [V,C], written.
+    """
+    writable(table, "table")[tensor_of(places)] = tensor_of(values) * tensor_of(scales)
+
+
+@torch.no_grad()
+def take_rows(table: Array, scales: Array, places: Array, values: Array) -> None:
+    """The derivative of `place_rows`, which is cleared: values[i] = table[places[i]] * scales, then table[places[i]] = 0.
+
+    Args:
+      table: [V,C] gradient.
+      scales: [C].
+      places: [N] int64, as `place_rows` takes them.
+      values: [N,C] gradient, written.
+    """
+    whole, number = writable(table, "table"), tensor_of(places)
+    writable(values, "values").copy_(whole[number] * tensor_of(scales))
+    whole[number] = 0
+
+
+@torch.no_grad()
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
     """Round to the nearest step, but towards zero where the value is less than `dead_zone` of a step nearer to the other.
 

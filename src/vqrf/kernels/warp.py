@@ -43,9 +43,11 @@ from vqrf.kernels.warp_arrays import (  # noqa: F401 (the rest of the back end)
     measure_skip,
     move_gradients,
     pixel_rays,
+    place_rows,
     raise_level,
     round_to_steps,
     sum_by_code,
+    take_rows,
     tie_gradients,
 )
 from vqrf.kernels.warp_launch import factors_of, flat, launch, numbers, triples

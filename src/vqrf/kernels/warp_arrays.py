@@ -189,6 +189,26 @@ def move_gradients(gradient: Array, voxels: Array, touched: Array, matrix: Array
 
 
 @torch.no_grad()
+def place_rows(values: Array, scales: Array, places: Array, table: Array) -> None:
+    rows, into, number = tensor_of(values).detach(), writable(table, "table"), tensor_of(places)
+    arguments = [numbers(array) for array in (rows, *_expect_places(rows, scales, number, into), into)]
+    launch(warp_rows.place_rows, rows.device, tuple(rows.shape), *arguments)
+
+
+@torch.no_grad()
+def take_rows(table: Array, scales: Array, places: Array, values: Array) -> None:
+    whole, into, number = writable(table, "table"), writable(values, "values"), tensor_of(places)
+    arguments = [numbers(array) for array in (whole, *_expect_places(into, scales, number, whole), into)]
+    launch(warp_rows.take_rows, into.device, tuple(into.shape), *arguments)
+
+
+def _expect_places(values: Tensor, scales: Array, places: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    n_rows, n_channels = values.shape
+    _expect("table", table, len(table), n_channels)
+    return _expect("scales", tensor_of(scales), n_channels), _expect("places", places, n_rows)
+
+
+@torch.no_grad()
 def round_to_steps(values: Array, steps: Array, dead_zone: float, rounded: Array) -> None:
     x, step, into = tensor_of(values).detach(), tensor_of(steps), writable(rounded, "rounded")
     arguments = numbers(x), numbers(_expect("steps", step, x.shape[1])), 0.5 - dead_zone, numbers(into)

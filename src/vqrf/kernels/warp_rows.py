@@ -320,6 +320,30 @@ def clear_rows(gradient: wp.array2d(dtype=wp.float32), voxels: wp.array(dtype=wp
 
 
 @wp.kernel
+def place_rows(
+    values: wp.array2d(dtype=wp.float32),
+    scales: wp.array(dtype=wp.float32),
+    places: wp.array(dtype=wp.int64),
+    table: wp.array2d(dtype=wp.float32),
+):
+    i, channel = wp.tid()
+    table[int(places[i]), channel] = values[i, channel] * scales[channel]
+
+
+@wp.kernel
+def take_rows(
+    table: wp.array2d(dtype=wp.float32),
+    scales: wp.array(dtype=wp.float32),
+    places: wp.array(dtype=wp.int64),
+    values: wp.array2d(dtype=wp.float32),
+):
+    i, channel = wp.tid()
+    place = int(places[i])
+    values[i, channel] = table[place, channel] * scales[channel]
+    table[place, channel] = 0.0
+
+
+@wp.kernel
 def round_to_steps(
     values: wp.array2d(dtype=wp.float32), steps: wp.array(dtype=wp.float32), edge: float, rounded: wp.array2d(dtype=wp.float32)
 ):
