@@ -31,7 +31,7 @@ struct Mix {
     }
 };
 
-constexpr int BATCH_SPOTS = 8 * TILE_ROWS;  // places whose products stay in the first- or second-level cache
+constexpr int BATCH_SPOTS = BATCH_ROWS;  // places whose products stay in the cache
 
 // Write the features of n places: fill(i, p, to) writes the products of plane p at place i, and features(i) is where its channels
 // go. `products` is scratch.

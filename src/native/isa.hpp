@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(VQRF_BF16)
 #include <immintrin.h>
@@ -21,7 +22,14 @@ constexpr int LANES = 4, TILE_VECTORS = 4;
 #else
 constexpr int LANES = 4, TILE_VECTORS = 2;
 #endif
-constexpr int TILE_ROWS = 6;
+
+// Rows that `product` takes at once, and of a batch whose activations stay in the first- or second-level cache. Both are even, so
+// that samples pair up.
+#if defined(VQRF_AMX)
+constexpr int TILE_ROWS = 32, BATCH_ROWS = 128;
+#else
+constexpr int TILE_ROWS = 6, BATCH_ROWS = 48;
+#endif
 
 typedef float vf __attribute__((vector_size(LANES * 4)));
 typedef float vf_mem __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -64,10 +72,10 @@ static inline void store_act(act *p, vf v) {
     const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
     std::memcpy(p, &rounded, sizeof rounded);
 }
-static inline vf load_act(const act *p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-    return reinterpret_cast<vf>(_mm512_slli_epi32(wide, 16));
+static inline __m512i widened(const act *p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
 }
+static inline vf load_act(const act *p) { return reinterpret_cast<vf>(_mm512_slli_epi32(widened(p), 16)); }
 static inline act to_act(float x) {  // round to nearest even; values here are finite
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
@@ -119,9 +127,99 @@ static inline float sum_of_lanes(vf v) {
     return lane[0];
 }
 
+#if defined(VQRF_AMX)
+
+constexpr int TILE_SIDE = 16;  // of a tile register: rows of 16 units
+
+// To g++ an instruction that loads a tile reads no memory: what is written before it has to be in memory.
+static inline void all_is_written() { __asm__ volatile("" ::: "memory"); }
+
+// While it lives, this thread's eight tile registers have 16 rows of 64 bytes. Nothing else of this core sets them.
+class Tiles {
+  public:
+    Tiles() {
+        struct alignas(64) {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t row_bytes[16] = {};
+            uint8_t rows[16] = {};
+        } shape;
+        for (int i = 0; i < 8; ++i) shape.row_bytes[i] = 64, shape.rows[i] = TILE_SIDE;
+        all_is_written();
+        _tile_loadconfig(&shape);
+    }
+    ~Tiles() { _tile_release(); }
+    Tiles(const Tiles &) = delete;
+    Tiles &operator=(const Tiles &) = delete;
+};
+
+// As `product_tile`, of 32 rows and one or two tiles of columns; `a` has its units along k side by side.
+template <int TILES, class Init, class Store>
+static inline void tile_product(const unit *a, int64_t a_row, const unit *b, int64_t ldb, int depth, int row, int column,
+                                const Init &init, const Store &save) {
+    constexpr int WIDTH = TILES * TILE_SIDE, BYTES = 4 * WIDTH;
+    alignas(64) float sums[TILE_ROWS * WIDTH];
+    const unit *high = a + row * a_row, *low = high + TILE_SIDE * a_row;
+    const size_t a_bytes = 4 * static_cast<size_t>(a_row), b_bytes = 4 * static_cast<size_t>(ldb);
+    all_is_written();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < depth; k += TILE_SIDE) {
+        const unit *right = b + k * ldb + column;
+        _tile_loadd(4, high + k, a_bytes);
+        _tile_loadd(5, low + k, a_bytes);
+        _tile_loadd(6, right, b_bytes);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (TILES == 2) {
+            _tile_loadd(7, right + TILE_SIDE, b_bytes);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums, BYTES);
+    _tile_stored(2, sums + TILE_SIDE * WIDTH, BYTES);
+    if constexpr (TILES == 2) {
+        _tile_stored(1, sums + TILE_SIDE, BYTES);
+        _tile_stored(3, sums + TILE_SIDE * WIDTH + TILE_SIDE, BYTES);
+    }
+    for (int r = 0; r < TILE_ROWS; ++r)
+        for (int c = 0; c < WIDTH; c += LANES)
+            save(row + r, column + c, init(row + r, column + c) + load(sums + r * WIDTH + c));
+}
+
+// Turn 16 rows of 16 units, r[row], into r[column].
+static inline void transpose(__m512i *r) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2)
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    for (int i = 0; i < 16; i += 4)
+        for (int half = 0; half < 2; ++half) {
+            r[i + 2 * half] = _mm512_unpacklo_epi64(t[i + half], t[i + 2 + half]);
+            r[i + 2 * half + 1] = _mm512_unpackhi_epi64(t[i + half], t[i + 2 + half]);
+        }
+    for (int j = 0; j < 4; ++j)  // r[4 i + j] has column 4 k + j of four rows in its k-th quarter
+        for (int i = 0; i < 16; i += 8) {
+            t[i + j] = _mm512_shuffle_i32x4(r[i + j], r[i + 4 + j], 0x88);
+            t[i + 4 + j] = _mm512_shuffle_i32x4(r[i + j], r[i + 4 + j], 0xdd);
+        }
+    for (int j = 0; j < 8; ++j) {
+        r[j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0x88);
+        r[8 + j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0xdd);
+    }
+}
+
+#else
+
+struct Tiles {};
+
+#endif
+
 // C[row][column] for rows [0, rows), columns [0, columns): init(row, column) plus the sum over k of A(row, k) * B(k, column),
 // handed to store(row, column, vector). `rows` is a multiple of ROWS, `columns` of LANES.
-// A unit (row, k) is a[row * a_row + k * a_k]; B unit (k, column) is b[k * ldb + column]. Unit: of the batch, or float.
+// A unit (row, k) is a[row * a_row + k * a_k]; B unit (k, column) is b[k * ldb + column]. Unit: of the batch, or float. Whoever
+// multiplies units has `Tiles` alive.
 template <int ROWS, int VECTORS, class Unit, class Init, class Store>
 static inline void product_tile(const Unit *a, int64_t a_row, int64_t a_k, const Unit *b, int64_t ldb, int depth, int row,
                                 int column, const Init &init, const Store &save) {
@@ -145,13 +243,24 @@ static inline void product_tile(const Unit *a, int64_t a_row, int64_t a_k, const
 template <int ROWS, class Unit, class Init, class Store>
 static inline void product(const Unit *a, int64_t a_row, int64_t a_k, const Unit *b, int64_t ldb, int depth, int rows,
                            int columns, const Init &init, const Store &save) {
+    constexpr int AT_ONCE = ROWS > 6 ? 4 : ROWS;  // what the vector registers hold the sums of
     int column = 0;
+#if defined(VQRF_AMX)
+    if constexpr (std::is_same_v<Unit, unit>)
+        if (a_k == 1 && depth % TILE_SIDE == 0 && rows % TILE_ROWS == 0) {
+            for (; column + 2 * TILE_SIDE <= columns; column += 2 * TILE_SIDE)
+                for (int row = 0; row < rows; row += TILE_ROWS) tile_product<2>(a, a_row, b, ldb, depth, row, column, init, save);
+            for (; column < columns; column += TILE_SIDE)
+                for (int row = 0; row < rows; row += TILE_ROWS) tile_product<1>(a, a_row, b, ldb, depth, row, column, init, save);
+            return;
+        }
+#endif
     for (; column + TILE_VECTORS * LANES <= columns; column += TILE_VECTORS * LANES)
-        for (int row = 0; row < rows; row += ROWS)
-            product_tile<ROWS, TILE_VECTORS>(a, a_row, a_k, b, ldb, depth, row, column, init, save);
+        for (int row = 0; row < rows; row += AT_ONCE)
+            product_tile<AT_ONCE, TILE_VECTORS>(a, a_row, a_k, b, ldb, depth, row, column, init, save);
     for (; column < columns; column += LANES)
-        for (int row = 0; row < rows; row += ROWS)
-            product_tile<ROWS, 1>(a, a_row, a_k, b, ldb, depth, row, column, init, save);
+        for (int row = 0; row < rows; row += AT_ONCE)
+            product_tile<AT_ONCE, 1>(a, a_row, a_k, b, ldb, depth, row, column, init, save);
 }
 
 }  // namespace vqrf::VQRF_ISA

@@ -187,6 +187,7 @@ extern const Kernels kernels_baseline;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512bf16;
+extern const Kernels kernels_amx;
 #endif
 
 // dispatch.cpp: those of this CPU, slowest first, and the one in use, which is the best unless another was chosen.

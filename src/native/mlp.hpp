@@ -98,11 +98,10 @@ struct Activations {
     std::vector<float> logits;  // [rows][FEATURE_PAD]
 
     void resize(const Mlp &mlp, int rows) {
-        const size_t n = static_cast<size_t>(round_up(rows, 12)) * mlp.width;
+        const size_t padded = round_up(rows, TILE_ROWS);
         for (int m = 0; m <= mlp.n_middle; ++m)
-            if (hidden[m].size() < n) hidden[m].resize(n);
-        if (logits.size() < static_cast<size_t>(round_up(rows, 12)) * FEATURE_PAD)
-            logits.resize(static_cast<size_t>(round_up(rows, 12)) * FEATURE_PAD);
+            if (hidden[m].size() < padded * mlp.width) hidden[m].resize(padded * mlp.width);
+        if (logits.size() < padded * FEATURE_PAD) logits.resize(padded * FEATURE_PAD);
     }
 };
 
@@ -113,10 +112,9 @@ static void mlp_forward(const Mlp &mlp, const float *features, const int32_t *vi
                         Activations &a, float *rgb) {
     a.resize(mlp, n);
     const int W = mlp.width, C = mlp.n_inputs;
-    constexpr int BATCH = 8 * TILE_ROWS;  // rows whose activations stay in the first-level cache
-    for (int begin = 0; begin < n; begin += BATCH) {
-        const int rows = n - begin < BATCH ? n - begin : BATCH;
-        const int padded = round_up(rows, TILE_ROWS);
+    [[maybe_unused]] const Tiles tiles;
+    for (int begin = 0; begin < n; begin += BATCH_ROWS) {
+        const int rows = lesser(n - begin, BATCH_ROWS), padded = round_up(rows, TILE_ROWS);
         act *first = &a.hidden[0][static_cast<size_t>(begin) * W];
         product<TILE_ROWS>(
             features + static_cast<size_t>(begin) * C, C, 1, mlp.feature_weight.data(), W, C, padded, W,
@@ -204,6 +202,32 @@ static inline const unit *interleave(const act *from, int rows, int W, std::vect
     }
 }
 
+// The units of samples that pair up, as the left side of a product over samples: where rows and pairs are.
+struct Turned {
+    const unit *units;
+    int64_t row, pair;
+};
+
+static inline Turned turn(const act *from, int rows, int W, std::vector<unit> &buffer) {
+#if defined(VQRF_AMX)
+    const int pairs = rows / 2;  // whole tiles of them, as `rows` is a multiple of TILE_ROWS
+    buffer.resize(static_cast<size_t>(W) * pairs);
+    for (int pair = 0; pair < pairs; pair += TILE_SIDE)
+        for (int w = 0; w < W; w += TILE_SIDE) {
+            __m512i block[TILE_SIDE];
+            for (int i = 0; i < TILE_SIDE; ++i) {
+                const act *even = from + static_cast<size_t>(2 * (pair + i)) * W + w;
+                block[i] = _mm512_or_si512(widened(even), _mm512_slli_epi32(widened(even + W), 16));
+            }
+            transpose(block);
+            for (int i = 0; i < TILE_SIDE; ++i) _mm512_storeu_si512(&buffer[static_cast<size_t>(w + i) * pairs + pair], block[i]);
+        }
+    return {buffer.data(), pairs, 1};
+#else
+    return {interleave(from, rows, W, buffer), 1, W};
+#endif
+}
+
 struct BackwardScratch {
     std::vector<act> delta[2];
     std::vector<unit> left, right;
@@ -224,14 +248,13 @@ static void mlp_backward(const Mlp &mlp, const Activations &a, const float *feat
                          const float *rgb_gradient, int n, BackwardScratch &s, MlpGradients &g, float *view_gradients,
                          float *feature_gradient) {
     const int W = mlp.width, C = mlp.n_inputs;
-    constexpr int BATCH = 8 * TILE_ROWS;  // even, so that samples pair up
-    for (auto &d : s.delta) d.resize(static_cast<size_t>(BATCH) * W);
-    for (int begin = 0; begin < n; begin += BATCH) {
-        const int rows = n - begin < BATCH ? n - begin : BATCH;
-        const int padded = round_up(rows, TILE_ROWS);
+    [[maybe_unused]] const Tiles tiles;
+    for (auto &d : s.delta) d.resize(static_cast<size_t>(BATCH_ROWS) * W);
+    for (int begin = 0; begin < n; begin += BATCH_ROWS) {
+        const int rows = lesser(n - begin, BATCH_ROWS), padded = round_up(rows, TILE_ROWS);
         const act *top = &a.hidden[mlp.n_middle][static_cast<size_t>(begin) * W];
         act *delta = s.delta[0].data(), *next = s.delta[1].data();
-        float out[BATCH][3];
+        float out[BATCH_ROWS][3];
         for (int r = 0; r < padded; ++r)
             for (int c = 0; c < 3; ++c) {
                 const int i = (begin + r) * 3 + c;
@@ -252,11 +275,11 @@ static void mlp_backward(const Mlp &mlp, const Activations &a, const float *feat
         for (int m = mlp.n_middle - 1; m >= 0; --m) {
             const act *below = &a.hidden[m][static_cast<size_t>(begin) * W];
             add_rows(delta, padded, W, g.middle_bias[m].data());
-            const unit *left = interleave(delta, padded, W, s.left);
+            const Turned left = turn(delta, padded, W, s.left);
             const unit *right = interleave(below, padded, W, s.right);
             float *weight = g.middle[m].data();
             product<4>(
-                left, 1, W, right, W, padded / PAIR, W, W, [&](int row, int column) { return load(weight + row * W + column); },
+                left.units, left.row, left.pair, right, W, padded / PAIR, W, W, [&](int row, int column) { return load(weight + row * W + column); },
                 [&](int row, int column, vf z) { store(weight + row * W + column, z); });
             product<TILE_ROWS>(
                 as_units(delta), mlp.units(), 1, mlp.back[m].data(), W, mlp.units(), padded, W,
@@ -274,12 +297,12 @@ static void mlp_backward(const Mlp &mlp, const Activations &a, const float *feat
         for (int r = 0; r < rows; ++r)
             for (int c = 0; c < C; ++c)
                 s.features[static_cast<size_t>(r) * mlp.padded_inputs + c] = to_act(features[static_cast<size_t>(begin + r) * C + c]);
-        const unit *left = interleave(delta, padded, W, s.left);
+        const Turned left = turn(delta, padded, W, s.left);
         const unit *right = interleave(s.features.data(), padded, mlp.padded_inputs, s.right);
         float *weight = g.feature.data();
         const int P = mlp.padded_inputs;
         product<4>(
-            left, 1, W, right, P, padded / PAIR, W, P, [&](int row, int column) { return load(weight + row * P + column); },
+            left.units, left.row, left.pair, right, P, padded / PAIR, W, P, [&](int row, int column) { return load(weight + row * P + column); },
             [&](int row, int column, vf z) { store(weight + row * P + column, z); });
         product<TILE_ROWS>(
             as_units(delta), mlp.units(), 1, mlp.feature_back.data(), P, mlp.units(), padded, P, [&](int, int) { return vf{}; },
