@@ -5,23 +5,10 @@
 #include "kernels.hpp"
 
 #if defined(VQRF_WITH_AMX)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "tiles.hpp"
 #endif
 
 namespace vqrf {
-
-#if defined(VQRF_WITH_AMX)
-// Linux gives tile registers to processes that ask for them; one that has them already may ask again.
-static bool may_use_tiles() {
-    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
-    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
-    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-}
-#endif
 
 std::vector<const Kernels *> instruction_sets() {
     std::vector<const Kernels *> found{&kernels_baseline};

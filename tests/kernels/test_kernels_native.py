@@ -435,3 +435,18 @@ def test_children_that_are_none_are_refused(native: ModuleType, first: list[int]
     children = Children(np.int32(first), np.zeros(4, np.int32), np.ones(4, np.float32))
     with pytest.raises(ValueError, match="children"):
         native.lower_gradient(np.zeros((4, 2), np.float32), np.zeros((3, 2), np.float32), children)
+
+
+@pytest.mark.parametrize("kind", ["paper", "frequencies"])
+@pytest.mark.skipif("amx" not in INSTRUCTION_SETS, reason="this CPU or this build has no tile registers")
+def test_tile_registers_add_up_what_vectors_do(kind: str) -> None:
+    """Both multiply bfloat16 and add in float32, in another order: what they make is much nearer than either is to float32."""
+    assert NATIVE is not None
+    before, results = NATIVE._native.instruction_set(), []
+    for name in ("amx", "avx512bf16"):
+        NATIVE.use_instruction_set(name)
+        results.append(run_gradients(NATIVE, *twin_scene(kind, False, False)))
+    NATIVE.use_instruction_set(before)
+    for name, ours in results[0].items():
+        theirs = results[1][name].astype(np.float64)
+        assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs), name

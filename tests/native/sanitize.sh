@@ -10,8 +10,11 @@ trap 'rm -rf "$build"' EXIT
 
 # The flags of CMakeLists.txt, name by name, with -O1 so that a report names the line.
 wide="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512"
+accepts() { "$cxx" "$@" -x c++ -fsyntax-only /dev/null 2>/dev/null; }
 has() { for flag; do grep -qw "$flag" /proc/cpuinfo 2>/dev/null || return 1; done; }
-if has avx512f avx512bw avx512dq avx512vl avx512_bf16; then best=avx512bf16 flags="$wide -mavx512bf16 -DVQRF_BF16"
+if has avx512f avx512bw avx512dq avx512vl avx512_bf16 amx_tile amx_bf16 && accepts -mamx-tile -mamx-bf16; then
+  best=amx flags="$wide -mavx512bf16 -mamx-tile -mamx-bf16 -DVQRF_BF16 -DVQRF_AMX"
+elif has avx512f avx512bw avx512dq avx512vl avx512_bf16; then best=avx512bf16 flags="$wide -mavx512bf16 -DVQRF_BF16"
 elif has avx512f avx512bw avx512dq avx512vl; then best=avx512 flags=$wide
 elif has avx2 fma; then best=avx2 flags="-mavx2 -mfma"
 else best="" flags=""; fi
@@ -31,7 +34,8 @@ run() { # NAME SANITIZERS
   for kernels in images lattice levels rows views; do
     "$cxx" "${common[@]}" -c "src/native/$kernels.cpp" -o "$build/$kernels.o" & jobs+=($!)
   done
-  "$cxx" "${common[@]}" ${best:+-DVQRF_X86_64 "-DVQRF_BEST=kernels_$best"} \
+  local tiles=(); if [ "$best" = amx ]; then tiles=(-DVQRF_AMX); fi
+  "$cxx" "${common[@]}" "${tiles[@]}" ${best:+-DVQRF_X86_64 "-DVQRF_BEST=kernels_$best"} \
     -c tests/native/sanitize_kernels.cpp -o "$build/main.o" & jobs+=($!)
   for job in "${jobs[@]}"; do wait "$job"; done
   "$cxx" "${common[@]}" "$build"/*.o -o "$build/sanitize"

@@ -15,6 +15,9 @@
 
 #include "kernels.hpp"
 #include "threads.hpp"
+#if defined(VQRF_AMX)
+#include "tiles.hpp"
+#endif
 
 namespace {
 
@@ -416,6 +419,9 @@ int main() {
     check_kernels(kernels_baseline);
     check_two_callers(kernels_baseline);
 #if defined(VQRF_BEST)
+#if defined(VQRF_AMX)
+    expect(may_use_tiles(), "no tile registers are given");
+#endif
     check_kernels(VQRF_BEST);
     check_two_callers(VQRF_BEST);
 #endif

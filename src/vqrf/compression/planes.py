@@ -92,7 +92,7 @@ class PlanesPreset(PricedPreset[PlanesField]):
     rounding: Rounding = STEPS
     filled: int = FILLED
 
-    RAY_SECONDS: ClassVar[float] = 90e-6
+    RAY_SECONDS: ClassVar[float] = 65e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,6 +36,9 @@ RAYS_ACROSS = 1.5
 RAYS_AT_ONCE = 8192
 """Of which the samples are held at once: as many as a step of a training has."""
 
+VIEWS_AT_ONCE = 8
+"""Of which the voxels are counted before those are left out that need no more: looking for them goes through the lattice."""
+
 ASKED_VOXELS = 1 << 17
 """Voxels at most of which a view's median footprint is taken: it only sets how many rays there are."""
 
@@ -72,7 +75,8 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
 
     Args:
       least: above 0, up to 1.
-      enough: count no voxel further than this; cells of which all voxels have so many are then passed over. None: count all.
+      enough: voxels with so many need not be counted further; cells with no others are passed over, after every `VIEWS_AT_ONCE`
+        views. None: count all.
 
     Source: VQRF (arXiv 2211.16386) sec. 3.2, the importance of a voxel. Departs: by view, and for each ray.
     """
@@ -81,15 +85,16 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
     active = np.flatnonzero(is_active)
     some = active[:: -(-len(active) // ASKED_VOXELS) or 1]
     importance, needing = np.zeros(field.lattice.shape), np.zeros(field.lattice.shape, np.int32)
-    for camera in (view.camera for view in scene.train):
-        is_open = is_active if enough is None else is_active & (needing < enough)
-        if not is_open.any():
-            break
+    for number, camera in enumerate(view.camera for view in scene.train):
+        if number % VIEWS_AT_ONCE == 0:
+            is_open = is_active if enough is None else is_active & (needing < enough)
+            if not is_open.any():
+                break
+            counted = _lowest_beside(is_open)
         across = float(np.sqrt(np.median(footprints.of(camera, some))))
         every = max(round(across / RAYS_ACROSS), 1)
         rows, columns = np.arange(every // 2, camera.height, every), np.arange(every // 2, camera.width, every)
         pixels, table = (rows[:, None] * camera.width + columns).ravel(), CameraTable([camera])
-        counted = _lowest_beside(is_open)
         for first in range(0, len(pixels), RAYS_AT_ONCE):
             rays = table.rays(pixels[first : first + RAYS_AT_ONCE])
             kernels.accumulate_importance(volume, *rays, importance, counted=counted)
@@ -98,7 +103,7 @@ def count_needing(field: RadianceField, scene: Scene, least: float, enough: int 
         is_needed = is_open.ravel()[seen] & (given >= least / every**2 * footprints.of(camera, seen))
         needing.ravel()[seen[is_needed]] += 1
         importance.ravel()[seen] = 0
-    return needing
+    return needing if enough is None else np.minimum(needing, enough)
 
 
 def least_views(space: Space | None) -> int:
