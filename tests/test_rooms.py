@@ -39,7 +39,7 @@ WINGS = {
     "files": (),
     "shown": (),
     "bars": (),
-    "kernels": ("constants", "contract", "equation", "similarity", "reference", "native", *WARP),
+    "kernels": ("constants", "contract", "equation", "similarity", "reference_rows", "reference", "native", *WARP),
     "codec": ("about", "compressed", "pyramid", "planes", "entropy", "walks", "container", "contents", "bitstream", "lint"),
     "data": (
         "listing",

@@ -1,4 +1,4 @@
-// Kernels of the sparse pyramid's levels. Twins: src/vqrf/kernels/reference.py, which says what they answer.
+// Kernels of the sparse pyramid's levels. Twins: src/vqrf/kernels/reference_rows.py, which says what they answer.
 //
 // Determinism: rows are cut into fixed pieces, and an adjoint sums rows in their order.
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Kernels that gather rows, by their code or into rows of their own. Twins: src/vqrf/kernels/reference.py.
+// Kernels that gather rows, by their code or into rows of their own. Twins: src/vqrf/kernels/reference_rows.py, and of
+// `add_sparsity` src/vqrf/kernels/reference.py.
 //
 // Determinism: whoever owns a row or a column sums it in the order of what comes in.
 #include <algorithm>

@@ -27,6 +27,7 @@ from vqrf.kernels import (
     LossWeights,
     Volume,
     reference,
+    reference_rows,
 )
 from vqrf.kernels.equation import render, tensors, view_harmonics
 
@@ -673,8 +674,8 @@ def test_the_code_of_a_vector_is_the_first_of_its_nearest_codewords(monkeypatch:
     codebook[20] = codebook[3]
     vectors[:5] = codebook[20]
     distance = ((vectors[:, None] - codebook) ** 2).sum(-1)
-    for chunk in (reference.CHUNK_DISTANCES, 400):
-        monkeypatch.setattr(reference, "CHUNK_DISTANCES", chunk)
+    for chunk in (reference_rows.CHUNK_DISTANCES, 400):
+        monkeypatch.setattr(reference_rows, "CHUNK_DISTANCES", chunk)
         codes, squared_distance = reference.assign_codes(vectors, codebook)
         assert codes.dtype == np.int32 and squared_distance.dtype == np.float32
         np.testing.assert_array_equal(codes, distance.argmin(1))
