@@ -250,18 +250,8 @@ class FactorGrid:
                 values, gradient = (array.view(-1, rank) for array in (moments.values, moments.gradient))
                 weight = rates.sparsity / (len(values) * n_density)
                 kernels.add_sparsity(values, gradient, marks, n_columns=n_density, weight=weight)
-            if rates.feature_variation and marks is not None:
-                self._smooth(kernels, moments, marks, rates.feature_variation)
             moments.update(kernels, marks, rates.mix if name == "mix" else rates.features, step)
         self.touched.zero_()
-
-    def _smooth(self, kernels: Backend, moments: Moments, marks: Tensor, weight: float) -> None:
-        """Add the slope of a plane's total variation, of density and features alike, as TensoRF has it in front."""
-        side, across, rank = moments.values.shape
-        plane = side, across, 1, rank
-        kernels.add_total_variation(
-            moments.values.view(plane), moments.gradient.view(plane), marks.view(plane[:3]), weight=weight
-        )
 
     def _lower(self, gradients: FactorArrays[Tensor]) -> None:
         """From planes that are products to their two lines."""
