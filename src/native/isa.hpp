@@ -154,8 +154,8 @@ class Tiles {
 
 // As `product_tile`, of 32 rows and one or two tiles of columns; `a` has its units along k side by side.
 template <int TILES, class Init, class Store>
-static inline void tile_product(const unit *a, int64_t a_row, const unit *b, int64_t ldb, int depth, int row, int column,
-                                const Init &init, const Store &save) {
+static inline void amx_product(const unit *a, int64_t a_row, const unit *b, int64_t ldb, int depth, int row, int column,
+                               const Init &init, const Store &save) {
     constexpr int WIDTH = TILES * TILE_SIDE, BYTES = 4 * WIDTH;
     alignas(64) float sums[TILE_ROWS * WIDTH];
     const unit *high = a + row * a_row, *low = high + TILE_SIDE * a_row;
@@ -249,9 +249,9 @@ static inline void product(const Unit *a, int64_t a_row, int64_t a_k, const Unit
     if constexpr (std::is_same_v<Unit, unit>)
         if (a_k == 1 && depth % TILE_SIDE == 0 && rows % TILE_ROWS == 0) {
             for (; column + 2 * TILE_SIDE <= columns; column += 2 * TILE_SIDE)
-                for (int row = 0; row < rows; row += TILE_ROWS) tile_product<2>(a, a_row, b, ldb, depth, row, column, init, save);
+                for (int row = 0; row < rows; row += TILE_ROWS) amx_product<2>(a, a_row, b, ldb, depth, row, column, init, save);
             for (; column < columns; column += TILE_SIDE)
-                for (int row = 0; row < rows; row += TILE_ROWS) tile_product<1>(a, a_row, b, ldb, depth, row, column, init, save);
+                for (int row = 0; row < rows; row += TILE_ROWS) amx_product<1>(a, a_row, b, ldb, depth, row, column, init, save);
             return;
         }
 #endif

@@ -443,10 +443,12 @@ def test_tile_registers_add_up_what_vectors_do(kind: str) -> None:
     """Both multiply bfloat16 and add in float32, in another order: what they make is much nearer than either is to float32."""
     assert NATIVE is not None
     before, results = NATIVE._native.instruction_set(), []
-    for name in ("amx", "avx512bf16"):
-        NATIVE.use_instruction_set(name)
-        results.append(run_gradients(NATIVE, *twin_scene(kind, False, False)))
-    NATIVE.use_instruction_set(before)
+    try:
+        for name in ("amx", "avx512bf16"):
+            NATIVE.use_instruction_set(name)
+            results.append(run_gradients(NATIVE, *twin_scene(kind, False, False)))
+    finally:
+        NATIVE.use_instruction_set(before)
     for name, ours in results[0].items():
         theirs = results[1][name].astype(np.float64)
         assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs), name
