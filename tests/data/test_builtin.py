@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from vqrf.data.builtin import (
+    HALL_CEILING,
+    HALL_FLOOR,
+    HALL_RADIUS,
     LAMP,
     Material,
     Shape,
@@ -18,6 +21,7 @@ from vqrf.data.builtin import (
     _shade,
     _view,
     built_in_scene,
+    depths_in_hall,
 )
 from vqrf.data.scene import Scene
 from vqrf.geometry import Float64
@@ -134,7 +138,7 @@ def test_no_held_out_camera_stands_where_a_training_camera_does() -> None:
 
 def test_the_object_fills_the_picture_without_leaving_it() -> None:
     for azimuth, elevation in [(0.0, 0.06), (0.8, 0.5), (4.0, 1.3)]:
-        image = _view("v", _armillary_sphere(np.random.default_rng(0)), _camera(azimuth, elevation, 48)).image
+        image = _view("v", _armillary_sphere(np.random.default_rng(0)), [], _camera(azimuth, elevation, 48)).image
         border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
         assert (border == 255).all(), "nothing is cut off"
         assert 0.2 < (image < 255).any(-1).mean() < 0.8
@@ -161,7 +165,7 @@ def test_what_stands_before_the_lamp_casts_a_shadow() -> None:
 
 
 def test_a_ground_takes_the_place_of_white_and_of_nothing_else(small_scene: Scene) -> None:
-    grounded = built_in_scene(n_train=6, n_test=3, side=24, has_ground=True)
+    grounded = built_in_scene(n_train=6, n_test=3, side=24, surroundings="ground")
     for bare, other in zip(small_scene.train, grounded.train, strict=True):
         is_white = (bare.image == 255).all(-1)
         changed = (bare.image != other.image).any(-1)
@@ -169,3 +173,19 @@ def test_a_ground_takes_the_place_of_white_and_of_nothing_else(small_scene: Scen
         assert (other.image <= bare.image).all(), "what is white in part becomes darker, and nothing else changes"
     ground = grounded.train[-1].image[(small_scene.train[-1].image == 255).all(-1)]
     assert ground.std() > 10, "its spots differ"
+
+
+def test_the_hall_stands_behind_the_thing_and_its_depths_are_where_rays_end() -> None:
+    hall = built_in_scene(n_train=6, n_test=3, side=24, surroundings="hall")
+    assert hall.space == "unbounded" and hall.contrast is not None
+    for view in hall.train + hall.test:
+        origins, directions = view.camera.rays()
+        depth = depths_in_hall(view.camera)
+        ends = origins + depth.reshape(-1, 1) * directions
+        across, height = np.linalg.norm(ends[:, :2], axis=1), ends[:, 2]
+        assert (across <= HALL_RADIUS + 1e-3).all() and (height >= HALL_FLOOR - 1e-3).all()
+        is_thing = _nearest(_armillary_sphere(np.random.default_rng(0)), origins.T, directions.T)[1] >= 0
+        is_hall = (np.abs(across - HALL_RADIUS) < 1e-3) | (np.abs(height - HALL_FLOOR) < 1e-3) | (height > HALL_CEILING - 1e-3)
+        np.testing.assert_array_equal(is_hall, ~is_thing)
+        assert depth.min() > hall.near
+        assert view.image.reshape(-1, 3)[is_hall].std() > 10, "its spots differ"

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +43,15 @@ GROUND_RADIUS = 2.6
 
 PEBBLES = ((0.05, 0.5), (0.17, 0.3), (0.6, 0.2))
 """World size of the ground's spots, and their share of its brightness: from any distance there is something to find again."""
+
+HALL_RADIUS, HALL_FLOOR, HALL_CEILING = 20.0, -0.86, 12.0
+"""World lengths of the round hall: twenty times the armillary sphere across."""
+
+HALL_NEAR = 0.8
+"""`NEAR` in the hall: cameras stand lower above its floor than `NEAR`."""
+
+PLASTER = ((0.6, 0.3), (2.0, 0.4), (6.0, 0.3))
+"""As `PEBBLES`, of the hall: a pixel of a photo of 200x200 sees 0.1 of its wall."""
 
 SURFACE_EPSILON = 1e-4
 """World units that a shadow ray starts above its surface, lest it meets it again: rays come as float32."""
@@ -150,34 +160,52 @@ class Tube:
 Shape = Sphere | Tube
 
 
-def built_in_scene(seed: int = 0, n_train: int = 50, n_test: int = 10, side: int = 200, *, has_ground: bool = False) -> Scene:
+Surroundings = Literal["nothing", "ground", "hall"]
+
+
+def built_in_scene(
+    seed: int = 0, n_train: int = 50, n_test: int = 10, side: int = 200, *, surroundings: Surroundings = "nothing"
+) -> Scene:
     """Render the built-in scene: a globe in the rings of an armillary sphere on a tiled floor.
 
     Args:
       seed: of the globe's continents and of where the training cameras stand.
-      n_train: cameras spread evenly over the upper hemisphere.
+      n_train: cameras spread evenly over the upper hemisphere; in the hall over its lower third, where they see the wall.
       n_test: cameras on a wavy circle between 13 and 47 degrees above the floor.
       side: pixels of the square images; the thinnest rod is 0.016 * side pixels wide.
-      has_ground: whether it stands on a disc of pebbles, which photos without poses are matched by.
+      surroundings: "ground": it stands on a disc of pebbles, which photos without poses are matched by; "hall": in the middle
+        of a round hall, which casts no shadow and has no end: its `space` is "unbounded".
 
     Deterministic. Takes about 0.2 s per view of 200x200 on one core.
     """
     random = np.random.default_rng(seed)
-    shapes = _armillary_sphere(random)
-    if has_ground:
+    shapes, is_in_hall = _armillary_sphere(random), surroundings == "hall"
+    if surroundings == "ground":
         shapes.append(_ground(np.random.default_rng((seed, 1))))
+    backdrop = _hall(np.random.default_rng((seed, 2))) if is_in_hall else []
     turn = random.uniform(0, 2 * np.pi)
     golden = np.pi * (3 - np.sqrt(5))
     cameras = {}
     for i in range(n_train):  # a Fibonacci spiral: even steps of sin(elevation) are even steps of area
-        elevation = np.arcsin(0.06 + 0.92 * (i + random.uniform(0.2, 0.8)) / n_train)
+        elevation = np.arcsin(0.06 + (0.30 if is_in_hall else 0.92) * (i + random.uniform(0.2, 0.8)) / n_train)
         cameras[f"train/r_{i}"] = _camera(turn + i * golden, elevation, side)
     for i in range(n_test):
         azimuth = 2 * np.pi * i / n_test
-        cameras[f"test/r_{i}"] = _camera(azimuth, np.radians(30 + 17 * np.sin(2 * azimuth)), side)
+        elevation = 13 + 7 * np.sin(2 * azimuth) if is_in_hall else 30 + 17 * np.sin(2 * azimuth)
+        cameras[f"test/r_{i}"] = _camera(azimuth, np.radians(elevation), side)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
-        views = tuple(pool.map(lambda item: _view(item[0], shapes, item[1]), cameras.items()))
-    return Scene(views[:n_train], views[n_train:], COLORS["white"], NEAR, FAR, "built-in")
+        views = tuple(pool.map(lambda item: _view(item[0], shapes, backdrop, item[1]), cameras.items()))
+    scene = Scene(views[:n_train], views[n_train:], COLORS["white"], NEAR, FAR, "built-in")
+    if not is_in_hall:
+        return scene
+    return replace(scene, near=HALL_NEAR, far=HALL_RADIUS, space="unbounded", contrast=(1.0, 0.0, 1.0))
+
+
+def depths_in_hall(camera: Camera, seed: int = 0) -> Float64:
+    """How far from the eye the surface lies that each pixel's ray meets in the hall, [H,W]."""
+    shapes = [*_armillary_sphere(np.random.default_rng(seed)), *_hall(np.random.default_rng((seed, 2)))]
+    origins, directions = (np.ascontiguousarray(a.T, np.float64) for a in camera.rays())
+    return _nearest(shapes, origins, directions)[0].reshape(camera.height, camera.width)
 
 
 def _camera(azimuth: float, elevation: float, side: int) -> Camera:
@@ -191,8 +219,8 @@ def _camera(azimuth: float, elevation: float, side: int) -> Camera:
     return Camera(pose, focal, focal, side / 2, side / 2, side, side)
 
 
-def _view(name: str, shapes: Sequence[Shape], camera: Camera) -> View:
-    """Average `SAMPLES_PER_SIDE`^2 rays per pixel on white."""
+def _view(name: str, shapes: Sequence[Shape], backdrop: Sequence[Shape], camera: Camera) -> View:
+    """Average `SAMPLES_PER_SIDE`^2 rays per pixel, on a backdrop that shines by itself, or on white."""
     n = SAMPLES_PER_SIDE
     fine = replace(
         camera,
@@ -205,7 +233,7 @@ def _view(name: str, shapes: Sequence[Shape], camera: Camera) -> View:
     )
     origins, directions = (np.ascontiguousarray(a.T, np.float64) for a in fine.rays())
     lamps = np.tile(_lamp_points(n)[:, None, :, None, :], (1, camera.height, 1, camera.width, 1))
-    colors = _trace(shapes, origins, directions, lamps.reshape(3, -1))
+    colors = _trace(shapes, backdrop, origins, directions, lamps.reshape(3, -1))
     image = colors.reshape(3, camera.height, n, camera.width, n).mean((2, 4)).transpose(1, 2, 0)
     return View(camera, np.rint(image * 255).astype(np.uint8), name)
 
@@ -220,9 +248,15 @@ def _lamp_points(n: int) -> Float64:
     return _unit(lamp[:, None, None] + LAMP_RADIUS * offsets)
 
 
-def _trace(shapes: Sequence[Shape], origins: Float64, directions: Float64, lamps: Float64) -> Float64:
+def _trace(
+    shapes: Sequence[Shape], backdrop: Sequence[Shape], origins: Float64, directions: Float64, lamps: Float64
+) -> Float64:
     """[3,N] rgb of rays, white where they meet nothing."""
     colors = np.ones_like(directions)
+    distances, shape_ids = _nearest(backdrop, origins, directions)
+    for shape_id, shape in enumerate(backdrop):
+        rays = np.flatnonzero(shape_ids == shape_id)
+        colors[:, rays] = shape.material.texture(origins[:, rays] + distances[rays] * directions[:, rays])
     reach = max(shape.distance for shape in shapes)
     inside = np.flatnonzero(_dot(origins, origins) - _dot(origins, directions) ** 2 < reach**2)
     origins, directions, lamps = origins[:, inside], directions[:, inside], lamps[:, inside]
@@ -291,7 +325,23 @@ def _armillary_sphere(random: np.random.Generator) -> list[Shape]:
 
 
 def _ground(random: np.random.Generator) -> Shape:
-    return Tube(np.array([0.0, 0.0, -0.86]), np.array([0.0, 0.0, 1.0]), 0.03, GROUND_RADIUS, Material(_pebbles(random)))
+    pebbles = Material(_spots(random, PEBBLES, _from_above, _rgb(0.20, 0.17, 0.15)))
+    return Tube(np.array([0.0, 0.0, -0.86]), np.array([0.0, 0.0, 1.0]), 0.03, GROUND_RADIUS, pebbles)
+
+
+def _hall(random: np.random.Generator) -> list[Shape]:
+    """Wall, floor and ceiling of a round hall."""
+    up, thickness = np.array([0.0, 0.0, 1.0]), 0.5
+    height, middle = HALL_CEILING - HALL_FLOOR, (HALL_CEILING + HALL_FLOOR) / 2
+    outer = HALL_RADIUS + thickness
+    wall = Material(_spots(random, PLASTER, _along_wall, _rgb(0.12, 0.20, 0.30)))
+    floor = Material(_spots(random, PLASTER, _from_above, _rgb(0.20, 0.12, 0.08)))
+    ceiling = Material(_spots(random, PLASTER, _from_above, _rgb(0.30, 0.30, 0.34)))
+    return [
+        Tube(middle * up, up, height / 2, outer, wall, inner_radius=HALL_RADIUS),
+        Tube((HALL_FLOOR - thickness) * up, up, thickness, outer, floor),
+        Tube((HALL_CEILING + thickness) * up, up, thickness, outer, ceiling),
+    ]
 
 
 def _ring(center: Float64, axis: ArrayLike, radius: float, half_width: float, material: Material) -> Tube:
@@ -309,16 +359,23 @@ def _tiles(points: Float64) -> Float64:
     return np.where(odd == 1, _rgb(0.86, 0.80, 0.68), _rgb(0.30, 0.45, 0.47))
 
 
-def _pebbles(random: np.random.Generator) -> Texture:
-    """Lighter and darker spots in several sizes, blended between neighbours: no two places look alike."""
+def _spots(random: np.random.Generator, spots: Sequence[tuple[float, float]], unroll: Texture, dark: Float64) -> Texture:
+    """Lighter and darker spots in several sizes, blended between neighbours: no two places look alike.
+
+    Args:
+      spots: as `PEBBLES`.
+      unroll: world points [3,N] -> places on the surface [2,N], world lengths.
+      dark: rgb [3,1] of the darkest.
+    """
     n = 256
-    tables = [random.random((n, n)) for _ in PEBBLES]
-    dark, light = _rgb(0.20, 0.17, 0.15), _rgb(0.95, 0.90, 0.80)
+    tables = [random.random((n, n)) for _ in spots]
+    light = _rgb(0.95, 0.90, 0.80)
 
     def texture(points: Float64) -> Float64:
+        unrolled = unroll(points)
         shade = np.zeros(points.shape[1])
-        for (size, share), table in zip(PEBBLES, tables, strict=True):
-            place = points[:2] / size
+        for (size, share), table in zip(spots, tables, strict=True):
+            place = unrolled / size
             first = np.floor(place).astype(int)
             x, y = place - first
             for right, down in np.ndindex(2, 2):
@@ -327,6 +384,16 @@ def _pebbles(random: np.random.Generator) -> Texture:
         return dark + np.clip(2 * shade - 0.5, 0, 1) * (light - dark)
 
     return texture
+
+
+def _from_above(points: Float64) -> Float64:
+    """Places [2,N] of points [3,N] on something flat."""
+    return points[:2]
+
+
+def _along_wall(points: Float64) -> Float64:
+    """Places [2,N] of points [3,N] on the hall's wall, unrolled."""
+    return np.stack([HALL_RADIUS * np.arctan2(points[1], points[0]), points[2]])
 
 
 def _continents(random: np.random.Generator) -> Texture:
