@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import tiny_scene
+
+from vqrf.training.cost import FOGGY, SHADED, estimate_seconds
+from vqrf.training.stages import PLACE_SHADED, PRESETS
 
 CHILD = """
 import sys
@@ -45,3 +50,16 @@ def test_a_training_takes_the_memory_that_it_is_told_to_take_or_a_little_less(tm
     said = subprocess.run(words, env=variables, capture_output=True, text=True, check=True).stdout
     told, taken = map(int, said.split())
     assert taken <= told <= 1.3 * taken, (told, taken)
+
+
+def test_a_place_is_reckoned_by_what_its_steps_may_shade() -> None:
+    scene = replace(tiny_scene(), contrast=(0.0, 0.0, 1.0))
+    for size in ("quick", "standard"):
+        config = PRESETS[size]
+        thing, place = (estimate_seconds(config, replace(scene, contrast=contrast), 2) for contrast in (None, scene.contrast))
+        assert place == pytest.approx(FOGGY * thing), "in a box it has all rays"
+        in_front = config.in_space("front")
+        limited = estimate_seconds(in_front, scene, 2)
+        assert limited < estimate_seconds(replace(in_front, fine=replace(in_front.fine, shaded_per_step=None)), scene, 2)
+        few = replace(in_front, fine=replace(in_front.fine, rays_per_step=64))
+        assert estimate_seconds(few, scene, 2) == pytest.approx(limited * FOGGY * 64 / (PLACE_SHADED / SHADED))

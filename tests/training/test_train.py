@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from changed import changed
 from tiny import TINY, Interrupted, Recorder, assert_same_field, emptied
 
 from vqrf.data.builtin import built_in_scene
-from vqrf.data.rays import RayPool
+from vqrf.data.rays import Batch, RayPool
 from vqrf.data.scene import Scene, camera_bounds
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
@@ -318,19 +319,23 @@ def test_few_photos_get_fewer_steps_in_proportion_and_never_less_than_half() -> 
     steps = {n: suited_to(full, n * 800**2).fine.steps for n in (1, 50, 75, 100, 400)}
     assert steps == {1: 6000, 50: 6000, 75: 9000, 100: 12000, 400: 12000}
     assert replace(suited_to(full, 1), fine=full.fine) == full, "nothing else changes"
+    place = full.in_space("front")
+    assert suited_to(place, 1) == place, "of a place a step is a look at fewer rays already"
     assert all(max(preset.fine.grow_at) < suited_to(preset, 1).fine.halfway for preset in PRESETS.values())
 
 
 # Interruptions
 
 
-def interrupted(scene: Scene, run: Path, *at: tuple[str, int], saves: bool = False) -> tuple[RadianceField, list[Recorder]]:
+def interrupted(
+    scene: Scene, run: Path, *at: tuple[str, int], saves: bool = False, config: TrainConfig = TINY
+) -> tuple[RadianceField, list[Recorder]]:
     """Fit with an end at each of some steps, saved or not, and then to the end."""
     recorders = [Recorder(stop, saves=saves) for stop in (*at, None)]
     for recorder in recorders[:-1]:
         with pytest.raises(Interrupted):
-            fit(scene, TINY, report=recorder, run=run)
-    return fit(scene, TINY, report=recorders[-1], run=run), recorders
+            fit(scene, config, report=recorder, run=run)
+    return fit(scene, config, report=recorders[-1], run=run), recorders
 
 
 @needs_native
@@ -365,6 +370,14 @@ def test_a_run_that_saved_the_step_it_was_stopped_at_goes_on_there_to_the_very_f
     field, recorders = interrupted(scene, tmp_path, at, saves=True)
     assert_same_field(field, trained)
     assert recorders[-1].steps[at[0]][0] == at[1] + 1
+
+
+@needs_native
+def test_a_run_by_fewer_rays_where_much_is_shaded_goes_on_with_as_many_as_it_had(scene: Scene, tmp_path: Path) -> None:
+    config = replace(TINY, fine=replace(TINY.fine, shaded_per_step=6000))
+    field, _ = interrupted(scene, tmp_path, ("fine", 25), ("fine", 51), ("fine", 80), saves=True, config=config)
+    assert_same_field(field, fit(scene, config))
+    assert not np.array_equal(field.density, fit(scene, TINY).density)
 
 
 def test_steps_of_a_run_without_a_checkpoint_cannot_be_saved(scene: Scene) -> None:
@@ -449,6 +462,36 @@ def test_the_loop_goes_on_from_the_last_step_before_which_cells_are_found_anew(
     model = run(until=80)
     assert model.prepared == list(range(64, 80))
     assert model.total == sum(range(80))
+
+
+class CountingPool(RayPool):
+    """Photos that count the rays that are taken of them."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene.train)
+        self.taken: list[int] = []
+
+    def sample(self, n: int, *, seed: tuple[int, ...]) -> Batch:
+        self.taken.append(n)
+        return super().sample(n, seed=seed)
+
+
+def test_steps_shade_as_many_samples_as_they_are_allowed_by_fewer_rays(scene: Scene, ball_field: RadianceField) -> None:
+    def shaded(allowed: int | None, **named: Any) -> tuple[list[int], list[float]]:
+        pool = CountingPool(scene)
+        steps = optimize(
+            CountingModel(ball_field), pool, steps=70, rays_per_step=512, shaded_per_step=allowed, seed=(0,), **named
+        )
+        return pool.taken, [float(progress.n_shaded) for progress in steps]
+
+    taken, of_all = shaded(None)
+    assert taken == [512] * 70
+    allowed = int(of_all[0] / 3)
+    taken, few = shaded(allowed)
+    assert taken[0] == 512 and taken[1:32] == taken[1:2] * 31, "a batch is what it is until cells are found anew"
+    assert np.mean(few[1:]) == pytest.approx(allowed, rel=0.1)
+    assert shaded(1)[0][1:] == [64] * 69, "an eighth at least"
+    assert shaded(10**9)[0] == [512] * 70
 
 
 @pytest.mark.parametrize("name", PRESETS)

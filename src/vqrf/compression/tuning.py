@@ -60,4 +60,4 @@ class Tuning:
     def keep(self, stage: str, model: Model, steps: int) -> None:
         """Save a model at the end of a stage, so that a call that goes on from there has nothing left to do in it."""
         if stage in self.checkpoints:
-            self.checkpoints[stage].save(*snapshot(model, self.pool, steps, self.device))
+            self.checkpoints[stage].save(*snapshot(model, self.pool, steps, self.rays_per_step, self.device))

@@ -10,6 +10,9 @@ from vqrf.training.stages import Components, StageConfig, TrainConfig
 RAY_SECONDS = {"mlp": 17e-6, "sh": 35e-6, "sh_relu": 35e-6}
 """Of one core, for a ray of a step, by the shading."""
 
+SHADED = 8
+"""Samples that such a ray shades."""
+
 FACTORED, USUAL_INPUTS, INPUT = 2.0, 12, 0.0037
 """Times as long where planes and lines are read at the samples, for so many inputs of the colour network that come from
 features; and what each further input adds to that."""
@@ -50,15 +53,19 @@ def fogginess(scene: Scene) -> float:
 
 def estimate_seconds(config: TrainConfig, scene: Scene, n_threads: int) -> float:
     """On so many cores that do nothing else."""
-    return fogginess(scene) * sum(map(_stage_seconds, (config.coarse, config.fine))) / max(n_threads, 1)
+    foggy = fogginess(scene)
+    return sum(_stage_seconds(stage, foggy) for stage in (config.coarse, config.fine)) / max(n_threads, 1)
 
 
-def _stage_seconds(stage: StageConfig) -> float:
+def _stage_seconds(stage: StageConfig, foggy: float) -> float:
     look, factor = stage.appearance, 1.0
     if stage.components is not None:
         n_inputs = look.channels * (1 + 2 * look.feature_frequencies)
         factor = FACTORED * (1 + INPUT * (n_inputs - USUAL_INPUTS))
-    return stage.steps * stage.rays_per_step * RAY_SECONDS[look.shading] * factor
+    rays = foggy * stage.rays_per_step
+    if stage.shaded_per_step is not None:
+        rays = min(rays, stage.shaded_per_step / SHADED)
+    return stage.steps * rays * RAY_SECONDS[look.shading] * factor
 
 
 def estimate_bytes(config: TrainConfig, scene: Scene) -> int:

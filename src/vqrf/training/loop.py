@@ -77,6 +77,7 @@ def optimize(
     *,
     steps: int,
     rays_per_step: int,
+    shaded_per_step: int | None = None,
     seed: tuple[int, ...],
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
@@ -90,27 +91,43 @@ def optimize(
     share of a step's rays.
 
     Args:
+      rays_per_step: at most.
+      shaded_per_step: about so many samples are shaded in a step, by fewer rays where that takes it; None: all rays always.
       loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
     """
     kernels, source = select(device), source_on(source, device)
-    start = 0 if checkpoint is None else resume(model, source, checkpoint, device)
+    start, n_rays = 0, rays_per_step
+    if checkpoint is not None:
+        start, n_rays = resume(model, source, checkpoint, device, n_rays)
     for step in range(start, steps):
         with torch_threads(kernels.torch_threads):
             if model.prepare(step):
                 source.keep_hits(model.volume)
             if step % FOLLOW_STEPS == 0:
                 source.follow(model.volume, seed=(*seed, step, FOLLOW_STEPS))
-            batch = share_of(source.sample(rays_per_step, seed=(*seed, step)))
+            batch = share_of(source.sample(n_rays, seed=(*seed, step)))
             terms = _differentiate(kernels, model, batch, loss, device)
-            mse, n_shaded = add_up(model.gradients, len(batch.origins) / rays_per_step, terms["mse"], terms["n_shaded"])
+            mse, n_shaded = add_up(model.gradients, len(batch.origins) / n_rays, terms["mse"], terms["n_shaded"])
             model.update(step)
+        if shaded_per_step is not None and (step == 0 or (step + 1) % REFRESH_STEPS == 0):
+            n_rays = suited_rays(n_rays, float(n_shaded), shaded_per_step, rays_per_step)
         save = None
         if checkpoint is not None:
-            collect = partial(snapshot, model, source, step + 1, device)
+            collect = partial(snapshot, model, source, step + 1, n_rays, device)
             save = partial(_save, checkpoint, collect)
             if (step + 1) % REFRESH_STEPS == 0:
                 checkpoint.save_if_due(collect)
         yield Progress(step + 1, steps, mse, n_shaded, save)
+
+
+def suited_rays(n_rays: int, n_shaded: float, shaded_per_step: int, most: int) -> int:
+    """How many rays shade `shaded_per_step` samples, where `n_rays` shaded `n_shaded`; an eighth of `most` to `most`.
+
+    >>> suited_rays(8192, 400_000, 100_000, 8192), suited_rays(2048, 40_000, 100_000, 8192), suited_rays(9, 0, 9, 8192)
+    (2048, 5120, 8192)
+    """
+    suited = shaded_per_step * n_rays / max(n_shaded, 1.0)
+    return int(min(max(suited, most / 8), most))
 
 
 def _differentiate(
@@ -155,26 +172,31 @@ def maker_of(device: str) -> str:
     return f"{select(device).name} on {torch.device(device).type}{workers}"
 
 
-def snapshot(model: Model, source: RaySource, step: int, device: str) -> tuple[Arrays, dict[str, Any]]:
-    """What a checkpoint holds after `step` steps."""
+def snapshot(model: Model, source: RaySource, step: int, n_rays: int, device: str) -> tuple[Arrays, dict[str, Any]]:
+    """What a checkpoint holds after `step` steps, if the next one has `n_rays`."""
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
-    return arrays | {SOURCE + name: array for name, array in source.state().items()}, {"step": step, BY: maker_of(device)}
+    return arrays | {SOURCE + name: array for name, array in source.state().items()}, {
+        "step": step,
+        "rays": n_rays,
+        BY: maker_of(device),
+    }
 
 
-def resume(model: Model, source: RaySource, checkpoint: Checkpoint, device: str) -> int:
-    """Put a model on `device` and its source where the checkpoint left them; returns the steps already done, 0 without one.
+def resume(model: Model, source: RaySource, checkpoint: Checkpoint, device: str, n_rays: int) -> tuple[int, int]:
+    """Put a model on `device` and its source where the checkpoint left them.
 
-    These may have been done on another device: a line says that the bits differ then.
+    Returns the steps already done and the rays of the next one: 0 and `n_rays` where there is no checkpoint, and `n_rays` where
+    it does not say. The steps may have been done on another device: a line says that the bits differ then.
     """
     saved = checkpoint.load()
     if saved is None:
-        return 0
+        return 0, n_rays
     arrays, state = saved
     say_that_bits_differ(state.get(BY), maker_of(device))
     source.restore({name.removeprefix(SOURCE): array for name, array in arrays.items() if name.startswith(SOURCE)})
     of_model = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if not name.startswith(SOURCE)}
     model.restore(of_model, state["step"])
-    return int(state["step"])
+    return int(state["step"]), int(state.get("rays", n_rays))
 
 
 Report = Callable[[str, Progress], None]

@@ -94,6 +94,10 @@ PLACE_STEP = 1.0
 """Distance between samples in spaces that are no box, in voxels, as DirectVoxGO has it; half of it takes a quarter more time
 (docs/log/front.md#what-does-a-smoother-lattice-bring-in-front)."""
 
+PLACE_SHADED = 1 << 17
+"""Samples shaded in a step in spaces that are no box, where a ray has 15 to 40. More steps of fewer rays use time better
+(docs/log/unbounded.md#are-more-steps-of-fewer-rays-better-for-a-place)."""
+
 PLACE_PENALTIES = Penalties(density_variation=3e-9, feature_variation=3e-10, varied_every=8)
 """In spaces that are no box; `varied_every` is there for the time that it takes."""
 
@@ -116,7 +120,8 @@ class StageConfig:
     """One stage.
 
     Attributes:
-      steps, rays_per_step: batches of so many rays.
+      steps, rays_per_step: batches of so many rays, at most.
+      shaded_per_step: so many samples are shaded in a step at most, by fewer rays; None: however many there are.
       n_voxels: of the lattice at the end of the stage.
       grow_at: steps at which the number of voxels grows, each time by the same factor.
       first_voxels: of the lattice at the start; None: it doubles each time, from `n_voxels / 2^len(grow_at)`.
@@ -127,6 +132,7 @@ class StageConfig:
     steps: int
     n_voxels: int
     rays_per_step: int = 8192
+    shaded_per_step: int | None = None
     grow_at: tuple[int, ...] = ()
     first_voxels: int | None = None
     is_sparse: bool = False
@@ -200,6 +206,7 @@ class TrainConfig:
         penalties = self.fine.penalties
         fine = replace(
             self.fine,
+            shaded_per_step=PLACE_SHADED,
             n_voxels=self.place_voxels or self.fine.n_voxels,
             losses=replace(self.fine.losses, distortion=DISTORTION),
             sampling=replace(self.fine.sampling, step_voxels=PLACE_STEP),
@@ -306,8 +313,11 @@ LEAST_STEPS = 0.5
 def suited_to(config: TrainConfig, n_pixels: int) -> TrainConfig:
     """The settings with as many fine steps as make each of `n_pixels` be looked at as often as those of `FULL_SET` photos.
 
-    More looks at few photos would only learn them by heart (docs/log/training.md#how-long-do-few-photos-take).
+    More looks at few photos would only learn them by heart (docs/log/training.md#how-long-do-few-photos-take). A place has all
+    of its steps, each of which is a look at fewer rays, and total variation against that.
     """
+    if config.fine.shaded_per_step is not None:
+        return config
     share = min(max(n_pixels / (FULL_SET * config.image_side**2), LEAST_STEPS), 1.0)
     return replace(config, fine=replace(config.fine, steps=round(config.fine.steps * share)))
 

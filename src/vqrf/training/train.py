@@ -471,6 +471,7 @@ def _run_stage(name: str, model: FieldModel, pool: RayPool, seed: int, kept: Run
         pool,
         steps=model.stage.steps,
         rays_per_step=model.stage.rays_per_step,
+        shaded_per_step=model.stage.shaded_per_step,
         seed=(seed, STAGES.index(name)),
         device=model.device,
         checkpoint=None if kept is None else kept.checkpoint(name),
