@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from vqrf.compression.search import (
     MAX_TRIALS,
     PSNR_WINDOW,
     SIZE_WINDOW,
+    USUAL,
+    USUAL_VALUES,
     FieldDial,
     Journal,
     Target,
@@ -129,6 +132,19 @@ def test_a_trim_takes_the_place_of_a_tuning() -> None:
     assert search(with_trim, target, Journal(None, "")).trial.share < 1
     assert with_trim.asked == [50.0]
     assert len(search(without, target, Journal(None, "")).trials) > 1
+
+
+@pytest.mark.parametrize("larger", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["size", "psnr"])
+def test_a_curve_of_the_usual_shape_is_met_by_the_second_tuning(kind: Literal["size", "psnr"], larger: float) -> None:
+    def moved(of: str, by: float) -> Callable[[float], float]:
+        return lambda quality: float(np.interp(quality, USUAL, USUAL_VALUES[of])) + by
+
+    for quality in (5.0, 30.0, 60.0, 95.0):
+        dial = Curve(moved("size", math.log(larger)), moved("psnr", -larger), 0.0)
+        value = math.exp(dial.log_size(quality)) if kind == "size" else dial.decibels(quality)
+        assert search(dial, Target(kind, value), Journal(None, "")).is_met
+        assert len(dial.asked) == 2
 
 
 @pytest.mark.parametrize(("below", "n_tuned"), [(0.05, 1), (0.15, 0)])

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from vqrf.rendering.render import render
 from vqrf.training.box import MIN_VIEWS, cells_near, coarse_alive, count_views, scene_box
 from vqrf.training.checkpoint import Checkpoint, fingerprint
 from vqrf.training.grids import UNSEEN_DENSITY, resample
-from vqrf.training.loop import REFRESH_STEPS, optimize
+from vqrf.training.loop import REFRESH_STEPS, RaysPerStep, optimize
 from vqrf.training.parameters import AVERAGED, Parameters
 from vqrf.training.run import COARSE_FILE, clear_run
 from vqrf.training.stages import FINE_LOSSES, PRESETS, Penalties, Sampling, TrainConfig, suited_to
@@ -477,11 +476,9 @@ class CountingPool(RayPool):
 
 
 def test_steps_shade_as_many_samples_as_they_are_allowed_by_fewer_rays(scene: Scene, ball_field: RadianceField) -> None:
-    def shaded(allowed: int | None, **named: Any) -> tuple[list[int], list[float]]:
+    def shaded(allowed: int | None) -> tuple[list[int], list[float]]:
         pool = CountingPool(scene)
-        steps = optimize(
-            CountingModel(ball_field), pool, steps=70, rays_per_step=512, shaded_per_step=allowed, seed=(0,), **named
-        )
+        steps = optimize(CountingModel(ball_field), pool, steps=70, rays_per_step=RaysPerStep(512, allowed), seed=(0,))
         return pool.taken, [float(progress.n_shaded) for progress in steps]
 
     taken, of_all = shaded(None)

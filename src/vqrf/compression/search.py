@@ -1,9 +1,9 @@
 """A size or a quality that the user names, reached: one dial from 0 to 100, turned until the file fits.
 
 A dial maps a quality to settings, settings to a compressed field, and says how large and how good that is. Size and PSNR
-grow with the quality, but nobody knows how fast before trying, and a try is a whole tuning. So the search interpolates what
-it has measured (log bytes, or dB, over quality), and the last few per cent are taken off by a trim, which costs no tuning:
-coarser levels in the field that was just too large.
+grow with the quality, but nobody knows how fast before trying, and a try is a whole tuning. So the search takes the curve of a
+scene for that of all, moved and stretched to go through what it has measured (log bytes, or dB, over quality), and the last few
+per cent are taken off by a trim, which costs no tuning: coarser levels in the field that was just too large.
 
 What was tried is kept in a journal, from which the same search goes on and another one on the same field begins better.
 """
@@ -19,15 +19,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
+
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed
 from vqrf.compression.preset import Preset
 from vqrf.files import write_atomically
 
 MAX_TRIALS = 20
-"""Most tunings of one search. Without trims it takes about five, and 15 at worst on curves with sharp bends
-(docs/log/search.md#how-many-tunings-does-a-search-take). So many mean that size does not follow the dial."""
+"""Most tunings of one search. It takes two or three, and 15 at worst on curves with sharp bends
+(docs/log/search.md#does-the-curve-of-one-scene-tell-where-to-look-on-another). So many mean that size does not
+follow the dial."""
 MAX_TRIMS = 16
+OVERSHOOT = 1.2
+"""Times as far as a curve through two points on one side of the target says, so that the next is on the other."""
+LEAST_AWAY = 1 / 8
+"""Of the way to the end of a dial, that it goes at least where no point is on the other side of the target."""
 RESOLUTION = 1e-4
 """Of a dial, as a share of its whole: what is nearer together is the same."""
 
@@ -37,6 +44,13 @@ PSNR_WINDOW = 0.02
 """dB above the target: a field that is no better than this meets it."""
 TRIM_REACH = {"size": math.log(1.2), "psnr": 0.2}
 """How far above the target (in log bytes, in dB) a trial is trimmed rather than tuned anew."""
+USUAL = (0.0, 15.0, 30.0, 45.0, 60.0, 80.0, 100.0)
+USUAL_VALUES = {
+    "size": tuple(map(math.log, (101_361, 175_217, 289_972, 410_012, 499_050, 750_795, 1_538_851))),
+    "psnr": (29.64, 31.80, 33.17, 33.82, 34.05, 34.28, 34.49),
+}
+"""Of lego, by `compact`, at these qualities (docs/log/search.md#what-does-the-whole-curve-look-like-at-4500-steps)."""
+
 Setting = TypeVar("Setting")
 Result = TypeVar("Result")
 
@@ -173,22 +187,30 @@ class Journal:
             write_atomically(self.path, json.dumps(tree, indent=1).encode())
 
 
-def next_setting(points: Mapping[float, float], window: tuple[float, float], ends: tuple[float, float]) -> float | None:
+Table = tuple[Sequence[float], Sequence[float]]
+"""A growing curve: places and values."""
+
+
+def next_setting(
+    points: Mapping[float, float], window: tuple[float, float], ends: tuple[float, float], usual: Table | None = None
+) -> float | None:
     """Where to look next for a value inside the window; None where it is found, or nowhere.
 
-    Between a point that is too low and one that is too high the value is interpolated, and every second time the interval
-    is halved, so that no shape of the curve takes more than twice the steps of bisection. Depends on nothing but its arguments.
+    Between a point that is too low and one that is too high the value is interpolated, and later every second time the interval
+    is halved, so that no shape of the curve takes more than about twice the steps of bisection. Depends on nothing but its
+    arguments.
 
     Args:
       points: value by place; values grow with the place, more or less.
       window: least and greatest value wanted.
       ends: the first and the last place.
+      usual: the shape that the curve is taken to have, from one end to the other; None: straight.
 
     >>> next_setting({}, (4, 5), (0, 100))
     50.0
-    >>> next_setting({50.0: 3.0, 100.0: 6.0}, (4, 5), (0, 100))
-    75.0
-    >>> next_setting({50.0: 3.0, 75.0: 4.2}, (4, 5), (0, 100)) is None
+    >>> next_setting({50.0: 3.0}, (4, 5), (0, 100), ((0, 100), (0, 10)))
+    65.0
+    >>> next_setting({50.0: 3.0, 65.0: 4.2}, (4, 5), (0, 100)) is None
     True
     """
     least, greatest = window
@@ -197,19 +219,34 @@ def next_setting(points: Mapping[float, float], window: tuple[float, float], end
         return None
     if not points:
         return (first + last) / 2
-    places = sorted(points)
+    to_height, to_place = _between(*(usual or (ends, ends)))
+    heights = {place: to_height(place) for place in points}
+    places, goal = sorted(points), (least + greatest) / 2
     for low, high in pairwise(places):
         if points[low] < least and points[high] > greatest:
             if high - low <= RESOLUTION * (last - first):
                 return None
-            share = ((least + greatest) / 2 - points[low]) / (points[high] - points[low])
-            share = 0.5 if len(points) % 2 == 1 and len(points) > 2 else min(max(share, 0.05), 0.95)
-            return low + share * (high - low)
+            if len(points) % 2 == 1 and len(points) > 3:
+                return (low + high) / 2
+            share = min(max((goal - points[low]) / (points[high] - points[low]), 0.05), 0.95)
+            return to_place(heights[low] + share * (heights[high] - heights[low]))
     is_low = points[places[-1]] < least
-    tried, end = (places[-1], last) if is_low else (places[0], first)
+    tried, *others = places[::-1] if is_low else places
+    end = last if is_low else first
     if tried == end:
         return None
-    return end if len(points) > 1 else (tried + end) / 2
+    if usual is None:
+        return end if others else (tried + end) / 2
+    rise = points[tried] - points[others[0]] if others else 0.0
+    pace = 1.0 if not others else OVERSHOOT * (heights[tried] - heights[others[0]]) / rise if rise else math.inf
+    missing = math.copysign(pace * (goal - points[tried]), end - tried)  # also where size falls with quality
+    away = max(abs(to_place(heights[tried] + missing) - tried), LEAST_AWAY * abs(end - tried))
+    return end if away >= abs(end - tried) else tried + math.copysign(away, end - tried)
+
+
+def _between(places: Sequence[float], values: Sequence[float]) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """The value at a place and the place of a value, straight between those of a growing curve and no farther than its ends."""
+    return (lambda place: float(np.interp(place, places, values))), (lambda value: float(np.interp(value, values, places)))
 
 
 def search(
@@ -247,9 +284,9 @@ def search(
         on_trial(trial)
         return trial
 
-    for _ in range(MAX_TRIALS):
+    while len(tuned) < MAX_TRIALS:
         points = {trial.quality: target.value_of(trial.n_bytes, trial.psnr) for trial in journal.trials}
-        quality = next_setting(points, target.window, (0.0, 100.0))
+        quality = next_setting(points, target.window, (0.0, 100.0), (USUAL, USUAL_VALUES[target.kind]))
         too_much = _worth_trimming(points, target, untrimmable, can_tune=quality is not None)
         if too_much is not None:
             if too_much not in tuned:

@@ -71,13 +71,36 @@ class Progress:
         return -10 * math.log10(max(float(self.mse), 1e-12))
 
 
+@dataclass(frozen=True)
+class RaysPerStep:
+    """How many rays a step has.
+
+    Attributes:
+      most: so many where little is shaded.
+      shaded: about so many samples are shaded in a step, by fewer rays where that takes it, an eighth of `most` at least; None:
+        however many there are.
+    """
+
+    most: int
+    shaded: int | None = None
+
+    def suited(self, n_rays: int, n_shaded: float) -> int:
+        """How many rays the next steps have, where `n_rays` shaded `n_shaded` samples.
+
+        >>> RaysPerStep(8192, 100_000).suited(8192, 400_000), RaysPerStep(8192, 100_000).suited(2048, 40_000)
+        (2048, 5120)
+        """
+        if self.shaded is None:
+            return self.most
+        return int(min(max(self.shaded * n_rays / max(n_shaded, 1.0), self.most / 8), self.most))
+
+
 def optimize(
     model: Model,
     source: RaySource,
     *,
     steps: int,
-    rays_per_step: int,
-    shaded_per_step: int | None = None,
+    rays_per_step: int | RaysPerStep,
     seed: tuple[int, ...],
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
@@ -91,12 +114,12 @@ def optimize(
     share of a step's rays.
 
     Args:
-      rays_per_step: at most.
-      shaded_per_step: about so many samples are shaded in a step, by fewer rays where that takes it; None: all rays always.
+      rays_per_step: so many always, or what `RaysPerStep` says.
       loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
     """
     kernels, source = select(device), source_on(source, device)
-    start, n_rays = 0, rays_per_step
+    size = rays_per_step if isinstance(rays_per_step, RaysPerStep) else RaysPerStep(rays_per_step)
+    start, n_rays = 0, size.most
     if checkpoint is not None:
         start, n_rays = resume(model, source, checkpoint, device, n_rays)
     for step in range(start, steps):
@@ -109,8 +132,8 @@ def optimize(
             terms = _differentiate(kernels, model, batch, loss, device)
             mse, n_shaded = add_up(model.gradients, len(batch.origins) / n_rays, terms["mse"], terms["n_shaded"])
             model.update(step)
-        if shaded_per_step is not None and (step == 0 or (step + 1) % REFRESH_STEPS == 0):
-            n_rays = suited_rays(n_rays, float(n_shaded), shaded_per_step, rays_per_step)
+        if size.shaded is not None and (step == 0 or (step + 1) % REFRESH_STEPS == 0):
+            n_rays = size.suited(n_rays, float(n_shaded))
         save = None
         if checkpoint is not None:
             collect = partial(snapshot, model, source, step + 1, n_rays, device)
@@ -118,16 +141,6 @@ def optimize(
             if (step + 1) % REFRESH_STEPS == 0:
                 checkpoint.save_if_due(collect)
         yield Progress(step + 1, steps, mse, n_shaded, save)
-
-
-def suited_rays(n_rays: int, n_shaded: float, shaded_per_step: int, most: int) -> int:
-    """How many rays shade `shaded_per_step` samples, where `n_rays` shaded `n_shaded`; an eighth of `most` to `most`.
-
-    >>> suited_rays(8192, 400_000, 100_000, 8192), suited_rays(2048, 40_000, 100_000, 8192), suited_rays(9, 0, 9, 8192)
-    (2048, 5120, 8192)
-    """
-    suited = shaded_per_step * n_rays / max(n_shaded, 1.0)
-    return int(min(max(suited, most / 8), most))
 
 
 def _differentiate(

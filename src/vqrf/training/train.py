@@ -64,7 +64,7 @@ from vqrf.training.box import (
 )
 from vqrf.training.checkpoint import BY, say_that_bits_differ
 from vqrf.training.grids import UNSEEN_DENSITY, FactorGrid, Grid, Rates, VoxelGrid
-from vqrf.training.loop import REFRESH_STEPS, Report, maker_of, optimize
+from vqrf.training.loop import REFRESH_STEPS, RaysPerStep, Report, maker_of, optimize
 from vqrf.training.parameters import Parameters, decay, share_of_newest
 from vqrf.training.run import Run
 from vqrf.training.stages import STAGES, Appearance, StageConfig, TrainConfig, config_of, preset_for
@@ -470,8 +470,7 @@ def _run_stage(name: str, model: FieldModel, pool: RayPool, seed: int, kept: Run
         model,
         pool,
         steps=model.stage.steps,
-        rays_per_step=model.stage.rays_per_step,
-        shaded_per_step=model.stage.shaded_per_step,
+        rays_per_step=RaysPerStep(model.stage.rays_per_step, model.stage.shaded_per_step),
         seed=(seed, STAGES.index(name)),
         device=model.device,
         checkpoint=None if kept is None else kept.checkpoint(name),
