@@ -1,10 +1,11 @@
 /** The spaces that are no box: FORMAT.md section 4, *Space*. Matrices are 4x4, row by row. */
 
-/** How far from where a photo was taken one may turn, in radians, and go, in parts of the distance: beyond it nobody has looked. */
+/** How far from where a photo was taken one may turn, in radians and in degrees, and go, in parts of the distance: beyond it nobody has
+ * looked. */
 const MAX_TURN = 0.35
+const MAX_PITCH = 20
 const MAX_ZOOM = 1.6
 const MAX_APPROACH = 8
-const DEGREES = 180 / Math.PI
 
 /** @typedef {[number, number, number]} Vector */
 
@@ -67,6 +68,5 @@ export function homeOf(space, lo, hi, isUnbounded) {
   const distance = Math.hypot(...position.map((value, axis) => value - target[axis]))
   if (isUnbounded) return { view, distance: [distance / MAX_APPROACH, distance * MAX_ZOOM] }
   const up = /** @type {Vector} */ (space.slice(4, 7))
-  const swing = MAX_TURN * DEGREES
-  return { up, view, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], pitch: [-swing, swing], swing: MAX_TURN }
+  return { view, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], swing: MAX_TURN, pitch: [-MAX_PITCH, MAX_PITCH], up }
 }

@@ -176,11 +176,13 @@ export class Orbit {
   /**
    * @param {number} width in pixels
    * @param {number} height
-   * @returns {import('./renderer.js').Camera} the shorter side sees the angle of the view
+   * @returns {import('./renderer.js').Camera} the shorter side sees the angle of the view; before what was seen from one side, no
+   *   side sees more than that
    */
   camera(width, height) {
     const columns = [...this.axes(), this.position]
-    const focal = Math.min(width, height) / 2 / TAN_HALF_FOV
+    const [aside, above] = this.swing < 7 ? this.half : [9, 9] // more than any picture sees
+    const focal = Math.max(width / aside, height / above, Math.min(width, height) / TAN_HALF_FOV) / 2
     const pose = [0, 1, 2].flatMap((axis) => columns.map((column) => column[axis]))
     return { pose: [...pose, 0, 0, 0, 1], fx: focal, fy: focal, cx: width / 2, cy: height / 2, width, height }
   }

@@ -108,3 +108,17 @@ test('in flight nobody comes to where the limits let no camera stand, or looks b
     for (const yaw of [Math.atan2(y, x), orbit.yaw]) assert.ok(Math.abs(yaw + Math.PI / 2) < 0.35 + 1e-9)
   }
 })
+
+test('before what was seen from one side no picture shows more than was seen, however long its sides', () => {
+  const view = { position: [0, 0, 0], target: [0, 0, -1] }
+  const [aside, above] = [0.6, 0.45]
+  const about = /** @type {any} */ ({ up: [0, 1, 0], view, distance: [0.5, 2], pitch: [-20, 20], swing: 0.35 })
+  const orbit = new Orbit([-aside, -above, 0], [aside, above, 1], about)
+  for (const [width, height] of [[390, 844], [1280, 800], [2100, 300], [64, 64]]) {
+    const { fx, fy } = orbit.camera(width, height)
+    assert.equal(fx, fy)
+    assert.ok(width / 2 / fx <= aside + 1e-9 && height / 2 / fy <= above + 1e-9)
+  }
+  const { fx } = new Orbit([-1, -1, -1], [1, 1, 1]).camera(390, 844)
+  assert.ok(Math.abs(fx - 195 / Math.tan(Math.PI / 9)) < 1e-9, 'around a thing the shorter side alone counts')
+})
