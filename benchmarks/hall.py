@@ -86,7 +86,7 @@ def judged(scene: Scene, field: RadianceField, seconds: float, pictures: Path | 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    scene = built_in_scene(n_train=options.photos, side=options.side, surroundings="hall")
+    scene = built_in_scene(n_train=options.photos, side=options.side, backdrop="hall")
     config = PRESETS[options.preset]
     if options.steps:
         config = replace(config, fine=config.fine.with_steps(options.steps))

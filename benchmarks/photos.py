@@ -63,7 +63,7 @@ class Options:
 def make_photos(folder: Path, n: int) -> None:
     """Write `n` photos with their cameras, in nerfstudio's layout."""
     side = WIDTH // ENLARGED
-    views = built_in_scene(n_train=n, n_test=0, side=side, surroundings="ground").train
+    views = built_in_scene(n_train=n, n_test=0, side=side, backdrop="ground").train
     (folder / "images").mkdir(parents=True)
     camera = views[0].camera
     frames = [

@@ -165,7 +165,7 @@ def test_what_stands_before_the_lamp_casts_a_shadow() -> None:
 
 
 def test_a_ground_takes_the_place_of_white_and_of_nothing_else(small_scene: Scene) -> None:
-    grounded = built_in_scene(n_train=6, n_test=3, side=24, surroundings="ground")
+    grounded = built_in_scene(n_train=6, n_test=3, side=24, backdrop="ground")
     for bare, other in zip(small_scene.train, grounded.train, strict=True):
         is_white = (bare.image == 255).all(-1)
         changed = (bare.image != other.image).any(-1)
@@ -176,7 +176,7 @@ def test_a_ground_takes_the_place_of_white_and_of_nothing_else(small_scene: Scen
 
 
 def test_the_hall_stands_behind_the_thing_and_its_depths_are_where_rays_end() -> None:
-    hall = built_in_scene(n_train=6, n_test=3, side=24, surroundings="hall")
+    hall = built_in_scene(n_train=6, n_test=3, side=24, backdrop="hall")
     assert hall.space == "unbounded" and hall.contrast is not None
     for view in hall.train + hall.test:
         origins, directions = view.camera.rays()

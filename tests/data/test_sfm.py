@@ -123,7 +123,7 @@ def test_every_photo_is_compared_with_the_next_and_with_all_where_they_are_few(
 
 @pytest.mark.slow
 def test_sixty_renders_of_the_built_in_scene_are_found_to_half_a_degree_and_a_hundredth(tmp_path: Path) -> None:
-    scene = built_in_scene(n_train=60, n_test=1, side=320, surroundings="ground")
+    scene = built_in_scene(n_train=60, n_test=1, side=320, backdrop="ground")
     save_scene(scene, tmp_path / "true")
     shutil.copytree(tmp_path / "true" / "train", tmp_path / "found" / IMAGES_FOLDER)
     registration, _ = find(tmp_path / "found", SfmConfig(threads=2))

@@ -48,7 +48,7 @@ class Train:
     quick: 400x400, 128^3, 6 minutes, 1.3 GB of memory.
     standard: 800x800, 160^3, 9 to 15 minutes, 2.2 GB, lego 34.4 dB.
     large: 800x800, 256^3, 21 minutes, 6.3 GB, lego 35.5 dB.
-    Without it: standard, with fewer steps for a small dataset."""
+    Without it: standard, with fewer steps for few photos of a thing."""
     base: Literal["dvgo", "plenoxels", "tensorf", "tensorf-cp"] = "dvgo"
     """Kind of field.
     dvgo: voxels and a colour network.

@@ -160,11 +160,11 @@ class Tube:
 Shape = Sphere | Tube
 
 
-Surroundings = Literal["nothing", "ground", "hall"]
+Backdrop = Literal["white", "ground", "hall"]
 
 
 def built_in_scene(
-    seed: int = 0, n_train: int = 50, n_test: int = 10, side: int = 200, *, surroundings: Surroundings = "nothing"
+    seed: int = 0, n_train: int = 50, n_test: int = 10, side: int = 200, *, backdrop: Backdrop = "white"
 ) -> Scene:
     """Render the built-in scene: a globe in the rings of an armillary sphere on a tiled floor.
 
@@ -173,16 +173,16 @@ def built_in_scene(
       n_train: cameras spread evenly over the upper hemisphere; in the hall over its lower third, where they see the wall.
       n_test: cameras on a wavy circle between 13 and 47 degrees above the floor.
       side: pixels of the square images; the thinnest rod is 0.016 * side pixels wide.
-      surroundings: "ground": it stands on a disc of pebbles, which photos without poses are matched by; "hall": in the middle
-        of a round hall, which casts no shadow and has no end: its `space` is "unbounded".
+      backdrop: "ground": it stands on a disc of pebbles, which photos without poses are matched by; "hall": in the middle of a
+        round hall, which casts no shadow and shines by itself; the `space` of the scene is "unbounded" then.
 
     Deterministic. Takes about 0.2 s per view of 200x200 on one core.
     """
     random = np.random.default_rng(seed)
-    shapes, is_in_hall = _armillary_sphere(random), surroundings == "hall"
-    if surroundings == "ground":
+    shapes, is_in_hall = _armillary_sphere(random), backdrop == "hall"
+    if backdrop == "ground":
         shapes.append(_ground(np.random.default_rng((seed, 1))))
-    backdrop = _hall(np.random.default_rng((seed, 2))) if is_in_hall else []
+    hall = _hall(np.random.default_rng((seed, 2))) if is_in_hall else []
     turn = random.uniform(0, 2 * np.pi)
     golden = np.pi * (3 - np.sqrt(5))
     cameras = {}
@@ -194,7 +194,7 @@ def built_in_scene(
         elevation = 13 + 7 * np.sin(2 * azimuth) if is_in_hall else 30 + 17 * np.sin(2 * azimuth)
         cameras[f"test/r_{i}"] = _camera(azimuth, np.radians(elevation), side)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
-        views = tuple(pool.map(lambda item: _view(item[0], shapes, backdrop, item[1]), cameras.items()))
+        views = tuple(pool.map(lambda item: _view(item[0], shapes, hall, item[1]), cameras.items()))
     scene = Scene(views[:n_train], views[n_train:], COLORS["white"], NEAR, FAR, "built-in")
     if not is_in_hall:
         return scene
@@ -219,8 +219,8 @@ def _camera(azimuth: float, elevation: float, side: int) -> Camera:
     return Camera(pose, focal, focal, side / 2, side / 2, side, side)
 
 
-def _view(name: str, shapes: Sequence[Shape], backdrop: Sequence[Shape], camera: Camera) -> View:
-    """Average `SAMPLES_PER_SIDE`^2 rays per pixel, on a backdrop that shines by itself, or on white."""
+def _view(name: str, shapes: Sequence[Shape], hall: Sequence[Shape], camera: Camera) -> View:
+    """Average `SAMPLES_PER_SIDE`^2 rays per pixel, on a hall that shines by itself, or on white."""
     n = SAMPLES_PER_SIDE
     fine = replace(
         camera,
@@ -233,7 +233,7 @@ def _view(name: str, shapes: Sequence[Shape], backdrop: Sequence[Shape], camera:
     )
     origins, directions = (np.ascontiguousarray(a.T, np.float64) for a in fine.rays())
     lamps = np.tile(_lamp_points(n)[:, None, :, None, :], (1, camera.height, 1, camera.width, 1))
-    colors = _trace(shapes, backdrop, origins, directions, lamps.reshape(3, -1))
+    colors = _trace(shapes, hall, origins, directions, lamps.reshape(3, -1))
     image = colors.reshape(3, camera.height, n, camera.width, n).mean((2, 4)).transpose(1, 2, 0)
     return View(camera, np.rint(image * 255).astype(np.uint8), name)
 
@@ -248,13 +248,11 @@ def _lamp_points(n: int) -> Float64:
     return _unit(lamp[:, None, None] + LAMP_RADIUS * offsets)
 
 
-def _trace(
-    shapes: Sequence[Shape], backdrop: Sequence[Shape], origins: Float64, directions: Float64, lamps: Float64
-) -> Float64:
+def _trace(shapes: Sequence[Shape], hall: Sequence[Shape], origins: Float64, directions: Float64, lamps: Float64) -> Float64:
     """[3,N] rgb of rays, white where they meet nothing."""
     colors = np.ones_like(directions)
-    distances, shape_ids = _nearest(backdrop, origins, directions)
-    for shape_id, shape in enumerate(backdrop):
+    distances, shape_ids = _nearest(hall, origins, directions)
+    for shape_id, shape in enumerate(hall):
         rays = np.flatnonzero(shape_ids == shape_id)
         colors[:, rays] = shape.material.texture(origins[:, rays] + distances[rays] * directions[:, rays])
     reach = max(shape.distance for shape in shapes)
