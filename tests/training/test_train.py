@@ -319,7 +319,10 @@ def test_few_photos_get_fewer_steps_in_proportion_and_never_less_than_half() -> 
     assert steps == {1: 6000, 50: 6000, 75: 9000, 100: 12000, 400: 12000}
     assert replace(suited_to(full, 1), fine=full.fine) == full, "nothing else changes"
     place = full.in_space("front")
-    assert suited_to(place, 1) == place, "of a place a step is a look at fewer rays already"
+    assert suited_to(place, 1).fine.steps == 12000, "of a place a step is a look at half as many rays"
+    planes = PRESETS["tensorf-standard"]
+    assert planes.fine.rays_per_step == 4096
+    assert suited_to(planes.in_space("front"), 1).fine.steps == suited_to(planes, 1).fine.steps == 15000
     assert all(max(preset.fine.grow_at) < suited_to(preset, 1).fine.halfway for preset in PRESETS.values())
 
 

@@ -306,6 +306,9 @@ FEWEST_STEPS, MOST_STEPS = 100, 10_000_000
 FULL_SET = 100
 """Photos of its size that a preset's steps are meant for, as the synthetic scenes have."""
 
+SHADED_IN_PLACE = 32
+"""Samples that a ray shades where no box is, about (docs/log/unbounded.md#are-more-steps-of-fewer-rays-better-for-a-place)."""
+
 LEAST_STEPS = 0.5
 """Share of a preset's fine steps that the fewest photos get: growing takes a quarter of them."""
 
@@ -313,13 +316,15 @@ LEAST_STEPS = 0.5
 def suited_to(config: TrainConfig, n_pixels: int) -> TrainConfig:
     """The settings with as many fine steps as make each of `n_pixels` be looked at as often as those of `FULL_SET` photos.
 
-    More looks at few photos would only learn them by heart (docs/log/training.md#how-long-do-few-photos-take). A place has all
-    of its steps, each of which is a look at fewer rays, and total variation against that.
+    More looks at few photos would only learn them by heart (docs/log/training.md#how-long-do-few-photos-take). Where a step has
+    fewer rays, as of a place, it takes more steps.
     """
-    if config.fine.shaded_per_step is not None:
-        return config
-    share = min(max(n_pixels / (FULL_SET * config.image_side**2), LEAST_STEPS), 1.0)
-    return replace(config, fine=replace(config.fine, steps=round(config.fine.steps * share)))
+    fine = config.fine
+    n_rays = fine.rays_per_step
+    if fine.shaded_per_step is not None:
+        n_rays = min(n_rays, fine.shaded_per_step // SHADED_IN_PLACE)
+    share = max(n_pixels / (FULL_SET * config.image_side**2), LEAST_STEPS) * fine.rays_per_step / n_rays
+    return replace(config, fine=replace(fine, steps=round(fine.steps * min(share, 1.0))))
 
 
 def config_of(preset: str | TrainConfig) -> TrainConfig:
