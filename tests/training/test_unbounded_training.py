@@ -9,7 +9,8 @@ import pytest
 
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.images import bytes_from_colors
-from vqrf.data.scene import Scene, View, opaque_scene, unbounded_bounds
+from vqrf.data.placement import look_of
+from vqrf.data.scene import CUBE_LOOKED_AT, Scene, View, opaque_scene, unbounded_bounds
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
 from vqrf.geometry import Camera, Lattice, Unbounded, cameras_around
@@ -73,16 +74,30 @@ def tiny(side: int = 32, steps: int = 400) -> TrainConfig:
     return replace(demo, coarse=stage(coarse), fine=fine)
 
 
-def test_the_cube_holds_the_cameras_and_the_lattice_all_that_they_see(scene: Scene) -> None:
+def test_the_cube_is_around_what_cameras_look_at_and_the_lattice_holds_all_that_they_see(scene: Scene) -> None:
     space, lo, hi = unbounded_bounds(scene)
+    eyes = np.stack([view.camera.pose[:3, 3] for view in scene.train])
+    looked_at = look_of(np.stack([view.camera.pose for view in scene.train])).centre
+    np.testing.assert_allclose(space.centre, looked_at, atol=1e-6)
+    assert space.half == pytest.approx(CUBE_LOOKED_AT * np.abs(eyes - looked_at).max())
     for view in scene.train:
         origins, directions = view.camera.rays()
-        assert (np.abs(space.place_of_world(origins)) <= 1 + 1e-6).all()
-        for distance in (scene.near, scene.far, 100 * scene.far):
+        for distance in (0.0, scene.near, scene.far, 100 * scene.far):
             places = space.place_of_world(origins + distance * directions)
             assert ((places >= lo) & (places <= hi)).all()
     lattice = Lattice(tuple(lo), tuple(hi), (4, 4, 4), space)
     assert space.fault(lattice.corners()) is None
+
+
+def test_the_cube_holds_all_cameras_that_look_at_no_one_point(scene: Scene) -> None:
+    turned = []
+    for view in scene.train:  # by half a turn about what is up: away from the middle
+        pose = view.camera.pose.copy()
+        pose[:3, [0, 2]] *= -1
+        turned.append(replace(view, camera=replace(view.camera, pose=pose)))
+    space, _, _ = unbounded_bounds(replace(scene, train=tuple(turned)))
+    places = np.stack([space.place_of_world(view.camera.pose[:3, 3]) for view in turned])
+    assert np.abs(places).max() == pytest.approx(1)
 
 
 def test_no_light_is_left_behind_photos_of_a_place(scene: Scene) -> None:

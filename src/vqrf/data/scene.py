@@ -28,6 +28,10 @@ DEPTH_SHARE = 0.5
 BEYOND_FAR = 4.0
 """How many times as far as things were said to be that space goes."""
 
+CUBE_LOOKED_AT = 0.7
+"""Half of the cube that is as it is, of a space without bounds, by how far the farthest camera is from what they look at. A
+thing gains more than a room loses (docs/log/unbounded.md#how-well-is-a-place-learnt-at-all-depths)."""
+
 LEAST_NEAR = 1e-3
 """Where that space begins at the nearest, by `far`: at 0 the map would have no end."""
 
@@ -233,7 +237,7 @@ def front_bounds(scene: Scene) -> tuple[Front, Float64, Float64]:
 def unbounded_bounds(scene: Scene) -> tuple[Unbounded, Float64, Float64]:
     """The space around the training cameras, and the places [3], [3] float64 between which it is used: nearly all of them.
 
-    Its cube is around the point that they look at, or their middle where they look at none, and holds them all.
+    Its cube is around the middle of them and holds them all; where they look at one point, it is around that, and smaller.
 
     Raises:
       ValueError: the scene has no training views.
@@ -243,7 +247,8 @@ def unbounded_bounds(scene: Scene) -> tuple[Unbounded, Float64, Float64]:
     poses = np.stack([view.camera.pose for view in scene.train])
     looks, positions = look_of(poses), poses[:, :3, 3]
     centre = looks.centre if looks.is_at_one else positions.mean(0)
-    half = max(float(np.abs(positions - centre).max()), scene.near)
+    share = CUBE_LOOKED_AT if looks.is_at_one else 1.0
+    half = max(share * float(np.abs(positions - centre).max()), scene.near)
     return Unbounded.around(centre, half), np.full(3, -FARTHEST), np.full(3, FARTHEST)
 
 

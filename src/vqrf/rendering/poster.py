@@ -31,8 +31,8 @@ ASTRAY = 0.01
 """Share of the occupied cells at each end of an axis that the first view does not care for."""
 
 AMID = 0.8
-"""How far from the middle of a place without bounds a camera stands of which nothing else is known, by half of the cube that
-held the cameras of its photos."""
+"""How far from the middle of a place without bounds a camera stands of which nothing else is known, by half of its cube: the
+farthest camera stood on that, or at 1 / 0.7 of it (`vqrf.data.scene.unbounded_bounds`)."""
 
 DIGITS = 6
 """Of the places of a first view, by how far one is from the other: a file needs no more."""
