@@ -95,10 +95,9 @@ def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
     scene: Scene, plenoxels: RadianceField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: list[tuple[str, int]]
 ) -> None:
     monkeypatch.setattr(Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
-    monkeypatch.setattr("test_train.TINY", TINY_PLENOXELS)
-    assert_same_field(interrupted(scene, tmp_path, *at)[0], plenoxels)
-    stopped = interrupted(scene, tmp_path / "saved", ("fine", 9), ("fine", 57), saves=True)[0]
-    assert_same_field(stopped, plenoxels)
+    assert_same_field(interrupted(scene, tmp_path, *at, config=TINY_PLENOXELS)[0], plenoxels)
+    saved = interrupted(scene, tmp_path / "saved", ("fine", 9), ("fine", 57), saves=True, config=TINY_PLENOXELS)[0]
+    assert_same_field(saved, plenoxels)
 
 
 def test_it_is_compressed_into_a_file_that_draws_it(plenoxels: RadianceField, scene: Scene) -> None:

@@ -208,9 +208,9 @@ def test_an_interrupted_run_ends_in_the_very_field_of_one_that_was_not(
     scene: Scene, tensorf: RadianceField, kind: Decomposition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Checkpoint, "save_if_due", lambda self, collect: self.save(*collect()))
-    monkeypatch.setattr("test_train.TINY", tiny(kind))
-    assert_same_field(interrupted(scene, tmp_path, ("fine", 10), ("fine", 70))[0], tensorf)
-    stopped = interrupted(scene, tmp_path / "saved", ("fine", 9), ("fine", 57), saves=True)[0]
+    config = tiny(kind)
+    assert_same_field(interrupted(scene, tmp_path, ("fine", 10), ("fine", 70), config=config)[0], tensorf)
+    stopped = interrupted(scene, tmp_path / "saved", ("fine", 9), ("fine", 57), saves=True, config=config)[0]
     assert_same_field(stopped, tensorf)
 
 
