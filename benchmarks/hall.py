@@ -1,6 +1,6 @@
 """How well a place is learnt at all depths: the built-in scene in a hall twenty times its size, whose depths are known.
 
-    python benchmarks/hall.py                        # 80 photos of 200x200, the preset for them
+    python benchmarks/hall.py                        # 80 photos of 200x200, the preset quick
     python benchmarks/hall.py --space box --json     # the same voxels in a box
 
 Three figures of the held-out views, each the mean over views of the PSNR of the pixels that show something so far away: the
@@ -22,6 +22,7 @@ from vqrf.data.builtin import built_in_scene, depths_in_hall
 from vqrf.data.images import bytes_from_colors, png_from_image
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
+from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.render import render
 from vqrf.training.stages import PRESETS
 from vqrf.training.train import fit
@@ -64,22 +65,18 @@ class Figures:
     seconds: float
 
 
-def psnr_of(squares: np.ndarray) -> float:
-    return float(-10 * np.log10(max(squares.mean(), 1e-12)))
-
-
 def judged(scene: Scene, field: RadianceField, seconds: float, pictures: Path | None) -> Figures:
     """Render the held-out views and compare them with the truth."""
     rows, errors = [], []
     for view in scene.test:
         drawn, depth = render(field, view.camera), depths_in_hall(view.camera)
-        squares = ((drawn.rgb - view.colors()) ** 2).mean(-1)
+        colors = view.colors()
         parts = depth < NEAR_ENDS, (depth >= NEAR_ENDS) & (depth <= FAR_BEGINS), depth > FAR_BEGINS
-        rows.append([psnr_of(squares[part]) for part in parts])
+        rows.append([psnr(drawn.rgb[part], colors[part]) for part in parts])
         errors.append(np.abs(drawn.depth / depth - 1).ravel())
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
-            both = bytes_from_colors(np.concatenate([view.colors(), drawn.rgb], 1))
+            both = bytes_from_colors(np.concatenate([colors, drawn.rgb], 1))
             (pictures / f"{Path(view.name).name}.png").write_bytes(png_from_image(both))
     return Figures(*np.mean(rows, 0).tolist(), float(np.median(np.concatenate(errors))), seconds)
 

@@ -171,7 +171,7 @@ def built_in_scene(
     Args:
       seed: of the globe's continents and of where the training cameras stand.
       n_train: cameras spread evenly over the upper hemisphere; in the hall over its lower third, where they see the wall.
-      n_test: cameras on a wavy circle between 13 and 47 degrees above the floor.
+      n_test: cameras on a wavy circle between 13 and 47 degrees above the floor, in the hall between 6 and 20.
       side: pixels of the square images; the thinnest rod is 0.016 * side pixels wide.
       backdrop: "ground": it stands on a disc of pebbles, which photos without poses are matched by; "hall": in the middle of a
         round hall, which casts no shadow and shines by itself; the `space` of the scene is "unbounded" then.

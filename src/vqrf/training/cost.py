@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vqrf.data.scene import Scene
-from vqrf.training.stages import Components, StageConfig, TrainConfig
+from vqrf.training.stages import SHADED_IN_PLACE, Components, StageConfig, TrainConfig
 
 RAY_SECONDS = {"mlp": 17e-6, "sh": 35e-6, "sh_relu": 35e-6}
 """Of one core, for a ray of a step, by the shading."""
@@ -41,7 +41,7 @@ FACTOR_ARRAYS = 6
 """Of planes and lines: values, gradients, two moments, means, and what another lattice takes of these when it begins."""
 
 
-FOGGY = 4.0
+FOGGY = SHADED_IN_PLACE / SHADED
 """Times as long where photos show something at every pixel: rays through a plant before a room have so many more samples that
 count (docs/log/speed.md#how-much-longer-does-a-place-take)."""
 

@@ -14,6 +14,7 @@ Departs from DVGO:
   - halfway through the fine stage, cells that photos do not need are closed (`box.needed_cells`);
   - only a box has a coarse stage (`TrainConfig.in_space`): in the other spaces the fine stage begins where a photo looks;
   - the fine stage's rates are three times DVGO's, so that a shorter stage gets as far;
+  - in the other spaces a step has as many rays as shade a number of samples (`stages.PLACE_SHADED`);
   - where photos have an opacity, it is a loss.
 
 A Plenoxels field (arXiv 2112.05131) is a fine stage without a network: its features are coefficients of spherical harmonics,
