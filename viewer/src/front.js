@@ -44,7 +44,7 @@ export function inverse(matrix) {
  * @property {number} [swing] how far it may turn to each side, in radians
  */
 
-/** In a space without bounds: where a camera stands of which nothing is said, in halves of its cube. */
+/** In a space without bounds: where a camera stands of which nothing is said, from the middle of the cube that held the photos'. */
 const AMID = [0.448, -0.564, 0.348, 1]
 
 /**
