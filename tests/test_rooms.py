@@ -65,7 +65,10 @@ WINGS = {
         "exposure",
     ),
     "fields": ("factors", "field", "cells", "storage", "run", "preview"),
-    "interop": ("values", "pickles", "dumps", "archives", "parts", "dvgo", "folder", "svox2", "tensorf"),
+    "interop": (
+        *("values", "pickles", "dumps", "archives", "ndc", "parts"),
+        *("dvgo_parts", "dvgo_places", "dvgo", "folder", "svox2", "tensorf"),
+    ),
     "rendering": (
         *("render", "evaluate", "html", "contact", "report", "poster", "page", "show", "follow", "serve"),
         *("film", "layers", "surface"),

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 import torch
 from foreign import Malice, saved, small_tree
-from test_interop_svox2 import small_arrays, written
 from test_interop_tensorf import small_tree as tensorf_tree
 from tiny import assert_same_field
 
 from vqrf.fields.field import RadianceField
-from vqrf.interop import CheckpointError, load_checkpoint, outline_checkpoint
+from vqrf.interop import CheckpointError, load_checkpoint
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 STATE = "model_state_dict"
@@ -149,21 +148,3 @@ def test_beside_harmless_objects_a_harmful_one_is_refused(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="not run"):
         load_checkpoint(saved(tree, tmp_path / "a.tar"))
     assert not sign.exists()
-
-
-def test_what_is_likely_a_forward_facing_scene_is_doubted(tmp_path: Path) -> None:
-    """Neither program writes into its files which space they are in."""
-    arguments = {"near_far": [0.0, 1.0], "fea2denseAct": "relu"}
-    tree, arrays = tensorf_tree(), small_arrays()
-    box = {"radius": np.float32([1.49, 1.66, 1]), "center": np.zeros(3, np.float32)}
-    for path, is_odd in (
-        (saved(tree, tmp_path / "a.th"), False),
-        (saved({**tree, "kwargs": {**tree["kwargs"], **arguments}}, tmp_path / "b.th"), True),
-        (written(arrays, tmp_path / "a.npz"), False),
-        (
-            written({**arrays, **box}, tmp_path / "b.npz"),
-            True,
-        ),
-    ):
-        for facts in (load_checkpoint(path).facts, outline_checkpoint(path).describe()):
-            assert ("forward-facing" in facts.get("doubt", "")) == is_odd

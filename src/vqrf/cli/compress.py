@@ -72,7 +72,7 @@ class Compress:
 
     def run(self, kept: Path | None = None) -> None:
         """Compress. `kept`: a folder for what files of other goals begin with, such as that of `make`."""
-        name = self.preset or usual_preset(self.field, self.profile)
+        name = self.preset or usual_preset(self.field, self.profile, is_front=self.options.space == "front")
         try:
             self.goal.check()
             self.settings(name)
@@ -134,9 +134,13 @@ class Compress:
         return config if self.goal.quality is None else config.at_quality(self.goal.quality)
 
 
-def usual_preset(path: Path, profile: Profile) -> PresetName:
-    """The one that is best for a field by measurement (docs/log/planes.md), as far as can be told before it is read."""
-    return "planes" if profile == "exact" and has_planes(path) else "compact"
+def usual_preset(path: Path, profile: Profile, *, is_front: bool = False) -> PresetName:
+    """The one that is best for a field by measurement (docs/log/planes.md), as far as can be told before it is read.
+
+    Args:
+      is_front: whether it is a checkpoint of a forward-facing scene, whose planes are not coded.
+    """
+    return "planes" if profile == "exact" and not is_front and has_planes(path) else "compact"
 
 
 def expect_scorable(views: Sequence[View]) -> None:

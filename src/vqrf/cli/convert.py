@@ -14,6 +14,7 @@ from vqrf.cli.dataset import convert_dataset
 from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, is_file_of_ours, load_any, load_compressed, named, say, tell
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
+from vqrf.data.llff import is_llff
 from vqrf.data.load import is_dataset, load_scene
 from vqrf.data.scene import Scene, View
 from vqrf.fields.factors import Factors
@@ -39,6 +40,7 @@ from vqrf.interop import (
     load_checkpoint,
     load_tensorf,
     load_vqrf,
+    ndc_of_llff,
     outline_checkpoint,
     zip_of_vqrf,
 )
@@ -53,16 +55,25 @@ class ImportOptions:
     Attributes:
       corners: whether the outer voxels lie on the corners of the box (aligned, as in DirectVoxGO) or half a voxel inside
         (centred, as in VQRF). Without it, vqrf compares both with a photo; if there is none, the kind of the file decides.
-      step: distance between samples, in voxels.
+      step: distance between samples, in voxels. Without it, that of the official settings: 0.5, or 1 for a forward-facing
+        checkpoint of DirectVoxGO.
       near: distance from the camera to the first sample, in world units.
       scale: how much larger the world of the photos is than svox2's: 1.5 if svox2 read a scene of Blender's layout with its
         usual options. Without it, vqrf compares 1.5 and 1 with a photo; if there is none, it is 1.
+      space: whether a checkpoint of TensoRF or svox2 is forward-facing (front), which it does not say, or not (box).
+      cameras: folder of the photos of a forward-facing checkpoint, in LLFF's layout. Their cameras say where the field lies.
+        Without it, --data is that folder.
+      contraction: norm by which an unbounded checkpoint of DirectVoxGO contracts what is far. Its releases differ, and its
+        files do not say.
     """
 
     corners: Literal["aligned", "centred"] | None = None
-    step: float = 0.5
+    step: float | None = None
     near: float = 0.0
     scale: float | None = None
+    space: Literal["box", "front"] | None = None
+    cameras: Path | None = None
+    contraction: Literal["inf", "l2"] | None = None
 
 
 ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="checkpoint"), tyro.conf.OmitArgPrefixes]
@@ -79,14 +90,15 @@ def open_checkpoint(
 ) -> Imported:
     """A checkpoint's field; how its grids lie, or svox2's scale, is guessed from one of the photos where it is not given.
 
-    What was guessed, what is doubted, and what was lost, it says on the error stream unless `quiet`.
+    What was guessed, and what was lost, it says on the error stream unless `quiet`.
 
     Raises:
       StorageError: the checkpoint cannot be used.
       SceneError: the photos cannot be.
     """
-    sampling, corners, is_scaled = sampling_of(path, flags), flags.corners, is_svox2(path)
-    if (flags.scale if is_scaled else corners) is None and photos is not None and not is_tensorf(path):
+    sampling, corners, is_scaled = sampling_of(path, flags, photos[0] if photos else None), flags.corners, is_svox2(path)
+    is_unsaid = (flags.scale if is_scaled else corners) is None and not is_tensorf(path)
+    if photos is not None and is_unsaid and outline_checkpoint(path, sampling=sampling).lattice.space is None:
         scene = load_scene(photos[0], splits=(photos[1],), every=sys.maxsize, background="white")
         views = getattr(scene, photos[1])
         if is_scaled:
@@ -95,8 +107,6 @@ def open_checkpoint(
             corners, reason = _guessed(path, sampling, views[:1])
         tell(quiet, f"{path}: {reason}")
     made = load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
-    if doubt := made.facts.get("doubt"):
-        tell(quiet, f"{path}: {doubt}")
     if made.n_cut:
         tell(quiet, f"{path}: its mask cuts {made.n_cut} cells with something in them, which are now in it or not")
     return made
@@ -120,13 +130,21 @@ def expect_of_checkpoint(path: Path, flags: ImportOptions) -> None:
         raise UsageError(f"--{' and --'.join(said)}: said of a checkpoint of another program, and {path} is none")
 
 
-def sampling_of(path: Path, flags: ImportOptions) -> Sampling:
-    if not (0 < flags.step < math.inf and 0 <= flags.near < math.inf):
+def sampling_of(path: Path, flags: ImportOptions, photos: Path | None = None) -> Sampling:
+    """What the flags say of a checkpoint; where a forward-facing one lies, its photos may.
+
+    Raises:
+      StorageError: a flag is out of its range.
+      SceneError: there are no cameras in LLFF's layout in the folder that is to have them.
+    """
+    if not ((flags.step is None or 0 < flags.step < math.inf) and 0 <= flags.near < math.inf):
         raise StorageError(path, f"expected --step above 0 and --near at least 0, got {flags.step} and {flags.near}")
     scale = 1.0 if flags.scale is None else flags.scale
     if not 0 < scale < math.inf:
         raise StorageError(path, f"expected --scale above 0, got {scale}")
-    return Sampling(flags.step, flags.near, scale)
+    folder = flags.cameras or (photos if photos is not None and is_llff(photos) else None)
+    ndc = ndc_of_llff(folder) if folder is not None else None
+    return Sampling(flags.step, flags.near, scale, flags.space, ndc, flags.contraction)
 
 
 def _scaled(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Sampling, str]:

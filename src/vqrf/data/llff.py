@@ -37,6 +37,11 @@ NEAR_MARGIN, FAR_MARGIN = 0.9, 1.1
 """The bounds are those of COLMAP's points, beyond which surfaces go on a little."""
 
 
+def is_llff(folder: Path) -> bool:
+    """Whether a folder is in this layout, beside what else it may be in."""
+    return (folder / FILE).is_file()
+
+
 def list_shots(folder: Path) -> Listing | None:
     """Photos and cameras of a folder in this layout.
 
@@ -46,9 +51,9 @@ def list_shots(folder: Path) -> Listing | None:
     Safe for untrusted input.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not is_llff(folder):
         return None
-    rows = _read_rows(folder, path)
+    rows = read_rows(folder)
     folders = {place: _photos_in(place) for place in photo_folders(folder)}
     fitting = [photos for photos in folders.values() if len(photos) == len(rows)]
     if not fitting:
@@ -67,8 +72,17 @@ def list_shots(folder: Path) -> Listing | None:
     return Listing(folder, f"LLFF ({FILE})", tuple(shots), near=near, far=far, is_rough=True)
 
 
-def _read_rows(folder: Path, path: Path) -> Float64:
-    """[N,17] float64. What the head of the file says is compared with its length before anything is made of it."""
+def read_rows(folder: Path) -> Float64:
+    """The array [N,17] float64, N at least 1: a photo's pose, size and focal length, then its bounds.
+
+    What the head of the file says is compared with its length before anything is made of it.
+
+    Raises:
+      SceneError: there is none, or it cannot be used.
+
+    Safe for untrusted input.
+    """
+    path = folder / FILE
     try:
         data = read_file(expect_inside(folder, path), MAX_BYTES)
     except OSError as error:

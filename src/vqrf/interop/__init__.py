@@ -2,7 +2,8 @@
 code writes.
 
     pickles, archives   their containers, read as data: no code in a file is run, no size in it is believed
-    dvgo                DirectVoxGO's checkpoints and `RadianceField`
+    dvgo                DirectVoxGO's checkpoints and `RadianceField`; `dvgo_places` has its models of places
+    ndc                 where forward-facing fields lie: their cameras say so, and no checkpoint does
     svox2               Plenoxels' checkpoints and `RadianceField`
     tensorf             TensoRF's checkpoints and `TensorfField`, factors that make a `RadianceField`
     folder              VQRF's `extreme_saving` and `CompressedField`
@@ -15,6 +16,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -26,7 +28,8 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.interop.archives import CheckpointError, load_torch, open_zip
 from vqrf.interop.dvgo import bytes_of_dvgo, load_dvgo, outline_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, outline_vqrf, zip_of_vqrf
-from vqrf.interop.parts import USUAL, Corners, Imported, Outline, Sampling, reading
+from vqrf.interop.ndc import Ndc, ndc_of_llff
+from vqrf.interop.parts import USUAL, Corners, Imported, Norm, Outline, Sampling, reading
 from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2, outline_svox2
 from vqrf.interop.tensorf import (
     AlphaMask,
@@ -46,6 +49,8 @@ __all__ = [
     "CheckpointError",
     "Corners",
     "Imported",
+    "Ndc",
+    "Norm",
     "Outline",
     "Sampling",
     "TensorfField",
@@ -65,6 +70,7 @@ __all__ = [
     "load_svox2",
     "load_tensorf",
     "load_vqrf",
+    "ndc_of_llff",
     "outline_checkpoint",
     "tensorf_of",
     "zip_of_vqrf",
@@ -144,7 +150,7 @@ def load_checkpoint(
     if not _expect_tensorf_alone(path, corners, sampling, max_bytes):
         return load_dvgo(path, corners=corners, sampling=sampling, exact=exact, max_bytes=max_bytes)
     with reading(path):
-        return import_tensorf(load_tensorf(path, max_bytes), max_bytes)
+        return import_tensorf(load_tensorf(path, max_bytes).placed(sampling), max_bytes)
 
 
 def outline_checkpoint(
@@ -156,7 +162,7 @@ def outline_checkpoint(
     if is_vqrf(path):
         return outline_vqrf(path, corners=corners, sampling=sampling, max_bytes=max_bytes)
     if _expect_tensorf_alone(path, corners, sampling, max_bytes):
-        return outline_tensorf(path, max_bytes)
+        return outline_tensorf(path, sampling, max_bytes)
     return outline_dvgo(path, corners=corners, sampling=sampling, max_bytes=max_bytes)
 
 
@@ -164,7 +170,7 @@ def _expect_tensorf_alone(path: Path, corners: Corners | None, sampling: Samplin
     """Whether it is a checkpoint of TensoRF, of which nothing is said beside it."""
     if not is_tensorf(path, max_bytes):
         return False
-    if corners is not None or sampling != USUAL:
+    if corners is not None or replace(sampling, space=None, ndc=None) != USUAL:
         raise CheckpointError(path, "says itself how it is sampled: corners, step, near and scale are for other checkpoints")
     return True
 

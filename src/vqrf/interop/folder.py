@@ -50,7 +50,7 @@ from vqrf.interop.archives import (
     bytes_of_zip,
     load_npz,
 )
-from vqrf.interop.dvgo import DvgoParts
+from vqrf.interop.dvgo_parts import DvgoParts
 from vqrf.interop.parts import OWN_KEY, USUAL, Corners, Outline, Sampling, expect_box, floats, lattice_of, own_numbers, reading
 from vqrf.interop.values import Refused, array_of, shape_of
 from vqrf.kernels.constants import N_NUMBERS
@@ -156,9 +156,9 @@ class _Opened:
             raise Refused("metadata.npz: holds no model_state_dict")
         state = {**state, **{f"rgbnet.{key}": layer for key, layer in layers.items() if isinstance(key, str)}}
         self.parts, self.metadata = parts, metadata
-        self.said, self.corners = DvgoParts(metadata.get("model_kwargs"), state), corners
+        self.said, self.corners = DvgoParts(metadata.get("model_kwargs"), state, sampling), corners
         self.shape = _shape(metadata)
-        self.equation = self.said.equation(sampling)
+        self.equation = self.said.equation()
         self.codebook = _array(parts, "codebook", np.float16, 3)
         if self.codebook.shape[0] != 1:
             raise Refused(f"codebook.npz: expected one table, got shape {list(self.codebook.shape)}")

@@ -16,10 +16,12 @@ from vqrf.codec.compressed import MAX_LAYER_SIDE, MAX_LAYERS
 from vqrf.fields.field import Layers, RadianceField
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import CheckpointError
+from vqrf.interop.ndc import Ndc
 from vqrf.interop.values import Refused, array_of, shape_of
 from vqrf.kernels.constants import Equation
 
 Corners = Literal["aligned", "centred"]
+Norm = Literal["inf", "l2"]
 PREFIXES = ("module.", "_orig_mod.")
 """What wrappers of a model put before the names of its state."""
 
@@ -48,14 +50,56 @@ class Sampling:
     """What a checkpoint does not say.
 
     Attributes:
-      step_voxels: distance of two samples, in voxels.
+      step_voxels: distance of two samples, in voxels; None for the official settings'.
       near: as `Equation.near`.
       scale: of the field's world against a checkpoint's of svox2.
+      space: of a field of TensoRF or svox2, whose checkpoints do not say whether they are forward-facing.
+      ndc: where a forward-facing field lies.
+      norm: of the contraction of an unbounded field of DirectVoxGO, which had either.
     """
 
-    step_voxels: float = 0.5
+    step_voxels: float | None = None
     near: float = 0.0
     scale: float = 1.0
+    space: Literal["box", "front"] | None = None
+    ndc: Ndc | None = None
+    norm: Norm | None = None
+
+    def step(self, usual: float = 0.5) -> float:
+        """The distance of two samples in voxels, as official settings have it where nothing is said."""
+        return usual if self.step_voxels is None else self.step_voxels
+
+    def expect_ndc(self, what: str) -> Ndc:
+        """Where the field lies.
+
+        Raises:
+          Refused: nobody says so.
+        """
+        if self.ndc is None:
+            raise Refused(f"{what}: is of a forward-facing scene; give its photos, in LLFF's layout, by --data or --cameras")
+        return self.ndc
+
+    def is_front(self, sign: str | None) -> bool:
+        """Whether a field is forward-facing.
+
+        Args:
+          sign: what in a checkpoint looks so; None for nothing.
+
+        Raises:
+          Refused: nobody says so, and it looks so.
+        """
+        if self.space is None and sign is not None:
+            raise Refused(f"{sign} is the sign of a forward-facing scene: give --space front, or --space box if it is none")
+        return self.space == "front"
+
+    def expect_said_by_file(self, space: str) -> None:
+        """Refuse another space than the one that a checkpoint says.
+
+        Raises:
+          Refused: another one was asked for.
+        """
+        if self.space not in (None, space):
+            raise Refused(f"--space {self.space}: the checkpoint itself says that it is in {space!r}")
 
 
 USUAL = Sampling()
@@ -121,9 +165,6 @@ def reading(path: Path) -> Iterator[None]:
     except (TypeError, LookupError, ArithmeticError, RecursionError) as error:  # a net: every cause is checked before
         raise CheckpointError(path, f"{UNHEARD_OF} ({type(error).__name__}: {error})") from error
 
-
-FORWARD_FACING = "is the sign of a forward-facing scene, in a space that is not read: its pictures would be wrong"
-"""What is doubted of a checkpoint that does not say which space it is in."""
 
 UNHEARD_OF = "cannot be read"
 """What is said of a cause that has no words of its own."""

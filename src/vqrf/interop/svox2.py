@@ -12,6 +12,10 @@ that is too large, the empty outside is left out.
 Official density is per unit of the world. Ours is it times the power of two that is nearest to a voxel's edge, to the bit, so
 that it is of a size that optimisers and quantisers are made for.
 
+A forward-facing field lies in normalised device coordinates (`vqrf.interop.ndc`). Its last voxels, beyond infinity, are left
+out; the last that are left are twice as dense for it. Its harmonics take a ray's direction in these coordinates, which is where
+the ray crosses the plane of the mean camera. Ours take the world's: every ray is coloured as one of the mean camera's.
+
 What no checkpoint says, the step and the nearest distance, is in `Sampling`, as is by how much the photos' world is larger:
 svox2 trains on Blender's scenes with cameras at 2/3 of their distance. A file that we write says what a float32 would round,
 and its cells, under `vqrf` and `vqrf_cells`, which the official loader does not look at.
@@ -33,10 +37,9 @@ from vqrf.codec.compressed import MAX_VOXELS
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, dense_bytes
 from vqrf.fields.storage import MAX_FIELD_BYTES
-from vqrf.geometry import Float32
+from vqrf.geometry import Float32, Float64, Lattice
 from vqrf.interop.archives import Npz, bytes_of_npz
 from vqrf.interop.parts import (
-    FORWARD_FACING,
     USUAL,
     Imported,
     Outline,
@@ -70,6 +73,15 @@ SPHERICAL_HARMONICS = 1
 
 THRESHOLD = 1e-4
 """The alpha below which samples do not exist. The official renderer takes all; 1e-6 comes no nearer to its images than this."""
+
+UPSIDE_DOWN = 1.0, -1.0, 1.0
+"""Its normalised device coordinates in those of the other programs."""
+
+MIDDLE_HARMONICS = {0: 0.28209479177387814, 2: 0.4886025119029199, 6: 0.63078313050504}
+"""Those that are not 0 in the direction (0, 0, 1), which all rays of the mean camera have; see `vqrf.kernels`."""
+
+FLAT_CHANNELS = 12
+"""Channels of colours that are the same in all directions: the least that harmonics have."""
 
 SCALE_OF_BLENDER = 1.5
 """Size of the photos' world in units of svox2's, which by default moves the cameras of Blender's scenes to 2/3 of their
@@ -121,15 +133,19 @@ class _Opened:
             raise Refused(f"radius, links: expected a box and 2 voxels on each side, got {radius.tolist()}, {list(shape)}")
         edges = 2 * radius / shape
         edge = math.cbrt(float(np.prod(edges)))
-        self.step = sampling.step_voxels * edge
+        self.step = sampling.step() * edge
         self.part = self._part_in_use(shape, n_channels)
-        low = (center - radius + edges * np.array([axis.start - 0.5 for axis in self.part])) * sampling.scale
-        high = (center - radius + edges * np.array([axis.stop + 0.5 for axis in self.part])) * sampling.scale
+        low, high = (
+            center - radius + edges * np.array([end + beyond for end in ends])
+            for ends, beyond in (([axis.start for axis in self.part], -0.5), ([axis.stop for axis in self.part], 0.5))
+        )
         self.padded = tuple(axis.stop - axis.start + 2 for axis in self.part)
+        self.is_front = sampling.is_front(self._sign_of_front(radius, center))
+        scale = 1.0 if self.is_front else sampling.scale
         self.equation = Equation(
             density_bias=0.0,
             interval=interval_of_step(self.step, edge),
-            step_world=self.step * sampling.scale,
+            step_world=self.step * scale,
             near=sampling.near,
             alpha_threshold=THRESHOLD,
             background=(1.0, 1.0, 1.0),
@@ -137,17 +153,27 @@ class _Opened:
             activation="relu",
         )
         self.own: list[float] | None = self._array(OWN_KEY, (OWN_NUMBERS,)).tolist() if OWN_KEY in npz else None
-        lattice, equation = lattice_of(low, high, self.padded), self.equation
+        lattice, equation = lattice_of(low * scale, high * scale, self.padded), self.equation
+        if self.is_front:
+            lattice = self._in_front(sampling, low, high - [0, 0, edges[2]])
         if self.own is not None:
             sides = self.padded if self.own[-1] else tuple(side - 2 for side in self.padded)
             lattice = lattice_of(self.own[:3], self.own[3:6], sides)
             equation = equation.with_numbers([equation.density_bias, *self.own[6:13]])
-        facts = {"kind": "svox2 checkpoint", "reso": list(shape), "rows": n_rows}
-        if (
-            radius[2] == 1 < radius[:2].min() and not center.any() and self.own is None
-        ):  # as the official loader of LLFF's scenes
-            facts["doubt"] = f"radius {radius.tolist()} {FORWARD_FACING}"
-        self.outline = Outline(lattice, n_channels, (), equation, facts)
+        space = "front" if self.is_front else "box"
+        facts = {"kind": "svox2 checkpoint", "reso": list(shape), "rows": n_rows, "space": space}
+        self.outline = Outline(lattice, FLAT_CHANNELS if self.is_front else n_channels, (), equation, facts)
+
+    def _sign_of_front(self, radius: Float64, center: Float64) -> str | None:
+        """What looks as the official loader of LLFF's scenes makes it; None where nothing does."""
+        is_odd = radius[2] == 1 < radius[:2].min() and not center.any() and OWN_KEY not in self.npz
+        return f"radius: {radius.tolist()}" if is_odd else None
+
+    def _in_front(self, sampling: Sampling, low: Float64, high: Float64) -> Lattice:
+        """The lattice of a forward-facing field, without the voxels beyond infinity."""
+        x, y, z = self.padded
+        self.padded = x, y, z - 1
+        return sampling.expect_ndc("--space front").lattice(low, high, self.padded, UPSIDE_DOWN)
 
     def field(self, max_bytes: int | None) -> RadianceField:
         n_rows, n_channels = self.outline.facts["rows"], self.outline.n_channels
@@ -159,10 +185,14 @@ class _Opened:
         stored, harmonics = self._table()
         stored = np.ldexp(stored, -_power(self.equation.interval / self.step))
         rows = np.pad(self._rows(n_rows), 1, mode="edge")
+        if self.is_front:
+            rows, harmonics = rows[..., :-1], _along_the_middle(harmonics)
         density, features = np.zeros(self.padded, np.float32), np.zeros((*self.padded, n_channels), np.float32)
         for x, slab in enumerate(rows):
             full = slab >= 0
             density[x][full], features[x][full] = stored[slab[full]], harmonics[slab[full]]
+        if self.is_front:
+            density[..., -1] *= 2  # the half of a voxel behind it, too
         if not np.isfinite(density).all():
             raise Refused(f"{DENSITY}: has a value that is too great")
         if self.own is not None and not self.own[-1]:
@@ -256,6 +286,16 @@ def _around(used: NDArray[np.bool_]) -> slice:
     """From the place before the first that is used to the one after the last; all of them where none is."""
     places = np.flatnonzero(used)
     return slice(max(int(places[0]) - 1, 0), min(int(places[-1]) + 2, len(used))) if len(places) else slice(0, len(used))
+
+
+def _along_the_middle(harmonics: Float32) -> Float32:
+    """Coefficients [N,12] of the same colours in all directions: those of [N,12] or [N,27] in the mean camera's."""
+    n = HARMONICS_OF_CHANNELS[harmonics.shape[1]]
+    made = np.zeros((len(harmonics), 3, FLAT_CHANNELS // 3), np.float32)
+    for k, worth in MIDDLE_HARMONICS.items():
+        if k < n:
+            made[..., 0] += harmonics.reshape(-1, 3, n)[..., k] * np.float32(worth / MIDDLE_HARMONICS[0])
+    return made.reshape(-1, FLAT_CHANNELS)
 
 
 def _expect_known(npz: Npz) -> None:

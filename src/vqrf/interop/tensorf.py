@@ -28,7 +28,8 @@ from vqrf.fields.factors import Factors, LineFactors, expand
 from vqrf.fields.field import Layers, RadianceField, dense_bytes
 from vqrf.geometry import Float32, Lattice
 from vqrf.interop.archives import bytes_of_torch, load_torch
-from vqrf.interop.parts import FORWARD_FACING, Imported, Outline, Parts, expect_box, highest, lattice_of, reading
+from vqrf.interop.ndc import MIDDLE
+from vqrf.interop.parts import USUAL, Imported, Outline, Parts, Sampling, expect_box, highest, lattice_of, reading
 from vqrf.interop.values import Refused
 from vqrf.kernels.constants import Activation, Equation, count_view_frequencies
 from vqrf.memory import expect_room
@@ -101,15 +102,46 @@ class TensorfField:
 
     def facts(self) -> dict[str, Any]:
         """What there is to say of it, JSON-able."""
-        is_odd = (self.near, self.far, self.activation) == (0, 1, "relu")  # as the official settings of LLFF's scenes
         return {
-            **({"doubt": f"near_far [0, 1] with relu {FORWARD_FACING}"} if is_odd else {}),
             "kind": "TensoRF checkpoint",
+            "space": self.lattice.space.name if self.lattice.space else "box",
             "decomposition": "VM" if isinstance(self.factors, Factors) else "CP",
             "density_components": self.factors.n_density,
             "feature_components": self.factors.n_features,
             "factor_bytes": 4 * self.factors.n_values,
         }
+
+    @property
+    def sign_of_front(self) -> str | None:
+        """What looks as the official settings of LLFF's scenes do; None where nothing does."""
+        return "near_far: [0, 1] with relu" if (self.near, self.far, self.activation) == (0, 1, "relu") else None
+
+    def placed(self, sampling: Sampling) -> TensorfField:
+        """The field where it lies: as it is, or in the space of the cameras that it is of.
+
+        There the official code samples as many times between the first place and the last on the third axis as a step fits
+        into the box's diagonal, and shows its network the direction of a ray in normalised device coordinates, which is where
+        it crosses the plane of the mean camera. Ours knows the world's directions alone: every ray is coloured as one of the
+        mean camera's.
+
+        Raises:
+          Refused: nobody says what it is, or where it lies.
+        """
+        if not sampling.is_front(self.sign_of_front):
+            return self
+        ndc, box = sampling.expect_ndc("--space front"), self.lattice
+        n_steps = int(np.linalg.norm(box.extent) / self.step_world)
+        if n_steps < 1:
+            raise Refused("kwargs step_ratio: a step is longer than the box")
+        lattice = ndc.lattice(box.lo, box.hi, box.shape)
+        edge = float(np.mean(lattice.extent / (np.array(box.shape) - 1)))
+        n_view = count_view_frequencies(self.color_mlp[0][0].shape[1], self.factors.n_channels, self.feature_frequencies)
+        (weight, bias), *rest = self.color_mlp
+        view = slice(self.factors.n_channels, self.factors.n_channels + 3 + 6 * (n_view or 0))
+        along = np.concatenate([np.delete(weight, view, 1)[:, : view.start], np.zeros((len(bias), 3), np.float32)], 1)
+        first = np.concatenate([along, weight[:, view.stop :]], 1)
+        bias = bias + weight[:, view] @ _waves(MIDDLE, n_view or 0)
+        return replace(self, lattice=lattice, color_mlp=((first, bias), *rest), step_voxels=2 / n_steps / edge, near=0.0)
 
     def as_planes(self) -> Factors:
         """The factors as planes and lines, whichever they are."""
@@ -225,10 +257,11 @@ def load_tensorf(path: Path, max_bytes: int | None = None) -> TensorfField:
         return _read(_Parts(tree), max_bytes)
 
 
-def outline_tensorf(path: Path, max_bytes: int | None = None) -> Outline:
-    """What a checkpoint of TensoRF says of its field; arguments and errors as of `load_tensorf`."""
+def outline_tensorf(path: Path, sampling: Sampling = USUAL, max_bytes: int | None = None) -> Outline:
+    """What a checkpoint of TensoRF says of its field; errors as of `load_tensorf`."""
     made = load_tensorf(path, max_bytes)
     with reading(path):
+        made = made.placed(sampling)
         return Outline(made.lattice, made.factors.n_channels, made.color_mlp, made.equation(), made.facts())
 
 
@@ -270,6 +303,12 @@ def _read(said: _Parts, max_bytes: int | None) -> TensorfField:
         mask=said.mask(max_bytes),
         activation=cast(Activation, activation),
     )
+
+
+def _waves(direction: tuple[float, float, float], n_frequencies: int) -> Float32:
+    """What a network sees of a direction: itself, the sines, the cosines; see `vqrf.kernels`."""
+    angles = np.outer(direction, 2.0 ** np.arange(n_frequencies)).ravel()
+    return np.concatenate([direction, np.sin(angles), np.cos(angles)]).astype(np.float32)
 
 
 def _order(n_channels: int, of_features: int, of_view: int) -> NDArray[np.int64]:
@@ -399,7 +438,7 @@ def _share_of_cells(lattice: Lattice, mask: AlphaMask) -> NDArray[np.int16]:
         for axis in range(3):
             index = np.zeros((share.shape[axis], 3))
             index[:, axis] = np.arange(share.shape[axis]) + point[axis]
-            place = mask.lattice.index_from_world(lattice.world_from_index(index))[:, axis]
+            place = mask.lattice.index_from_place(lattice.place_from_index(index))[:, axis]
             cell = np.floor(np.clip(place, -2, marked.shape[axis])).astype(np.int64) + 1
             inside.append((cell >= 0) & (cell < marked.shape[axis]))
             cells.append(np.clip(cell, 0, marked.shape[axis] - 1))
