@@ -47,6 +47,10 @@ VIEWING_DISTANCE = 3.0
 WITHIN_FOV = np.radians(60)
 """The angle that the pictures of cameras among a scene see: about that of a wide window whose shorter side sees 40 degrees."""
 
+SWAY = np.radians(6)
+"""Before what cameras saw from one side: how far others go from the place that those looked from, seen from the middle of what
+they saw."""
+
 GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 
@@ -578,6 +582,58 @@ class Lattice:
         """World points [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_world`."""
         place = self.place_from_index(index)
         return place if self.space is None else self.space.world_of_place(place)
+
+
+def pose_beside(lattice: Lattice, angle: float, tilt: float, zoom: float = 1.0) -> Float64:
+    """The pose [4,4] of a camera near where a space in front looks from: at the middle of the lattice, up its second axis.
+
+    Args:
+      angle: to which side it stands, radians; `tilt`: how far aside, radians seen from that middle; `zoom`: how far from
+        there, in the distance of where the space looks from.
+
+    Raises:
+      ValueError: the space is no `Front`, or one that looks from nowhere.
+    """
+    if not isinstance(lattice.space, Front):
+        raise ValueError("expected a space in front")
+    middle, eye = lattice.space.world_of_place(lattice.corners().mean(0)), lattice.space.eye
+    if not np.isfinite([middle, eye]).all():
+        raise ValueError("there is no place that its cameras looked from")
+    distance = float(np.linalg.norm(eye - middle))
+    back = (eye - middle) / distance
+    up = np.array(lattice.space.matrix)[1, :3]
+    right = np.cross(up, back)
+    right = right / np.linalg.norm(right)
+    back = back + math.tan(tilt) * (math.cos(angle) * right + math.sin(angle) * np.cross(back, right))
+    back = back / np.linalg.norm(back)
+    right = np.cross(up, back)
+    right = right / np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(back, right), back, middle + zoom * distance * back], -1)
+    return pose
+
+
+def cameras_beside(lattice: Lattice, n: int, side: int, *, turn: float = 0.0) -> tuple[Camera, ...]:
+    """`n` square cameras evenly spread around where a space in front looks from, as far aside as `SWAY`.
+
+    They look at the middle of the lattice, and from where the space looks from one would see just all of it.
+
+    Args:
+      side: of the images, pixels.
+      turn: by how much they are turned around their middle, radians.
+
+    Raises:
+      ValueError: `n` or `side` is below 1, or the space is none of `pose_beside`.
+    """
+    if n < 1 or side < 1:
+        raise ValueError(f"expected cameras and pixels, got {n} of {side}")
+    pose = pose_beside(lattice, 0.0, 0.0)
+    x, y, z = ((lattice.space.world_of_place(lattice.corners()) - pose[:3, 3]) @ pose[:3, :3]).T  # type: ignore[union-attr]
+    focal = side / 2 / float(np.abs([x / z, y / z]).max())
+    count = np.arange(n)
+    tilts = np.arctan(np.tan(SWAY) * np.sqrt((count + 0.5) / n))
+    poses = (pose_beside(lattice, *axes) for axes in zip(count * GOLDEN_ANGLE + turn, tilts, strict=True))
+    return tuple(Camera(pose, focal, focal, side / 2, side / 2, side, side) for pose in poses)
 
 
 def grown(voxels: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:

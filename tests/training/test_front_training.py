@@ -15,7 +15,7 @@ from vqrf.data.placement import PlacementError, Wishes, place
 from vqrf.data.scene import Scene, View, front_bounds
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera, Front, Lattice, cameras_around
+from vqrf.geometry import Camera, Front, Lattice, cameras_around, cameras_beside
 from vqrf.interop import bytes_of_dvgo
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.evaluate import evaluate
@@ -127,8 +127,14 @@ def test_paths_stay_where_photos_were_taken(scene: Scene) -> None:
     field = ball_before(lattice)
     view = first_view(field)
     np.testing.assert_allclose(view.position, space.eye, atol=1e-3)
-    with pytest.raises(ValueError, match="own renders"):
-        own_scene(field, 4, 16)
+    own = own_scene(field, 5, 16)
+    for view in (*own.train, *own.test):
+        assert np.linalg.norm(view.camera.pose[:3, 3] - space.eye) < 0.3 * np.linalg.norm(middle - space.eye)
+        x, y = view.camera.project(view.camera.local(middle[None]))
+        assert (x[0], y[0]) == pytest.approx((8, 8), abs=1e-3)
+    ends = cameras_beside(lattice, 1000, 16)[0].local(space.world_of_place(lattice.corners()))
+    x, y = cameras_beside(lattice, 1000, 16)[0].project(ends)
+    assert np.abs(np.subtract([x, y], 8)).max() == pytest.approx(8, rel=0.05)  # all that was seen, and no more
     with pytest.raises(ValueError, match="no surface is made"):
         surface_of(field)
     with pytest.raises(ValueError, match="not written for other programs"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqrf.codec.about import About, FirstView
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.placement import look_of
@@ -142,8 +143,11 @@ def test_paths_stay_where_cameras_were(scene: Scene) -> None:
     places = [camera.pose[:3, 3] for path in (orbit, spiral) for camera in path(lattice, 7, (32, 24))]
     for position in [*places, np.array(first_view(empty).position)]:
         assert (np.abs(space.place_of_world(position)) < 1).all()
-    with pytest.raises(ValueError, match="own renders"):
+    with pytest.raises(ValueError, match="does not say where its cameras were"):
         own_scene(empty, 4, 16)
+    about = About(up=(0.0, 0.0, 1.0), view=FirstView((0.5, 0.0, 0.2), (0.0, 0.0, 0.0)), distance=(0.3, 0.8), pitch=(5.0, 60.0))
+    for view in own_scene(empty, 4, 16, about=about).train:
+        assert 0.29 < np.linalg.norm(view.camera.pose[:3, 3]) < 0.81
     with pytest.raises(ValueError, match="no surface is made"):
         surface_of(empty)
     with pytest.raises(ValueError, match="not written for other programs"):

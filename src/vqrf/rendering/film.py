@@ -25,7 +25,7 @@ from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
 from vqrf.files import expect_file, making
-from vqrf.geometry import Camera, Float32, Float64, Front, Lattice, Unbounded, Vector, Z, upright
+from vqrf.geometry import SWAY, Camera, Float32, Float64, Front, Lattice, Unbounded, Vector, Z, pose_beside, upright
 from vqrf.rendering.poster import AMID, FOV
 
 MAX_PATH_BYTES = 1 << 26
@@ -34,9 +34,8 @@ MAX_PATH_BYTES = 1 << 26
 PITCH = math.radians(25)
 """How far above the horizon an orbit runs."""
 
-SWAY, SPIRAL_ZOOM = math.radians(6), (1.1, 0.75)
-"""Before what cameras saw from one side: how far a path swings around the place that they looked from, seen from the middle of
-what they saw; and at the ends of a spiral, how far it is from there, in their distance."""
+SPIRAL_ZOOM = 1.1, 0.75
+"""Before what cameras saw from one side, how far the ends of a spiral are from the middle of it, in their distance."""
 
 SPIRAL_PITCHES = math.radians(-5), math.radians(60)
 SPIRAL_TURNS = 2
@@ -64,7 +63,7 @@ def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: Abo
     """
     angles = [2 * math.pi * i / n_views for i in range(n_views)]
     if isinstance(lattice.space, Front):
-        return [_sway(lattice, lattice.space, angle, 1.0, size) for angle in angles]
+        return [_sway(lattice, angle, 1.0, size) for angle in angles]
     start = _start(lattice, up, about)
     return [_look(replace(start, yaw=start.yaw + angle), size, up) for angle in angles]
 
@@ -76,7 +75,7 @@ def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: Ab
     turn = 2 * math.pi * SPIRAL_TURNS
     if isinstance(lattice.space, Front):
         far, near = SPIRAL_ZOOM
-        return [_sway(lattice, lattice.space, turn * s, far + s * (near - far), size) for s in shares]
+        return [_sway(lattice, turn * s, far + s * (near - far), size) for s in shares]
     start, (low, high) = _start(lattice, up, about), (_within(pitch, _pitches(about)) for pitch in SPIRAL_PITCHES)
     return [_look(replace(start, yaw=start.yaw + turn * s, pitch=low + s * (high - low)), size, up) for s in shares]
 
@@ -131,22 +130,11 @@ def _look(stand: _Stand, size: Size, up: Vector) -> Camera:
     return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
 
 
-def _sway(lattice: Lattice, space: Front, angle: float, zoom: float, size: Size) -> Camera:
-    """A camera beside the eye of a space, that looks at the middle of the lattice; its up is the second axis of places."""
-    middle, eye = space.world_of_place(lattice.corners().mean(0)), space.eye
-    if not np.isfinite([middle, eye]).all():
-        raise PathError("there is no place that its cameras looked from: give a path in a file")
-    distance = float(np.linalg.norm(eye - middle))
-    back = (eye - middle) / distance
-    up = np.array(space.matrix)[1, :3]
-    right = np.cross(up, back)
-    right = right / np.linalg.norm(right)
-    back = back + math.tan(SWAY) * (math.cos(angle) * right + math.sin(angle) * np.cross(back, right))
-    back = back / np.linalg.norm(back)
-    right = np.cross(up, back)
-    right = right / np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3] = np.stack([right, np.cross(back, right), back, middle + zoom * distance * back], -1)
+def _sway(lattice: Lattice, angle: float, zoom: float, size: Size) -> Camera:
+    try:
+        pose = pose_beside(lattice, angle, SWAY, zoom)
+    except ValueError as error:
+        raise PathError(f"{error}: give a path in a file") from None
     return _camera(pose, min(size) / 2 / math.tan(FOV / 2), size)
 
 

@@ -16,7 +16,7 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32, Z, cameras_around, cameras_within
+from vqrf.geometry import Camera, Float32, Front, Z, cameras_around, cameras_beside, cameras_within
 from vqrf.kernels import Volume, select
 
 OWN_TEST_VIEWS = 8
@@ -76,15 +76,13 @@ def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5,
 
     Args:
       about: what the field says of itself. With a first view and limits of both kinds, the cameras look at what it does, within
-        these limits, as what lies beyond was seen by nobody; `below` does not count then.
+        these limits, as what lies beyond was seen by nobody; `below` does not count then. In front of what was seen from one
+        side they stand around where that was seen from in any case.
 
     Raises:
-      ValueError: there is nothing in the field, or it is none of a thing that can be seen from all sides.
+      ValueError: there is nothing in the field, or nobody knows where its cameras were.
     """
-    lattice = field.lattice
-    if lattice.space is not None:
-        raise ValueError(f"a field in the space {lattice.space.name} has no own renders from all sides: give --data")
-    volume = field.volume()
+    lattice, volume = field.lattice, field.volume()
     occupied = np.argwhere(volume.cells)
     if not len(occupied):
         raise ValueError("there is nothing in the field")
@@ -94,7 +92,11 @@ def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5,
     radius = float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
 
     def cameras(n: int, turn: float) -> tuple[Camera, ...]:
+        if isinstance(lattice.space, Front):
+            return cameras_beside(lattice, n, side, turn=turn)
         if about.view is None or about.distance is None or about.pitch is None:
+            if lattice.space is not None:
+                raise ValueError(f"a field in the space {lattice.space.name} does not say where its cameras were: give --data")
             return cameras_around(middle, radius, n, side, turn=turn, below=below)
         up = np.array(about.up or Z)
         up = up / np.linalg.norm(up)
