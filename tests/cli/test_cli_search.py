@@ -65,9 +65,11 @@ def test_more_quality_makes_a_larger_file_and_a_psnr_between_is_met(run: Path, d
     sizes, scores = [], []
     for quality in (5, 95):
         out = tmp_path / f"{quality}.vqrf"
-        succeeds(*flags, "--out", out, "--quality", quality)
+        facts = json.loads(succeeds(*flags, "--out", out, "--quality", quality, "--json").out)
         sizes.append(out.stat().st_size)
         scores.append(decode(out.read_bytes()).metadata["test"]["psnr"])
+        assert (facts["file"], facts["bytes"]) == (str(out), sizes[-1]) and "trials" not in facts
+        assert facts["psnr"] == pytest.approx(scores[-1], abs=0.01) and facts["is_held_out"]
     assert sizes[0] < sizes[1]
 
     wanted, of_field = sum(scores) / 2, decode(out.read_bytes()).metadata["field_test"]["psnr"]

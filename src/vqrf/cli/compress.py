@@ -26,7 +26,7 @@ from vqrf.kernels.similarity import SSIM_WINDOW
 from vqrf.rendering.evaluate import NO_METRICS, Evaluation, Metric, MetricName, evaluate
 
 if TYPE_CHECKING:
-    from vqrf.compression.job import Job
+    from vqrf.compression.job import Job, Made
     from vqrf.compression.preset import Preset
     from vqrf.compression.search import Trial
     from vqrf.training.loop import Report
@@ -64,7 +64,7 @@ class Compress:
     """Number of tuning steps, in all. Without it, the preset's."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """For a search, print its trials as JSON."""
+    """Print what was made as JSON: bytes, scores before and after, seconds; for a search, its trials too."""
     shown: PresentingFlags = SHOWN
     own: OwnFlags = PHOTOS
     options: ImportFlags = AS_THEY_ARE
@@ -195,14 +195,28 @@ def compress_into(job: Job, out: Path, page: Path, common: Common, as_json: bool
     )
     if made.preset.profile == "web":
         say(quiet, f"fast colours: {change:+.2f} dB against the field's own")
-    if made.facts is None:
-        return
     if as_json:
-        print_json(made.facts)
+        print_json(facts_of(made, job, out, page))
+    if made.facts is None:
         return
     say(quiet, describe_curve(*trials_of(made.facts)))
     if not made.facts["is_met"]:
         say(quiet, "the target lies outside of what the dial reaches: this is the nearest")
+
+
+def facts_of(made: Made, job: Job, out: Path, page: Path) -> dict[str, Any]:
+    """What came of a job, and of its search if it was one, of JSON types."""
+    return {
+        "file": str(out),
+        "report": str(page),
+        "bytes": made.n_bytes,
+        "grid_bytes": job.field.grid_bytes,
+        "psnr_before": made.before.psnr,
+        "psnr": made.after.psnr,
+        "is_held_out": bool(job.scene.test),
+        "seconds": made.seconds,
+        **(made.facts or {}),
+    }
 
 
 def tuning_seconds(job: Job, common: Common) -> float | None:
