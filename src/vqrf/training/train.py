@@ -278,9 +278,16 @@ class FieldModel:
         self.step = self.stage.steps
         self._refresh()
         here = self._here().with_background(self.scene.background)
+        here = replace(here, equation=self._drawn(here.equation))
         if isinstance(self.grid, VoxelGrid):
             here = copy.deepcopy(here)
         return replace(here, lattice=here.lattice.moved(self.origin)) if self.origin.any() else here
+
+    def _drawn(self, equation: Equation) -> Equation:
+        """The constants that the finished field is drawn with: the same opacities, by the steps for it."""
+        sampling = self.stage.sampling
+        share = 1.0 if sampling.drawn_voxels is None else sampling.drawn_voxels / sampling.step_voxels
+        return replace(equation, step_world=share * equation.step_world, interval=share * equation.interval)
 
     def _here(self) -> RadianceField:
         """The field in the cells found last and in the world that it is learnt in; the voxels of a `VoxelGrid` are no copy."""
