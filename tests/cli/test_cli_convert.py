@@ -13,6 +13,7 @@ from test_cli import refuses, succeeds, unchanged
 from test_interop_tensorf import small_tree as tensorf_tree
 from tiny import TINY_COMPRESS, assert_same_compressed, assert_same_field
 
+from vqrf.cli.convert import AS_THEY_ARE, open_checkpoint
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import CompressedField
 from vqrf.compression.paper import tied_model
@@ -21,7 +22,8 @@ from vqrf.data.scene import Scene, save_scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.run import FIELD_FILE
 from vqrf.fields.storage import load_field, save_field
-from vqrf.interop import load_checkpoint, load_dvgo, load_svox2, load_vqrf
+from vqrf.interop import CheckpointError, load_checkpoint, load_dvgo, load_svox2, load_vqrf
+from vqrf.memory import limited
 from vqrf.rendering.evaluate import evaluate
 
 
@@ -283,3 +285,19 @@ def test_a_tensorf_checkpoint_becomes_a_file_of_planes_which_verbs_read_and_page
         asked = "--data", data, "--out", tmp_path / "a.vqrf", "--preset", "planes"
         refuses("compress", run, *asked, saying=(run, "has no factors"))
         refuses("compress", th, *asked, "--profile", "web", saying=("profile", "planes and lines keep the field's own colours"))
+
+
+def test_where_there_is_no_room_for_half_voxels_a_checkpoint_is_drawn_without_them_and_a_line_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = small_tree()
+    state = tree["model_state_dict"]
+    state["mask_cache.mask"][::2] = False
+    state["density.grid"][:] = 20.0
+    path = saved(tree, tmp_path / "a.tar")
+    assert open_checkpoint(path, AS_THEY_ARE).field.lattice.shape == (15, 15, 15)
+    with limited(150_000):
+        assert open_checkpoint(path, AS_THEY_ARE).field.lattice.shape == (8, 8, 8)
+        assert "its mask cuts" in capfd.readouterr().err
+        with pytest.raises(CheckpointError, match="at half the edge"):
+            open_checkpoint(path, AS_THEY_ARE, exact=True)

@@ -508,5 +508,6 @@ def test_with_its_photos_a_forward_facing_checkpoint_is_evaluated_converted_and_
     assert said["psnr"] > 45
     succeeds("convert", path, run, "--cameras", data, "--exact")
     assert json.loads(succeeds("eval", run, "--data", data, "--json").out)["psnr"] == said["psnr"]
+    assert json.loads(succeeds("info", path, "--json").out)["space"] == "front"  # wherever it lies
     refuses("eval", path, "--data", data, "--space", "box", saying=("itself says", "front"))
     refuses("eval", path, "--data", data, "--cameras", tmp_path, saying=("poses_bounds.npy",))

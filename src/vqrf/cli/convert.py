@@ -24,6 +24,8 @@ from vqrf.fields.storage import StorageError, save_field
 from vqrf.files import write_atomically
 from vqrf.interop import (
     FOLDER,
+    NOWHERE,
+    CheckpointError,
     Corners,
     Imported,
     Sampling,
@@ -45,6 +47,7 @@ from vqrf.interop import (
     zip_of_vqrf,
 )
 from vqrf.kernels.similarity import SSIM_WINDOW
+from vqrf.memory import OverBudget
 from vqrf.rendering.render import own_scene
 
 
@@ -85,12 +88,15 @@ def open_checkpoint(
     flags: ImportOptions,
     *,
     photos: tuple[Path, Literal["train", "test"]] | None = None,
-    exact: bool = True,
+    exact: bool | None = None,
     quiet: bool = False,
 ) -> Imported:
     """A checkpoint's field; how its grids lie, or svox2's scale, is guessed from one of the photos where it is not given.
 
     What was guessed, and what was lost, it says on the error stream unless `quiet`.
+
+    Args:
+      exact: as of `load_checkpoint`; None: if there is room for it.
 
     Raises:
       StorageError: the checkpoint cannot be used.
@@ -106,10 +112,19 @@ def open_checkpoint(
         else:
             corners, reason = _guessed(path, sampling, views[:1])
         tell(quiet, f"{path}: {reason}")
-    made = load_checkpoint(path, corners=corners, sampling=sampling, exact=exact)
+    made = _loaded(path, corners, sampling, exact)
     if made.n_cut:
         tell(quiet, f"{path}: its mask cuts {made.n_cut} cells with something in them, which are now in it or not")
     return made
+
+
+def _loaded(path: Path, corners: Corners | None, sampling: Sampling, exact: bool | None) -> Imported:
+    try:
+        return load_checkpoint(path, corners=corners, sampling=sampling, exact=exact is not False)
+    except CheckpointError as error:
+        if exact is not None or not isinstance(error.__cause__, OverBudget):
+            raise
+    return load_checkpoint(path, corners=corners, sampling=sampling, exact=False)
 
 
 def load_field_of(
@@ -165,7 +180,9 @@ def _guessed(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[C
 
 def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
     """What `info` prints of a checkpoint, of which no grid is made for it."""
-    return outline_checkpoint(path, corners=flags.corners, sampling=sampling_of(path, flags)).describe()
+    sampling = sampling_of(path, flags)
+    sampling = replace(sampling, ndc=sampling.ndc or NOWHERE)
+    return outline_checkpoint(path, corners=flags.corners, sampling=sampling).describe()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.interop.archives import CheckpointError, load_torch, open_zip
 from vqrf.interop.dvgo import bytes_of_dvgo, load_dvgo, outline_dvgo
 from vqrf.interop.folder import FOLDER, files_of_vqrf, is_vqrf_folder, load_vqrf, outline_vqrf, zip_of_vqrf
-from vqrf.interop.ndc import Ndc, ndc_of_llff
+from vqrf.interop.ndc import NOWHERE, Ndc, ndc_of_llff
 from vqrf.interop.parts import USUAL, Corners, Imported, Norm, Outline, Sampling, reading
 from vqrf.interop.svox2 import LINKS, SCALE_OF_BLENDER, bytes_of_svox2, load_svox2, outline_svox2
 from vqrf.interop.tensorf import (
@@ -45,6 +45,7 @@ from vqrf.kernels import select
 
 __all__ = [
     "FOLDER",
+    "NOWHERE",
     "AlphaMask",
     "CheckpointError",
     "Corners",

@@ -63,6 +63,10 @@ class Ndc:
         return Lattice((x0, y0, z0), (x1, y1, min(z1, LAST_PLACE)), (x, y, z), self.front(sizes))
 
 
+NOWHERE = Ndc(np.eye(3), np.zeros(3), 1.0, (1.0, 1.0))
+"""Those of one camera at the origin: what a field is like can be said of it there, but not where it lies."""
+
+
 def ndc_of_llff(folder: Path) -> Ndc:
     """Those of a folder of photos in LLFF's layout.
 
