@@ -3,7 +3,7 @@
     files        random .vqrf files that decode, with constants at the ends of their ranges, through info, verify, render, eval,
                  convert and export
     planes       the same of planes and lines
-    checkpoints  checkpoints of five formats, of which values were replaced, through info and convert
+    checkpoints  checkpoints of nine kinds, of which values were replaced, through info and convert
     headers      run folders of which the header or the arrays were changed, through info, render and convert
     server       requests to the viewer's server, whole, cut, changed and slow
 
@@ -43,12 +43,19 @@ sys.path[:0] = [str(ROOT / "conformance"), str(ROOT / "tests"), str(ROOT / "test
 
 import generate  # noqa: E402
 from foreign import small_tree as dvgo_tree  # noqa: E402
+from foreign_places import (  # noqa: E402
+    contracted_tree,
+    front_svox2_arrays,
+    front_tensorf_tree,
+    mpi_tree,
+    save_cameras,
+)
 from test_interop_svox2 import small_arrays  # noqa: E402
 from test_interop_tensorf import small_tree as tensorf_tree  # noqa: E402
 from test_planes import planes_field  # noqa: E402
 
 from vqrf.cli import view as cli_view  # noqa: E402
-from vqrf.cli.convert import Convert  # noqa: E402
+from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportOptions  # noqa: E402
 from vqrf.cli.ends import ending_in_words  # noqa: E402
 from vqrf.cli.main import Eval, Info, Verify  # noqa: E402
 from vqrf.cli.terminal import Running, Writing  # noqa: E402
@@ -380,15 +387,28 @@ def makers(work: Path) -> dict[str, tuple[str, dict[str, Any], Callable[[dict[st
         "tensorf": (".th", plain(tensorf_tree()), lambda tree: bytes_of_torch(tree, "x")),
         "cp": (".th", plain(tensorf_tree("CP")), lambda tree: bytes_of_torch(tree, "x")),
         "svox2": (".npz", small_arrays(), npz),
+        "mpi": (".tar", plain(mpi_tree()), lambda tree: bytes_of_torch(tree, "x")),
+        "contracted": (".tar", plain(contracted_tree()), lambda tree: bytes_of_torch(tree, "x")),
+        "front tensorf": (".th", plain(front_tensorf_tree()), lambda tree: bytes_of_torch(tree, "x")),
+        "front svox2": (".npz", front_svox2_arrays(is_flat=False), npz),
         "vqrf": (".zip", parts, zipped),
     }
 
 
 def fuzz_checkpoints(numbers: range, seed: int, work: Path) -> Iterator[tuple[str, str]]:
     formats = makers(work)
+    save_cameras(work)
+    front = ImportOptions(cameras=work, space="front")
+    said = {
+        "mpi": front,
+        "contracted": ImportOptions(contraction="l2"),
+        "front tensorf": front,
+        "front svox2": front,
+    }
     for i in numbers:
         rng = random.Random(f"{seed} {i}")
         name = rng.choice(list(formats))
+        options = said.get(name, AS_THEY_ARE)
         suffix, tree, make = formats[name]
         path = work / f"a{suffix}"
         try:
@@ -396,8 +416,8 @@ def fuzz_checkpoints(numbers: range, seed: int, work: Path) -> Iterator[tuple[st
         except (ValueError, TypeError, StopIteration, OverflowError, AttributeError):
             yield name, "not made"
             continue
-        yield f"info {name} {i}", outcome(Info(path).run)
-        yield f"convert {name} {i}", outcome(Convert(path, work / "run", overwrite=True).run)
+        yield f"info {name} {i}", outcome(Info(path, options=options).run)
+        yield f"convert {name} {i}", outcome(Convert(path, work / "run", overwrite=True, options=options).run)
 
 
 # ----------------------------------------------------------------------------------------------------------------- headers
