@@ -24,7 +24,7 @@ from vqrf.rendering.poster import first_view
 from vqrf.rendering.render import own_scene, render
 from vqrf.rendering.surface import surface_of
 from vqrf.training.box import coarse_alive, count_views, seen_part
-from vqrf.training.stages import PLACE_DRAWN, PRESETS, StageConfig, TrainConfig
+from vqrf.training.stages import FRONT_DRAWN, PRESETS, StageConfig, TrainConfig
 from vqrf.training.train import coarse_model, fit
 
 SIDE = 40
@@ -93,7 +93,7 @@ def test_a_field_in_front_is_learnt_and_its_file_is_drawn_alike(scene: Scene) ->
     assert field.lattice.space is not None
     edge = float(np.cbrt(np.prod(field.lattice.extent) / 24**3))
     drawn = (field.equation.step_world / edge, field.equation.interval)  # as opaque, by finer steps than it learnt with
-    assert drawn == pytest.approx((PLACE_DRAWN, PLACE_DRAWN), rel=0.05)
+    assert drawn == pytest.approx((FRONT_DRAWN, FRONT_DRAWN), rel=0.05)
     score = evaluate(field, scene.test).psnr
     blank = np.mean([np.mean((view.colors() - view.colors().mean((0, 1))) ** 2) for view in scene.test])
     assert score > -10 * np.log10(blank) + 5

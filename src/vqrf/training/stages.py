@@ -96,9 +96,9 @@ PLACE_STEP = 1.0
 """Distance between samples in spaces that are no box, in voxels, as DirectVoxGO has it; half of it takes a quarter more time
 (docs/log/front.md#what-does-a-smoother-lattice-bring-in-front)."""
 
-PLACE_DRAWN = 2 / 3
-"""The same where a finished field is drawn: half as many samples more hit upon what lies between those that were learnt from
-(docs/log/front.md#are-more-samples-worth-it-once-a-field-is-learnt)."""
+FRONT_DRAWN = 2 / 3
+"""The same where a finished field in front is drawn: half as many samples more hit upon what lies between those that were learnt
+from. Without bounds they gain nothing (docs/log/front.md#are-more-samples-worth-it-once-a-field-is-learnt)."""
 
 PLACE_SHADED = 1 << 17
 """Samples shaded in a step in spaces that are no box, where a ray has 15 to 40. More steps of fewer rays use time better
@@ -215,7 +215,9 @@ class TrainConfig:
             shaded_per_step=PLACE_SHADED,
             n_voxels=self.place_voxels or self.fine.n_voxels,
             losses=replace(self.fine.losses, distortion=DISTORTION),
-            sampling=replace(self.fine.sampling, step_voxels=PLACE_STEP, drawn_voxels=PLACE_DRAWN),
+            sampling=replace(
+                self.fine.sampling, step_voxels=PLACE_STEP, drawn_voxels=FRONT_DRAWN if space == "front" else None
+            ),
             penalties=PLACE_PENALTIES if penalties == Penalties() else penalties,
         )
         return replace(self, coarse=replace(self.coarse, steps=0), fine=fine)
