@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from vqrf.data import blender, colmap, llff, nsvf, transforms
 from vqrf.data.behind import behind_photos
+from vqrf.data.borders import without_borders
 from vqrf.data.images import bombs_refused
 from vqrf.data.listing import COLORS, Color, Listing, SceneError, Shot, color_name, color_of, some_names
 from vqrf.data.photos import Masks, Task, expect_room_for, read_views, remarks_of, tasks_of, with_masks
 from vqrf.data.placement import Axes, Placement, PlacementError, Wishes, fault_of, place
-from vqrf.data.scene import SPLITS, Scene
+from vqrf.data.scene import SPLITS, Scene, View
 from vqrf.data.splits import split_shots
 
 LAYOUTS = (blender, transforms, colmap, llff, nsvf)
@@ -99,6 +101,9 @@ def load_scene(
         tasks, remarks = with_masks(listing, tasks, options.masks)
         views = {split: read_views(tasks[split], transparent) for split in splits}
     behind = behind_photos(views, transparent, stands_on=listing.background, is_said=background is not None)
+    if not behind.is_plain:
+        views, of_borders = _without_borders(views)
+        remarks = (*remarks, *of_borders)
     found = _place(listing, tasks, options, is_plain=behind.is_plain)
     return Scene(
         train=views.get("train", ()),
@@ -117,6 +122,13 @@ def load_scene(
         remarks=(*listing.remarks, *twice, *remarks_of(every_task), *remarks),
         contrast=behind.contrast,
     )
+
+
+def _without_borders(views: dict[str, tuple[View, ...]]) -> tuple[dict[str, tuple[View, ...]], tuple[str, ...]]:
+    """All splits looked at together: what shows nothing in one does so in the others."""
+    made, remarks = without_borders([view for of_split in views.values() for view in of_split])
+    left = iter(made)
+    return {split: tuple(islice(left, len(of_split))) for split, of_split in views.items()}, remarks
 
 
 def _behind_transparent(listing: Listing, background: str | None) -> Color:

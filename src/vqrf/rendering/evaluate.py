@@ -7,6 +7,9 @@ A view is equal to its photo if its rendering, rounded to bytes, is the photo: a
 case. Its PSNR is infinite, or tells no more than how numbers were rounded. The mean of PSNR is over the other views, so that it
 is finite and one empty photo does not hide the rest. Where every view is equal, the mean is over all of them, each at most
 `EQUAL_PSNR`. The mean of SSIM is over all views. Departs: the literature's scenes have no such views, and no word on them.
+
+Pixels that a view does not look at (`View.weight` 0) are in no score: the PSNR is over the others, each as much as it counts,
+and for the other scores they are taken to be as in the photo.
 """
 
 from __future__ import annotations
@@ -186,10 +189,11 @@ def evaluate(
         image = render(volume, view.camera)
         seconds = time.perf_counter() - start
         target = view.colors()
-        is_equal = np.array_equal(bytes_from_colors(image.rgb), bytes_from_colors(target))
-        similarity = ssim(image.rgb, target) if with_ssim else math.nan
-        others: dict[str, float] = {name: metric(image.rgb, target) for name, metric in metrics.items()}
-        score = ViewScore(view.name, psnr(image.rgb, target), similarity, seconds, is_equal, others)
+        looked_at = image.rgb if view.weight is None else np.where(view.weight[..., None] > 0, image.rgb, target)
+        is_equal = np.array_equal(bytes_from_colors(looked_at), bytes_from_colors(target))
+        similarity = ssim(looked_at, target) if with_ssim else math.nan
+        others: dict[str, float] = {name: metric(looked_at, target) for name, metric in metrics.items()}
+        score = ViewScore(view.name, psnr(image.rgb, target, view.weight), similarity, seconds, is_equal, others)
         scores.append(score)
         if on_view is not None:
             on_view(view, image, score)
@@ -211,8 +215,11 @@ def blank_psnr(views: Sequence[View]) -> float:
     return sum(scores) / len(scores)
 
 
-def psnr(image: ArrayLike, target: ArrayLike) -> float:
+def psnr(image: ArrayLike, target: ArrayLike, weight: NDArray[np.uint8] | None = None) -> float:
     """Peak signal-to-noise ratio in dB of values in 0..1: -10 log10(mean of the squared differences), inf for equal ones.
+
+    Args:
+      weight: [H,W] how much each pixel counts, of 255; None: all do. Where none does, the images are equal.
 
     Raises:
       ValueError: the shapes differ.
@@ -221,7 +228,10 @@ def psnr(image: ArrayLike, target: ArrayLike) -> float:
     20.0
     """
     a, b = _pair(image, target)
-    apart = np.subtract(a, b, dtype=np.float64).ravel()
+    apart = np.subtract(a, b, dtype=np.float64)
+    if weight is not None:
+        apart *= np.sqrt(weight / max(float(weight.mean(dtype=np.float64)), 1e-9))[..., None]
+    apart = apart.ravel()
     error = float(apart @ apart) / apart.size
     return -10 * math.log10(error) if error > 0 else math.inf
 

@@ -97,8 +97,8 @@ PLACE_STEP = 1.0
 (docs/log/front.md#what-does-a-smoother-lattice-bring-in-front)."""
 
 FRONT_DRAWN = 2 / 3
-"""The same where a finished field in front is drawn: half as many samples more hit upon what lies between those that were learnt
-from. Without bounds they gain nothing (docs/log/front.md#are-more-samples-worth-it-once-a-field-is-learnt)."""
+"""The same where a finished field in front is drawn: half as many samples more hit upon what lies between those that were
+learnt from. Without bounds they gain nothing (docs/log/front.md#are-more-samples-worth-it-once-a-field-is-learnt)."""
 
 PLACE_SHADED = 1 << 17
 """Samples shaded in a step in spaces that are no box, where a ray has 15 to 40. More steps of fewer rays use time better
