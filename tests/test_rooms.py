@@ -55,6 +55,7 @@ WINGS = {
         "scene",
         "photos",
         "behind",
+        "borders",
         "load",
         "export",
         "frames",

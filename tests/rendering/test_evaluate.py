@@ -122,6 +122,22 @@ def test_a_field_is_scored_view_by_view_on_what_it_renders(ball_field: RadianceF
     assert evaluate(ball_field.volume(), views).psnr == result.psnr
 
 
+def test_what_a_view_does_not_look_at_is_in_no_score(ball_field: RadianceField, ball_camera: Camera) -> None:
+    image = render(ball_field, ball_camera).rgb
+    colors = bytes_from_colors((image + 0.05).clip(0, 1))
+    spoilt = colors.copy()
+    spoilt[-3:] = 0
+    weight = np.full(colors.shape[:2], 255, np.uint8)
+    weight[-3:] = 0
+    (good,) = evaluate(ball_field, [View(ball_camera, spoilt, "a", weight=weight)]).views
+    (bad,) = evaluate(ball_field, [View(ball_camera, spoilt, "a")]).views
+    assert good.psnr == pytest.approx(psnr(image[:-3], colors[:-3].astype(np.float32) / np.float32(255)), abs=1e-6)
+    assert bad.psnr < good.psnr - 3 and bad.ssim < good.ssim
+    half = np.full(colors.shape[:2], 128, np.uint8)  # each pixel counts half, which is all alike
+    assert psnr(image, image + 0.1, half) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(image, image + 0.1, np.zeros_like(half)) == math.inf
+
+
 def test_the_score_of_a_dataset_is_the_mean_of_its_views() -> None:
     result = Evaluation((ViewScore("a", 20.0, 0.5, 1.0), ViewScore("b", 40.0, 0.7, 3.0)))
     assert (result.psnr, result.ssim, result.seconds_per_view) == (30.0, pytest.approx(0.6), 2.0)
