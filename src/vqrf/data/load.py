@@ -80,10 +80,7 @@ def load_scene(
     Safe for untrusted input: JSON is bounded by `MAX_JSON_BYTES`, an image by Pillow's limit of pixels, all of them together by
     `max_bytes`.
     """
-    if (downscale is not None and downscale < 1) or every < 1:
-        raise ValueError(f"downscale and every: expected at least 1, got {downscale} and {every}")
-    if not splits or not set(splits) <= set(SPLITS):
-        raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
+    _expect_in_range(splits, downscale, every)
     listing = _turned(list_photos(Path(path)), options.axes)
     transparent = _behind_transparent(listing, background)
     named, twice = _named_apart(listing.shots)
@@ -101,9 +98,7 @@ def load_scene(
         tasks, remarks = with_masks(listing, tasks, options.masks)
         views = {split: read_views(tasks[split], transparent) for split in splits}
     behind = behind_photos(views, transparent, stands_on=listing.background, is_said=background is not None)
-    if not behind.is_plain:
-        views, of_borders = _without_borders(views)
-        remarks = (*remarks, *of_borders)
+    views, of_borders = _without_borders(views, is_plain=behind.is_plain)
     found = _place(listing, tasks, options, is_plain=behind.is_plain)
     return Scene(
         train=views.get("train", ()),
@@ -119,13 +114,25 @@ def load_scene(
         source=found.source,
         space=found.space,
         masked=next((task.mask_mean for of_split in tasks.values() for task in of_split if task.mask_mean), ""),
-        remarks=(*listing.remarks, *twice, *remarks_of(every_task), *remarks),
+        remarks=(*listing.remarks, *twice, *remarks_of(every_task), *remarks, *of_borders),
         contrast=behind.contrast,
     )
 
 
-def _without_borders(views: dict[str, tuple[View, ...]]) -> tuple[dict[str, tuple[View, ...]], tuple[str, ...]]:
-    """All splits looked at together: what shows nothing in one does so in the others."""
+def _expect_in_range(splits: Sequence[str], downscale: int | None, every: int) -> None:
+    """Raises ValueError where what a caller asks for cannot be."""
+    if (downscale is not None and downscale < 1) or every < 1:
+        raise ValueError(f"downscale and every: expected at least 1, got {downscale} and {every}")
+    if not splits or not set(splits) <= set(SPLITS):
+        raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
+
+
+def _without_borders(
+    views: dict[str, tuple[View, ...]], *, is_plain: bool
+) -> tuple[dict[str, tuple[View, ...]], tuple[str, ...]]:
+    """All splits looked at together: what shows nothing in one does so in the others. Before a plain background all is well."""
+    if is_plain:
+        return views, ()
     made, remarks = without_borders([view for of_split in views.values() for view in of_split])
     left = iter(made)
     return {split: tuple(islice(left, len(of_split))) for split, of_split in views.items()}, remarks
