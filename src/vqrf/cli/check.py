@@ -92,7 +92,7 @@ def facts_of(listing: Listing, scene: Scene, found: Found, box: Box | None) -> d
         "fields_of_view": sorted({round(math.degrees(2 * math.atan(c.width / 2 / c.fx)), 1) for c in cameras}),
         "lenses": sorted({c.lens.model if c.lens else "pinhole" for c in cameras}),
         "has_opacity": any(view.opacity is not None for view in scene.train),
-        "has_masks": any(view.weight is not None for view in scene.train),
+        "has_masks": bool(scene.masked),
         "place_from": scene.source,
         "near": scene.near,
         "far": scene.far,
