@@ -339,6 +339,8 @@ def test_what_a_checkpoint_of_a_place_does_not_say_is_asked_for(scene: Scene, tm
     for path, sampling, words in (
         (mpi, Sampling(), "--cameras"),
         (mpi, Sampling(space="box", ndc=scene.ndc), "itself says"),
+        (mpi, Sampling(norm="inf", ndc=scene.ndc), "--contraction"),
+        (tmp_path / "ckpt.npz", Sampling(space="front", ndc=scene.ndc, scale=1.5), "--scale"),
         (tensorf, Sampling(ndc=scene.ndc), "--space front"),
         (tensorf, Sampling(space="front"), "--cameras"),
         (tmp_path / "ckpt.npz", Sampling(ndc=scene.ndc), "--space front"),

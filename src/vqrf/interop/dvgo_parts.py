@@ -37,6 +37,8 @@ class DvgoParts(Parts):
         super().__init__(arguments, state)
         self.sampling = sampling
         sampling.expect_said_by_file(self.space)
+        if sampling.norm is not None and self.space != "unbounded":
+            raise Refused("--contraction: is for unbounded scenes, and this is none")
 
     def box(self) -> tuple[Float64, Float64]:
         low, high = (self.array(key, 1).astype(np.float64) for key in ("xyz_min", "xyz_max"))

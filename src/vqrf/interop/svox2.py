@@ -141,7 +141,9 @@ class _Opened:
         )
         self.padded = tuple(axis.stop - axis.start + 2 for axis in self.part)
         self.is_front = sampling.is_front(self._sign_of_front(radius, center))
-        scale = 1.0 if self.is_front else sampling.scale
+        if self.is_front and sampling.scale != 1:
+            raise Refused("--scale: the photos of a forward-facing scene say how large its world is")
+        scale = sampling.scale
         self.equation = Equation(
             density_bias=0.0,
             interval=interval_of_step(self.step, edge),

@@ -138,8 +138,8 @@ class TensorfField:
         n_view = count_view_frequencies(self.color_mlp[0][0].shape[1], self.factors.n_channels, self.feature_frequencies)
         (weight, bias), *rest = self.color_mlp
         view = slice(self.factors.n_channels, self.factors.n_channels + 3 + 6 * (n_view or 0))
-        along = np.concatenate([np.delete(weight, view, 1)[:, : view.start], np.zeros((len(bias), 3), np.float32)], 1)
-        first = np.concatenate([along, weight[:, view.stop :]], 1)
+        unseen = np.zeros((len(bias), 3), np.float32)
+        first = np.concatenate([weight[:, : view.start], unseen, weight[:, view.stop :]], 1)
         bias = bias + weight[:, view] @ _waves(MIDDLE, n_view or 0)
         return replace(self, lattice=lattice, color_mlp=((first, bias), *rest), step_voxels=2 / n_steps / edge, near=0.0)
 
