@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqrf.geometry import VIEWING_DISTANCE, Camera, Float64, Lattice, cameras_around, cameras_within
+from vqrf.geometry import VIEWING_DISTANCE, Camera, Float64, Lattice, cameras_around, cameras_within, upright, yaw_of
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
@@ -199,6 +199,16 @@ def test_cameras_within_limits_are_everywhere_there_and_nowhere_else() -> None:
     for a, b in ((near, low), (near, across[:, 0] > 0), (low, across[:, 0] > 0)):  # how near, how high, from where: all mixed
         assert 80 < (a & b).sum() < 120
     assert not np.allclose(cameras_within(target, (2.0, 5.0), (-20.0, 50.0), 400, 8, up=up, turn=1.0)[7].pose, cameras[7].pose)
+
+
+def test_cameras_within_limits_of_their_sides_are_on_all_of_these_and_on_no_other() -> None:
+    up = np.array([0.0, 0.6, 0.8])
+    cameras = cameras_within((3, -1, 2), (2.0, 5.0), (-20.0, 50.0), 400, 8, up=up, yaws=(-0.5, 1.5))
+    back = np.stack([camera.pose[:3, 2] for camera in cameras])
+    yaw = yaw_of(back, up)
+    assert -0.5 <= yaw.min() < -0.49 and 1.49 < yaw.max() <= 1.5
+    assert 80 < ((yaw < 0.5) & (back @ up < np.median(back @ up))).sum() < 120, "how high and from where are mixed"
+    np.testing.assert_allclose(yaw_of(upright(up) @ (np.cos(0.7), np.sin(0.7), 3.0), up), 0.7)
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,10 @@ function densified(text) {
 
 /** Words of shaders that no property of JavaScript beside them is called. */
 const OFTEN = [
-  ...['ahead', 'beyond', 'cell', 'column', 'corner', 'direction', 'due', 'encoded', 'enlarged', 'enter', 'far', 'home', 'info', 'last'],
+  ...['ahead', 'beyond', 'cell', 'column', 'corner', 'direction', 'due', 'encoded', 'enter', 'far', 'home', 'info', 'last'],
   ...['leave', 'leaving', 'level', 'logit', 'next', 'parts', 'piece', 'place', 'planes', 'queue', 'queued', 'rise', 'sides', 'start'],
   ...['stride', 'texel', 'turn', 'until', 'upcoming', 'inwards', 'reach', 'side', 'rest', 'pace', 'steps'],
-  ...['follow', 'face', 'meet', 'prepare', 'block', 'light', 'sum'],
+  ...['follow', 'face', 'meet', 'prepare', 'block', 'light', 'sum', 'total', 'axis', 'curve'],
 ]
 
 /**
@@ -116,10 +116,10 @@ const OWN_NAMES = [
   ...['limits', 'pieces', 'sides', 'shown', 'half', 'sizes', 'sights', 'part', 'say', 'tell'],
   ...['section', 'reason', 'offset', 'shading', 'texture', 'density', 'request', 'restore', 'codes', 'kept', 'nodes', 'parents', 'fit', 'tick', 'measure'],
   ...['approach', 'bias', 'blocks', 'cells', 'crc', 'decoded', 'fast', 'held', 'home', 'isStill', 'middle', 'opened'],
-  ...['plan', 'raw', 'slow', 'swing', 'tree', 'uniform', 'isArriving', 'isGlimpse', 'follow', 'steer', 'stand', 'fromWorld', 'isFlying', 'press'],
+  ...['plan', 'raw', 'slow', 'yaws', 'frame', 'spin', 'tree', 'uniform', 'isArriving', 'isGlimpse', 'follow', 'steer', 'stand', 'fromWorld', 'isFlying', 'press'],
   ...['wake', 'channels', 'stackSteps', 'stacks', 'basis', 'columns', 'upload', 'resized'],
-  ...['groups', 'isUnbounded', 'isCoarse', 'places', 'plane', 'seen', 'span', 'wide', 'zero'],
-  ...['timers', 'toggleFullscreen', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
+  ...['groups', 'isUnbounded', 'isCoarse', 'onCoarse', 'expectLeft', 'places', 'plane', 'seen', 'span', 'wide', 'zero'],
+  ...['timers', 'toWorld', 'turned', 'turning', 'viewKey', 'writeView', 'onFrame', 'onMove', 'onLost', 'onFail', 'losses'],
 ]
 /** In the order in which names of one letter are given out, to all scripts alike: what recurs is cheap to pack. */
 const LETTERS = [...'etniorsalcudhpmfgvbwyxkjqz']

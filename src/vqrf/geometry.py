@@ -242,8 +242,9 @@ def cameras_within(
     *,
     up: ArrayLike = Z,
     turn: float = 0.0,
+    yaws: tuple[float, float] | None = None,
 ) -> tuple[Camera, ...]:
-    """`n` square cameras that look at a point from all around it, evenly spread over how near and how high they may stand.
+    """`n` square cameras that look at a point, evenly spread over how near, how high and on which sides they may stand.
 
     They stand upright, and see `WITHIN_FOV`.
 
@@ -253,6 +254,7 @@ def cameras_within(
       side: of the images, pixels.
       up: unit vector.
       turn: by how much they are turned about `up`, radians.
+      yaws: the least and the most angle about `up`, radians, as `yaw_of` has it. Without it, they stand all around.
 
     Raises:
       ValueError: `n` or `side` is below 1, or the limits are none.
@@ -262,10 +264,20 @@ def cameras_within(
         raise ValueError(f"expected cameras, pixels and limits, got {n} of {side}, {distances} and {pitches}")
     count = np.arange(n)
     height = np.interp((count + 0.5) / n, [0, 1], np.sin(np.radians([high, low])))  # as of cameras around a ball
-    right, away = (axes @ upright(up).T for axes in _circled(count * GOLDEN_ANGLE + turn, height))
+    angle = count * GOLDEN_ANGLE + turn
+    if yaws is not None:
+        angle = yaws[0] + (yaws[1] - yaws[0]) * (angle / (2 * np.pi) % 1)
+    right, away = (axes @ upright(up).T for axes in _circled(angle, height))
     distance = near + (far - near) * ((count + 0.5) * np.sqrt(2) % 1)  # golden too, a camera's distance would tell its angle
     focal, positions = side / 2 / np.tan(WITHIN_FOV / 2), np.asarray(target) + distance[:, None] * away
     return tuple(_square_camera(*axes, focal, side) for axes in zip(right, away, positions, strict=True))
+
+
+def yaw_of(directions: ArrayLike, up: ArrayLike) -> Float64:
+    """The angle about `up`, a unit vector, of directions [...,3], in radians: 0 where `upright` takes the x axis."""
+    x, y, _ = np.moveaxis(np.asarray(directions) @ upright(up), -1, 0)
+    angle: Float64 = np.arctan2(y, x)
+    return angle
 
 
 def _circled(angle: Float64, height: Float64) -> tuple[Float64, Float64]:

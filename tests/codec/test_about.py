@@ -31,6 +31,7 @@ WHOLE = About(
     view=FirstView((1.0, 2.0, 3.0), (0.0, 0.0, 0.5)),
     distance=(0.5, 4.0),
     pitch=(-10.0, 85.0),
+    yaw=(-40.0, 45.5),
     poster=POSTER,
 )
 
@@ -104,6 +105,9 @@ def large(width: int, height: int) -> str:
         {"distance": [2, 1]},
         {"pitch": [-91, 0]},
         {"pitch": [10, 0]},
+        {"yaw": [10, 20]},
+        {"yaw": [-181, 0]},
+        {"yaw": [0, 180.5]},
         {"poster": "!"},
         {"poster": base64.b64encode(b"\x89PNG" + bytes(60)).decode()},
         {"poster": base64.b64encode(POSTER + bytes(MAX_POSTER_BYTES)).decode()},
@@ -126,7 +130,9 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["title", "up", "view", "distance", "pitch", "poster"]), json_values) | json_values)
+@given(
+    st.dictionaries(st.sampled_from(["title", "up", "view", "distance", "pitch", "yaw", "poster"]), json_values) | json_values
+)
 def test_whatever_stands_there_is_read_without_an_error_and_can_be_written_again(tree: Any) -> None:
     found = about_of({"about": tree})
     assert about_of(found.added_to({})) == found

@@ -385,3 +385,7 @@ def test_with_its_photos_a_forward_facing_checkpoint_is_evaluated_converted_and_
     assert json.loads(succeeds("info", path, "--json").out)["space"] == "front"  # wherever it lies
     refuses("eval", path, "--data", data, "--space", "box", saying=("itself says", "front"))
     refuses("eval", path, "--data", data, "--cameras", tmp_path, saying=("poses_bounds.npy",))
+    box = saved(front_tensorf_tree(), tmp_path / "box.th")
+    refuses("info", box, "--space", "box", "--cameras", data, saying=("--cameras", "box.th is none"))
+    refuses("convert", box, tmp_path / "box", "--space", "box", "--cameras", data, saying=("--cameras", "box.th is none"))
+    assert not (tmp_path / "box").exists()

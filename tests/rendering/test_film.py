@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vqrf.codec.about import About, FirstView
-from vqrf.geometry import Camera, Lattice, cameras_within
+from vqrf.geometry import Camera, Lattice, cameras_within, yaw_of
 from vqrf.rendering.film import FOV, PathError, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.poster import camera_of, view_amid
 
@@ -64,13 +64,21 @@ def test_a_spiral_rises() -> None:
 
 @pytest.mark.parametrize("path", [orbit, spiral])
 @pytest.mark.parametrize("up", [(0.0, 0.0, 1.0), (0.0, -3.0, 0.0), (0.6, 0.0, 0.8)])
-def test_a_path_among_photos_stays_where_they_were_taken(path: Any, up: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("yaws", [None, (0.3, 2.0)])
+def test_a_path_among_photos_stays_where_they_were_taken(
+    path: Any, up: tuple[float, float, float], yaws: tuple[float, float] | None
+) -> None:
     """The oracle is the metadata's own words: how near, how far, how low, how high, and what is looked at."""
     unit = np.array(up) / np.linalg.norm(up)
-    around = cameras_within((3.0, 1.0, -2.0), (1.5, 2.0), (10.0, 40.0), 24, 16, up=unit)
+    around = cameras_within((3.0, 1.0, -2.0), (1.5, 2.0), (10.0, 40.0), 24, 16, up=unit, yaws=yaws)
     amid = view_amid(around, up)
     assert amid is not None and amid.view is not None and amid.distance is not None and amid.pitch is not None
     cameras = path(LATTICE, 9, (32, 24), up, amid)
+    angles = [float(yaw_of(camera.pose[:3, 2], unit)) for camera in cameras]
+    if yaws is not None:
+        margin = math.radians(10.1)  # the first view is rounded
+        assert all(yaws[0] - margin <= angle <= yaws[1] + margin for angle in angles)
+    assert np.ptp(angles) > 1.5
     for camera in cameras:
         away = camera.pose[:3, 3] - amid.view.target
         distance = np.linalg.norm(away)

@@ -18,12 +18,13 @@ from vqrf.codec.about import About, FirstView, poster_sides
 from vqrf.codec.compressed import CODED, PRUNED
 from vqrf.codec.pyramid import PyramidField
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Vector, Z, cameras_around, upright
+from vqrf.geometry import Vector, Z, cameras_around, cameras_within, upright, yaw_of
 from vqrf.kernels import has_native, select
 from vqrf.rendering import poster
 from vqrf.rendering.poster import (
     POSTER_BYTES,
     POSTER_SIDE,
+    TILT,
     camera_of,
     first_view,
     is_drawn_soon,
@@ -147,6 +148,28 @@ def test_amid_cameras_people_begin_where_a_photo_was_taken_and_stay_near_all_of_
     assert (amid.pitch[0] < pitches).all() and (pitches < amid.pitch[1]).all()
     distances = np.linalg.norm(away, axis=1)
     assert amid.distance == pytest.approx((distances.min() / 2, 1.25 * distances.max()), rel=1e-5)
+
+
+@pytest.mark.parametrize("up", [Z, (0.0, -2.0, 0.0), (0.48, 0.6, 0.64)])
+@pytest.mark.parametrize(
+    ("yaws", "expected"),
+    [((-30.0, 50.0), (-50.0, 50.0)), ((100.0, 260.0), (-90.0, 90.0)), ((0.0, 280.0), None), ((0.0, 360.0), None)],
+)
+def test_where_photos_leave_a_side_out_an_orbit_does_so_too(
+    up: Vector, yaws: tuple[float, float], expected: tuple[float, float] | None
+) -> None:
+    unit = np.array(up) / np.linalg.norm(up)
+    limits = (math.radians(yaws[0]), math.radians(yaws[1]))
+    amid = view_amid(cameras_within((3.0, 1.0, -2.0), (2.0, 2.1), (20.0, 30.0), 200, 16, up=unit, yaws=limits), up)
+    assert amid is not None
+    if expected is None:
+        assert amid.yaw is None
+        return
+    assert amid.yaw is not None and amid.view is not None
+    first = math.degrees(yaw_of(np.subtract(amid.view.position, amid.view.target), unit))
+    for end, limit, beyond in zip(yaws, amid.yaw, (-TILT, TILT), strict=True):
+        assert abs((first + limit - beyond - end + 180) % 360 - 180) < 1
+    np.testing.assert_allclose(amid.yaw, expected, atol=6)
 
 
 def test_amid_cameras_that_look_at_no_one_place_there_is_no_view() -> None:

@@ -16,7 +16,7 @@ from tiny import emptied
 
 from vqrf.codec.about import About, FirstView
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
+from vqrf.geometry import Camera, Z, yaw_of
 from vqrf.kernels import select
 from vqrf.rendering.render import OWN_TEST_VIEWS, own_scene, render, save_image
 
@@ -141,6 +141,10 @@ def test_a_field_that_says_where_people_may_go_is_its_own_scene_from_there(ball_
     assert (away[:, 2] < distance / math.sqrt(2)).all() and np.ptp(distance) > 0.5
     reach = max(np.linalg.norm(np.subtract(corner, view.target)) for corner in (ball_field.lattice.lo, ball_field.lattice.hi))
     assert distance.max() < scene.far < distance.max() + 2 * reach
+    aside = own_scene(ball_field, 6, 32, about=replace(about, yaw=(-20.0, 30.0)))
+    directions = np.stack([v.camera.pose[:3, 2] for v in (*aside.train, *aside.test)])
+    turned = np.degrees(yaw_of(directions, Z) - yaw_of(np.subtract(view.position, view.target), Z))
+    assert (turned > -20.001).all() and (turned < 30.001).all() and np.ptp(turned) > 30
     around = own_scene(ball_field, 6, 32, about=replace(about, pitch=None))
     assert {v.camera.fx for v in around.train} != {v.camera.fx for v in scene.train}, "a first view alone is no limit"
 

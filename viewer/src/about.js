@@ -23,6 +23,7 @@ const NO_TEXT = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
  * @property {{ position: Vector, target: Vector } | undefined} view
  * @property {[number, number] | undefined} distance
  * @property {[number, number] | undefined} pitch in degrees
+ * @property {[number, number] | undefined} yaw away from the first view, in degrees
  * @property {string | undefined} poster a data URL
  */
 
@@ -34,9 +35,9 @@ const NO_TEXT = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u
  */
 export function amid(about, home) {
   if (!home) return about
-  const { up = home.up, view = home.view, distance = home.distance } = about
+  const { up = home.up, view = home.view, distance = home.distance, yaw = home.yaw } = about
   const pitch = about.pitch ?? (about.up || about.view ? undefined : home.pitch)
-  return { ...about, up, view, distance, pitch, swing: home.swing }
+  return { ...about, up, view, distance, pitch, yaw, frame: home.frame }
 }
 
 /** @param {unknown} value @returns {Record<string, unknown>} */
@@ -63,6 +64,8 @@ export function numbersOf(value, n, isRight) {
 export const isDistances = ([least, most]) => least > 0 && least <= most
 /** @param {number[]} numbers */
 export const isPitches = ([least, most]) => least >= -90 && least <= most && most <= 90
+/** @param {number[]} numbers */
+const isYaws = ([least, most]) => least >= -180 && least <= 0 && 0 <= most && most <= 180
 const isAny = () => true
 
 /** @param {unknown} value */
@@ -112,34 +115,21 @@ export function aboutOf(metadata) {
     view: viewOf(said.view),
     distance: numbersOf(said.distance, 2, isDistances),
     pitch: numbersOf(said.pitch, 2, isPitches),
+    yaw: numbersOf(said.yaw, 2, isYaws),
     poster: posterOf(said.poster),
   }
 }
 
-const HEAD_BYTES = 32
-const ROW_BYTES = 32
-/** The four letters as a number. */
-const META = 0x4154454d
+/** Metadata begins early, and ends before so many bytes. */
+const EARLY_BYTES = 1 << 21
 
 /**
- * The metadata of a file of which only the beginning may be there. Nothing is checked: whoever decodes the file does, and refuses it.
+ * The poster of a file of which only the beginning may be there. Nothing else is checked: whoever decodes the file does, and refuses it.
  *
  * @param {Uint8Array} bytes
- * @returns {unknown} nothing as long as it is not there whole
+ * @returns {string | undefined} a data URL; nothing as long as it is not there whole
  */
-export function earlyMetadata(bytes) {
-  try {
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    const table = HEAD_BYTES + ROW_BYTES * view.getUint32(12, true)
-    for (let row = HEAD_BYTES, at = table; row < table; row += ROW_BYTES) {
-      const end = at + view.getUint32(row + 8, true)
-      if (view.getUint32(row, true) === META) {
-        return end > bytes.length ? undefined : JSON.parse(new TextDecoder().decode(bytes.subarray(at, end)))
-      }
-      at = end
-    }
-  } catch {
-    // It is not there yet, or is none.
-  }
-  return undefined
+export function earlyPoster(bytes) {
+  // Within a text of JSON such marks would stand behind a backslash.
+  return posterOf(/"poster":"([^"]*)"/.exec(new TextDecoder('latin1').decode(bytes.subarray(0, EARLY_BYTES)))?.[1])
 }

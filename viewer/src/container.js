@@ -242,6 +242,17 @@ export class SectionReader {
     return new FormatError(this.section.name, this.section.offset, reason)
   }
 
+  /** @param {string} what @param {number} value @param {number} least @param {number} most */
+  expect(what, value, least, most) {
+    if (value < least || value > most) throw this.refuse(`${what} ${value} is outside ${least}..${most}`)
+  }
+
+  /** @param {number} n bytes that are not read yet @param {string} [what] they are */
+  expectLeft(n, what = '') {
+    const rest = this.bytes.length - this.at
+    if (rest !== n) throw this.refuse(`has ${rest} bytes${what}, expected ${n}`)
+  }
+
   /** @param {number} n bytes; returns where they begin */
   take(n) {
     const at = this.at
@@ -256,6 +267,10 @@ export class SectionReader {
 
   u32() {
     return this.view.getUint32(this.take(4), true)
+  }
+
+  f64() {
+    return this.view.getFloat64(this.take(8), true)
   }
 
   /**

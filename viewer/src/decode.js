@@ -114,31 +114,29 @@ export const ACTIVATION_RELU = 1
  * @returns {Head}
  */
 function readHead(reader) {
-  const { bytes, view } = reader
-  const damage = (/** @type {string} */ reason) => reader.refuse(reason)
-  if (bytes.length !== HEAD_BYTES) throw damage(`has ${bytes.length} bytes, expected ${HEAD_BYTES}`)
+  reader.expectLeft(HEAD_BYTES)
   /** @returns {[number, number, number]} */
   const three = (/** @type {() => number} */ read) => [read(), read(), read()]
   const u32 = () => reader.u32()
-  const f64 = () => view.getFloat64(reader.take(8), true)
+  const f64 = () => reader.f64()
   const [lo, hi, shape] = [three(f64), three(f64), three(u32)]
   const [channels, codebookSize, nCoded, nKept] = [u32(), u32(), u32(), u32()]
   const constants = [...reader.floats(9)]
   const [emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, ...background] = constants
   const activation = u32()
-  for (const side of shape) if (side < 2 || side > MAX_SIDE) throw damage(`side ${side} is outside 2..${MAX_SIDE}`)
+  for (const side of shape) reader.expect('side', side, 2, MAX_SIDE)
   const nVoxels = shape[0] * shape[1] * shape[2]
-  if (nVoxels > MAX_VOXELS) throw damage(`${nVoxels} voxels, the limit is ${MAX_VOXELS}`)
-  if (channels < 1 || channels > MAX_CHANNELS) throw damage(`channel count ${channels} is outside 1..${MAX_CHANNELS}`)
-  if (codebookSize > MAX_CODEBOOK) throw damage(`codebook size ${codebookSize} is outside 1..${MAX_CODEBOOK}`)
-  if (!codebookSize && nKept) throw damage('a pyramid keeps no voxels')
-  if (nCoded + nKept > nVoxels) throw damage('more voxels hold values than there are')
+  if (nVoxels > MAX_VOXELS) throw reader.refuse(`${nVoxels} voxels, the limit is ${MAX_VOXELS}`)
+  reader.expect('channel count', channels, 1, MAX_CHANNELS)
+  if (codebookSize) reader.expect('codebook size', codebookSize, 1, MAX_CODEBOOK)
+  if (!codebookSize && nKept) throw reader.refuse('a pyramid keeps no voxels')
+  if (nCoded + nKept > nVoxels) throw reader.refuse('more voxels hold values than there are')
   if (![...lo, ...hi].every(Number.isFinite) || lo.some((value, axis) => value >= hi[axis])) {
-    throw damage('bounds are not finite with lo < hi')
+    throw reader.refuse('bounds are not finite with lo < hi')
   }
-  if (!constants.every(Number.isFinite)) throw damage('a constant is not finite')
-  if (!(interval > 0 && stepWorld > 0)) throw damage('interval or step_world is not positive')
-  if (activation > ACTIVATION_RELU) throw damage(`activation ${activation} is not supported`)
+  if (!constants.every(Number.isFinite)) throw reader.refuse('a constant is not finite')
+  if (!(interval > 0 && stepWorld > 0)) throw reader.refuse('interval or step_world is not positive')
+  if (activation > ACTIVATION_RELU) throw reader.refuse(`activation ${activation} is not supported`)
   return {
     ...{ lo, hi, shape, channels, codebookSize, nCoded, nKept },
     ...{ emptyDensity, densityBias, interval, stepWorld, near, alphaThreshold, activation },
@@ -150,12 +148,11 @@ function readHead(reader) {
  * @param {SectionReader} reader of SPAC
  */
 function readSpace(reader) {
-  const { bytes, view } = reader
-  if (bytes.length !== SPACE_BYTES) throw reader.refuse(`has ${bytes.length} bytes, expected ${SPACE_BYTES}`)
+  reader.expectLeft(SPACE_BYTES)
   const [number, reserved] = [reader.u16(), reader.u16()]
   if (number !== 1 && number !== 2) throw reader.refuse(`space ${number} is not supported`)
   if (reserved) throw reader.refuse('reserved bytes are not zero')
-  const space = Array.from({ length: 16 }, () => view.getFloat64(reader.take(8), true))
+  const space = Array.from({ length: 16 }, () => reader.f64())
   if (!space.every(Number.isFinite)) throw reader.refuse('a number of the space is not finite')
   const isUnbounded = number === 2
   if (isUnbounded && (space[12] || space[13] || space[14] || space[15] !== 1)) throw reader.refuse('the map of the space is not affine')
@@ -206,13 +203,12 @@ function fillTables(reader, tables, nContexts) {
 /**
  * @param {SectionReader} reader
  * @param {number} layers
- * @param {(reason: string) => Error} damage
  */
-function readFrequencies(reader, layers, damage) {
+function readFrequencies(reader, layers) {
   const frequencies = reader.u16()
-  if (reader.u16() || !frequencies) throw damage('feature frequencies without one, or reserved bytes that are not zero')
-  if (frequencies > MAX_FREQUENCIES) throw damage(`${frequencies} feature frequencies are outside 0..${MAX_FREQUENCIES}`)
-  if (!layers) throw damage('feature frequencies without layers')
+  if (reader.u16() || !frequencies) throw reader.refuse('feature frequencies without one, or reserved bytes that are not zero')
+  if (frequencies > MAX_FREQUENCIES) throw reader.refuse(`${frequencies} feature frequencies are outside 0..${MAX_FREQUENCIES}`)
+  if (!layers) throw reader.refuse('feature frequencies without layers')
   return frequencies
 }
 
@@ -222,29 +218,27 @@ function readFrequencies(reader, layers, damage) {
  * @returns {Colour}
  */
 function readColour(reader, channels) {
-  const damage = (/** @type {string} */ reason) => reader.refuse(reason)
+  
   const count = reader.u16()
   const shading = reader.u16()
-  if (count > MAX_LAYERS) throw damage(`${count} layers, the limit is ${MAX_LAYERS}`)
-  if (shading > SHADING_FREQUENCIES) throw damage(`shading ${shading} is not supported`)
-  const frequencies = shading === SHADING_FREQUENCIES ? readFrequencies(reader, count, damage) : 0
+  if (count > MAX_LAYERS) throw reader.refuse(`${count} layers, the limit is ${MAX_LAYERS}`)
+  if (shading > SHADING_FREQUENCIES) throw reader.refuse(`shading ${shading} is not supported`)
+  const frequencies = shading === SHADING_FREQUENCIES ? readFrequencies(reader, count) : 0
   if (isHarmonic(shading)) {
-    if (count) throw damage('spherical harmonics have no layers')
-    if (channels !== 12 && channels !== 27) throw damage('spherical harmonics have 12 or 27 channels')
+    if (count) throw reader.refuse('spherical harmonics have no layers')
+    if (channels !== 12 && channels !== 27) throw reader.refuse('spherical harmonics have 12 or 27 channels')
   } else if (!count && channels !== 3) {
-    throw damage('without layers there must be 3 channels')
+    throw reader.refuse('without layers there must be 3 channels')
   }
   /** @type {Layer[]} */
   const layers = []
   for (let i = 0; i < count; i++) {
     const [out, inputs] = [reader.u32(), reader.u32()]
-    for (const side of [out, inputs]) {
-      if (side < 1 || side > MAX_SIDE) throw damage(`layer side ${side} is outside 1..${MAX_SIDE}`)
-    }
+    for (const side of [out, inputs]) reader.expect('layer side', side, 1, MAX_SIDE)
     const wanted = i ? layers[i - 1].out : inputs
     const encoding = inputs - channels * (1 + 2 * frequencies) - 3
     const isJoined = inputs === wanted && (i > 0 || (encoding >= 0 && encoding % 6 === 0))
-    if (!isJoined || (i === count - 1 && out !== 3)) throw damage('layers do not lead from the features to rgb')
+    if (!isJoined || (i === count - 1 && out !== 3)) throw reader.refuse('layers do not lead from the features to rgb')
     layers.push({ out, in: inputs, weight: readRecord(reader, inputs), bias: readRecord(reader, out) })
   }
   const tables = layers.flatMap(({ out, in: inputs, weight, bias }, i) => [
@@ -290,13 +284,14 @@ function readLevels(reader, columns, read) {
  * Decode a file.
  *
  * @param {Uint8Array} bytes
- * @param {{ budget?: number, truncated?: boolean, onColour?: (field: Head & Colour) => void }} [options]
+ * @param {{ budget?: number, truncated?: boolean, onColour?: (field: Head & Colour) => void,
+ *   onCoarse?: (field: CompressedField) => void }} [options]
  *   `budget`: the most bytes that the sections may decode to; `truncated`: take a pyramid that is cut off after its coarsest level,
- *   with zeros for what is missing; `onColour` gets what is known before the voxels
+ *   with zeros for what is missing; `onColour` gets what is known before the voxels, `onCoarse` a pyramid without its finest level
  * @returns {CompressedField}
  * @throws {FormatError} that names the section, the byte and the reason
  */
-export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onColour } = {}) {
+export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onColour, onCoarse } = {}) {
   const sections = readSections(bytes, budget, truncated)
   const sectionOf = (/** @type {string} */ name) => /** @type {import('./container.js').Section} */ (sections.get(name))
   const open = (/** @type {string} */ name) => new SectionReader(bytes, sectionOf(name))
@@ -324,15 +319,16 @@ export function decode(bytes, { budget = DEFAULT_BUDGET, truncated = false, onCo
   const colour = readColour(open('COLR'), channels)
   onColour?.({ ...head, ...colour })
   const readPart = () => readPartition(open('PART'), head)
+  const metadata = meta && parseMetadata(meta.bytes)
+  const sizes = [...sections.values()].map(({ name, bytes: stored, isHere }) => ({ name, bytes: isHere ? stored : 0 }))
+  const common = { ...head, head, ...colour, metadata, sections: sizes }
   const own = isPlanes
     ? readPlanes(openAll, head, (rows) => readTable(open('MIXT'), rows, channels), readPart)
     : isPyramid
-      ? readPyramid(open('STEP'), openAll('LEV'), head, readPart)
+      ? readPyramid(open('STEP'), openAll('LEV'), head, readPart, (coarse) => onCoarse?.({ ...common, ...coarse }))
       : readVoxels(open, head, readPart)
-  const metadata = meta && parseMetadata(meta.bytes)
   if (meta && !metadata) throw meta.refuse('metadata is not a canonical JSON object')
-  const sizes = [...sections.values()].map(({ name, bytes: stored, isHere }) => ({ name, bytes: isHere ? stored : 0 }))
-  return { ...head, head, ...colour, metadata, ...own, sections: sizes }
+  return { ...common, ...own }
 }
 
 /**

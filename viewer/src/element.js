@@ -4,7 +4,7 @@
  * It can be imported where there is no DOM; there it does nothing.
  */
 
-import { aboutOf, amid, earlyMetadata, isDistances, isPitches, numbersOf } from './about.js'
+import { aboutOf, amid, earlyPoster, isDistances, isPitches, numbersOf } from './about.js'
 import { factsOf } from './facts.js'
 import { fetchBytes, joined, LoadError, loadInWorker } from './loader.js'
 import { FLIGHT, FLIGHT_OF_FINGERS, MARKUP, STYLE } from './markup.js'
@@ -362,7 +362,7 @@ export class VqrfViewer extends Base {
 
   /** Show the picture of a file before any of it is decoded. @param {Uint8Array} bytes its beginning */
   announce(bytes) {
-    const { poster } = aboutOf(earlyMetadata(bytes))
+    const poster = earlyPoster(bytes)
     if (poster && !this.hasAttribute('poster') && !this.facts) this.panels.showPoster(poster)
   }
 
@@ -407,20 +407,16 @@ export class VqrfViewer extends Base {
   // --------------------------------------------------------------------------------------------------------- a person
 
   /**
-   * @param {string} action of a button
+   * @param {string} action of a button of ours: mostly the name of a method
    * @param {Element} button
    */
   act(action, button) {
-    if (action === 'reset' || action === 'share' || action === 'save') this[action]()
+    const panel = button.closest('.panel')
     if (action === 'play') this.paused ? this.play() : this.pause()
-    if (action === 'full') this.toggleFullscreen()
-    if (action === 'fly') this.fly()
-    if (action === 'facts' || action === 'help') this.panels.toggle(action)
-    if (action === 'close') {
-      const panel = button.closest('.panel')
-      if (panel) this.panels.toggle(panel.id)
-      else this.panels.say('')
-    }
+    else if (action === 'facts' || action === 'help') this.panels.toggle(action)
+    else if (action !== 'close') /** @type {any} */ (this)[action]()
+    else if (panel) this.panels.toggle(panel.id)
+    else this.panels.say('')
   }
 
   /** @param {KeyboardEvent} event */
@@ -430,7 +426,7 @@ export class VqrfViewer extends Base {
     if (event.key === 'Escape') {
       if (!this.panels.close() && !this.fly(false)) return
     } else if (event.key === '?') this.panels.toggle('help')
-    else if (event.code === 'KeyF' && isOnSurface) this.toggleFullscreen()
+    else if (event.code === 'KeyF' && isOnSurface) this.full()
     else if (event.code === 'KeyV' && isOnSurface) this.fly()
     else if (event.code === 'Space' && isOnSurface) this.paused ? this.play() : this.pause()
     else return
@@ -456,7 +452,7 @@ export class VqrfViewer extends Base {
     return true
   }
 
-  toggleFullscreen() {
+  full() {
     if (document.fullscreenElement === this) document.exitFullscreen()
     else this.requestFullscreen?.().then(() => this.stage?.controls.settle(), () => {})
   }

@@ -1,9 +1,7 @@
 /** The spaces that are no box: FORMAT.md section 4, *Space*. Matrices are 4x4, row by row. */
 
-/** How far from where a photo was taken one may turn, in radians and in degrees, and go, in parts of the distance: beyond it nobody has
- * looked. */
-const MAX_TURN = 0.35
-const MAX_PITCH = 20
+/** How far from where a photo was taken one may turn, in degrees, and go, in parts of the distance: beyond it nobody has looked. */
+const MAX_TURN = 20
 const MAX_ZOOM = 1.6
 const MAX_APPROACH = 8
 
@@ -41,10 +39,11 @@ export function inverse(matrix) {
  * @property {{ position: Vector, target: Vector }} view
  * @property {[number, number]} distance the least and the most
  * @property {[number, number]} [pitch] in degrees
- * @property {number} [swing] how far it may turn to each side, in radians
+ * @property {[number, number]} [yaw] how far it may turn to each side, in degrees
+ * @property {number[]} [frame] half the sides of what can be seen, from distance 1
  */
 
-/** In a space without bounds: where a camera stands of which nothing is said, from the middle of the cube that held the photos'. */
+/** In a space without bounds: where a camera stands of which nothing is said, in a cube from -1 to 1 that nothing contracts. */
 const AMID = [0.448, -0.564, 0.348, 1]
 
 /**
@@ -68,5 +67,8 @@ export function homeOf(space, lo, hi, isUnbounded) {
   const distance = Math.hypot(...position.map((value, axis) => value - target[axis]))
   if (isUnbounded) return { view, distance: [distance / MAX_APPROACH, distance * MAX_ZOOM] }
   const up = /** @type {Vector} */ (space.slice(4, 7))
-  return { view, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], swing: MAX_TURN, pitch: [-MAX_PITCH, MAX_PITCH], up }
+  /** @type {[number, number]} */
+  const turns = [-MAX_TURN, MAX_TURN]
+  const frame = lo.map((low, axis) => (hi[axis] - low) / 2)
+  return { view, distance: [distance / MAX_ZOOM, distance * MAX_ZOOM], yaw: turns, pitch: turns, up, frame }
 }

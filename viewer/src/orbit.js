@@ -16,6 +16,8 @@ const NEAR_ENOUGH = 0.003
 /** Digits that a link to a view carries. */
 const DIGITS = 5
 const RADIANS = Math.PI / 180
+const TURN = 2 * Math.PI
+const ANYWHERE = [-Infinity, Infinity]
 
 /** @typedef {[number, number, number]} Vector */
 
@@ -42,6 +44,10 @@ export class Orbit {
   /** Whether a person turns and moves the camera, and not the scene before it. */
   isFlying = false
   middle = 0
+  /** Whether it turns to the left by itself, or to the right. */
+  way = 1
+  /** @type {readonly number[]} how far it may turn away from `middle` */
+  yaws = ANYWHERE
   /** @type {number[] | undefined} where the camera is sent: a target and a distance */
   goal
   yaw = 0
@@ -55,11 +61,12 @@ export class Orbit {
   /**
    * @param {readonly number[]} lo of what is to be seen
    * @param {readonly number[]} hi
-   * @param {Partial<import('./about.js').About> & { swing?: number }} [about] what is up, the first view, limits; `swing`: radians by
-   *   which it may be turned away from the first view
+   * @param {Partial<import('./about.js').About> & { frame?: number[] }} [about] what is up, the first view, limits; `frame`: half the
+   *   sides of what may be seen, from distance 1
    */
-  constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch, swing = Infinity } = {}) {
-    this.swing = swing
+  constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch, yaw, frame } = {}) {
+    this.yaws = yaw?.map((degrees) => degrees * RADIANS) ?? ANYWHERE
+    this.frame = frame ?? [9, 9] // more than any picture sees
     this.center = lo.map((value, axis) => (value + hi[axis]) / 2)
     this.radius = Math.hypot(...lo.map((value, axis) => hi[axis] - value)) / 2
     this.half = lo.map((value, axis) => (hi[axis] - value) / 2)
@@ -82,8 +89,8 @@ export class Orbit {
   }
 
   reset() {
-    const { swing } = this
-    this.swing = Infinity
+    const { yaws } = this
+    this.yaws = ANYWHERE
     this.target = [...this.center]
     this.yaw = START.yaw
     this.pitch = START.pitch
@@ -91,7 +98,7 @@ export class Orbit {
     this.distance = this.fit()
     if (this.first) this.look(this.first.position, this.first.target)
     this.zoom(1)
-    Object.assign(this, { swing, middle: this.yaw })
+    Object.assign(this, { yaws, middle: this.yaw })
   }
 
   /** The distance from which all of the field is in the picture, whatever way it is turned about what is up. */
@@ -181,7 +188,7 @@ export class Orbit {
    */
   camera(width, height) {
     const columns = [...this.axes(), this.position]
-    const [aside, above] = this.swing < 7 ? this.half : [9, 9] // more than any picture sees
+    const [aside, above] = this.frame
     const focal = Math.max(width / aside, height / above, Math.min(width, height) / TAN_HALF_FOV) / 2
     const pose = [0, 1, 2].flatMap((axis) => columns.map((column) => column[axis]))
     return { pose: [...pose, 0, 0, 0, 1], fx: focal, fy: focal, cx: width / 2, cy: height / 2, width, height }
@@ -189,8 +196,16 @@ export class Orbit {
 
   /** @param {number} yaw @param {number} pitch by which to turn, in radians */
   turn(yaw, pitch) {
-    this.yaw = within(this.yaw + yaw, [this.middle - this.swing, this.middle + this.swing])
+    const away = this.yaw + yaw - this.middle
+    this.yaw = this.middle + within(away - TURN * Math.round(away / TURN), this.yaws)
     this.pitch = within(this.pitch + pitch, this.pitches)
+  }
+
+  /** Turn about what is up, at the end of the way back. @param {number} angle in radians */
+  spin(angle) {
+    const { yaw } = this
+    this.turn(this.way * angle, 0)
+    if (this.yaw === yaw) this.way = -this.way
   }
 
   /** @param {number} factor on the distance */

@@ -26,8 +26,7 @@ function readPlan(reader) {
     throw reader.refuse(`${densities} and ${colours} components are outside 1..${MAX_COMPONENTS}`)
   }
   const width = densities + colours
-  const rest = reader.bytes.length - reader.at
-  if (rest !== 24 * width) throw reader.refuse(`has ${rest} bytes of steps, expected ${24 * width}`)
+  reader.expectLeft(24 * width, ' of steps')
   const stackSteps = Array.from({ length: 6 }, () => reader.floats(width))
   if (!stackSteps.every((steps) => steps.every((step) => step > 0 && step < Infinity))) throw reader.refuse('a step is not finite and positive')
   return { densities, colours, width, stackSteps }

@@ -28,6 +28,13 @@ import { classes, Damaged, PRUNED, RangeDecoder, walk } from './entropy.js'
  * @property {Level[]} levels coarsest first
  */
 
+/**
+ * @typedef {object} Coarse what a field without its finest level has that is not the file's
+ * @property {[number, number, number]} shape
+ * @property {number} nCoded
+ * @property {number[]} cells that lie between the file's `lo` and `hi`, half ones too
+ */
+
 const MAX_LATENTS = 64
 /** What contexts do not see beyond. */
 const CUT = 15
@@ -300,13 +307,15 @@ function decodeLevel(coder, level, above, width) {
  * @param {{ shape: readonly number[], there: Uint8Array, n: number }[]} lattices and how many nodes they have
  * @param {import('./container.js').SectionReader[]} readers of the levels, coarsest first; those that are not here stay zeros
  * @param {number} width
+ * @param {(stack: Level[]) => void} [onCoarse] gets the first lattice's levels when there is all but the finest
  */
-export function readLevels(lattices, readers, width) {
+export function readLevels(lattices, readers, width, onCoarse) {
   const stacks = lattices.map(({ shape, there, n }) => findNodes(there, shape, n, readers.length))
   for (const [i, { section }] of readers.entries()) expectRaw(section, 2 * width * stacks.reduce((sum, levels) => sum + levels[i].n, 0))
   for (const level of stacks.flat()) level.coefficients = new Int16Array(level.n * width)
   for (const [i, reader] of readers.entries()) {
     if (!reader.section.isHere) break
+    if (i && i === readers.length - 1) onCoarse?.(stacks[0])
     reader.decode((stream) => {
       const coder = new RangeDecoder(stream, NEAR_CLASSES + width * CHANNEL_CONTEXTS)
       for (const levels of stacks) decodeLevel(coder, levels[i], levels[i - 1], width)
@@ -323,11 +332,10 @@ export function readLevels(lattices, readers, width) {
  */
 function readSteps(reader, channels) {
   const [latents, hasBasis] = [reader.u16(), reader.u16()]
-  if (latents < 1 || latents > MAX_LATENTS) throw reader.refuse(`latent count ${latents} is outside 1..${MAX_LATENTS}`)
+  reader.expect('latent count', latents, 1, MAX_LATENTS)
   if (hasBasis > 1 || (!hasBasis && latents !== channels)) throw reader.refuse('latents do not lead to the features')
   const n = 1 + latents + hasBasis * latents * channels
-  const rest = reader.bytes.length - reader.at
-  if (rest !== 4 * n) throw reader.refuse(`has ${rest} bytes of steps and basis, expected ${4 * n}`)
+  reader.expectLeft(4 * n, ' of steps and basis')
   const steps = reader.floats(1 + latents)
   const basis = hasBasis ? reader.floats(latents * channels) : undefined
   if (!(steps.every((step) => step > 0) && [...steps, ...(basis ?? [])].every(Number.isFinite))) {
@@ -343,14 +351,19 @@ function readSteps(reader, channels) {
  * @param {import('./container.js').SectionReader[]} readers of the levels, coarsest first
  * @param {import('./decode.js').Head} head
  * @param {() => Uint8Array} readPart
+ * @param {(coarse: Pyramid & Coarse) => void} onCoarse gets it without its finest level
  * @returns {Pyramid}
  */
-export function readPyramid(stepReader, readers, { shape, channels, nCoded }, readPart) {
+export function readPyramid(stepReader, readers, { shape, channels, nCoded }, readPart, onCoarse) {
   const { steps, basis } = readSteps(stepReader, channels)
   const width = steps.length
   expectRaw(readers[readers.length - 1].section, 2 * nCoded * width)
   const partition = readPart()
-  const [levels] = readLevels([{ shape, there: partition, n: nCoded }], readers, width)
+  const [levels] = readLevels([{ shape, there: partition, n: nCoded }], readers, width, (stack) => {
+    const { shape: sides, there, n } = /** @type {any} */ (stack[stack.length - 2])
+    const coarse = { shape: sides, partition: there, nCoded: n, cells: shape.map((side) => (side - 1) / 2) }
+    onCoarse({ steps, basis, levels: stack.slice(0, -1), ...coarse })
+  })
   return { partition, steps, basis, levels }
 }
 

@@ -34,9 +34,6 @@ export const CANNOT = 'The graphics here cannot draw this scene.'
  * @property {number} height
  */
 
-/** Slices of a texture that are uploaded at once, in bytes. */
-const UPLOAD_BYTES = 8 << 20
-
 /**
  * The camera of a smaller or larger picture of the same view.
  *
@@ -57,7 +54,7 @@ export function resized(camera, width, height) {
  */
 export function jitter(n) {
   // The additive recurrence of the plastic number.
-  return n ? [(0.5 + 0.754877666 * n) % 1, (0.5 + 0.569840291 * n) % 1] : [0.5, 0.5]
+  return n ? [(0.5 + 0.75488 * n) % 1, (0.5 + 0.56984 * n) % 1] : [0.5, 0.5]
 }
 
 export class Renderer {
@@ -163,7 +160,7 @@ export class Renderer {
     range.set(drawn.featureScale, 4)
     range.set(drawn.featureOffset, 4 + 4 * drawn.features.length)
     gl.uniform4fv(this.uniform('uRange'), range)
-    const sizes = { uTexel: atlas.map((n) => 1 / n), uCells: drawn.shape.map((n) => n - 1) }
+    const sizes = { uTexel: atlas.map((n) => 1 / n), uCells: drawn.cells }
     for (const [name, value] of Object.entries(sizes)) gl.uniform3fv(this.uniform(name), value)
     const names = ['uBlocks', 'uDensity', ...drawn.features.map((_, g) => `uFeatures${g}`), 'uWeights']
     for (const [unit, name] of names.entries()) gl.uniform1i(this.uniform(name), unit)
@@ -197,13 +194,7 @@ export class Renderer {
   upload([depth, height, width], data, internal, format, type) {
     const { gl } = this
     const texture = this.createTexture(gl.TEXTURE_3D, type === gl.UNSIGNED_INT ? gl.NEAREST : gl.LINEAR)
-    gl.texStorage3D(gl.TEXTURE_3D, 1, internal, width, height, depth)
-    const slice = data.length / depth
-    const slices = Math.max(1, Math.floor(UPLOAD_BYTES / (slice * data.BYTES_PER_ELEMENT)))
-    for (let z = 0; z < depth; z += slices) {
-      const n = Math.min(slices, depth - z)
-      gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, z, width, height, n, format, type, data.subarray(z * slice, (z + n) * slice))
-    }
+    gl.texImage3D(gl.TEXTURE_3D, 0, internal, width, height, depth, 0, format, type, data)
     return texture
   }
 
@@ -299,7 +290,7 @@ export class Renderer {
    * @param {import('./refine.js').Piece} piece
    * @param {number} [n]
    */
-  drawPiece(target, camera, { left, right, from, to }, n = 0) {
+  drawPiece(target, camera, { left, right, from, to }, n = 0, share = 0) {
     const { gl, march, textures } = this
     if (!march) return
     gl.bindFramebuffer(gl.FRAMEBUFFER, target.framebuffer)
@@ -312,6 +303,7 @@ export class Renderer {
       gl.bindTexture(unit === textures.length - 1 ? gl.TEXTURE_2D : gl.TEXTURE_3D, texture)
     }
     for (const [name, value] of Object.entries(raysOf(camera, jitter(n)))) gl.uniform3fv(this.uniform(name), value)
+    gl.uniform1f(this.uniform('uShare'), share)
     if (n) {
       gl.enable(gl.BLEND)
       gl.blendColor(0, 0, 0, 1 / (n + 1))

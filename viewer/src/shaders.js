@@ -25,28 +25,29 @@ void main() {
   gl_Position = vec4(4.0 * corner - 1.0, 0.0, 1.0);
 }`
 
-/** Composes the light with the background and enlarges the picture to the canvas, by Catmull and Rom's curve without its corners. */
+/** Composes the light with the background and enlarges the picture to the canvas, by Catmull and Rom's curve. */
 export const PRESENT = `#version 300 es
 precision highp float;
 uniform sampler2D uPicture;
 uniform vec2 uSize;
 uniform vec3 uBackground;
 out vec4 color;
-vec4 enlarged(vec2 sides) {
-  vec2 place = gl_FragCoord.xy / uSize * sides;
-  vec2 texel = floor(place - 0.5) + 0.5;
-  vec2 f = place - texel;
-  vec2 w0 = f * (f * (1.0 - 0.5 * f) - 0.5), w3 = f * f * (0.5 * f - 0.5);
-  vec2 w2 = f * (0.5 + f * (2.0 - 1.5 * f)), w12 = 1.0 - w0 - w3;
-  vec2 t0 = (texel - 1.0) / sides, t12 = (texel + w2 / w12) / sides, t3 = (texel + 2.0) / sides;
-  vec4 sum = texture(uPicture, vec2(t12.x, t0.y)) * w12.x * w0.y + texture(uPicture, vec2(t0.x, t12.y)) * w0.x * w12.y;
-  sum += texture(uPicture, t12) * w12.x * w12.y + texture(uPicture, vec2(t3.x, t12.y)) * w3.x * w12.y;
-  sum += texture(uPicture, vec2(t12.x, t3.y)) * w12.x * w3.y;
-  return clamp(sum / (w12.x * (w0.y + w12.y + w3.y) + w12.y * (w0.x + w3.x)), 0.0, 1.0);
+vec4 curve(float f) {
+  return vec4(f * (f * (1.0 - 0.5 * f) - 0.5), f * f * (1.5 * f - 2.5) + 1.0, f * (f * (2.0 - 1.5 * f) + 0.5), f * f * (0.5 * f - 0.5));
 }
 void main() {
-  vec2 sides = vec2(textureSize(uPicture, 0));
-  vec4 light = sides == uSize ? texelFetch(uPicture, ivec2(gl_FragCoord.xy), 0) : enlarged(sides);
+  ivec2 sides = textureSize(uPicture, 0), at = ivec2(gl_FragCoord.xy);
+  vec4 light = texelFetch(uPicture, at, 0);
+  if (vec2(sides) != uSize) {
+    vec2 place = gl_FragCoord.xy / uSize * vec2(sides) - 0.5;
+    vec4 x = curve(fract(place.x)), y = curve(fract(place.y));
+    light = vec4(0.0);
+    for (int i = 0; i < 16; i++) {
+      at = clamp(ivec2(floor(place)) + ivec2(i & 3, i >> 2) - 1, ivec2(0), sides - 1);
+      light += texelFetch(uPicture, at, 0) * x[i & 3] * y[i >> 2];
+    }
+    light = clamp(light, 0.0, 1.0);
+  }
   color = vec4(light.rgb + light.a * uBackground, 1.0);
 }`
 
@@ -94,7 +95,7 @@ function harmonicsSource({ channels, shading }) {
   const each = (/** @type {(channel: number, color: number) => string} */ text) =>
     repeated(channels, (channel) => text(channel, Math.floor(channel / terms)))
   const range = (/** @type {number} */ channel, /** @type {number} */ first) => `uRange[${first + (channel >> 2)}][${channel & 3}]`
-  const color = shading === SHADING_HARMONICS_RELU ? 'weight * max(0.5 + sum, 0.0)' : 'weight / (1.0 + exp(-sum))'
+  const color = shading === SHADING_HARMONICS_RELU ? 'its_weight * max(0.5 + sum, 0.0)' : 'its_weight / (1.0 + exp(-sum))'
   return `
 float ${each((channel) => `basis_${channel},`)}y[${terms}];
 vec3 base = vec3(0.0);
@@ -104,7 +105,7 @@ void prepare_color(vec3 d) {
   basis_${channel} = y[${channel % terms}] * ${range(channel, 1)};
   base[${c}] += y[${channel % terms}] * ${range(channel, 1 + groups)};`)}
 }
-vec3 add_color(vec3 at, float weight) {
+vec3 add_color(vec3 at, float its_weight) {
   ${repeated(groups, (g) => `vec4 texel_${g} = textureLod(uFeatures${g}, at, 0.0);`)}
   vec3 sum = base;
   ${each((channel, c) => `sum[${c}] += texel_${channel >> 2}[${channel & 3}] * basis_${channel};`)}
@@ -180,7 +181,7 @@ function productSource({ to, from, out, in: inputs, at }, n) {
     ${each((s) => `vec4 sum_${s} = ${to}[row * ${n} + ${s}];`)}
     int at = ${at} + row * ${4 * inputs};
     for (int column = 0; column < ${inputs}; column++, at += 4) {
-      mat4 piece = mat4(weight(at), weight(at + 1), weight(at + 2), weight(at + 3));
+      mat4 piece = mat4(weight_at(at), weight_at(at + 1), weight_at(at + 2), weight_at(at + 3));
       ${each((s) => `sum_${s} += piece * ${from}[column * ${n} + ${s}];`)}
     }
     ${each((s) => `${to}[row * ${n} + ${s}] = sum_${s};`)}
@@ -217,11 +218,11 @@ function layersSource({ layers, channels, featureFrequencies }) {
     at = product.at + product.out * 4 * product.in
     return `
   for (int i = 0; i < ${AT_ONCE * product.in}; i++) ${from}[i] = max(${from}[i], 0.0);
-  for (int i = 0; i < ${AT_ONCE * product.out}; i++) ${to}[i] = weight(${bias} + i / ${AT_ONCE});${productSource(product, AT_ONCE)}`
+  for (int i = 0; i < ${AT_ONCE * product.out}; i++) ${to}[i] = weight_at(${bias} + i / ${AT_ONCE});${productSource(product, AT_ONCE)}`
   })
   const last = layers.length % 2 ? 'a' : 'b'
   return `
-vec4 weight(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1}, i / ${WEIGHTS_WIDTH}), 0); }
+vec4 weight_at(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1}, i / ${WEIGHTS_WIDTH}), 0); }
 vec4 of_ray[${first.out}];
 vec4 queue[${QUEUE}];
 int queued = 0;
@@ -240,17 +241,17 @@ void prepare() {
       encoded[to >> 2][to & 3] = cos(turn);
     }
   }
-  for (int i = 0; i < ${first.out}; i++) of_ray[i] = weight(i);${productSource(ofDirection, 1)}
+  for (int i = 0; i < ${first.out}; i++) of_ray[i] = weight_at(i);${productSource(ofDirection, 1)}
 }
-vec3 colors_from(int from) {
+vec3 colors_from(int first_due) {
   vec4 a[${AT_ONCE * width}], b[${AT_ONCE * width}];
   for (int s = 0; s < ${AT_ONCE}; s++) {
-    vec3 at = queue[from + s].xyz;
+    vec3 at = queue[first_due + s].xyz;
     ${repeated(groups, (g) => `b[${AT_ONCE * g} + s] = textureLod(uFeatures${g}, at, 0.0) * uRange[${1 + g}] + uRange[${1 + groups + g}];`)}
   }${waves.length ? `\n  for (int i = 0; i < ${AT_ONCE * groups}; i++) {${waves.join('')}\n  }` : ''}
   for (int i = 0; i < ${AT_ONCE * first.out}; i++) a[i] = of_ray[i / ${AT_ONCE}];${productSource(first, AT_ONCE)}${rest.join('')}
   vec3 sum = vec3(0.0);
-  for (int s = 0; s < ${AT_ONCE}; s++) sum += queue[from + s].w / (1.0 + exp(-${last}[s].rgb));
+  for (int s = 0; s < ${AT_ONCE}; s++) sum += queue[first_due + s].w / (1.0 + exp(-${last}[s].rgb));
   return sum;
 }
 /* The one call of the network: a compiler that puts functions where they are called has to see it only once. */
@@ -259,12 +260,12 @@ vec3 finish_color(bool is_last) {
   vec3 sum = vec3(0.0);
   for (; due > 0 && !is_prepared; is_prepared = true) prepare();
   for (int i = due; i < ${QUEUE} && due > 0; i++) queue[i] = vec4(0.0);
-  for (int from = 0; from < due; from += ${AT_ONCE}) sum += colors_from(from);
+  for (int i = 0; i < due; i += ${AT_ONCE}) sum += colors_from(i);
   if (due > 0) queued = 0;
   return sum;
 }
-vec3 add_color(vec3 at, float weight) {
-  queue[queued++] = vec4(at, weight);
+vec3 add_color(vec3 at, float its_weight) {
+  queue[queued++] = vec4(at, its_weight);
   return vec3(0.0);
 }`
 }
@@ -316,7 +317,7 @@ void meet(vec2 side) {
 bool follow() {
   last = -1.0;
   ${isUnbounded ? 'while (last < 0.0 && until_t < 3e38) ' : ''}{
-    float from = max(until_t, ${float(near)});
+    float from_t = max(until_t, ${float(near)});
     until_t = 3e38;${isUnbounded ? `
     a.w = upcoming.x;
     b.w = upcoming.y;
@@ -326,8 +327,8 @@ bool follow() {
       meet(vec2(0.5, 0.0) - side);
       meet(vec2(1.0, 0.0));
     }
-    until_t = max(until_t, from);` : ''}
-    enter = vec3(from);
+    until_t = max(until_t, from_t);` : ''}
+    enter = vec3(from_t);
     leave = vec3(until_t);
     face(${vec3(lo)}, 1.0);
     face(${vec3(hi)}, -1.0);
@@ -374,6 +375,7 @@ uniform sampler3D uDensity;
 ${repeated(drawn.features.length, (g) => `uniform sampler3D uFeatures${g};`)}
 uniform sampler2D uWeights;
 uniform vec3 uCells, uOrigin, uRayStart, uRayX, uRayY, uTexel;
+uniform float uShare;
 uniform vec4 uRange[${1 + 2 * drawn.features.length}];
 out vec4 light;
 ${colorSource(drawn)}
@@ -407,7 +409,7 @@ void main() {
       vec3 p = start;
       for (is_found = false; n < ${limit} && !is_found && (k <= last${isUnbounded ? ` || k < 3e38 && follow()` : ''}); n++) {
         p = start + k * stride;
-        ivec3 cell = ivec3(clamp(p, vec3(0.0), uCells - 1.0));
+        ivec3 cell = ivec3(clamp(p, vec3(0.0), ceil(uCells) - 1.0));
         block = cell >> ${BLOCK_BITS};
         info = texelFetch(uBlocks, block.zyx, 0);
         int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
@@ -419,15 +421,17 @@ void main() {
       vec3 at = ((p + corner) * uTexel).zyx;
       vec3 level = textureLod(uDensity, at, 0.0).rgb;
       float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(drawn.emptyDensity)}, uRange[0].y, level.g);
-      float weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(drawn)}) : 0.0;
-      light.a -= weight;
-      next = weight > ${float(drawn.alphaThreshold)} ? vec4(at, 1.0) * weight : vec4(0.0);
+      float its_weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(drawn)}) : 0.0;
+      light.a -= its_weight;
+      next = its_weight > ${float(drawn.alphaThreshold)} ? vec4(at, 1.0) * its_weight : vec4(0.0);
       if (run.w == 0.0) {
         home = info.z;
         until = k + ${length};
       }
-      if (info.z == home && k <= until) {
-        run += next;
+      float total = run.w + next.w;
+      bool is_near = info.z == home && k <= until;
+      if (is_near || total < uShare) {
+        run = is_near ? run + next : next.w > run.w ? next * total / next.w : run * total / run.w;
         next = vec4(0.0);
       }
       is_going = is_found && light.a >= ${LIGHT_LEFT};

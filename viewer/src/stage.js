@@ -24,6 +24,9 @@ const REST_MS = 120
 const HELD_MS = 1000
 /** A coarse field at rest is drawn at so much of its sides: the cores are wanted for the whole one. */
 const COARSE_SHARE = 1 / 4
+/** Samples of a ray share one colour so long as they hold less of its light than this: in small pictures, and in the first whole one. */
+const SHARED = 0.3
+const FIRST_SHARED = 0.1
 /** Pictures that are averaged at rest. */
 const PASSES = 16
 /** More pixels to one of the page are not worth their price. */
@@ -280,7 +283,7 @@ export class Stage {
     if (this.controls.advance(seconds) || orbit.follow(this.isStill ? 1 : 1 - Math.exp(-APPROACH * seconds))) this.moved()
     if (this.turning === 'smoothly' && this.pass && this.pixels >= TURN_SHARE * this.size.width * this.size.height) this.turning = 'yes'
     if (this.turning === 'yes') {
-      orbit.turn(TURN * Math.min(seconds, MAX_FRAME), 0)
+      orbit.spin(TURN * Math.min(seconds, MAX_FRAME))
       this.moved()
     }
     if (this.isBusy) {
@@ -359,7 +362,8 @@ export class Stage {
     const camera = this.camera()
     const target = isShown ? renderer?.picture : renderer?.next
     if (!renderer || !camera || !target) return
-    for (const piece of pieces) renderer.drawPiece(target, resized(camera, width, height), piece, this.pass)
+    const shared = width < this.size.width ? SHARED : this.pass ? 0 : FIRST_SHARED
+    for (const piece of pieces) renderer.drawPiece(target, resized(camera, width, height), piece, this.pass, shared)
     this.frames++
     this.measure(pieces.reduce((sum, piece) => sum + areaOf(piece), 0))
   }

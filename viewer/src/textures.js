@@ -39,6 +39,7 @@ const NO_TEXTURE = 'the field needs a larger texture than this browser has'
 /**
  * @typedef {object} Textures
  * @property {[number, number, number]} blocks their number along X, Y, Z
+ * @property {number[]} cells of the lattice along X, Y, Z between `lo` and `hi`
  * @property {Uint32Array} table four words to a block: 64 bits of cells, brick (8 bits each of x, y, z), distance in blocks
  * @property {[number, number, number]} bricks of the atlas along X, Y, Z
  * @property {Uint8Array} density four numbers a texel: high byte, share, low byte, nothing
@@ -345,11 +346,12 @@ export function makeTextures(field, maxSide) {
   const features = quantizeFeatures(voxels.tables, channels)
   const filled = fillBricks(field, voxels, blocks, bricks, features)
   const { lo, hi, shading, space, isUnbounded } = field
-  const places = (/** @type {number[]} */ cells) => cells.map((n, axis) => lo[axis] + (n / blocks.cells[axis]) * (hi[axis] - lo[axis]))
+  const { cells = blocks.cells } = /** @type {Partial<import('./pyramid.js').Coarse>} */ (field)
+  const places = (/** @type {number[]} */ at) => at.map((n, axis) => lo[axis] + (n / cells[axis]) * (hi[axis] - lo[axis]))
   return {
     extent: { lo: places(low), hi: places(high) },
     home: space && homeOf(space, places(low), places(high), isUnbounded),
-    ...{ ...field.head, shape, shading, isCoarse: shape[0] !== field.head.shape[0] },
+    ...{ ...field.head, shape, cells, shading, isCoarse: shape[0] !== field.head.shape[0] },
     ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,
@@ -374,7 +376,7 @@ export function blank(field) {
     ...field,
     ...{ blocks: [1, 1, 1], table: new Uint32Array(4), bricks: [1, 1, 1], density: bytes, densityRange: [0, 0] },
     features: Array(Math.ceil(field.channels / GROUP)).fill(bytes),
-    ...{ featureScale: none, featureOffset: none, extent: field },
+    ...{ featureScale: none, featureOffset: none, extent: field, cells: field.shape },
     layers: field.layers.map((layer) => ({ ...layer, weight: none, bias: none })),
   }
 }

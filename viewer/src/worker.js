@@ -30,6 +30,9 @@ class Undrawable extends Error {}
 const FEW_PRODUCTS = 2 ** 30
 const STRIDES = [4, 2]
 
+/** Coefficients of a pyramid that take a second: without its finest level, it is shown first. */
+const MANY = 2 ** 23
+
 /** @type {any} */
 const scope = globalThis
 
@@ -50,8 +53,7 @@ function load({ bytes, maxSide, truncated }) {
     expect(drawingFault(early))
     scope.postMessage({ early })
   }
-  const field = decode(bytes, { onColour, truncated })
-  const decoded = performance.now()
+  let decoded = start
   /** @param {import('./decode.js').CompressedField} shown */
   const send = (shown) => {
     const drawn = makeTextures(shown, maxSide)
@@ -62,6 +64,10 @@ function load({ bytes, maxSide, truncated }) {
     const buffers = [drawn.table, drawn.density, ...drawn.features].map(({ buffer }) => buffer)
     scope.postMessage({ drawn, said }, buffers)
   }
+  /** @param {import('./decode.js').CompressedField} field */
+  const onCoarse = (field) => 'levels' in field && field.head.nCoded * field.steps.length > MANY && send(field)
+  const field = decode(bytes, { onColour, onCoarse, truncated })
+  decoded = performance.now()
   if ('mix' in field && productsOf(field) > FEW_PRODUCTS) {
     for (const stride of STRIDES) if (Math.min(...field.shape) > stride) send(thinned(field, stride))
   }

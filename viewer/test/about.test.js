@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { aboutOf, earlyMetadata } from '../src/about.js'
+import { aboutOf, earlyPoster } from '../src/about.js'
 
 const said = { title: 'A chair', author: 'Ä. 椅子', licence: 'CC0', description: '', up: [0, 1, 0], pitch: [0, 80], distance: [1, 2] }
 const view = { position: [1, 2, 3], target: [0, 0, 0] }
@@ -43,6 +43,7 @@ test('a part that is wrong is as if it were not there', () => {
     view: [{ position: [0, 0, 0], target: [0, 0, 0] }, { position: [0, 0, 1] }, [1]],
     distance: [[0, 1], [2, 1], [1, 2 ** 41]],
     pitch: [[-91, 0], [1, 0]],
+    yaw: [[-181, 0], [1, 2], [0, 180.5], [0]],
     poster: ['!', poster(513, 8), poster(8, 0), poster(8, 8, 16385), Buffer.from(poster(8, 8), 'base64').subarray(0, 29).toString('base64'), Buffer.from('\x89PNG').toString('base64'), 5],
   }
   for (const [name, values] of Object.entries(wrong)) {
@@ -64,14 +65,15 @@ function file(sections) {
   return new Uint8Array(Buffer.concat([head, ...rows, ...sections.map(([, body]) => body)]))
 }
 
-test('metadata is read as soon as it is there, from whatever there is', () => {
-  const whole = file([['HEAD', Buffer.alloc(116)], ['META', Buffer.from('{"about":{"title":"A"}}')], ['COLR', Buffer.alloc(9)]])
-  const end = whole.length - 9
+test('a poster is read as soon as it is there, from whatever there is', () => {
+  const text = JSON.stringify({ about: { poster: poster(8, 8), title: 'A' }, note: '"poster":"no, a text"' })
+  const whole = file([['HEAD', Buffer.alloc(116)], ['META', Buffer.from(text)], ['COLR', Buffer.alloc(9)]])
+  const end = whole.length - 9 - text.length + text.indexOf(',"title"')
   for (let n = 0; n <= whole.length; n++) {
-    assert.deepEqual(earlyMetadata(whole.subarray(0, n)), n < end ? undefined : { about: { title: 'A' } })
+    assert.equal(earlyPoster(whole.subarray(0, n)), n < end ? undefined : `data:image/webp;base64,${poster(8, 8)}`)
   }
-  assert.equal(earlyMetadata(file([['HEAD', Buffer.alloc(116)]])), undefined)
-  assert.equal(earlyMetadata(file([['META', Buffer.from('{"about":')]])), undefined)
-  assert.equal(earlyMetadata(new Uint8Array(500).fill(255)), undefined)
-  assert.equal(aboutOf(earlyMetadata(file([['META', Buffer.from('['.repeat(1e5))]]))).title, '')
+  const texts = ['{"about":', '{"about":{"poster":"!"}}', JSON.stringify({ title: `"poster":"${poster(8, 8)}"` }), '['.repeat(1e5)]
+  for (const bad of texts) assert.equal(earlyPoster(file([['META', Buffer.from(bad)]])), undefined)
+  assert.equal(earlyPoster(file([['HEAD', Buffer.alloc(116)]])), undefined)
+  assert.equal(earlyPoster(new Uint8Array(500).fill(255)), undefined)
 })

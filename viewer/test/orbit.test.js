@@ -93,7 +93,7 @@ test('in flight the camera looks around from where it stands, and goes where it 
 
 test('in flight nobody comes to where the limits let no camera stand, or looks beyond them', () => {
   const view = { position: [0, -4, 1], target: [0, 0, 1] }
-  const orbit = new Orbit([-1, -1, -1], [1, 1, 1], /** @type {any} */ ({ view, distance: [2, 5], pitch: [-5, 60], swing: 0.35 }))
+  const orbit = new Orbit([-1, -1, -1], [1, 1, 1], /** @type {any} */ ({ view, distance: [2, 5], pitch: [-5, 60], yaw: [-20, 20] }))
   orbit.isFlying = true
   const step = [[0, 0, 1], [0, 0, -1], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]
   for (let n = 0; n < 300; n++) {
@@ -105,14 +105,14 @@ test('in flight nobody comes to where the limits let no camera stand, or looks b
     assert.ok(distance > 2 - 1e-9 && distance < 5 + 1e-9)
     const pitches = [Math.asin(z / distance), orbit.pitch].map((value) => (value * 180) / Math.PI)
     for (const pitch of pitches) assert.ok(pitch > -5 - 1e-9 && pitch < 60 + 1e-9)
-    for (const yaw of [Math.atan2(y, x), orbit.yaw]) assert.ok(Math.abs(yaw + Math.PI / 2) < 0.35 + 1e-9)
+    for (const yaw of [Math.atan2(y, x), orbit.yaw]) assert.ok(Math.abs(yaw + Math.PI / 2) < Math.PI / 9 + 1e-9)
   }
 })
 
 test('before what was seen from one side no picture shows more than was seen, however long its sides', () => {
   const view = { position: [0, 0, 0], target: [0, 0, -1] }
   const [aside, above] = [0.6, 0.45]
-  const about = /** @type {any} */ ({ up: [0, 1, 0], view, distance: [0.5, 2], pitch: [-20, 20], swing: 0.35 })
+  const about = /** @type {any} */ ({ up: [0, 1, 0], view, distance: [0.5, 2], pitch: [-20, 20], yaw: [-20, 20], frame: [aside, above] })
   const orbit = new Orbit([-aside, -above, 0], [aside, above, 1], about)
   for (const [width, height] of [[390, 844], [1280, 800], [2100, 300], [64, 64]]) {
     const { fx, fy } = orbit.camera(width, height)
@@ -121,4 +121,31 @@ test('before what was seen from one side no picture shows more than was seen, ho
   }
   const { fx } = new Orbit([-1, -1, -1], [1, 1, 1]).camera(390, 844)
   assert.ok(Math.abs(fx - 195 / Math.tan(Math.PI / 9)) < 1e-9, 'around a thing the shorter side alone counts')
+})
+
+test('what turns by itself goes from one limit of its sides to the other and back, wherever the first view is, and without limits around', () => {
+  for (const yaw of [0.3, 3.1, -3.1]) {
+    const view = { position: [4 * Math.cos(yaw), 4 * Math.sin(yaw), 0], target: [0, 0, 0] }
+    const orbit = new Orbit([-1, -1, -1], [1, 1, 1], /** @type {any} */ ({ view, yaw: [-30, 60] }))
+    const turned = () => {
+      const [x, y] = orbit.position
+      return (Math.atan2(y * Math.cos(yaw) - x * Math.sin(yaw), x * Math.cos(yaw) + y * Math.sin(yaw)) * 180) / Math.PI
+    }
+    const seen = Array.from({ length: 400 }, () => {
+      orbit.spin(0.03)
+      return turned()
+    })
+    assert.ok(Math.abs(Math.min(...seen) + 30) < 1e-6 && Math.abs(Math.max(...seen) - 60) < 1e-6)
+    const steps = seen.slice(1).map((angle, i) => Math.abs(angle - seen[i]))
+    assert.ok(Math.max(...steps) < 1.72, 'no jump')
+    assert.ok(steps.filter((step) => step < 1e-9).length <= 8, 'it waits nowhere')
+    orbit.look([4 * Math.cos(yaw + 0.8), 4 * Math.sin(yaw + 0.8), 0], [0, 0, 0])
+    assert.ok(Math.abs(turned() - (0.8 * 180) / Math.PI) < 1e-6)
+    orbit.look([-4 * Math.cos(yaw), -4 * Math.sin(yaw), 0], [0, 0, 0])
+    assert.ok(turned() > -30 - 1e-6 && turned() < 60 + 1e-6)
+  }
+  const free = new Orbit([-1, -1, -1], [1, 1, 1])
+  const before = free.position
+  for (let n = 0; n < 100; n++) free.spin(Math.PI / 50)
+  assert.ok(near(free.position, before))
 })

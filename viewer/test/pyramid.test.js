@@ -98,6 +98,41 @@ for (const name of NAMES) {
   })
 }
 
+for (const name of NAMES) {
+  test(`${name}: without its finest level it is worth on every second voxel what it is worth there with zeros in that level`, () => {
+    const bytes = bytesOf(name)
+    /** @type {any} */
+    let coarse
+    decode(bytes, { onCoarse: (field) => (coarse = field) })
+    assert.equal(Boolean(coarse), pyramidOf(bytes).levels.length > 1)
+    if (!coarse) return
+    const finest = pyramidOf(bytes).sections.find((section) => section.name === 'LEV0')?.bytes ?? 0
+    const few = makeTextures(coarse, 2048)
+    const whole = makeTextures(pyramidOf(bytes.slice(0, bytes.length - finest), { truncated: true }), 2048)
+    assert.deepEqual(few.cells, whole.cells.map((n) => n / 2))
+    assert.ok(few.isCoarse && !whole.isCoarse)
+    const [X, Y, Z] = coarse.shape
+    let seen = 0
+    for (let x = 0; 2 * x < whole.shape[0] && x < X; x++) {
+      for (let y = 0; 2 * y < whole.shape[1] && y < Y; y++) {
+        for (let z = 0; 2 * z < whole.shape[2] && z < Z; z++) {
+          const found = texelAt(whole, [2 * x, 2 * y, 2 * z])
+          const other = texelAt(few, [x, y, z])
+          if (!found?.share || !other) continue
+          seen++
+          const step = (few.densityRange[0] + whole.densityRange[0]) / 255 / 256
+          assert.ok(Math.abs(found.density - other.density) <= 0.51 * step + 1e-5 * (1 + Math.abs(found.density)))
+          for (let c = 0; c < coarse.channels; c++) {
+            const off = Math.abs(found.worth[c] - other.worth[c])
+            assert.ok(off <= 0.51 * ((few.featureScale[c] + whole.featureScale[c]) / 255) + 1e-4, `${off} in channel ${c}`)
+          }
+        }
+      }
+    }
+    assert.ok(seen)
+  })
+}
+
 test('a file that is cut off after its coarsest level is read with zeros if that is asked for, and refused otherwise', () => {
   const whole = bytesOf('basis')
   const { levels, sections } = pyramidOf(whole)

@@ -22,6 +22,7 @@ from vqrf.fields.field import RadianceField, drawing_fault_of
 from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, about_of_notes, load_like, load_run
 from vqrf.fields.storage import StorageError, save_field
 from vqrf.files import write_atomically
+from vqrf.geometry import Front, Lattice
 from vqrf.interop import (
     FOLDER,
     NOWHERE,
@@ -113,6 +114,7 @@ def open_checkpoint(
             corners, reason = _guessed(path, sampling, views[:1])
         tell(quiet, f"{path}: {reason}")
     made = _loaded(path, corners, sampling, exact)
+    _expect_front(path, flags, made.field.lattice)
     if made.n_cut:
         tell(quiet, f"{path}: its mask cuts {made.n_cut} cells with something in them, which are now in it or not")
     return made
@@ -162,6 +164,12 @@ def sampling_of(path: Path, flags: ImportOptions, photos: Path | None = None) ->
     return Sampling(flags.step, flags.near, scale, flags.space, ndc, flags.contraction)
 
 
+def _expect_front(path: Path, flags: ImportOptions, lattice: Lattice) -> None:
+    """Refuse cameras that a checkpoint has no use for."""
+    if flags.cameras is not None and not isinstance(lattice.space, Front):
+        raise UsageError(f"--cameras: says where a forward-facing checkpoint lies, and {path} is none")
+
+
 def _scaled(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Sampling, str]:
     def load(scale: float) -> RadianceField:
         return load_checkpoint(path, sampling=replace(sampling, scale=scale)).field
@@ -182,7 +190,9 @@ def facts_of_checkpoint(path: Path, flags: ImportOptions) -> dict[str, Any]:
     """What `info` prints of a checkpoint, of which no grid is made for it."""
     sampling = sampling_of(path, flags)
     sampling = replace(sampling, ndc=sampling.ndc or NOWHERE)
-    return outline_checkpoint(path, corners=flags.corners, sampling=sampling).describe()
+    outline = outline_checkpoint(path, corners=flags.corners, sampling=sampling)
+    _expect_front(path, flags, outline.lattice)
+    return outline.describe()
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class Meta:
     """Smallest and largest distance that the camera may have, in world units."""
     pitch: tuple[float, float] | None = None
     """How low and how high the camera may go, in degrees above the horizon."""
+    yaw: tuple[float, float] | None = None
+    """How far the camera may turn from the first view to the right (negative) and to the left, in degrees."""
     poster: Literal["new", "none"] | None = None
     """new: draw the picture of the first view again. none: remove it."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -120,7 +122,7 @@ class Meta:
 
     def _changed(self, before: About, metadata: Mapping[str, Any], data: bytes) -> About:
         """What the file is to say."""
-        numbers = {name: value for name in ("up", "distance", "pitch") if (value := getattr(self, name)) is not None}
+        numbers = {name: value for name in ("up", "distance", "pitch", "yaw") if (value := getattr(self, name)) is not None}
         after = _checked(self.said.about(before), numbers)
         training = metadata.get("training")
         up = up_of(after, training if isinstance(training, dict) else {})
@@ -143,7 +145,8 @@ def presented(about: About, field: RadianceField, up: Vector = Z, cameras: Seque
       cameras: amid which people are to stay, where nothing is known of elsewhere; see `view_amid`.
     """
     if cameras and about.view is None and (amid := view_amid(cameras, up)):
-        about = replace(about, view=amid.view, distance=about.distance or amid.distance, pitch=about.pitch or amid.pitch)
+        limits = {name: getattr(about, name) or getattr(amid, name) for name in ("distance", "pitch", "yaw")}
+        about = replace(about, view=amid.view, **limits)
     view = about.view or first_view(field, up)
     return replace(about, view=view, up=about.up or (None if up == Z else up), poster=poster_of(field, view, up))
 

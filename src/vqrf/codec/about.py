@@ -58,6 +58,7 @@ class About:
       view: from where it is seen first.
       distance: how near and how far an orbit may go, in world units.
       pitch: how low and how high above the horizon it may go, in degrees.
+      yaw: how far it may turn about what is up, from the first view to the right (negative) and to the left, in degrees.
       poster: a picture of the first view: a lossy WebP of at most `MAX_POSTER_BYTES`.
 
     Raises:
@@ -72,6 +73,7 @@ class About:
     view: FirstView | None = None
     distance: Range | None = None
     pitch: Range | None = None
+    yaw: Range | None = None
     poster: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -85,13 +87,16 @@ class About:
             raise ValueError(f"distance: expected the least above 0, then the most, got {self.distance}")
         if self.pitch is not None and not -90 <= self.pitch[0] <= self.pitch[1] <= 90:
             raise ValueError(f"pitch: expected the lowest and the highest in -90..90 degrees, got {self.pitch}")
+        if self.yaw is not None and not -180 <= self.yaw[0] <= 0 <= self.yaw[1] <= 180:
+            raise ValueError(f"yaw: expected the least in -180..0 and the most in 0..180 degrees, got {self.yaw}")
         if self.poster is not None:
             poster_sides(self.poster)
 
     def entry(self) -> dict[str, Any]:
         """As metadata has it; what is not said is not there."""
         tree: dict[str, Any] = {name: getattr(self, name) for name in TEXTS if getattr(self, name)}
-        tree |= {name: list(value) for name in ("up", "distance", "pitch") if (value := getattr(self, name)) is not None}
+        numbers = ("up", "distance", "pitch", "yaw")
+        tree |= {name: list(value) for name in numbers if (value := getattr(self, name)) is not None}
         if self.view is not None:
             tree["view"] = {"position": list(self.view.position), "target": list(self.view.target)}
         if self.poster is not None:

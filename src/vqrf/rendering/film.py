@@ -52,7 +52,7 @@ def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: Abo
     """Once around, at one height; the last view is one step before the first, so that a film of it has no seam.
 
     Before what cameras saw from one side, once around the place that they looked from; in a place without bounds, within the
-    cube that held them.
+    cube that held them. Where a limit keeps it from going around, to one end of it, to the other, and back.
 
     Args:
       about: the first view and the limits.
@@ -65,7 +65,7 @@ def orbit(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: Abo
     if isinstance(lattice.space, Front):
         return [_sway(lattice, angle, 1.0, size) for angle in angles]
     start = _start(lattice, up, about)
-    return [_look(replace(start, yaw=start.yaw + angle), size, up) for angle in angles]
+    return [_look(replace(start, yaw=_turned(start.yaw, angle, about)), size, up) for angle in angles]
 
 
 def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: About = NOTHING) -> list[Camera]:
@@ -77,7 +77,8 @@ def spiral(lattice: Lattice, n_views: int, size: Size, up: Vector = Z, about: Ab
         far, near = SPIRAL_ZOOM
         return [_sway(lattice, turn * s, far + s * (near - far), size) for s in shares]
     start, (low, high) = _start(lattice, up, about), (_within(pitch, _pitches(about)) for pitch in SPIRAL_PITCHES)
-    return [_look(replace(start, yaw=start.yaw + turn * s, pitch=low + s * (high - low)), size, up) for s in shares]
+    yaws = [_turned(start.yaw, turn * s, about) for s in shares]
+    return [_look(replace(start, yaw=yaw, pitch=low + s * (high - low)), size, up) for yaw, s in zip(yaws, shares, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,15 @@ def _start(lattice: Lattice, up: Vector, about: About) -> _Stand:
         x, y, z = away / distance @ upright(_unit(up))
         yaw, pitch = math.atan2(y, x), math.asin(min(max(z, -1.0), 1.0))
     return _Stand(target, _within(distance, about.distance or (0.0, math.inf)), yaw, _within(pitch, _pitches(about)))
+
+
+def _turned(yaw: float, angle: float, about: About) -> float:
+    """The angle after a turn; between limits it comes and goes, and begins as it would without them."""
+    if about.yaw is None:
+        return yaw + angle
+    right, left = map(math.radians, about.yaw)
+    share = math.sin(angle)
+    return yaw + share * (left if share > 0 else -right)
 
 
 def _pitches(about: About) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from vqrf.codec.compressed import Compressed
 from vqrf.data.images import averaged_colors, bytes_from_colors
 from vqrf.data.placement import look_of
 from vqrf.fields.field import Layers, RadianceField
-from vqrf.geometry import Camera, Float64, Front, Unbounded, Vector, Z, upright
+from vqrf.geometry import Camera, Float64, Front, Unbounded, Vector, Z, upright, yaw_of
 from vqrf.rendering.html import encoded
 from vqrf.rendering.render import render
 
@@ -39,6 +39,9 @@ DIGITS = 6
 
 NEARER, FARTHER, TILT = 0.5, 1.25, 10.0
 """How far beyond the photos an orbit goes: shares of their distances, and degrees."""
+
+OPEN_SIDE = 90.0
+"""Degrees: where photos leave so much of a circle out, an orbit does so too."""
 
 TINY = 1e-30
 """World units: no first view is so near."""
@@ -77,10 +80,12 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
     """Where to begin, and how far people may go, in a place of which photos show all that there is, and nothing from elsewhere.
 
     The view is that of the camera amid the others, towards what they look at. An orbit may come half as near as the nearest, a
-    quarter farther than the farthest, and 10 degrees lower and higher than any.
+    quarter farther than the farthest, and 10 degrees lower and higher than any. If the cameras leave a side of the place out,
+    it turns at most 10 degrees farther than they do.
 
     Returns:
-      An `About` of `view`, `distance` and `pitch`; None where the cameras look at no one place, or it is too far off.
+      An `About` of `view`, `distance`, `pitch` and, with such a side, `yaw`; None where the cameras look at no one place, or it
+      is too far off.
     """
     poses = np.stack([camera.pose for camera in cameras])
     looks = look_of(poses)
@@ -96,9 +101,22 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
             view=_rounded(poses[amid, :3, 3], looks.centre),
             distance=(NEARER * float(distances.min()), FARTHER * float(distances.max())),
             pitch=(max(float(pitches.min()) - TILT, -90.0), min(float(pitches.max()) + TILT, 90.0)),
+            yaw=_yaws(back, amid, np.array(up) / np.linalg.norm(up)),
         )
     except ValueError:
         return None
+
+
+def _yaws(back: Float64, amid: int, up: Float64) -> tuple[float, float] | None:
+    """How far cameras [N,3], by their directions, stand from the one amid them, about `up`; None if they are all around."""
+    turns = np.degrees(yaw_of(back, up))
+    turns = np.append(np.sort((turns - turns[amid]) % 360.0), 360.0)
+    gaps = np.diff(turns)
+    widest = int(gaps.argmax())
+    if gaps[widest] < OPEN_SIDE:
+        return None
+    left, right = float(turns[widest]), float(turns[widest + 1]) - 360.0
+    return max(right - TILT, -180.0), min(left + TILT, 180.0)
 
 
 def camera_of(view: FirstView, side: tuple[int, int], up: Vector = Z) -> Camera:

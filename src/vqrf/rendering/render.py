@@ -5,6 +5,7 @@ The rendering equation is in `vqrf.kernels`; here a camera becomes rays, and ray
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32, Front, Z, cameras_around, cameras_beside, cameras_within
+from vqrf.geometry import Camera, Float32, Front, Z, cameras_around, cameras_beside, cameras_within, yaw_of
 from vqrf.kernels import Volume, select
 
 OWN_TEST_VIEWS = 8
@@ -100,7 +101,11 @@ def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5,
             return cameras_around(middle, radius, n, side, turn=turn, below=below)
         up = np.array(about.up or Z)
         up = up / np.linalg.norm(up)
-        return cameras_within(about.view.target, about.distance, about.pitch, n, side, up=up, turn=turn)
+        yaws = None
+        if about.yaw is not None:
+            first = float(yaw_of(np.subtract(about.view.position, about.view.target), up))
+            yaws = (first + math.radians(about.yaw[0]), first + math.radians(about.yaw[1]))
+        return cameras_within(about.view.target, about.distance, about.pitch, n, side, up=up, turn=turn, yaws=yaws)
 
     def views(split: str, n: int, turn: float) -> tuple[View, ...]:
         images = [(camera, render(volume, camera)) for camera in cameras(n, turn)]
