@@ -72,7 +72,7 @@ WINGS = {
     ),
     "rendering": (
         *("render", "evaluate", "html", "contact", "report", "poster", "page", "show", "follow", "serve"),
-        *("film", "layers", "surface"),
+        *("film", "layers", "surface", "splats"),
     ),
     "training": (
         "parameters",

@@ -126,6 +126,22 @@ def test_export_writes_surfaces_of_files_and_of_run_folders(file: Path, run: Pat
     assert not list(tmp_path.glob("new.*"))
 
 
+def test_export_writes_splats_and_says_what_they_lose(file: Path, run: Path, tmp_path: Path) -> None:
+    for scene in (file, run):
+        for name, words in (("ball.ply", ("--splats",)), ("ball.spz", ())):
+            code, out, err = vqrf("export", scene, tmp_path / name, *words, "--overwrite")
+            assert code == 0 and "splats; PSNR " in out and "against the scene itself" in out, err
+    assert (tmp_path / "ball.ply").read_bytes().startswith(b"ply\nformat binary_little_endian")
+    assert (tmp_path / "ball.spz").stat().st_size < (tmp_path / "ball.ply").stat().st_size / 4
+    refuses("export", file, tmp_path / "ball.spz", saying="is there already; give --overwrite")
+    refuses("export", file, tmp_path / "new.glb", "--splats", saying="--splats")
+    refuses("export", file, tmp_path / "new.ply", "--splats", "--points", saying="--splats")
+    refuses("export", file, tmp_path / "new.ply", "--splats", "--level", 0.2, saying="--level")
+    refuses("export", file, tmp_path / "new.spz", "--points", saying="--points")
+    refuses("export", file, tmp_path / "new.spz", "--url", "https://example.org/", saying="--url")
+    assert not list(tmp_path.glob("new.*"))
+
+
 def test_render_writes_layers_beside_pictures(file: Path, tmp_path: Path) -> None:
     path = ("--path", "orbit", "--frames", 2, "--width", 16, "--height", 12)
     out = tmp_path / "views"

@@ -58,11 +58,12 @@ from vqrf.rendering.page import Link, page_with_scene
 from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
 from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
+from vqrf.rendering.splats import splat_ply_of, splats_of, spz_of
 from vqrf.rendering.surface import LEAST_LEVEL, LEVEL, glb_of, ply_of, surface_of
 
 CLIP_SUFFIX = ".mp4"
 PICTURE_SUFFIX = ".png"
-PAGE_SUFFIXES, SURFACE_SUFFIXES = (".html", ".htm"), (".ply", ".glb")
+PAGE_SUFFIXES, SURFACE_SUFFIXES, SPLAT_SUFFIX = (".html", ".htm"), (".ply", ".glb"), ".spz"
 OUTPUT_SUFFIXES = {".mp4", ".gif", ".mov", ".webm", ".avi", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".exr", ".tif", ".tiff"}
 """Endings of names that people mean as one film or picture."""
 MAX_FRAMES, MAX_PICTURE_SIDE = 100_000, 1 << 15
@@ -231,12 +232,12 @@ class View:
 
 @dataclass(frozen=True)
 class Export:
-    """Write one HTML page that holds a scene and needs no network; or a scene's surface for other programs, as PLY or GLB."""
+    """Write one HTML page that holds a scene and needs no network; or, for other programs, a scene's surface or its splats."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file; for a surface also a run folder."""
+    """A .vqrf file; for a surface or splats also a run folder."""
     out: tyro.conf.Positional[Path]
-    """File to write. Its ending selects the kind: .html, .ply or .glb."""
+    """File to write. Its ending selects the kind: .html; .ply or .glb for a surface; .spz for Gaussian splats."""
     url: str | None = None
     """Address at which you will publish the page.
     Links to it then show a picture, which is written beside the page as a .jpg."""
@@ -244,24 +245,35 @@ class Export:
     """For a surface: the share of the light, between 0 and 1, that the field absorbs there within one voxel's length."""
     points: bool = False
     """For a .ply: write points on the surface, without triangles."""
+    splats: bool = False
+    """For a .ply: write Gaussian splats, an approximation of the scene, whose PSNR against it is printed."""
     overwrite: bool = False
     """Replace an output that exists already."""
     limits: LimitFlags = NO_LIMITS
 
     def run(self) -> None:
         ending = self.out.suffix.lower()
-        if ending not in (*PAGE_SUFFIXES, *SURFACE_SUFFIXES):
-            raise UsageError(f"{self.out}: expected a name that ends in {', '.join((*PAGE_SUFFIXES, *SURFACE_SUFFIXES))}")
-        if self.level != LEVEL and ending in PAGE_SUFFIXES:
-            raise UsageError(f"--level: expected a name that ends in {' or '.join(SURFACE_SUFFIXES)}, got {self.out}")
-        if self.points and ending != ".ply":
-            raise UsageError(f"--points: expected a name that ends in .ply, got {self.out}")
-        if self.url is not None and ending in SURFACE_SUFFIXES:
-            raise UsageError(f"--url: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}, got {self.out}")
+        self._expect_ending(ending)
         if ending in PAGE_SUFFIXES:
             self._write_page()
+        elif self.splats or ending == SPLAT_SUFFIX:
+            self._write_splats(is_ply=ending == ".ply")
         else:
             self._write_surface(is_glb=ending == ".glb")
+
+    def _expect_ending(self, ending: str) -> None:
+        """Refuse a name whose ending is of no kind, or of another than what was asked for."""
+        endings = (*PAGE_SUFFIXES, *SURFACE_SUFFIXES, SPLAT_SUFFIX)
+        if ending not in endings:
+            raise UsageError(f"{self.out}: expected a name that ends in {', '.join(endings)}")
+        if self.level != LEVEL and (self.splats or ending not in SURFACE_SUFFIXES):
+            raise UsageError(f"--level: expected a surface, and a name that ends in .ply or .glb, got {self.out}")
+        if self.points and ending != ".ply":
+            raise UsageError(f"--points: expected a name that ends in .ply, got {self.out}")
+        if self.splats and (self.points or ending not in (".ply", SPLAT_SUFFIX)):
+            raise UsageError(f"--splats: expected a name that ends in .ply or {SPLAT_SUFFIX}, and no --points, got {self.out}")
+        if self.url is not None and ending not in PAGE_SUFFIXES:
+            raise UsageError(f"--url: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}, got {self.out}")
 
     def _write_page(self) -> None:
         link = None if self.url is None else link_of(self.url, self.out)
@@ -295,6 +307,17 @@ class Export:
         write_atomically(self.out, data)
         triangles = "" if self.points else f" and {len(surface.faces)} triangles"
         say(False, f"{self.out}: {len(data)} bytes, {len(surface.vertices)} points{triangles}")
+
+    def _write_splats(self, is_ply: bool) -> None:
+        expect_writable(self.out, Writing(overwrite=self.overwrite))
+        field, notes, _ = load_any(self.scene)
+        with named(self.scene):
+            about = about_of_notes(notes)
+            splats, score = splats_of(field, about)
+            data = (splat_ply_of if is_ply else spz_of)(splats, about.up or Z)
+        write_atomically(self.out, data)
+        n = len(splats.positions)
+        say(False, f"{self.out}: {len(data)} bytes, {n} splats; PSNR {score:.2f} dB against the scene itself")
 
 
 def _pictured(about: About, small: Compressed) -> tuple[About, bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import struct
 from dataclasses import dataclass, replace
 from typing import Any
@@ -164,7 +165,7 @@ def glb_of(surface: Surface, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -
     """A binary glTF 2.0 file, unlit, with colours of vertices; turned so that `up` is glTF's, which is y.
 
     Args:
-      up: of unit length, in the field's world.
+      up: in the field's world.
     """
     colors = np.ones((len(surface.colors), 4), "<u2")
     colors[:, :3], colors[:, 3] = np.rint(_linear(surface.colors) * 65535), 65535
@@ -188,7 +189,7 @@ def glb_of(surface: Surface, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -
         "extensionsUsed": ["KHR_materials_unlit"],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "rotation": _turn_up(up)}],
+        "nodes": [{"mesh": 0, "rotation": turn_up(up)}],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2}, "indices": 3, "material": 0}]}],
         "materials": [{"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0.0}}],
         "buffers": [{"byteLength": len(data)}],
@@ -209,9 +210,9 @@ def _linear(colors: Float32) -> Float32:
     return curved
 
 
-def _turn_up(up: tuple[float, float, float]) -> list[float]:
+def turn_up(up: tuple[float, float, float]) -> list[float]:
     """The quaternion x, y, z, w of the shortest turn that takes `up` to y."""
-    x, y, z = up
+    x, y, z = (value / math.hypot(*up) for value in up)
     if y < -1 + 1e-9:
         return [1.0, 0.0, 0.0, 0.0]
     turn = np.array([-z, 0.0, x, 1 + y])  # up cross y, and 1 + up dot y
