@@ -60,12 +60,25 @@ def test_the_view_of_a_link_becomes_the_first_view(file: Path) -> None:
     np.testing.assert_allclose(view.position, (0, 2, 0), atol=1e-6)
 
 
+def test_limits_of_turning_stay_where_they_are_when_the_first_view_moves(file: Path) -> None:
+    vqrf("meta", file, "--view", "0,0,0,0.5,0.2,2", "--yaw", -30, 60)
+    vqrf("meta", file, "--view", "0,0,0,0.7,0.3,3")
+    yaw = about_of(decode(file.read_bytes()).metadata).yaw
+    turned = np.degrees(0.2)
+    np.testing.assert_allclose(yaw, (-30 - turned, 60 - turned), atol=1e-6)
+    code, out, _ = vqrf("meta", file, "--view", "0,0,0,3.0,0.3,3")
+    assert code == 0 and "not said any more" in out
+    assert about_of(decode(file.read_bytes()).metadata).yaw is None
+
+
 @pytest.mark.parametrize(
     ("flags", "saying"),
     [
         (("--title", "a\x1b[31m"), "--title: expected one line without control characters"),
         (("--author", "x" * 301), "--author: has 301 characters, the limit is 300"),
         (("--pitch", 10, 100), "--pitch: "),
+        (("--yaw", 10, 100), "--yaw: "),
+        (("--yaw", -10, 100), "--yaw: counts from the first view"),
         (("--distance", 0, 1), "--distance: "),
         (("--up", 0, 0, 0), "--up: "),
         (("--view", "1,2,3"), "--view: expected the six numbers"),

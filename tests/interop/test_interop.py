@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny import assert_same_compressed, assert_same_field
 
+from vqrf.cli.convert import ImportOptions, sampling_of
+from vqrf.cli.terminal import UsageError
 from vqrf.codec.compressed import KEPT, CompressedField
 from vqrf.compression.paper import PaperPreset, tied_model
 from vqrf.data.images import bytes_from_colors
@@ -169,6 +171,8 @@ def test_a_compressed_field_comes_back_from_a_vqrf_folder_to_the_bit(
             (path / name).write_bytes(data)
     assert is_checkpoint(path)
     assert_same_compressed(load_vqrf(path), small)
+    with pytest.raises(UsageError, match=f"--cameras: .*{path.name} is none"):
+        sampling_of(path, ImportOptions(cameras=tmp_path))
 
 
 def test_the_official_reading_of_a_vqrf_folder_of_ours_looks_the_same(

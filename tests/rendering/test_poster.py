@@ -172,6 +172,19 @@ def test_where_photos_leave_a_side_out_an_orbit_does_so_too(
     np.testing.assert_allclose(amid.yaw, expected, atol=6)
 
 
+def test_steep_photos_are_on_no_side_and_an_orbit_begins_amid_its_limits() -> None:
+    around = cameras_within((0.0, 0.0, 0.0), (2.0, 2.1), (20.0, 30.0), 60, 16, yaws=(-0.8, 0.8))
+    above = cameras_within((0.0, 0.0, 0.0), (2.0, 2.1), (80.0, 89.0), 8, 16)
+    plain, both = view_amid(around), view_amid([*around, *above])
+    assert plain is not None and both is not None and plain.yaw is not None and both.yaw is not None
+    np.testing.assert_allclose(both.yaw, plain.yaw, atol=6)
+    many = cameras_within((0.0, 0.0, 0.0), (2.0, 2.1), (20.0, 30.0), 200, 16, yaws=(0.0, 0.3))
+    few = cameras_within((0.0, 0.0, 0.0), (2.0, 2.1), (20.0, 30.0), 40, 16, yaws=(0.3, 4.36))
+    amid = view_amid([*many, *few])
+    assert amid is not None and amid.yaw is not None
+    assert max(-amid.yaw[0], amid.yaw[1]) < 150 and amid.yaw[1] - amid.yaw[0] == pytest.approx(270, abs=8)
+
+
 def test_amid_cameras_that_look_at_no_one_place_there_is_no_view() -> None:
     camera = cameras_around((0.0, 0.0, 0.0), 2.0, 1, 16)[0]
     row = [replace(camera, pose=camera.pose + np.eye(4, k=3) * x) for x in np.linspace(-1, 1, 9)]

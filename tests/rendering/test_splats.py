@@ -11,6 +11,7 @@ import pytest
 
 from vqrf.fields.field import RadianceField
 from vqrf.geometry import Camera, Vector
+from vqrf.memory import OverBudget, limited
 from vqrf.rendering.splats import (
     BLUR,
     DENSEST,
@@ -170,5 +171,10 @@ def test_splats_that_are_turned_look_as_before_to_a_camera_that_is_too(up: Vecto
 def test_what_no_splats_can_be_made_of_is_refused(ball_field: RadianceField, ball: Splats) -> None:
     with pytest.raises(ValueError, match="nothing"):
         splats_of(replace(ball_field, density=np.full_like(ball_field.density, -100.0)))
-    with pytest.raises(ValueError, match="too far for SPZ"):
-        spz_of(replace(ball, positions=ball.positions * 1e9))
+    for scale in (1e9, 1e5, 1e-6):
+        with pytest.raises(ValueError, match="which SPZ cannot tell"):
+            spz_of(replace(ball, positions=ball.positions * np.float32(scale), sigmas=ball.sigmas * np.float32(scale)))
+    with pytest.raises(ValueError, match="which SPZ cannot tell"):
+        spz_of(replace(ball, positions=ball.positions + np.float32(1e5)))
+    with limited(1 << 16), pytest.raises(OverBudget):
+        splats_of(ball_field)

@@ -207,6 +207,41 @@ def test_the_viewer_draws_what_the_renderer_draws(
     assert psnr(found, expected) >= EXACT_DB
 
 
+@pytest.mark.parametrize("kind", ["network", "harmonics", "unbounded"])
+def test_samples_that_share_a_colour_take_the_same_light_and_look_nearly_alike(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField, kind: str
+) -> None:
+    field = with_network(ball_field, 12, 2)
+    data = encode(preview(drawn_in(field) if kind == "unbounded" else field))
+    tab.open(export(with_harmonics(data) if kind == "harmonics" else data))
+    camera = looking_at(field, 48, 3.2)
+    intrinsics = {name: getattr(camera, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
+    pictures = []
+    for share in (0, 0.1, 0.3, 2):
+        pixels = tab.ask(
+            f"""async ([camera, share]) => {{
+              const {{ stage }} = {VIEWER}
+              const {{ renderer }} = stage
+              const {{ gl }} = renderer
+              stage.setVisible(false)
+              while (stage.isBusy) await new Promise((resolve) => setTimeout(resolve, 5))
+              renderer.resizePicture(48, 48)
+              renderer.drawPiece(renderer.picture, camera, {{ left: 0, right: 48, from: 0, to: 48 }}, 0, share)
+              const pixels = new Float32Array(4 * 48 * 48)
+              gl.readPixels(0, 0, 48, 48, gl.RGBA, gl.FLOAT, pixels)
+              return Array.from(pixels)
+            }}""",
+            [{"pose": camera.pose.ravel().tolist(), **intrinsics}, share],
+        )
+        pictures.append(np.array(pixels, np.float32).reshape(48, 48, 4))
+    exact, *others = pictures
+    assert exact[..., :3].std() > 0.03
+    for other in others:
+        np.testing.assert_array_equal(other[..., 3], exact[..., 3])
+    scores = [psnr(other[..., :3], exact[..., :3]) for other in others]
+    assert np.inf > scores[0] >= scores[1] >= scores[2] and scores[0] > 35 and scores[1] > 28
+
+
 def sealed(parts: list[tuple[bytes, bytes]]) -> bytes:
     """A file of rows and section bytes, with every length and checksum as it must be."""
     rows = b"".join(
@@ -326,7 +361,7 @@ def test_a_pyramid_is_drawn_as_its_levels_add_up(
     rows = tab.page.get_by_role("region", name="About the file").inner_text()
     sizes = tab.ask(f"{VIEWER}.facts.sections")
     level = next(section["bytes"] for section in sizes if section["name"] == "LEV2")
-    assert f"level 2\n{level} B" in rows and "codewords" not in rows
+    assert f"LEV2\n{level} B" in rows and "codewords" not in rows
 
 
 def as_stack(mask: np.ndarray, values: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, ...]:

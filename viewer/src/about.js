@@ -120,9 +120,6 @@ export function aboutOf(metadata) {
   }
 }
 
-/** Metadata begins early, and ends before so many bytes. */
-const EARLY_BYTES = 1 << 21
-
 /**
  * The poster of a file of which only the beginning may be there. Nothing else is checked: whoever decodes the file does, and refuses it.
  *
@@ -130,6 +127,6 @@ const EARLY_BYTES = 1 << 21
  * @returns {string | undefined} a data URL; nothing as long as it is not there whole
  */
 export function earlyPoster(bytes) {
-  // Within a text of JSON such marks would stand behind a backslash.
-  return posterOf(/"poster":"([^"]*)"/.exec(new TextDecoder('latin1').decode(bytes.subarray(0, EARLY_BYTES)))?.[1])
+  // Within a text of JSON such marks would stand behind a backslash. The poster comes before the view, which is an object too.
+  return posterOf(/"about":\{[^{}]*"poster":"([^"]*)"/.exec(new TextDecoder('latin1').decode(bytes))?.[1])
 }

@@ -31,15 +31,13 @@ function size(bytes) {
 }
 
 /**
- * A number that a file says of itself, which may be anything.
+ * A score that a file says of itself, which may be anything.
  *
- * @param {Record<string, unknown> | undefined} metadata
- * @param {string} group
+ * @param {Record<string, unknown>} metadata
  * @param {string} name
  */
-function stated(metadata, group, name) {
-  const found = metadata?.[group]
-  const value = found && typeof found === 'object' ? /** @type {Record<string, unknown>} */ (found)[name] : undefined
+function scored({ test }, name) {
+  const value = test && typeof test === 'object' ? /** @type {Record<string, unknown>} */ (test)[name] : undefined
   return typeof value === 'number' ? value : undefined
 }
 
@@ -63,8 +61,8 @@ export function factsOf(name, { drawn, said }, { title, author, licence, descrip
     'channels': said.channels,
     'voxels': said.nCoded + said.nKept,
     'colour': isHarmonic(drawn.shading) ? 'harmonics' : drawn.layers.length ? 'network' : 'rgb',
-    'psnr': stated(metadata, 'test', 'psnr'),
-    'ssim': stated(metadata, 'test', 'ssim'),
+    'psnr': scored(metadata, 'psnr'),
+    'ssim': scored(metadata, 'ssim'),
     'sections': said.sections,
     'metadata': metadata,
     'decodeMs': said.decodeMs,
@@ -89,17 +87,14 @@ export function rowsForPeople({ author, licence, bytes, psnr }) {
  * @returns {[string, string][]}
  */
 export function rowsForEngineers(facts, { said }) {
-  const { name, ssim, metadata, shape, colour, sections } = facts
+  const { name, ssim, shape, colour, sections } = facts
   const count = (/** @type {number} */ n) => n.toLocaleString('en')
-  const loss = stated(metadata, 'fast', 'loss')
   /** @type {[string, string][]} */
   const rows = [['file', name]]
-  if (loss !== undefined) rows.push(['lost to the exact colours', `${loss.toFixed(2)} dB`])
   if (ssim !== undefined) rows.push(['SSIM', ssim.toFixed(4)])
   rows.push(['voxels', shape.join(' × ')], [said.codebookSize ? 'in the codebook' : 'not empty', count(said.nCoded)])
   if (said.codebookSize) rows.push(['kept', count(said.nKept)], ['codewords', count(said.codebookSize)])
-  const colours = { harmonics: 'spherical harmonics', network: 'network at each sample', rgb: 'rgb' }
-  rows.push(['colour', colours[colour]])
-  for (const { name: section, bytes } of sections) rows.push([section.replace('LEV', 'level ').replace('PLN', 'planes ').replace('LIN', 'lines '), size(bytes)])
+  rows.push(['colour', colour])
+  for (const { name: section, bytes } of sections) rows.push([section, size(bytes)])
   return rows
 }

@@ -65,7 +65,7 @@ export class Orbit {
    *   sides of what may be seen, from distance 1
    */
   constructor(lo, hi, { up = [0, 0, 1], view, distance, pitch, yaw, frame } = {}) {
-    this.yaws = yaw?.map((degrees) => degrees * RADIANS) ?? ANYWHERE
+    this.yaws = yaw && yaw[1] - yaw[0] < 360 ? yaw.map((degrees) => degrees * RADIANS) : ANYWHERE
     this.frame = frame ?? [9, 9] // more than any picture sees
     this.center = lo.map((value, axis) => (value + hi[axis]) / 2)
     this.radius = Math.hypot(...lo.map((value, axis) => hi[axis] - value)) / 2
@@ -196,8 +196,9 @@ export class Orbit {
 
   /** @param {number} yaw @param {number} pitch by which to turn, in radians */
   turn(yaw, pitch) {
+    const [least, most] = this.yaws
     const away = this.yaw + yaw - this.middle
-    this.yaw = this.middle + within(away - TURN * Math.round(away / TURN), this.yaws)
+    this.yaw = this.middle + within(away - TURN * Math.round((away - ((least + most) / 2 || 0)) / TURN), this.yaws)
     this.pitch = within(this.pitch + pitch, this.pitches)
   }
 
@@ -205,7 +206,7 @@ export class Orbit {
   spin(angle) {
     const { yaw } = this
     this.turn(this.way * angle, 0)
-    if (this.yaw === yaw) this.way = -this.way
+    if (angle && this.yaw === yaw) this.way = -this.way
   }
 
   /** @param {number} factor on the distance */

@@ -14,8 +14,9 @@ const STEPS = 2
  * @param {number} y from the top
  * @returns {number[] | undefined} the place in the world
  */
-export function pick({ lo, hi, space, shape, blocks, table }, { pose, fx, fy, cx, cy }, x, y) {
-  if (space) return undefined // a camera stays amid the photos, and comes no nearer to a thing
+export function pick({ lo, hi, space, shape, isCoarse, blocks, table }, { pose, fx, fy, cx, cy }, x, y) {
+  // A camera amid photos stays there, and comes no nearer to a thing; and what is coarse is so for a moment.
+  if (space || isCoarse) return undefined
   const pixel = [(x - cx) / fx, -(y - cy) / fy, -1]
   const cells = shape.map((side) => side - 1)
   const toCell = cells.map((n, axis) => n / (hi[axis] - lo[axis]))

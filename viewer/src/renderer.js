@@ -54,7 +54,7 @@ export function resized(camera, width, height) {
  */
 export function jitter(n) {
   // The additive recurrence of the plastic number.
-  return n ? [(0.5 + 0.75488 * n) % 1, (0.5 + 0.56984 * n) % 1] : [0.5, 0.5]
+  return n ? [(0.5 + 0.7549 * n) % 1, (0.5 + 0.5698 * n) % 1] : [0.5, 0.5]
 }
 
 export class Renderer {
@@ -139,7 +139,7 @@ export class Renderer {
   setField(drawn) {
     const { gl } = this
     const units = /** @type {number} */ (gl.getParameter(gl.MAX_TEXTURE_IMAGE_UNITS))
-    if (drawn.features.length + 3 > units) throw new NoGraphics(`${drawn.channels} channels are more than this browser can draw.`)
+    if (drawn.features.length + 3 > units) throw new NoGraphics(CANNOT)
     for (const texture of this.textures) gl.deleteTexture(texture)
     const source = marchSource(drawn)
     let { march } = this
@@ -283,12 +283,13 @@ export class Renderer {
   }
 
   /**
-   * Draw a piece of what a camera sees; the n-th picture is averaged with those before.
+   * Draw a piece of what a camera sees; the n-th picture, from 0, is averaged with those before, but for the first two.
    *
    * @param {Target} target of the camera's size
    * @param {Camera} camera
    * @param {import('./refine.js').Piece} piece
    * @param {number} [n]
+   * @param {number} [share] of a ray's light, so much of which may have one colour
    */
   drawPiece(target, camera, { left, right, from, to }, n = 0, share = 0) {
     const { gl, march, textures } = this
@@ -304,9 +305,9 @@ export class Renderer {
     }
     for (const [name, value] of Object.entries(raysOf(camera, jitter(n)))) gl.uniform3fv(this.uniform(name), value)
     gl.uniform1f(this.uniform('uShare'), share)
-    if (n) {
+    if (n > 1) {
       gl.enable(gl.BLEND)
-      gl.blendColor(0, 0, 0, 1 / (n + 1))
+      gl.blendColor(0, 0, 0, 1 / n)
       gl.blendFunc(gl.CONSTANT_ALPHA, gl.ONE_MINUS_CONSTANT_ALPHA)
     }
     gl.drawArrays(gl.TRIANGLES, 0, 3)

@@ -169,22 +169,24 @@ const AT_ONCE = 4
 const QUEUE = 16
 
 /**
- * A matrix of the colour MLP times the vectors of `AT_ONCE` samples, which are interleaved.
+ * A matrix of the colour MLP times the vectors of `AT_ONCE` samples, which are interleaved; two rows at once, where they are even.
  *
  * @param {{ to: string, from: string, out: number, in: number, at: number }} product
  * @param {number} n vectors
  */
 function productSource({ to, from, out, in: inputs, at }, n) {
-  const each = (/** @type {(s: number) => string} */ text) => repeated(n, text)
+  const rows = 2 - (out % 2)
+  const each = (/** @type {(s: number, r: number) => string} */ text) => repeated(rows, (r) => repeated(n, (s) => text(s, r)))
   return `
-  for (int row = 0; row < ${out}; row++) {
-    ${each((s) => `vec4 sum_${s} = ${to}[row * ${n} + ${s}];`)}
+  for (int row = 0; row < ${out}; row += ${rows}) {
+    ${each((s, r) => `vec4 sum_${r}_${s} = ${to}[(row + ${r}) * ${n} + ${s}];`)}
     int at = ${at} + row * ${4 * inputs};
     for (int column = 0; column < ${inputs}; column++, at += 4) {
-      mat4 piece = mat4(weight_at(at), weight_at(at + 1), weight_at(at + 2), weight_at(at + 3));
-      ${each((s) => `sum_${s} += piece * ${from}[column * ${n} + ${s}];`)}
+      ${repeated(n, (s) => `vec4 v_${s} = ${from}[column * ${n} + ${s}];`)}
+      ${repeated(rows, (r) => `mat4 piece_${r} = mat4(${[0, 1, 2, 3].map((i) => `weight_at(at + ${4 * inputs * r + i})`)});`)}
+      ${each((s, r) => `sum_${r}_${s} += piece_${r} * v_${s};`)}
     }
-    ${each((s) => `${to}[row * ${n} + ${s}] = sum_${s};`)}
+    ${each((s, r) => `${to}[(row + ${r}) * ${n} + ${s}] = sum_${r}_${s};`)}
   }`
 }
 

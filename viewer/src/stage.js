@@ -24,8 +24,9 @@ const REST_MS = 120
 const HELD_MS = 1000
 /** A coarse field at rest is drawn at so much of its sides: the cores are wanted for the whole one. */
 const COARSE_SHARE = 1 / 4
-/** Samples of a ray share one colour so long as they hold less of its light than this: in small pictures, and in the first whole one. */
-const SHARED = 0.3
+/** Samples of a ray share one colour so long as they hold less of its light than this: in small pictures, and in the first whole one,
+ * which the next takes the place of. */
+const SHARED = 0.5
 const FIRST_SHARED = 0.1
 /** Pictures that are averaged at rest. */
 const PASSES = 16
@@ -362,7 +363,7 @@ export class Stage {
     const camera = this.camera()
     const target = isShown ? renderer?.picture : renderer?.next
     if (!renderer || !camera || !target) return
-    const shared = width < this.size.width ? SHARED : this.pass ? 0 : FIRST_SHARED
+    const shared = width < this.size.width ? SHARED : this.pass || !renderer.canAccumulate ? 0 : FIRST_SHARED
     for (const piece of pieces) renderer.drawPiece(target, resized(camera, width, height), piece, this.pass, shared)
     this.frames++
     this.measure(pieces.reduce((sum, piece) => sum + areaOf(piece), 0))

@@ -347,11 +347,11 @@ export function makeTextures(field, maxSide) {
   const filled = fillBricks(field, voxels, blocks, bricks, features)
   const { lo, hi, shading, space, isUnbounded } = field
   const { cells = blocks.cells } = /** @type {Partial<import('./pyramid.js').Coarse>} */ (field)
-  const places = (/** @type {number[]} */ at) => at.map((n, axis) => lo[axis] + (n / cells[axis]) * (hi[axis] - lo[axis]))
+  const places = (/** @type {number[]} */ at) => at.map((n, axis) => lo[axis] + Math.min(1, n / cells[axis]) * (hi[axis] - lo[axis]))
   return {
     extent: { lo: places(low), hi: places(high) },
     home: space && homeOf(space, places(low), places(high), isUnbounded),
-    ...{ ...field.head, shape, cells, shading, isCoarse: shape[0] !== field.head.shape[0] },
+    ...{ ...field.head, shape, cells, shading, isCoarse: shape.join() !== field.head.shape.join() },
     ...{ blocks: blocks.size, table: blocks.words, bricks, ...filled },
     featureScale: features.scale,
     featureOffset: features.offset,

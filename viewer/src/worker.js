@@ -45,7 +45,7 @@ const scope = globalThis
 
 /** @param {Task} task */
 function load({ bytes, maxSide, truncated }) {
-  const start = performance.now()
+  let start = performance.now()
   const expect = (/** @type {string | undefined} */ fault) => {
     if (fault) throw new Undrawable(`The file is whole, but cannot be drawn: ${fault}`)
   }
@@ -65,7 +65,12 @@ function load({ bytes, maxSide, truncated }) {
     scope.postMessage({ drawn, said }, buffers)
   }
   /** @param {import('./decode.js').CompressedField} field */
-  const onCoarse = (field) => 'levels' in field && field.head.nCoded * field.steps.length > MANY && send(field)
+  const onCoarse = (field) => {
+    if (!('levels' in field) || field.head.nCoded * field.steps.length < MANY) return
+    const begun = performance.now()
+    send(field)
+    start += performance.now() - begun
+  }
   const field = decode(bytes, { onColour, onCoarse, truncated })
   decoded = performance.now()
   if ('mix' in field && productsOf(field) > FEW_PRODUCTS) {

@@ -144,6 +144,14 @@ test('what turns by itself goes from one limit of its sides to the other and bac
     orbit.look([-4 * Math.cos(yaw), -4 * Math.sin(yaw), 0], [0, 0, 0])
     assert.ok(turned() > -30 - 1e-6 && turned() < 60 + 1e-6)
   }
+  const far = new Orbit([-1, -1, -1], [1, 1, 1], /** @type {any} */ ({ view: { position: [4, 0, 0], target: [0, 0, 0] }, yaw: [-20, 180] }))
+  far.turn(3, 0)
+  far.turn(0.3, 0)
+  assert.ok(Math.abs(far.yaw - Math.PI) < 1e-9, 'it stops at the limit that is nearer')
+  const { yaw } = far
+  far.spin(0)
+  far.spin(-0.1)
+  assert.ok(far.yaw < yaw, 'a frame without time turns nothing round')
   const free = new Orbit([-1, -1, -1], [1, 1, 1])
   const before = free.position
   for (let n = 0; n < 100; n++) free.spin(Math.PI / 50)

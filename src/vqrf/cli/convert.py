@@ -82,6 +82,7 @@ class ImportOptions:
 
 ImportFlags = Annotated[ImportOptions, tyro.conf.arg(name="checkpoint"), tyro.conf.OmitArgPrefixes]
 AS_THEY_ARE = ImportOptions()
+NO_FRONT = "--cameras: says where a forward-facing checkpoint lies, and {} is none"
 
 
 def open_checkpoint(
@@ -156,6 +157,8 @@ def sampling_of(path: Path, flags: ImportOptions, photos: Path | None = None) ->
     """
     if not ((flags.step is None or 0 < flags.step < math.inf) and 0 <= flags.near < math.inf):
         raise StorageError(path, f"expected --step above 0 and --near at least 0, got {flags.step} and {flags.near}")
+    if flags.cameras is not None and is_vqrf(path):
+        raise UsageError(NO_FRONT.format(path))
     scale = 1.0 if flags.scale is None else flags.scale
     if not 0 < scale < math.inf:
         raise StorageError(path, f"expected --scale above 0, got {scale}")
@@ -167,7 +170,7 @@ def sampling_of(path: Path, flags: ImportOptions, photos: Path | None = None) ->
 def _expect_front(path: Path, flags: ImportOptions, lattice: Lattice) -> None:
     """Refuse cameras that a checkpoint has no use for."""
     if flags.cameras is not None and not isinstance(lattice.space, Front):
-        raise UsageError(f"--cameras: says where a forward-facing checkpoint lies, and {path} is none")
+        raise UsageError(NO_FRONT.format(path))
 
 
 def _scaled(path: Path, sampling: Sampling, views: tuple[View, ...]) -> tuple[Sampling, str]:

@@ -23,7 +23,7 @@ from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.run import up_of
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Vector, Z, upright
+from vqrf.geometry import Camera, Vector, Z, upright, yaw_of
 from vqrf.memory import decoding_budget
 from vqrf.rendering.poster import first_view, poster_of, view_amid
 
@@ -127,14 +127,20 @@ class Meta:
         training = metadata.get("training")
         up = up_of(after, training if isinstance(training, dict) else {})
         if self.view is not None:
-            after = _checked(after, {"view": _view_of_link(self.view, up) if self.view else None})
+            view = _view_of_link(self.view, up) if self.view else None
+            yaw = after.yaw if self.yaw is not None else _yaw_from(after, view, up)
+            if after.yaw is not None and yaw is None:
+                say(self.as_json, f"{self.scene}: how far it turns counts from the first view, and is not said any more")
+            after = _checked(after, {"view": view, "yaw": yaw})
         if self.poster == "none":
-            return replace(after, poster=None)
+            after = replace(after, poster=None)
         if self.poster == "new":
             with named(self.scene):
                 small = decode(data, max_bytes=decoding_budget())
                 expect_drawable(small)
-                return presented(after, expand(small), up)
+                after = presented(after, expand(small), up)
+        if self.yaw is not None and after.view is None:
+            raise UsageError("--yaw: counts from the first view, and the file has none: give --view, or --poster new")
         return after
 
 
@@ -173,6 +179,17 @@ def _checked(about: About, changes: Mapping[str, Any]) -> About:
         return replace(about, **changes)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
+
+
+def _yaw_from(about: About, view: FirstView | None, up: Vector) -> tuple[float, float] | None:
+    """The limits of `about` counted from another first view, in degrees; None where that is not between them."""
+    if about.yaw is None or about.view is None or view is None:
+        return None
+    unit = np.array(up) / np.linalg.norm(up)
+    new, old = (float(yaw_of(np.subtract(v.position, v.target), unit)) for v in (view, about.view))
+    turn = (math.degrees(new - old) + 180) % 360 - 180
+    low, high = about.yaw[0] - turn, about.yaw[1] - turn
+    return (low, high) if -180 <= low <= 0 <= high <= 180 else None
 
 
 def _view_of_link(text: str, up: Vector) -> FirstView:

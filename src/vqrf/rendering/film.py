@@ -108,8 +108,8 @@ def _start(lattice: Lattice, up: Vector, about: About) -> _Stand:
 
 
 def _turned(yaw: float, angle: float, about: About) -> float:
-    """The angle after a turn; between limits it comes and goes, and begins as it would without them."""
-    if about.yaw is None:
+    """The angle after a turn, all in radians; between limits it comes and goes, and begins as it would without them."""
+    if about.yaw is None or about.yaw[1] - about.yaw[0] >= 360:
         return yaw + angle
     right, left = map(math.radians, about.yaw)
     share = math.sin(angle)

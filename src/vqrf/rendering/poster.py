@@ -40,6 +40,11 @@ DIGITS = 6
 NEARER, FARTHER, TILT = 0.5, 1.25, 10.0
 """How far beyond the photos an orbit goes: shares of their distances, and degrees."""
 
+STEEP = 0.9
+"""Sine of a pitch, 64 degrees, beyond which a camera is on no side."""
+
+HALF_CIRCLE = 180.0
+
 OPEN_SIDE = 90.0
 """Degrees: where photos leave so much of a circle out, an orbit does so too."""
 
@@ -95,28 +100,39 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
     distances = np.linalg.norm(away, axis=-1)
     back = away / distances[:, None]
     pitches = np.degrees(np.arcsin(np.clip(back @ np.array(up) / np.linalg.norm(up), -1, 1)))
-    amid = int((back @ back.mean(0)).argmax())
+    amid, unit = int((back @ back.mean(0)).argmax()), np.array(up) / np.linalg.norm(up)
+    yaws = _yaws(back, amid, unit)
+    if (
+        yaws is not None and max(-yaws[0], yaws[1]) > HALF_CIRCLE
+    ):  # the most photos are from near an end: from the middle instead
+        middle = float(yaw_of(back[amid], unit)) + math.radians(sum(yaws) / 2)
+        amid = int(np.cos(yaw_of(back, unit) - middle).argmax())
+        yaws = _yaws(back, amid, unit)
     try:
         return About(
             view=_rounded(poses[amid, :3, 3], looks.centre),
             distance=(NEARER * float(distances.min()), FARTHER * float(distances.max())),
             pitch=(max(float(pitches.min()) - TILT, -90.0), min(float(pitches.max()) + TILT, 90.0)),
-            yaw=_yaws(back, amid, np.array(up) / np.linalg.norm(up)),
+            yaw=yaws,
         )
     except ValueError:
         return None
 
 
 def _yaws(back: Float64, amid: int, up: Float64) -> tuple[float, float] | None:
-    """How far cameras [N,3], by their directions, stand from the one amid them, about `up`; None if they are all around."""
+    """How far cameras, by their directions back [N,3], stand from the one amid them, in degrees about `up`, and `TILT` more.
+
+    None if they are all around. Those that look steeply down or up count for no side, unless all do.
+    """
     turns = np.degrees(yaw_of(back, up))
-    turns = np.append(np.sort((turns - turns[amid]) % 360.0), 360.0)
+    steep = np.abs(back @ up) > STEEP
+    turns = np.append(np.sort((turns[~steep | steep.all()] - turns[amid]) % 360.0), 360.0)
     gaps = np.diff(turns)
     widest = int(gaps.argmax())
     if gaps[widest] < OPEN_SIDE:
         return None
     left, right = float(turns[widest]), float(turns[widest + 1]) - 360.0
-    return max(right - TILT, -180.0), min(left + TILT, 180.0)
+    return right - TILT, left + TILT
 
 
 def camera_of(view: FirstView, side: tuple[int, int], up: Vector = Z) -> Camera:

@@ -51,14 +51,16 @@ BLUR = 0.3
 REACH = 3.0
 """Standard deviations at which a splat ends."""
 
-BYTES_OF_SPLAT, BYTES_OF_PAIR = 400, 60
+BYTES_OF_VOXEL, BYTES_OF_SPLAT, BYTES_OF_PAIR = 64, 400, 60
 VOXELS_PER_BATCH = 1 << 14
 
 HARMONIC_0, HARMONIC_1 = 0.28209479177387814, 0.4886025119029199
 SIGNS = np.array([-1.0, -1.0, 1.0])
 """Of the harmonics of degree 1 that are proportional to x, y, z."""
 
-SPZ_MAGIC, SPZ_VERSION, SPZ_BITS = 0x5053474E, 2, 12
+SPZ_MAGIC, SPZ_VERSION, SPZ_BITS = 0x5053474E, 2, 22
+SPZ_SIZES = -10.0, 5.9375
+"""Logarithms of standard deviations."""
 SPZ_COLOR_SCALE = 0.15
 
 
@@ -92,6 +94,7 @@ def splats_of(field: RadianceField, about: About = NOTHING) -> tuple[Splats, flo
     lattice = field.lattice
     if lattice.space is not None:
         raise ValueError(f"is in the space {lattice.space.name}, of which no splats are made")
+    expect_room(BYTES_OF_VOXEL * lattice.n_voxels, None, f"splats of {lattice.n_voxels} voxels")
     scene = own_scene(field, N_VIEWS, SIDE, about=about)
     opacities = np.where(_seen_by(field, scene.train), _opacities(field), 0)
     chosen = opacities >= FAINTEST
@@ -140,7 +143,8 @@ def _harmonics(field: RadianceField, chosen: NDArray[np.bool_], positions: Float
     """
     opaque = np.where(chosen, np.float32(field.equation.density_of(OPAQUE)), field.density)
     volume = replace(field, density=opaque, equation=replace(field.equation, near=0.0)).volume()
-    gradient = np.stack([np.gradient(field.density, axis=axis)[chosen] for axis in range(3)], -1)
+    voxel = field.lattice.extent / (np.array(field.lattice.shape) - 1)
+    gradient = np.stack([np.gradient(field.density, voxel[axis], axis=axis)[chosen] for axis in range(3)], -1)
     outwards = -gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
     directions = _directions(N_DIRECTIONS)
     basis = _basis(directions)
@@ -171,7 +175,7 @@ def _basis(directions: Float64) -> Float64:
 
 
 def draw_splats(splats: Splats, camera: Camera, background: Float64) -> Float32:
-    """A picture [H,W,3] float32, 0..1, as 3D Gaussian splatting draws it: slow, and plain to read.
+    """A picture [H,W,3] float32, 0..1, before a background [3], as 3D Gaussian splatting draws it: slow, and plain to read.
 
     Each splat is projected to an ellipse, by the first order of the projection at its middle; pixels add what ellipses give
     them, the nearest first.
@@ -208,7 +212,11 @@ def draw_splats(splats: Splats, camera: Camera, background: Float64) -> Float32:
 def _pairs(
     middle: Float64, covariance: Float64, opacities: Float32, size: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Float64]:
-    """Which splat gives something to which pixel, and its opacity there: three arrays [P]."""
+    """Which splat gives something to which pixel, and its opacity there: three arrays [P].
+
+    Args:
+      middle: [N,2], pixels; covariance: [N,2,2], pixels squared; size: width and height.
+    """
     trace, determinant = covariance[:, 0, 0] + covariance[:, 1, 1], np.linalg.det(covariance)
     widest = trace / 2 + np.sqrt(np.maximum(trace**2 / 4 - determinant, 0))
     reach = np.minimum(np.ceil(REACH * np.sqrt(widest)), max(size)).astype(int)
@@ -266,22 +274,23 @@ def splat_ply_of(splats: Splats, up: Vector = Z) -> bytes:
 def spz_of(splats: Splats, up: Vector = Z) -> bytes:
     """An SPZ file of version 2, a sixth of the PLY's size; turned so that `up` is its y.
 
-    Source: github.com/nianticlabs/spz. Positions are whole numbers of 24 bits, of which `SPZ_BITS` are behind the point, fewer
-    for a larger scene; everything else has 8 bits. Deterministic.
+    Source: github.com/nianticlabs/spz. Positions are whole numbers of 24 bits, of which at most `SPZ_BITS` are behind the
+    point, fewer for a larger scene; everything else has 8 bits. Deterministic.
 
     Raises:
-      ValueError: the scene is too large for it.
+      ValueError: the scene is too large or too small for it.
     """
     turn = turn_up(up)
     splats, n = turned(splats, turn), len(splats.positions)
-    farthest = float(np.abs(splats.positions).max())
-    bits = min(SPZ_BITS, 22 - int(np.ceil(np.log2(max(farthest, 1e-9)))))
-    if bits < 0:
-        raise ValueError(f"reaches {farthest:.3g} from the origin, too far for SPZ")
+    farthest, thinnest = float(np.abs(splats.positions).max()), float(splats.sigmas.min())
+    bits = min(SPZ_BITS, SPZ_BITS - int(np.ceil(np.log2(max(farthest, 1e-9)))))
+    logs = np.log(splats.sigmas)
+    if bits < 0 or 2.0**-bits > thinnest / 4 or logs.min() < SPZ_SIZES[0] or logs.max() > SPZ_SIZES[1]:
+        raise ValueError(f"reaches {farthest:.3g} from the origin by splats of {thinnest:.3g}, which SPZ cannot tell")
     fixed = np.ascontiguousarray(np.rint(splats.positions.astype(np.float64) * 2**bits).astype("<i4"))
     places = fixed.view(np.uint8).reshape(n, 3, 4)[..., :3]
     colors = _bytes(splats.harmonics[:, 0] * (SPZ_COLOR_SCALE * 255) + 127.5)
-    sizes = np.tile(_bytes((np.log(splats.sigmas) + 10) * 16), (n, 1))
+    sizes = np.tile(_bytes((logs + 10) * 16), (n, 1))
     turns = np.tile(_bytes(np.array(turn[:3]) * 127.5 + 127.5), (n, 1))
     rest = _bytes(splats.harmonics[:, 1:] * 128 + 128)
     parts = (places, _bytes(splats.opacities * 255), colors, sizes, turns, rest)
