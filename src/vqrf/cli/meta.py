@@ -150,7 +150,8 @@ def presented(about: About, field: RadianceField, up: Vector = Z, cameras: Seque
     Args:
       cameras: amid which people are to stay, where nothing is known of elsewhere; see `view_amid`.
     """
-    if cameras and about.view is None and (amid := view_amid(cameras, up)):
+    amid = view_amid(cameras, up) if cameras else None
+    if amid is not None and about.view in (None, amid.view):
         limits = {name: getattr(about, name) or getattr(amid, name) for name in ("distance", "pitch", "yaw")}
         about = replace(about, view=amid.view, **limits)
     view = about.view or first_view(field, up)
