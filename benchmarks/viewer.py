@@ -4,8 +4,8 @@ Opens the page that `vqrf export` makes in headless Chromium, which draws on the
 from opening to the poster, to the first whole picture (of a large file: without its finest level), to one at a quarter of the
 sides and to the sharp one, and the decoder's share of it; frames a second of a camera that moves, at the size that the viewer
 chooses in that window and at 256x256; PSNR against `vqrf.render` at 96x96 and 200x200. A picture that is not there after
-`--patience` seconds is not waited for. `--harmonics` reads the features of a file with 12 or 27 channels as spherical harmonics:
-the colours mean nothing, but what they cost is that of a file made for it.
+`--patience` seconds is not waited for. `--harmonics` reads the features of a file with 12 or 27 channels as spherical
+harmonics: the colours mean nothing, but what they cost is that of a file made for it.
 """
 
 from __future__ import annotations
