@@ -420,7 +420,7 @@ def test_planes_and_lines_are_drawn_as_their_products_add_up(
     tab.page.get_by_text("For engineers").click()
     rows = tab.page.get_by_role("region", name="About the file").inner_text()
     sizes = {section["name"]: section["bytes"] for section in tab.ask(f"{VIEWER}.facts.sections")}
-    assert f"planes 1\n{sizes['PLN1']} B" in rows and f"lines 0\n{sizes['LIN0']} B" in rows
+    assert f"PLN1\n{sizes['PLN1']} B" in rows and f"LIN0\n{sizes['LIN0']} B" in rows
 
 
 def test_the_picture_at_rest_becomes_what_a_camera_sees(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
