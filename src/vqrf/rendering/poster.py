@@ -43,8 +43,6 @@ NEARER, FARTHER, TILT = 0.5, 1.25, 10.0
 STEEP = 0.9
 """Sine of a pitch, 64 degrees, beyond which a camera is on no side."""
 
-HALF_CIRCLE = 180.0
-
 OPEN_SIDE = 90.0
 """Degrees: where photos leave so much of a circle out, an orbit does so too."""
 
@@ -102,9 +100,7 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
     pitches = np.degrees(np.arcsin(np.clip(back @ np.array(up) / np.linalg.norm(up), -1, 1)))
     amid, unit = int((back @ back.mean(0)).argmax()), np.array(up) / np.linalg.norm(up)
     yaws = _yaws(back, amid, unit)
-    if (
-        yaws is not None and max(-yaws[0], yaws[1]) > HALF_CIRCLE
-    ):  # the most photos are from near an end: from the middle instead
+    if yaws is not None and max(-yaws[0], yaws[1]) > 180:  # most photos are from near an end: begin at the middle
         middle = float(yaw_of(back[amid], unit)) + math.radians(sum(yaws) / 2)
         amid = int(np.cos(yaw_of(back, unit) - middle).argmax())
         yaws = _yaws(back, amid, unit)
@@ -113,7 +109,7 @@ def view_amid(cameras: Sequence[Camera], up: Vector = Z) -> About | None:
             view=_rounded(poses[amid, :3, 3], looks.centre),
             distance=(NEARER * float(distances.min()), FARTHER * float(distances.max())),
             pitch=(max(float(pitches.min()) - TILT, -90.0), min(float(pitches.max()) + TILT, 90.0)),
-            yaw=yaws,
+            yaw=None if yaws is None else (max(yaws[0], -180.0), min(yaws[1], 180.0)),
         )
     except ValueError:
         return None
