@@ -26,6 +26,9 @@ const DENSE = {
   setup({ onLoad }) {
     onLoad({ filter: /\.js$/ }, async ({ path }) => {
       const text = (await readFile(path, 'utf8')).replace(/^ +/gm, '')
+      for (const [word, name] of text.matchAll(/'(\w+)' in /g)) {
+        if (OWN_NAMES.includes(name)) throw new Error(`${path}: ${word}asks for a name that is another in a bundle`)
+      }
       const withUniforms = /(shaders|renderer)\.js$/.test(path) ? text.replace(/\bu([A-Z])[a-z]+([A-Z])?[a-z]*/g, 'u$1$2') : text
       return { contents: path.endsWith('shaders.js') ? renamed(densified(withUniforms)) : await withNumbers(withUniforms) }
     })

@@ -518,6 +518,21 @@ def test_planes_and_lines_that_take_long_are_shown_on_fewer_voxels_first(
     assert tab.ask("() => document.querySelector('vqrf-viewer').facts.shape") == list(shape)
 
 
+def test_a_large_pyramid_is_shown_without_its_finest_level_first(
+    tab: Tab, export: Callable[[bytes], str], ball_field: RadianceField
+) -> None:
+    small = as_pyramid(with_network(ball_field, 9, 0), 0.0)
+    partition = np.ones((97, 97, 97), np.uint8)
+    coefficients = tuple(np.ones((level.n_nodes, 10), np.int16) for level in build_nodes(partition > 0, 2)[::-1])
+    assert coefficients[-1].size > 2**23
+    lattice = replace(small.lattice, shape=partition.shape)
+    large = replace(small, lattice=lattice, partition=partition, coefficients=coefficients)
+    tab.page.add_init_script(WATCH_COMPILING.replace("Object.keys(data)[0]", "data.drawn?.shape ?? Object.keys(data)[0]"))
+    tab.open(export(encode(large)))
+    tab.until("() => document.querySelector('vqrf-viewer').facts !== undefined")
+    assert tab.ask("window.seen") == ["link", "early", "link", [49, 49, 49], [97, 97, 97]]
+
+
 def test_the_exported_page_asks_nobody_for_anything(tab: Tab, export: Callable[[bytes], str], ball_file: bytes) -> None:
     url = export(ball_file)
     with serving(lambda: ball_file) as server:

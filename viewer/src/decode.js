@@ -285,7 +285,7 @@ function readLevels(reader, columns, read) {
  *
  * @param {Uint8Array} bytes
  * @param {{ budget?: number, truncated?: boolean, onColour?: (field: Head & Colour) => void,
- *   onCoarse?: (field: CompressedField) => void }} [options]
+ *   onCoarse?: (field: Common & import('./pyramid.js').Pyramid) => void }} [options]
  *   `budget`: the most bytes that the sections may decode to; `truncated`: take a pyramid that is cut off after its coarsest level,
  *   with zeros for what is missing; `onColour` gets what is known before the voxels, `onCoarse` a pyramid without its finest level
  * @returns {CompressedField}

@@ -64,9 +64,9 @@ function load({ bytes, maxSide, truncated }) {
     const buffers = [drawn.table, drawn.density, ...drawn.features].map(({ buffer }) => buffer)
     scope.postMessage({ drawn, said }, buffers)
   }
-  /** @param {import('./decode.js').CompressedField} field */
+  /** @param {import('./decode.js').Common & import('./pyramid.js').Pyramid} field */
   const onCoarse = (field) => {
-    if (!('levels' in field) || field.head.nCoded * field.steps.length < MANY) return
+    if (field.head.nCoded * field.steps.length < MANY) return
     const begun = performance.now()
     send(field)
     start += performance.now() - begun
