@@ -71,7 +71,7 @@ WINGS = {
         *("dvgo_parts", "dvgo_places", "dvgo", "folder", "svox2", "tensorf"),
     ),
     "rendering": (
-        *("render", "evaluate", "html", "contact", "report", "poster", "page", "show", "follow", "serve"),
+        *("render", "evaluate", "html", "contact", "page", "report", "poster", "show", "follow", "serve"),
         *("film", "layers", "surface", "splats"),
     ),
     "training": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from html import unescape
@@ -20,6 +21,7 @@ from vqrf.data.images import bytes_from_colors
 from vqrf.rendering import report as report_module
 from vqrf.rendering.evaluate import Evaluation, ViewScore
 from vqrf.rendering.html import table_of
+from vqrf.rendering.page import exhibit
 from vqrf.rendering.report import ReportRow, error_colors, write_report
 
 VOID = {"meta", "img", "rect"}
@@ -143,6 +145,30 @@ def test_the_page_loads_nothing_and_runs_nothing(page: Page) -> None:
     assert all((image["src"] or "").startswith("data:image/") for image in page.all("img"))
     policies = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv")]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_settings_within_settings_are_lines_and_what_is_not_set_is_none(tmp_path: Path) -> None:
+    settings = {"rates": {"density": 0.15, "mlp": {"first": 1}}, "prune": None, "seed": 0}
+    write_report(tmp_path / "report.html", **{**arguments(["v"]), "settings": settings})
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert [text[text.index(name) + 1] for name in ("rates: density", "rates: mlp: first", "seed")] == ["0.15", "1", "0"]
+    assert "prune" not in text
+
+
+def test_the_page_ends_in_the_scene_and_runs_nothing_but_the_viewer(tmp_path: Path) -> None:
+    scene = exhibit(b"scene", "<a>.vqrf")
+    write_report(tmp_path / "report.html", **arguments(["v"]), scene=scene)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.rindex("<vqrf-viewer") > text.rindex("<table")
+    data, script = page.all("script")
+    assert (data["type"], data["data-name"]) == ("application/octet-stream;base64", "<a>.vqrf") and script == {}
+    (policy,) = [meta["content"] or "" for meta in page.all("meta") if meta.get("http-equiv")]
+    allowed = dict(part.split(maxsplit=1) for part in policy.split("; "))
+    content = text.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    assert allowed["script-src"] == f"'sha256-{digest}'" and allowed["default-src"] == "'none'"
+    assert set(allowed) == {"default-src", "img-src", "style-src", "script-src", "worker-src"}
 
 
 def test_the_style_reads_in_light_and_dark_and_on_a_small_screen(tmp_path: Path) -> None:

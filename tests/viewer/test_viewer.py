@@ -28,6 +28,7 @@ import pytest
 from changed import changed
 from oracles import harmonics, trilinear
 
+from vqrf.codec.about import About
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import PRUNED
 from vqrf.codec.container import SPACE_VERSION, VERSION, sections
@@ -36,9 +37,11 @@ from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
 from vqrf.geometry import Camera, Front, Lattice, Unbounded
-from vqrf.rendering.evaluate import psnr
-from vqrf.rendering.page import page_with_scene, page_with_source
+from vqrf.rendering.evaluate import Evaluation, ViewScore, psnr
+from vqrf.rendering.page import exhibit, page_with_scene, page_with_source
+from vqrf.rendering.poster import first_view, poster_of
 from vqrf.rendering.render import render
+from vqrf.rendering.report import ReportRow, write_report
 from vqrf.rendering.serve import SceneServer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -542,6 +545,27 @@ def test_the_exported_page_asks_nobody_for_anything(tab: Tab, export: Callable[[
     assert own[0] == url
     assert all(request.startswith("blob:") for request in own[1:])
     assert blocked == "blocked"
+
+
+def test_a_report_ends_in_the_scene_which_asks_nobody_either(tab: Tab, tmp_path: Path, ball_file: bytes) -> None:
+    before = Evaluation((ViewScore("a", 30.0, 0.9, 0.1),))
+    after = replace(before, file_bytes=len(ball_file), sections={"header": 64})
+    row = ReportRow("a", *np.zeros((3, 300, 400, 3), np.float32))
+    field = expand(decode(ball_file))
+    scene = exhibit(ball_file, "ball.vqrf", About(poster=poster_of(field, first_view(field))))
+    path = tmp_path / "ball.report.html"
+    write_report(path, title="ball", rows=[row], before=before, after=after, grid_bytes=1, settings={}, scene=scene)
+    said: list[str] = []
+    tab.page.on("console", lambda message: said.append(message.text))
+    tab.page.goto(path.as_uri())
+    tab.page.locator("vqrf-viewer").scroll_into_view_if_needed()
+    tab.until(f"{VIEWER}.facts")
+    tab.await_rest()
+    assert said == [] and tab.requests[0] == path.as_uri() and all(url.startswith("blob:") for url in tab.requests[1:])
+    at = tab.ask("scrollY")
+    tab.page.mouse.move(180, 150)
+    tab.page.mouse.wheel(0, -100)
+    tab.until(f"scrollY < {at}")
 
 
 def test_the_script_of_the_page_has_80_kb_which_a_server_sends_as_32(ball_file: bytes) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 
 from vqrf import __version__
 from vqrf.bars import progress_bar, stage_bars
-from vqrf.codec.about import NOTHING, About
+from vqrf.codec.about import NOTHING, About, about_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
 from vqrf.codec.container import sections
@@ -40,12 +40,13 @@ from vqrf.compression.web import is_fast
 from vqrf.data.listing import hex_of
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
-from vqrf.fields.field import RadianceField, expand
+from vqrf.fields.field import RadianceField, drawing_fault_of, expand
 from vqrf.fields.storage import field_checksum
 from vqrf.files import remove_stale, write_atomically
 from vqrf.geometry import Float32
 from vqrf.kernels.similarity import SSIM_WINDOW
 from vqrf.rendering.evaluate import Evaluation, ViewScore, evaluate
+from vqrf.rendering.page import Exhibit, exhibit
 from vqrf.rendering.render import render
 from vqrf.rendering.report import ReportRow, write_report
 from vqrf.training.bake import BAKE_CHANNELS
@@ -286,7 +287,7 @@ class Job:
         else:
             made, after = desk.made(before.evaluation, start, watch)
         if page is not None:
-            self._write_page(Path(page), made, before, after)
+            self._write_page(Path(page), desk.out.name, made, before, after)
         desk.clear()
         return made
 
@@ -306,7 +307,7 @@ class Job:
         metadata = self.describe(self.preset, replace(before, views=WIDEST_VIEWS), before)
         return len(encode(replace(small, metadata=metadata)))
 
-    def _write_page(self, page: Path, made: Made, before: Scored, after: Scored) -> None:
+    def _write_page(self, page: Path, name: str, made: Made, before: Scored, after: Scored) -> None:
         views = enumerate(self.compared)
         rows = [ReportRow(v.name, v.colors(), before.images[i], after.images[i]) for i, v in views if i in after.images]
         write_report(
@@ -316,8 +317,14 @@ class Job:
             before=before.evaluation,
             after=made.after,
             grid_bytes=self.field.grid_bytes,
-            settings={**self.settings(made.preset), **{f"training: {k}": v for k, v in self.notes.items()}},
+            settings={**self.settings(made.preset), "training": self.notes},
+            scene=self._scene_of(made.data, name),
         )
+
+    def _scene_of(self, data: bytes, name: str) -> Exhibit | None:
+        """None of what nothing can draw, which the file's own `info` says."""
+        small = decode(data)
+        return None if drawing_fault_of(small) else exhibit(data, name, about_of(small.metadata))
 
 
 @dataclass(frozen=True, eq=False)

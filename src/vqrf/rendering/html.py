@@ -1,7 +1,7 @@
 """What the pages that are read, and not moved about in, have in common: one file, its style, its images, its tables.
 
 A page loads nothing, from a network or from other files: images are data URIs, drawings are inline SVG, and a content policy in
-its head forbids the rest. It has no script.
+its head forbids the rest. It has no script but the viewer's, where it shows a scene.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ WEBP_QUALITIES = (95, 85, 70)
 """Tried in this order until an image fits its share of `MAX_IMAGE_BYTES`; the last is taken as it comes."""
 
 
-def page_of(title: str, parts: Sequence[str]) -> bytes:
-    """The file: its title, which is text, and its parts, which are HTML."""
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts)).encode("utf-8", "backslashreplace")
+def page_of(title: str, parts: Sequence[str], policy: str = "") -> bytes:
+    """The file: its title, which is text, its parts, which are HTML, and what its policy allows besides images and styles."""
+    allowed = "; ".join(filter(None, [_POLICY, policy]))
+    page = _PAGE.format(title=escape(title), policy=allowed, style=_STYLE, body="\n".join(parts))
+    return page.encode("utf-8", "backslashreplace")
 
 
 def data_uri(image: Bytes, most: int) -> str:
@@ -50,13 +52,14 @@ def table_of(facts: Mapping[str, object]) -> str:
     return f'<div class="scroll"><table class="facts"><tbody>{"".join(lines)}</tbody></table></div>'
 
 
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -95,6 +98,8 @@ img { display: block; width: 100%; height: auto; }
 figcaption { padding: 6px 10px; border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 8px; align-items: center; }
 .ramp { width: 180px; height: 12px; border-radius: 3px; border: 1px solid var(--line); }
+vqrf-viewer { display: block; height: min(70vh, 620px); border-radius: 8px; overflow: hidden; }
+vqrf-viewer > img { height: 100%; object-fit: contain; }
 .chart { display: block; width: 100%; max-width: 760px; height: auto; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; padding: 8px 4px; }
 .chart text { fill: var(--ink); font-size: 13px; font-variant-numeric: tabular-nums; }

@@ -1,4 +1,4 @@
-"""One self-contained page on what compression cost: pictures, scores, bytes.
+"""One self-contained page on what compression cost: pictures, scores, bytes, and the scene itself.
 
 The chart is inline SVG. What else a page is made of is in `vqrf.rendering.html`.
 """
@@ -18,6 +18,7 @@ from vqrf.files import write_atomically
 from vqrf.geometry import Float32, Float64
 from vqrf.rendering.evaluate import Evaluation
 from vqrf.rendering.html import MAX_IMAGE_BYTES, data_uri, page_of, table_of
+from vqrf.rendering.page import Exhibit
 
 ERROR_GAIN = 10
 """The error map shows an error of 1 / ERROR_GAIN of the range, or more, as the brightest colour."""
@@ -49,6 +50,7 @@ def write_report(
     after: Evaluation,
     grid_bytes: int,
     settings: Mapping[str, object],
+    scene: Exhibit | None = None,
 ) -> None:
     """Write the page.
 
@@ -58,7 +60,8 @@ def write_report(
       before, after: scores of the field and of what was decoded from the file; `after` knows the file's bytes
         and its sections.
       grid_bytes: of density and features as float32, what the file is measured against.
-      settings: whatever names the run, shown as text.
+      settings: whatever names the run, shown as text; mappings within it, line by line.
+      scene: the file's, which ends the page.
 
     Raises:
       ValueError: `after` has no bytes, `before` and `after` are of different views, or a row has no score.
@@ -79,9 +82,22 @@ def write_report(
         "</section>",
         f"<section><h2>Bytes by section</h2>{_chart(after.sections)}</section>",
         f"<section><h2>Scores by view</h2>{_score_table(before, after)}</section>",
-        f"<section><h2>Settings</h2>{table_of(settings)}</section>",
+        f"<section><h2>Settings</h2>{table_of(_flat(settings))}</section>",
     ]
-    write_atomically(path, page_of(title, parts))
+    if scene is not None:
+        parts.append(f"<section><h2>Scene</h2>{scene.body}</section>")
+    write_atomically(path, page_of(title, parts, scene.policy if scene else ""))
+
+
+def _flat(settings: Mapping[str, object], within: str = "") -> dict[str, object]:
+    """Each setting by itself, those within another by both names; without those that are not set."""
+    lines: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            lines |= _flat(value, f"{within}{name}: ")
+        elif value is not None:
+            lines[f"{within}{name}"] = value
+    return lines
 
 
 def error_colors(errors: Float32) -> Float64:

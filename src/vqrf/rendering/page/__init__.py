@@ -69,11 +69,40 @@ def page_with_scene(data: bytes, name: str, about: About = NOTHING, link: Link |
     >>> b"connect-src 'none'" in page, b"c2NlbmU=" in page, b"<title>&lt;A ball&gt;</title>" in page
     (True, True, True)
     """
-    encoded = base64.b64encode(data).decode()
-    kind = "application/octet-stream;base64"
-    scene = f'<script type="{kind}" id="scene" data-name="{html.escape(_as_text(name))}">{encoded}</script>\n'
     shown = _Shown(about.title or name, _head(about, about.title or name, link), _image(about.poster))
-    return _page(shown, connect="'none'", attributes="", scene=scene)
+    return _page(shown, connect="'none'", attributes="", scene=_inside(data, name))
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A scene as a part of a page about more than it.
+
+    Attributes:
+      body: HTML: the viewer, which the page's style gives a height, the file, and the script, which comes last in a page.
+      policy: what the page's content security policy has to allow besides images as `data:`, and styles.
+    """
+
+    body: str
+    policy: str
+
+
+def exhibit(data: bytes, name: str, about: About = NOTHING) -> Exhibit:
+    """The file as a part of another page: it turns until it is touched, and leaves the page its scrolling.
+
+    Args:
+      data, name, about: as `page_with_scene` takes them.
+    """
+    viewer = f'<vqrf-viewer auto-rotate interaction="ctrl">{_image(about.poster)}</vqrf-viewer>'
+    script = _script()
+    body = f"{viewer}\n{_inside(data, name)}<script>{script}</script>"
+    return Exhibit(body, f"script-src '{_hash(script)}'; worker-src blob:")
+
+
+def _inside(data: bytes, name: str) -> str:
+    """The file as the page's script finds it."""
+    kind = "application/octet-stream;base64"
+    encoded = base64.b64encode(data).decode()
+    return f'<script type="{kind}" id="scene" data-name="{html.escape(_as_text(name))}">{encoded}</script>\n'
 
 
 def page_with_source(source: str, name: str, refresh_seconds: float = 0) -> bytes:
@@ -124,7 +153,7 @@ def _as_text(name: str) -> str:
 
 
 def _page(shown: _Shown, *, connect: str, attributes: str, scene: str) -> bytes:
-    script = files("vqrf.rendering.page").joinpath("viewer.js").read_text("utf-8")
+    script = _script()
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -148,6 +177,10 @@ def _page(shown: _Shown, *, connect: str, attributes: str, scene: str) -> bytes:
         script=script,
     )
     return page.encode()
+
+
+def _script() -> str:
+    return files("vqrf.rendering.page").joinpath("viewer.js").read_text("utf-8")
 
 
 def _hash(text: str) -> str:
