@@ -1,23 +1,28 @@
 """How fast the viewer is without a graphics card, and how close to the renderer: `python benchmarks/viewer.py FILE.vqrf`.
 
-Opens the page that `vqrf export` makes in headless Chromium, which draws on the CPU. Prints, for a window of 1280x800, the time
-from opening to the poster, to the first whole picture (of a large file: without its finest level), to one at a quarter of the
-sides and to the sharp one, and the decoder's share of it; frames a second of a camera that moves, at the size that the viewer
-chooses in that window and at 256x256; PSNR against `vqrf.render` at 96x96 and 200x200. A picture that is not there after
-`--patience` seconds is not waited for. `--harmonics` reads the features of a file with 12 or 27 channels as spherical
-harmonics: the colours mean nothing, but what they cost is that of a file made for it.
+Opens the page that `vqrf export` makes in headless Chromium, which draws on the CPU. Prints, for a window of 1280x800, the
+time from opening to the poster, to the first whole picture (of a large file: without its finest level), to one at a quarter
+of the sides and to the sharp one, and the decoder's share of it; frames a second of a camera that moves, at the size that the
+viewer chooses in that window and at 256x256; PSNR against `vqrf.render` at 96x96 and 200x200. A picture that is not there
+after `--patience` seconds is not waited for. `--harmonics` reads the features of a file with 12 or 27 channels as harmonics:
+the colours mean nothing, but what they cost is that of a file made for it. `--supersplat FOLDER` measures SuperSplat's viewer
+in the same run, which gets the file as splats (`vqrf export --splats`) from a server on this machine; FOLDER is
+node_modules/@playcanvas/supersplat-viewer/public.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import http.server
 import shutil
 import statistics
 import struct
 import sys
 import tempfile
+import threading
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +33,12 @@ from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode
 from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import expand
+from vqrf.geometry import Z
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene
 from vqrf.rendering.render import render
+from vqrf.rendering.splats import splat_ply_of, splats_of
 
 FLAGS = [
     *("--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
@@ -60,6 +67,56 @@ OPENING = """async (patience) => {
   }
   const { facts } = document.querySelector('vqrf-viewer')
   return { ...times, decoding: facts?.decodeMs, textures: facts?.texturesMs }
+}"""
+
+SUPERSPLAT = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="index.css">
+<style>html, body { height: 100%; margin: 0 }</style><body><script type="module">
+import { createViewer } from './index.js'
+const [radius, height] = PLACE
+const angles = Array.from({ length: 9 }, (_, i) => i * Math.PI / 4)
+const around = angles.map((angle) => [radius * Math.sin(angle), height, radius * Math.cos(angle)])
+const values = { position: around.flat(), target: around.flatMap(() => [0, 0, 0]), fov: around.map(() => 50) }
+const turn = {
+  ...{ name: 'turn', duration: 12, frameRate: 30, loopMode: 'repeat', interpolation: 'spline', smoothness: 1 },
+  keyframes: { times: around.map((_, i) => 45 * i), values },
+}
+const off = { enabled: false }
+const settings = {
+  version: 2, tonemapping: 'none', highPrecisionRendering: false, background: { color: [1, 1, 1] },
+  postEffectSettings: {
+    sharpness: { ...off, amount: 0 }, bloom: { ...off, intensity: 0.1, blurLevel: 2 },
+    grading: { ...off, brightness: 1, contrast: 1, saturation: 1, tint: [1, 1, 1] },
+    vignette: { ...off, intensity: 0.5, inner: 0.3, outer: 0.75, curvature: 1 }, fringing: { ...off, intensity: 0.5 },
+  },
+  animTracks: [turn], cameras: [{ initial: { position: around[0], target: [0, 0, 0], fov: 50 } }], annotations: [],
+  startMode: 'animTrack',
+}
+window.viewer = await createViewer({ container: document.body, settings, contentUrl: 'scene.ply', renderer: 'webgl' })
+</script>
+"""
+
+OPENING_SUPERSPLAT = """async (patience) => {
+  const loaded = () => window.viewer?.state.loaded
+  while (performance.now() < 1000 * patience && !loaded()) await new Promise((resolve) => setTimeout(resolve, 2))
+  return loaded() ? performance.now() : null
+}"""
+
+MOVING_SUPERSPLAT = """async (seconds) => {
+  const { app, state } = viewer
+  const place = () => app.root.findComponent('camera').entity.getPosition().toString()
+  let frames = 0
+  let last
+  app.on('frameend', () => {
+    if (place() !== last) frames++
+    last = place()
+  })
+  state.animationPaused = false
+  const wait = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds))
+  await wait(seconds / 2)
+  const [start, before] = [performance.now(), frames]
+  await wait(seconds)
+  const { width, height } = document.querySelector('canvas')
+  return { rate: 1000 * (frames - before) / (performance.now() - start), width, height }
 }"""
 
 MOVING = """async (seconds) => {
@@ -143,6 +200,37 @@ def print_opening(chromium: Any, url: str, patience: float) -> None:
         page.context.close()
 
 
+class Files(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, without a word of each."""
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def print_supersplat(chromium: Any, viewer: Path, data: bytes, patience: float) -> None:
+    """SuperSplat's viewer, by its own files, with splats of the same scene."""
+    about = about_of(metadata_of(data))
+    splats, loss = splats_of(expand(decode(data)), about)
+    with tempfile.TemporaryDirectory() as folder:
+        public = Path(folder)
+        for name in ("index.js", "index.css"):
+            shutil.copy(viewer / name, public / name)
+        (public / "scene.ply").write_bytes(splat_ply_of(splats, about.up or Z))
+        distance = 1.6 * float(np.linalg.norm(np.ptp(splats.positions, 0)))
+        (public / "index.html").write_text(SUPERSPLAT.replace("PLACE", str([distance, 0.4 * distance])))
+        n_bytes = sum(path.stat().st_size for path in public.iterdir())
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=folder))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(f"SuperSplat: {len(splats.positions)} splats, {loss:.1f} dB to the field; {n_bytes} bytes")
+        for _ in range(N_OPENINGS):
+            page = chromium.new_context(viewport=WINDOW, reduced_motion="reduce").new_page()
+            page.goto(f"http://127.0.0.1:{server.server_address[1]}/", wait_until="commit")
+            first = page.evaluate(OPENING_SUPERSPLAT, patience)
+            moving = page.evaluate(MOVING_SUPERSPLAT, MOVING_SECONDS)
+            print(f"first {first:.0f} ms; moving: {moving['rate']:.1f} frames/s of {moving['width']}x{moving['height']}")
+            page.context.close()
+        server.shutdown()
+
+
 def compare(page: Any, data: bytes, side: int) -> list[float]:
     """PSNR of the viewer's pictures against the renderer's."""
     field = expand(decode(data))
@@ -161,6 +249,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--harmonics", action="store_true")
     parser.add_argument("--patience", type=float, default=60)
+    parser.add_argument("--supersplat", type=Path)
     options = parser.parse_args()
     data = options.file.read_bytes()
     shown = with_harmonics(data) if options.harmonics else data
@@ -171,6 +260,8 @@ def main() -> None:
         chromium = playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
         print(f"file {len(shown)} bytes, page {path.stat().st_size} bytes")
         print_opening(chromium, path.as_uri(), options.patience)
+        if options.supersplat:
+            print_supersplat(chromium, options.supersplat, data, options.patience)
         page = opened(chromium, path.as_uri(), {"width": SIDE, "height": SIDE})
         page.evaluate(READY)
         n = N_FRAMES if options.harmonics or decode(data).equation.shading != "mlp" else N_FRAMES // 10
