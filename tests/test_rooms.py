@@ -37,6 +37,7 @@ WINGS = {
     "geometry": (),
     "memory": (),
     "files": (),
+    "hub": (),
     "shown": (),
     "bars": (),
     "kernels": ("constants", "contract", "equation", "similarity", "reference_rows", "reference", "native", *WARP),
@@ -71,7 +72,7 @@ WINGS = {
         *("dvgo_parts", "dvgo_places", "dvgo", "folder", "svox2", "tensorf"),
     ),
     "rendering": (
-        *("render", "evaluate", "html", "contact", "page", "report", "poster", "show", "follow", "serve"),
+        *("render", "evaluate", "html", "contact", "page", "report", "poster", "card", "show", "follow", "serve"),
         *("film", "layers", "surface", "splats"),
     ),
     "training": (
@@ -122,6 +123,7 @@ WINGS = {
         "convert",
         "view",
         "meta",
+        "hub",
         "process",
         "check",
         "train",
@@ -147,6 +149,7 @@ PACKAGES = {
     "safetensors": {"fields.storage"},
     "av": {"data.frames", "rendering.film"},
     "pycolmap": {"data.sfm"},
+    "huggingface_hub": {"hub"},
     "matplotlib": {"bench"},
     "scipy": {"bench"},
     "ray": {"bench"},

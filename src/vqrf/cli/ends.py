@@ -41,6 +41,7 @@ EXTRAS = {
     "matplotlib": "this needs matplotlib: pip install matplotlib",
     "scipy": "this needs SciPy: pip install scipy",
     "skimage": "this needs scikit-image: pip install scikit-image",
+    "huggingface_hub": "this needs huggingface_hub: pip install huggingface_hub",
     "ray": "this needs Ray: pip install ray",
 }
 """What to say where an optional package is missing. It works as it stands, while vqrf itself is in no index."""

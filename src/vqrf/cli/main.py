@@ -25,6 +25,7 @@ from vqrf.cli.compress import MEGABYTE, Compress, compress_into, expect_scorable
 from vqrf.cli.convert import AS_THEY_ARE, Convert, ImportFlags, expect_of_checkpoint, facts_of_checkpoint, load_field_of
 from vqrf.cli.device import expect_workers, with_device
 from vqrf.cli.ends import ending_in_words
+from vqrf.cli.hub import Pull, Push
 from vqrf.cli.make import Make
 from vqrf.cli.meta import Meta, in_short, presented
 from vqrf.cli.process import Process
@@ -339,6 +340,8 @@ Verb = (
     | Meta
     | Verify
     | Convert
+    | Push
+    | Pull
     | Bench
     | Demo
 )
@@ -352,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{PROGRAM} {__version__}")
             return
         verb = read_words(Verb, words, "Radiance fields, small enough to send, embed and keep.")
-        is_short = isinstance(verb, Show | Export | Info | Meta | Verify | Convert | Check)
+        is_short = isinstance(verb, Show | Export | Info | Meta | Verify | Convert | Push | Pull | Check)
         limits = verb.limits if is_short else Limits(verb.common.max_memory)
         with limited(limits.n_bytes()):
             if not is_short:

@@ -49,6 +49,7 @@ from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, about_of_notes, load_like, load_run, up_of
 from vqrf.files import is_url, read_file, read_url, write_atomically
 from vqrf.geometry import Camera, Lattice, Z
+from vqrf.hub import address_of, choose_scene, fetch, is_hub, open_repository
 from vqrf.interop import is_checkpoint, is_vqrf, load_vqrf
 from vqrf.kernels import has_native, select
 from vqrf.memory import decoding_budget, expect_room
@@ -208,7 +209,8 @@ class View:
     """Show a scene in the browser. When the file changes, the page shows the new one."""
 
     scene: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH|URL")]
-    """A .vqrf file or its address, a run folder, or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
+    """A .vqrf file or its address (https:// or hf://USER/NAME), a run folder,
+    or a checkpoint of DirectVoxGO, svox2, TensoRF or official VQRF."""
     port: int = 0
     """Port on 127.0.0.1. 0: any free port."""
     open: bool = True
@@ -417,20 +419,27 @@ def source_of(scene: str, options: ImportOptions = AS_THEY_ARE) -> tuple[Source,
     """What a file, a run folder, a checkpoint or an address shows, and what it is called."""
     path = Path(scene)
     expect_of_checkpoint(path, options)
-    if not is_url(scene) and is_checkpoint(path):
+    is_far = is_url(scene) or is_hub(scene)
+    if not is_far and is_checkpoint(path):
         return source_of_checkpoint(path, options), path.resolve().name
-    if not is_url(scene) and path.is_dir():
+    if not is_far and path.is_dir():
         return source_of_run(path), path.resolve().name
-    if is_url(scene):
-        with named(scene):
-            data = read_url(scene)
-    else:
-        data = read_bytes(path)
+    data, name = _fetched(scene) if is_far else (read_bytes(path), path.resolve().name)
     with named(scene):
         expect_drawable(decode(data, max_bytes=decoding_budget()))
-    if is_url(scene):
-        return lambda: data, urllib.parse.unquote(PurePosixPath(urllib.parse.urlsplit(scene).path).name) or "scene.vqrf"
-    return source_of_file(path), path.resolve().name
+    return (lambda: data) if is_far else source_of_file(path), name
+
+
+def _fetched(address: str) -> tuple[bytes, str]:
+    """What the web or the hub has at an address, and what it is called."""
+    with named(address):
+        if not is_hub(address):
+            name = PurePosixPath(urllib.parse.urlsplit(address).path).name
+            return read_url(address), urllib.parse.unquote(name) or "scene.vqrf"
+        meant = address_of(address)
+        found = open_repository(meant)
+        path = choose_scene(found, meant.path)
+        return fetch(found, path), PurePosixPath(path).name
 
 
 def source_of_file(path: Path) -> Source:

@@ -44,6 +44,11 @@ MEANT = {
     "title": "meta",
     "edit": "meta",
     "validate": "verify",
+    "upload": "push",
+    "publish": "push",
+    "download": "pull",
+    "fetch": "pull",
+    "clone": "pull",
     "benchmark": "bench",
 }
 """What other programs call what a verb does."""
@@ -61,7 +66,7 @@ EXAMPLES = {
     ),
     "render": ("lego.vqrf --path orbit --out clip.mp4", "lego.vqrf --data nerf_synthetic/lego --out pictures"),
     "eval": ("lego.vqrf --data nerf_synthetic/lego --every 4 --json",),
-    "view": ("lego.vqrf", "runs/lego --port 8000 --no-open"),
+    "view": ("lego.vqrf", "runs/lego --port 8000 --no-open", "hf://user/lego"),
     "export": ("lego.vqrf page.html",),
     "info": ("lego.vqrf", "fine_last.tar --json"),
     "meta": (
@@ -70,6 +75,8 @@ EXAMPLES = {
     ),
     "verify": ("lego.vqrf", "lego.vqrf --strict --json"),
     "convert": ("runs/lego fine_last.tar", "fine_last.tar runs/imported", "lego.vqrf extreme_saving"),
+    "push": ("lego.vqrf user/lego", "lego.vqrf user/scenes --no-card --overwrite"),
+    "pull": ("user/lego", "user/scenes/lego.vqrf --out mine.vqrf --revision v1"),
     "bench": ("rd --runs runs/lego --data nerf_synthetic --out bench",),
     "demo": ("", "--out demo --overwrite"),
 }
