@@ -112,7 +112,7 @@ WINGS = {
         "search",
         "job",
     ),
-    "bench": ("alternatives", "published", "curves", "runners", "jobs", "tables"),
+    "bench": ("alternatives", "published", "curves", "runners", "store", "jobs", "uncoded", "tables"),
     "cli": (
         "terminal",
         "device",
@@ -153,6 +153,7 @@ PACKAGES = {
     "matplotlib": {"bench"},
     "scipy": {"bench"},
     "ray": {"bench"},
+    "fsspec": {"bench.store"},
     "warp": {f"kernels.{room}" for room in WARP},
     "tyro": {"cli"},
     "rich": {"bars", "cli"},

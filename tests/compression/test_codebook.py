@@ -68,6 +68,14 @@ def test_few_different_vectors_are_held_exactly_and_no_codeword_twice(n_codes: i
     np.testing.assert_allclose(codebook[codes], vectors, atol=1e-6)
 
 
+def test_without_expiry_codewords_that_idle_are_missing_at_the_end() -> None:
+    vectors = np.concatenate([np.zeros((900, 2)), np.random.default_rng(0).normal(size=(100, 2))]).astype(np.float32)
+    (expired, codes), (idle, others) = (train_codebook(vectors, np.ones(1000), 50, has_expiry=b) for b in (True, False))
+    assert len(expired) == 50 and len(idle) < 15, "of 50 that were drawn, about 45 are the same"
+    errors = [weighted_error(vectors, np.ones(1000), *found) for found in ((expired, codes), (idle, others))]
+    assert errors[0] < errors[1] / 2
+
+
 def test_a_codebook_of_nothing_has_one_codeword() -> None:
     codebook, codes = train_codebook(np.zeros((0, 4), np.float32), np.zeros(0), 16)
     assert codebook.shape == (1, 4) and codes.shape == (0,)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqrf.codec.compressed import CODED, KEPT, PRUNED
-from vqrf.compression.importance import carrying, measure_importance, partition_voxels, spread_out
+from vqrf.compression.importance import carrying, deal_out, measure_importance, partition_voxels, spread_out
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
@@ -47,6 +47,18 @@ def test_carrying_takes_the_fewest_voxels_and_of_equals_the_first(values: list[i
     for a, b in itertools.product(taken, left):
         assert values[a] > 0
         assert values[a] > values[b] or (values[a] == values[b] and a < b)
+
+
+def test_importance_dealt_out_has_as_many_voxels_of_every_kind_and_others() -> None:
+    importance = np.random.default_rng(0).exponential(size=(8, 9, 10))
+    importance[:4] = 0
+    dealt = deal_out(importance, 1)
+    np.testing.assert_array_equal(np.sort(dealt, axis=None), np.sort(importance, axis=None))
+    assert not dealt[:4].any(), "what no photo sees is not dealt anything"
+    by_chance, by_importance = (partition_voxels(values, prune=0.9, keep=0.5) for values in (dealt, importance))
+    np.testing.assert_array_equal(np.bincount(by_chance.ravel()), np.bincount(by_importance.ravel()))
+    assert importance[by_chance != PRUNED].sum() < 0.8 * importance[by_importance != PRUNED].sum()
+    assert not np.array_equal(dealt, deal_out(importance, 2))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -14,7 +14,7 @@ from tiny import TINY_COMPRESS, Interrupted, Recorder, assert_same_compressed
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, float_table
 from vqrf.compression.importance import EMPTY_MARGIN, partition_voxels
-from vqrf.compression.paper import PaperPreset, TiedModel, tied_model
+from vqrf.compression.paper import PaperPreset, TiedModel, UnroundedModel, partition_and_cluster, tied_model
 from vqrf.compression.presets import PRESETS, compress
 from vqrf.compression.tuning import Checkpoints
 from vqrf.data.rays import RayPool
@@ -156,6 +156,37 @@ def test_the_ends_of_the_dials_give_fields(
     assert (packed.n_kept == 0) == (config.keep == 0)
     assert (packed.n_coded == 0) == (config.keep == config.prune)
     assert packed.n_codewords <= config.n_codes
+
+
+def test_without_quantisers_the_model_shows_the_very_field_and_learns(
+    trained: RadianceField, importance: np.ndarray, scene: Scene
+) -> None:
+    whole = replace(TINY_COMPRESS, prune=1.0, keep=1.0)
+    partition, *codes = partition_and_cluster(trained, importance, whole, 0)
+    model = UnroundedModel(trained, partition, *codes, whole)  # type: ignore[arg-type]
+    seen, shown = partition != PRUNED, model.shown()
+    np.testing.assert_array_equal(shown.density[seen], trained.density[seen])
+    np.testing.assert_array_equal(shown.features[seen], trained.features[seen])
+    assert not shown.features[~seen].any()
+    for layer, own in zip(shown.color_mlp, trained.color_mlp, strict=True):
+        for array, other in zip(layer, own, strict=True):
+            np.testing.assert_array_equal(array, other)
+    before = evaluate(shown, scene.test).psnr
+    assert before == pytest.approx(evaluate(trained, scene.test).psnr, abs=0.05)
+    found = partition_and_cluster(trained, importance, replace(TINY_COMPRESS, n_codes=4), 0)
+    coarse = UnroundedModel(trained, *found, TINY_COMPRESS)
+    before = evaluate(coarse.shown(), scene.test).psnr
+    assert evaluate(tune(coarse, scene, 80).shown(), scene.test).psnr > before + 0.1
+    images = [render(field, scene.test[0].camera).rgb for field in (coarse.volume, coarse.shown())]
+    np.testing.assert_allclose(*images, atol=2e-5)
+
+
+def test_voxels_by_chance_are_as_many_and_show_less(trained: RadianceField, importance: np.ndarray, scene: Scene) -> None:
+    alike = replace(TINY_COMPRESS, prune=0.9, keep=0.9)
+    files = [tied_model(trained, importance, config).pack() for config in (alike, replace(alike, is_uniform=True))]
+    assert files[0].n_kept == files[1].n_kept > 0 == files[1].n_coded
+    by_importance, by_chance = (evaluate(expand(small), scene.test).psnr for small in files)
+    assert by_importance > by_chance + 3
 
 
 WEB = replace(TINY_COMPRESS, profile="web")

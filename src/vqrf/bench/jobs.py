@@ -17,15 +17,19 @@ from typing import Any, get_args
 
 from vqrf.bench import alternatives, runners
 from vqrf.bench.curves import Contest, ContestRow, Job, Row
+from vqrf.bench.store import Store, store_of
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import Compressed
 from vqrf.compression.goal import PresetName
+from vqrf.compression.importance import expect_seen, measure_importance
 from vqrf.compression.job import Job as FileJob
 from vqrf.compression.job import fingerprint_of
+from vqrf.compression.paper import PaperPreset, UnroundedModel, partition_and_cluster
 from vqrf.compression.preset import OWN_QUALITY, Preset
 from vqrf.compression.presets import PRESETS
 from vqrf.compression.search import FieldDial, Journal, Target, Trial, search
-from vqrf.compression.tuning import Checkpoints
+from vqrf.compression.tuning import SAVED_LAYOUT, Checkpoints, Tuning
+from vqrf.data.rays import RayPool
 from vqrf.data.scene import SPLITS, Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.run import FACTORS_FILE, load_like, load_run
@@ -50,6 +54,7 @@ class Conditions:
       seed: of everything random.
       device: where to tune.
       threads: of the CPU kernels; all CPUs if 0. Results do not depend on it.
+      url: where `work` is shared; see `vqrf.bench.store`. Empty: nowhere.
     """
 
     work: Path
@@ -58,6 +63,15 @@ class Conditions:
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
+    url: str = ""
+
+    @property
+    def store(self) -> Store:
+        return Store(self.work, self.url)
+
+    def here(self) -> Conditions:
+        """The same on the machine that asks, whose folder may be another where it is shared by a URL."""
+        return replace(self, work=store_of(self.url).folder) if self.url else self
 
 
 def mark_of(*facts: Any) -> str:
@@ -128,6 +142,24 @@ class Case:
         small = job.compress(config, checkpoints)
         checkpoints["tune"].remove()  # those before it are what files at any quality have in common
         return small
+
+    def tune_unrounded(self, config: PaperPreset) -> UnroundedModel:
+        """The model of the paper's tuning without its quantisers; as `compress` it goes on from where it last saved.
+
+        Departs from `compress`: a field far from the origin is tuned where it lies.
+        """
+        conditions, pool = self.conditions, RayPool(self.scene.train)
+        settings = {**asdict(config), "seed": conditions.seed, "layout": SAVED_LAYOUT, "form": "float32"}
+        mark = fingerprint_of(self.field, self.scene, self.notes, settings)
+        checkpoints = Checkpoints({"tune": Checkpoint(conditions.work / f"{mark}.tune", mark)})
+        importance = measure_importance(self.field, pool)
+        expect_seen(importance)
+        rows = partition_and_cluster(self.field, importance, config, conditions.seed)
+        model = UnroundedModel(self.field, *rows, config, device=conditions.device)
+        tuning = Tuning(pool, config.rays_per_step, conditions.seed, conditions.device, checkpoints=checkpoints)
+        tuning.run("tune", model, config.steps)
+        checkpoints.remove()
+        return model
 
     def encode(self, small: Compressed) -> bytes:
         return encode(replace(small, metadata=self.metadata))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vqrf.bench import runners
     from vqrf.bench.curves import Contest, ContestRow, Job, Row
     from vqrf.bench.jobs import Conditions
+    from vqrf.bench.store import Store
     from vqrf.bench.tables import Scope
 
 ROWS_FILE, PLOT_FILE = "rd.csv", "rd.png"
@@ -44,15 +45,22 @@ class Trained:
       scenes: names of the dataset folders inside --data.
       bases: kinds of field. Without it, the tables main, sections and base show all three, the others dvgo alone.
       size: preset of `train` for these fields.
+      hold_out: add a column: the PSNR for fields that are trained without a sector of the cameras, on its photos. This trains
+        and compresses everything a second time. For main, ablation, sensitivity and base.
     """
 
     scenes: tuple[str, ...] = ("lego",)
     bases: tuple[Base, ...] = ()
     size: Size = "quick"
+    hold_out: Literal["sector"] | None = None
 
 
 LIKE_THE_PAPER = Trained()
 TrainedFlags = Annotated[Trained, tyro.conf.arg(name="of a table"), tyro.conf.OmitArgPrefixes]
+SECTOR_FACT = (
+    "PSNR, sector held out: of the same, made of fields that learnt from none of an eighth of the cameras, side by side, on "
+    "the photos of these. Such a field learns from all other photos of the dataset, its own test photos included."
+)
 BASES: tuple[Base, ...] = ("dvgo", "plenoxels", "tensorf")
 
 
@@ -66,8 +74,9 @@ class Bench:
     table: one table of a paper; this also trains its fields."""
     data: Path
     """Dataset folder, or a folder that holds a dataset for each scene, under its name."""
-    out: Path
-    """Folder for the results: rd.csv and rd.png; or alternatives.csv and its files; or a table and all that it needs."""
+    out: str
+    """Folder for the results: rd.csv and rd.png; or alternatives.csv and its files; or a table and all that it needs.
+    For table, it may be a URL that fsspec knows, such as s3://bucket/tables."""
     table: tyro.conf.Positional[TableName | None] = None
     """Which table; only after the word table."""
     runs: tuple[Path, ...] = ()
@@ -85,7 +94,8 @@ class Bench:
     runner: Literal["auto", "ray", "turn"] = "auto"
     """How jobs run: on Ray, or one after the other (turn). auto: on Ray if it is installed. Alternatives always take turns."""
     ray: str | None = None
-    """Address of the Ray cluster that runs the jobs, such as 10.0.0.1:6379. All its machines must see the same folders."""
+    """Address of the Ray cluster that runs the jobs, such as 10.0.0.1:6379. All its machines must see the same folders, but for
+    --out if it is a URL."""
     trained: TrainedFlags = LIKE_THE_PAPER
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
@@ -110,6 +120,10 @@ class Bench:
             raise UsageError("--runs: a table trains its own fields; give --scenes")
         if self.kind != "table" and not self.runs:
             raise UsageError("--runs: expected run folders that `vqrf train` wrote")
+        if self.kind != "table" and self.store.url:
+            raise UsageError(f"--out: expected a folder, got {self.out}; only tables are shared by a URL")
+        if self.trained.hold_out and self.table not in (with_column := ("main", "ablation", "sensitivity", "base")):
+            raise UsageError(f"--hold-out: adds a column to the tables {', '.join(with_column)}, and to no other")
 
     def choose_runner(self) -> runners.Runner:
         """Who does the jobs."""
@@ -128,7 +142,20 @@ class Bench:
         from vqrf.bench.jobs import Conditions
 
         common = self.common
-        return Conditions(self.out.resolve(), self.steps, self.every, common.seed, common.device, common.threads)
+        work = self.store.folder
+        return Conditions(work, self.steps, self.every, common.seed, common.device, common.threads, self.store.url)
+
+    @property
+    def store(self) -> Store:
+        """Where results are, and where they are shared."""
+        from vqrf.bench.store import store_of
+
+        return store_of(self.out)
+
+    @property
+    def folder(self) -> Path:
+        """The folder for the results, as it is told."""
+        return self.store.folder if "://" in self.out else Path(self.out)
 
 
 def bench_curves(verb: Bench) -> None:
@@ -139,14 +166,14 @@ def bench_curves(verb: Bench) -> None:
         rows = rows_of_curves(verb)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    plot_file = verb.out / PLOT_FILE
+    plot_file = verb.folder / PLOT_FILE
     curves.draw(rows, plot_file)
     differences = curves.differences(rows)
     if verb.as_json:
         print_json({"rows": [asdict(row) for row in rows], "differences": differences})
     elif not verb.common.quiet:
         print_tables(rows, differences)
-        say(False, f"wrote {verb.out / ROWS_FILE} and {plot_file}")
+        say(False, f"wrote {verb.folder / ROWS_FILE} and {plot_file}")
 
 
 def rows_of_curves(verb: Bench) -> list[Row]:
@@ -159,8 +186,8 @@ def rows_of_curves(verb: Bench) -> list[Row]:
     sources = [jobs.Source.of_run(run, verb.data, conditions) for run in verb.runs]
     asked = [source.job(*point, conditions) for source in sources for point in points]
     expect_apart(asked, "--runs, --presets, --qualities: the same scene, preset and quality come twice")
-    verb.out.mkdir(parents=True, exist_ok=True)
-    rows_file = verb.out / ROWS_FILE
+    verb.folder.mkdir(parents=True, exist_ok=True)
+    rows_file = verb.folder / ROWS_FILE
     if verb.common.overwrite:
         rows_file.unlink(missing_ok=True)
     jobs.run_curves(asked, rows_file, conditions, verb.choose_runner(), lambda row: say(verb.is_quiet, describe(row)))
@@ -172,10 +199,13 @@ def bench_table(verb: Bench) -> None:
     from vqrf.bench import runners, tables
 
     assert verb.table is not None
-    verb.out.mkdir(parents=True, exist_ok=True)
+    verb.folder.mkdir(parents=True, exist_ok=True)
+    store = verb.store
+    store.expect_writable()
+    rows_files = [verb.folder / name for name in (tables.FIELDS_FILE, tables.FILES_FILE, CONTESTS_FILE)]
     if verb.common.overwrite:
-        for name in (tables.FIELDS_FILE, tables.FILES_FILE, CONTESTS_FILE):
-            (verb.out / name).unlink(missing_ok=True)
+        store.remove(*rows_files)
+    store.fetch(*rows_files)
     trained, has_all = verb.trained, verb.table in ("main", "sections", "base")
     runner, conditions = verb.choose_runner(), verb.conditions
     if not conditions.threads and runner is not runners.run_in_turn:
@@ -191,30 +221,38 @@ def bench_table(verb: Bench) -> None:
         tell=lambda line: say(verb.is_quiet, line),
     )
     try:
-        heads, lines = lines_of_table(verb, scope)
+        heads, lines, remarks = lines_of_table(verb, scope)
     except ValueError as error:
         raise error if type(error) is not ValueError else UsageError(str(error)) from None
-    page = verb.out / f"{verb.table}.md"
-    write_atomically(page, tables.page_of(verb.table, facts_of(verb), heads, lines).encode())
+    page = verb.folder / f"{verb.table}.md"
+    write_atomically(page, tables.page_of(verb.table, [*facts_of(verb), *remarks], heads, lines).encode())
+    store.send(page, page.with_suffix(".png"))
     if verb.as_json:
-        print_json({"rows": [dict(zip(heads, line, strict=True)) for line in lines]})
+        print_json({"rows": [dict(zip(heads, line, strict=True)) for line in lines], "remarks": remarks})
     elif not verb.common.quiet:
         print_table(heads, lines, n_words=3)
-        say(False, f"wrote {page}")
+        for line in (*remarks, f"wrote {verb.out}/{page.name}" if store.url else f"wrote {page}"):
+            say(False, line)
 
 
-def lines_of_table(verb: Bench, scope: Scope) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Heads and lines of a table, what is missing done before; files are drawn too."""
+def lines_of_table(verb: Bench, scope: Scope) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """Heads and lines of a table, and remarks about them, what is missing done before; files are drawn too."""
     from vqrf.bench import curves, tables
 
     assert verb.table is not None
     if verb.table == "alternatives":
-        return lines_of_contests(rows_of_contests(replace(verb, runs=tuple(tables.runs_of(scope)))))
+        return *lines_of_contests(rows_of_contests(replace(verb, runs=tuple(tables.runs_of(scope))))), []
+    remarks: list[str] = []
     if verb.table == "base":
-        return tables.lines_of_fields([row for _, row in tables.rows_of_fields(scope)])
-    found = tables.rows_of_files(scope, verb.table)
-    curves.draw(tables.points_of(found), verb.out / f"{verb.table}.png")
-    return tables.lines_of(verb.table, found)
+        heads, lines = tables.lines_of_fields([row for _, row in tables.rows_of_fields(scope)])
+    else:
+        rows = tables.rows_of_files(scope, verb.table)
+        curves.draw(tables.points_of(rows), verb.folder / f"{verb.table}.png")
+        heads, lines = tables.lines_of(verb.table, rows)
+        remarks = tables.remarks_of(verb.table, rows)
+    if verb.trained.hold_out is not None:
+        heads, lines = tables.with_sector(heads, lines, scope, verb.table)
+    return heads, lines, remarks
 
 
 def facts_of(verb: Bench) -> list[str]:
@@ -224,8 +262,9 @@ def facts_of(verb: Bench) -> list[str]:
     return [
         f"Made by `vqrf bench table {verb.table}` of vqrf {__version__} on {date.today().isoformat()}, {machine}; "
         f"fields trained as {verb.trained.size}{steps}, seed {verb.common.seed}, every test view of {verb.every}.",
-        "Bytes are those of one file that decodes alone. PSNR (dB) and SSIM are means over test views. Ratio: bytes of the "
-        "field as float32 by those of the file.",
+        "Bytes are those of one file that decodes alone, unless a line says that they are computed. PSNR (dB) and SSIM are "
+        "means over test views. Ratio: bytes of the field as float32 by those of the file.",
+        *([] if verb.trained.hold_out is None else [SECTOR_FACT]),
     ]
 
 
@@ -239,7 +278,7 @@ def bench_alternatives(verb: Bench) -> None:
         print_json({"rows": [asdict(row) for row in rows]})
     elif not verb.common.quiet:
         print_table(*lines_of_contests(rows), n_words=3)
-        say(False, f"wrote {verb.out / CONTESTS_FILE}")
+        say(False, f"wrote {verb.folder / CONTESTS_FILE}")
 
 
 def rows_of_contests(verb: Bench) -> list[ContestRow]:
@@ -252,13 +291,19 @@ def rows_of_contests(verb: Bench) -> list[ContestRow]:
     sources = [jobs.Source.of_run(run, verb.data, conditions) for run in verb.runs]
     asked = [contest for source in sources for contest in source.contests(verb.presets, conditions)]
     expect_apart(asked, "--runs, --presets: the same field and preset come twice")
-    verb.out.mkdir(parents=True, exist_ok=True)
-    rows_file = verb.out / CONTESTS_FILE
+    verb.folder.mkdir(parents=True, exist_ok=True)
+    rows_file, store = verb.folder / CONTESTS_FILE, verb.store
+    made = {job.key: [find(job, conditions.work) for find in (jobs.file_of, jobs.journal_of)] for job in asked}
+    every = [path for paths in made.values() for path in paths]
     if verb.common.overwrite:
-        rows_file.unlink(missing_ok=True)
-        for path in (find(job, conditions.work) for job in asked for find in (jobs.file_of, jobs.journal_of)):
-            path.unlink(missing_ok=True)
-    return jobs.run_contests(asked, rows_file, conditions, lambda row: say(verb.is_quiet, describe_contest(row)))
+        store.remove(rows_file, *every)
+    store.fetch(rows_file, *(path for path in every if not path.exists()))
+
+    def take(row: ContestRow) -> None:
+        store.send(*made[row.key], rows_file)
+        say(verb.is_quiet, describe_contest(row))
+
+    return jobs.run_contests(asked, rows_file, conditions, take)
 
 
 def expect_apart(asked: Sequence[Job | Contest], reason: str) -> None:

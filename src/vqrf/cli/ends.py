@@ -43,6 +43,7 @@ EXTRAS = {
     "skimage": "this needs scikit-image: pip install scikit-image",
     "huggingface_hub": "this needs huggingface_hub: pip install huggingface_hub",
     "ray": "this needs Ray: pip install ray",
+    "fsspec": "this needs fsspec: pip install fsspec",
 }
 """What to say where an optional package is missing. It works as it stands, while vqrf itself is in no index."""
 

@@ -20,12 +20,15 @@ CODEBOOK_SETTLED = 1e-3
 
 
 def train_codebook(
-    vectors: Float32, importance: NDArray[np.float64], n_codes: int, *, seed: int = 0
+    vectors: Float32, importance: NDArray[np.float64], n_codes: int, *, seed: int = 0, has_expiry: bool = True
 ) -> tuple[Float32, NDArray[np.int32]]:
     """Codewords [K,C] float32 and codes [N] int32 of vectors [N,C], each weighted by its importance [N].
 
     K is at most `n_codes`: codewords that nothing is nearest to are left out (there is one where there are no vectors). On
     return every code is the nearest codeword, and codewords are in `kd_order`.
+
+    Args:
+      has_expiry: whether a codeword that idles is moved; else it waits where it is, and there are the fewer at the end.
 
     Source: VQRF sec. 3.3 (weighted k-means, expiry). Departs: full passes; see the head of this module.
     """
@@ -43,9 +46,10 @@ def train_codebook(
         sums, totals = kernels.sum_by_code(vectors, weights, codes, n_codes)
         used = totals > 0
         codebook[used] = (sums[used] / totals[used, None]).astype(np.float32)
-        expire_codes(codebook, used, vectors, weights * distances)
+        if has_expiry:
+            expire_codes(codebook, used, vectors, weights * distances)
         previous, error = error, float((weights * distances).sum())
-        if used.all() and error > previous * (1 - CODEBOOK_SETTLED):
+        if (used.all() or not has_expiry) and error > previous * (1 - CODEBOOK_SETTLED):
             break
     codes = kernels.assign_codes(vectors, codebook)[0]
     order = kd_order(codebook, np.flatnonzero(np.bincount(codes, minlength=n_codes)))

@@ -78,6 +78,16 @@ def partition_voxels(importance: NDArray[np.float64], *, prune: float, keep: flo
     return partition
 
 
+def deal_out(importance: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """The same values dealt out by chance among the voxels that have any: each voxel may be the most important.
+
+    So a partition by them has as many voxels of every kind as one by the importance itself, and which is chance.
+    """
+    dealt = importance.copy()
+    dealt[importance > 0] = np.random.default_rng(seed).permutation(importance[importance > 0])
+    return dealt
+
+
 def spread_out(importance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Importance shared with the neighbours, 1:2:1 along each axis: voxels are kept with their surroundings.
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table
 from vqrf.compression.codebook import train_codebook
-from vqrf.compression.importance import EMPTY_MARGIN, partition_voxels
+from vqrf.compression.importance import EMPTY_MARGIN, deal_out, partition_voxels
 from vqrf.compression.preset import Preset
 from vqrf.compression.quantize import Quantizer
 from vqrf.compression.tuning import Tuning
@@ -72,6 +72,8 @@ class PaperPreset(Preset[CompressedField]):
       density_steps: quantiser steps per standard deviation of the density.
       kept_steps: the same for kept features.
       is_weighted: whether codewords are weighted by importance, or are those of plain clustering.
+      has_expiry: whether codewords that idle are moved.
+      is_uniform: whether voxels are chosen with equal odds among those that any photo sees, as many as by importance.
       rates: in `RATE_UNITS`.
     """
 
@@ -83,6 +85,8 @@ class PaperPreset(Preset[CompressedField]):
     density_steps: float = 15.0
     kept_steps: float = 15.0
     is_weighted: bool = True
+    has_expiry: bool = True
+    is_uniform: bool = False
 
     WIDEST_DIALS: ClassVar[Mapping[str, float]] = {"prune": 0.888888, "keep": 0.888888}
 
@@ -190,16 +194,16 @@ class TiedModel:
     def _layers(self, attribute: str) -> tuple[tuple[Tensor, Tensor], ...]:
         arrays = [getattr(moments, attribute) for moments in self.mlp.values()]
         if attribute == "values":
-            arrays = [array.half().float() for array in arrays]
+            arrays = [self._round_half(array) for array in arrays]
         return tuple(zip(arrays[::2], arrays[1::2], strict=True))
 
     def _show(self, *, find_cells: bool) -> None:
         """Bring `volume` to what the parameters decode to."""
-        shown = self.density_quantizer(self.density.values.view(-1)[self.stored])
+        shown = self._round(self.density.values.view(-1)[self.stored], self.density_quantizer)
         self.shown_density.view(-1)[self.stored] = shown
         table = self.table.values.clone()
-        table[: self.n_codes] = table[: self.n_codes].half().float()
-        table[self.n_codes :] = self.kept_quantizer(table[self.n_codes :])
+        table[: self.n_codes] = self._round_half(table[: self.n_codes])
+        table[self.n_codes :] = self._round(table[self.n_codes :], self.kept_quantizer)
         if find_cells:
             self._cells = self.kernels.find_cells(self.shown_density, self.floor, None)
             self._skip = self.kernels.measure_skip(self._cells)
@@ -212,6 +216,12 @@ class TiedModel:
             cells=self._cells,
             skip=self._skip,
         )
+
+    def _round(self, values: Tensor, quantizer: Quantizer) -> Tensor:
+        return quantizer(values)
+
+    def _round_half(self, values: Tensor) -> Tensor:
+        return values.half().float()
 
     def prepare(self, step: int) -> bool:
         self._show(find_cells=step % REFRESH_STEPS == 0)
@@ -254,6 +264,29 @@ class TiedModel:
         )
 
 
+class UnroundedModel(TiedModel):
+    """The same without quantisers: what is tuned and shown is float32, which no file holds; `pack` rounds it all the same."""
+
+    def _round(self, values: Tensor, quantizer: Quantizer) -> Tensor:
+        return values
+
+    def _round_half(self, values: Tensor) -> Tensor:
+        return values
+
+    def shown(self) -> RadianceField:
+        """The field that the parameters are."""
+        self._show(find_cells=False)
+        rows, table = self.rows.cpu().numpy(), self.table.values.cpu().numpy()
+        return replace(
+            self.field,
+            density=self.shown_density.cpu().numpy(),
+            features=np.where(rows[..., None] < 0, np.float32(0), table[rows]),
+            color_mlp=tuple((weight.cpu().numpy(), bias.cpu().numpy()) for weight, bias in self._layers("values")),
+            allowed=None,
+            factors=None,
+        )
+
+
 def tied_model(
     field: RadianceField,
     importance: NDArray[np.float64],
@@ -263,8 +296,16 @@ def tied_model(
     device: str = "cpu",
 ) -> TiedModel:
     """Partition, cluster, and set up the tuning: the stages of the paper before its last."""
-    partition = partition_voxels(importance, prune=config.prune, keep=config.keep)
+    return TiedModel(field, *partition_and_cluster(field, importance, config, seed), config, device=device)
+
+
+def partition_and_cluster(
+    field: RadianceField, importance: NDArray[np.float64], config: PaperPreset, seed: int
+) -> tuple[NDArray[np.uint8], Float32, NDArray[np.int32]]:
+    """The partition [X,Y,Z], the codewords [K,C], and the codes of the CODED voxels in raster order."""
+    chosen = deal_out(importance, seed) if config.is_uniform else importance
+    partition = partition_voxels(chosen, prune=config.prune, keep=config.keep)
     coded = partition == CODED
     weights = importance[coded] if config.is_weighted else np.ones(int(coded.sum()))
-    codebook, codes = train_codebook(field.features[coded], weights, config.n_codes, seed=seed)
-    return TiedModel(field, partition, codebook, codes, config, device=device)
+    found = train_codebook(field.features[coded], weights, config.n_codes, seed=seed, has_expiry=config.has_expiry)
+    return partition, *found
