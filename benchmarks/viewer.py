@@ -209,7 +209,7 @@ class Files(http.server.SimpleHTTPRequestHandler):
 def print_supersplat(chromium: Any, viewer: Path, data: bytes, patience: float) -> None:
     """SuperSplat's viewer, by its own files, with splats of the same scene."""
     about = about_of(metadata_of(data))
-    splats, loss = splats_of(expand(decode(data)), about)
+    splats, kept = splats_of(expand(decode(data)), about)
     with tempfile.TemporaryDirectory() as folder:
         public = Path(folder)
         for name in ("index.js", "index.css"):
@@ -220,7 +220,7 @@ def print_supersplat(chromium: Any, viewer: Path, data: bytes, patience: float) 
         n_bytes = sum(path.stat().st_size for path in public.iterdir())
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"SuperSplat: {len(splats.positions)} splats, {loss:.1f} dB to the field; {n_bytes} bytes")
+        print(f"SuperSplat: {len(splats.positions)} splats, {kept.psnr:.1f} dB to the field; {n_bytes} bytes")
         for _ in range(N_OPENINGS):
             page = chromium.new_context(viewport=WINDOW, reduced_motion="reduce").new_page()
             page.goto(f"http://127.0.0.1:{server.server_address[1]}/", wait_until="commit")

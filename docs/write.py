@@ -33,6 +33,7 @@ SUBJECTS = (
     "decoders",
     "web",
     "viewer",
+    "splats",
     "own_renders",
     "speed",
     "alternatives",

@@ -328,6 +328,10 @@ class Space(ABC):
         """World points [...,3] of places [...,3]; the inverse of `place_of_world`."""
 
     @abstractmethod
+    def jacobian_of_place(self, place: ArrayLike) -> Float64:
+        """How the world changes with places [...,3]: [...,3,3], its column j the slope of `world_of_place` along axis j."""
+
+    @abstractmethod
     def fault(self, corners: Float64) -> str | None:
         """Why nothing can be drawn between these places [8,3]; None if it can. FORMAT.md section 2 has these limits."""
 
@@ -398,6 +402,13 @@ class Front(Space):
         world: Float64 = x[..., :3] / x[..., 3:]
         return world
 
+    def jacobian_of_place(self, place: ArrayLike) -> Float64:
+        inverse = np.linalg.inv(np.array(self.matrix))
+        nearness = np.asarray(place, np.float64) @ inverse[3, :3] + inverse[3, 3]
+        moved = self.world_of_place(place)[..., None] * inverse[3, :3]
+        jacobian: Float64 = (inverse[:3, :3] - moved) / nearness[..., None, None]
+        return jacobian
+
     @property
     def eye(self) -> Float64:
         """[3] the world point that all lines along the third axis of places come from: where `looking` looks from.
@@ -466,6 +477,15 @@ class Unbounded(Space):
         y = at / np.where(left > 0, np.minimum(left, 1), np.nan)
         world: Float64 = y @ inverse[:3, :3].T + inverse[:3, 3]
         return world
+
+    def jacobian_of_place(self, place: ArrayLike) -> Float64:
+        """As of any space; nan of places outside of the cube of 2, and where two pieces meet the slope of one of them."""
+        at, inverse = np.asarray(place, np.float64), np.linalg.inv(np.array(self.matrix))
+        largest = np.abs(at).max(-1)
+        left = np.where(largest < 2, np.minimum(2 - largest, 1), np.nan)[..., None, None]
+        rises = np.sign(at) * (np.arange(3) == np.abs(at).argmax(-1)[..., None]) * (largest > 1)[..., None]
+        jacobian: Float64 = inverse[:3, :3] @ (np.eye(3) / left + at[..., :, None] * rises[..., None, :] / left**2)
+        return jacobian
 
     @property
     def centre(self) -> Float64:
@@ -594,6 +614,14 @@ class Lattice:
         """World points [...,3] of continuous voxel coordinates [...,3]; the inverse of `index_from_world`."""
         place = self.place_from_index(index)
         return place if self.space is None else self.space.world_of_place(place)
+
+    def edges_from_index(self, index: ArrayLike) -> Float64:
+        """The edges of a voxel in the world, by the slope there: [...,3,3] of voxel coordinates [...,3], an edge a column."""
+        at, edges = np.asarray(index, np.float64), self.extent / (np.array(self.shape) - 1)
+        if self.space is None:
+            return np.broadcast_to(np.diag(edges), (*at.shape, 3))
+        slopes: Float64 = self.space.jacobian_of_place(self.place_from_index(at)) * edges
+        return slopes
 
 
 def pose_beside(lattice: Lattice, angle: float, tilt: float, zoom: float = 1.0) -> Float64:

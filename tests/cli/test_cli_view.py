@@ -133,7 +133,11 @@ def test_export_writes_splats_and_says_what_they_lose(file: Path, run: Path, tmp
             assert code == 0 and "splats; PSNR " in out and "against the scene itself" in out, err
     assert (tmp_path / "ball.ply").read_bytes().startswith(b"ply\nformat binary_little_endian")
     assert (tmp_path / "ball.spz").stat().st_size < (tmp_path / "ball.ply").stat().st_size / 4
+    code, out, err = vqrf("export", file, tmp_path / "few.spz", "--max-splats", 50)
+    assert code == 0 and " 50 splats of " in out and "% of what pictures show" in out, err
     refuses("export", file, tmp_path / "ball.spz", saying="is there already; give --overwrite")
+    refuses("export", file, tmp_path / "new.spz", "--max-splats", 0, saying="--max-splats")
+    refuses("export", file, tmp_path / "new.glb", "--max-splats", 9, saying="--max-splats")
     refuses("export", file, tmp_path / "new.glb", "--splats", saying="--splats")
     refuses("export", file, tmp_path / "new.ply", "--splats", "--points", saying="--splats")
     refuses("export", file, tmp_path / "new.ply", "--splats", "--level", 0.2, saying="--level")

@@ -59,7 +59,7 @@ from vqrf.rendering.page import Link, page_with_scene
 from vqrf.rendering.poster import camera_of, first_view, is_drawn_soon, is_expanded_soon, poster_of
 from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
-from vqrf.rendering.splats import splat_ply_of, splats_of, spz_of
+from vqrf.rendering.splats import MOST, splat_ply_of, splats_of, spz_of
 from vqrf.rendering.surface import LEAST_LEVEL, LEVEL, glb_of, ply_of, surface_of
 
 CLIP_SUFFIX = ".mp4"
@@ -249,6 +249,8 @@ class Export:
     """For a .ply: write points on the surface, without triangles."""
     splats: bool = False
     """For a .ply: write Gaussian splats, an approximation of the scene, whose PSNR against it is printed."""
+    max_splats: int = MOST
+    """For splats: write no more than these. Of what is seen, that which adds most to pictures is kept."""
     overwrite: bool = False
     """Replace an output that exists already."""
     limits: LimitFlags = NO_LIMITS
@@ -274,6 +276,10 @@ class Export:
             raise UsageError(f"--points: expected a name that ends in .ply, got {self.out}")
         if self.splats and (self.points or ending not in (".ply", SPLAT_SUFFIX)):
             raise UsageError(f"--splats: expected a name that ends in .ply or {SPLAT_SUFFIX}, and no --points, got {self.out}")
+        if self.max_splats != MOST and not (self.splats or ending == SPLAT_SUFFIX):
+            raise UsageError(f"--max-splats: expected splats, a .ply with --splats or a {SPLAT_SUFFIX}, got {self.out}")
+        if self.max_splats < 1:
+            raise UsageError(f"--max-splats: expected at least 1, got {self.max_splats}")
         if self.url is not None and ending not in PAGE_SUFFIXES:
             raise UsageError(f"--url: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}, got {self.out}")
 
@@ -315,11 +321,12 @@ class Export:
         field, notes, _ = load_any(self.scene)
         with named(self.scene):
             about = about_of_notes(notes)
-            splats, score = splats_of(field, about)
+            splats, kept = splats_of(field, about, self.max_splats)
             data = (splat_ply_of if is_ply else spz_of)(splats, about.up or Z)
         write_atomically(self.out, data)
         n = len(splats.positions)
-        say(False, f"{self.out}: {len(data)} bytes, {n} splats; PSNR {score:.2f} dB against the scene itself")
+        left_out = f" of {kept.n_seen}, with {kept.share:.2%} of what pictures show" if n < kept.n_seen else ""
+        say(False, f"{self.out}: {len(data)} bytes, {n} splats{left_out}; PSNR {kept.psnr:.2f} dB against the scene itself")
 
 
 def _pictured(about: About, small: Compressed) -> tuple[About, bytes]:

@@ -17,10 +17,12 @@ from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32, Front, Z, cameras_around, cameras_beside, cameras_within, yaw_of
+from vqrf.geometry import Camera, Float32, Float64, Front, Z, cameras_around, cameras_beside, cameras_within, yaw_of
 from vqrf.kernels import Volume, select
 
 OWN_TEST_VIEWS = 8
+OWN_TEST_TURN = 1.0
+"""Radians by which they are turned against the others."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,9 +73,38 @@ def render(field: RadianceField | Volume, camera: Camera, *, rays_per_batch: int
 
 
 def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5, about: About = NOTHING) -> Scene:
-    """A scene without photos: what a field looks like from cameras around what is in it, or from where people may go.
+    """A scene without photos: what a field looks like from `own_cameras`.
 
-    Its test views are `OWN_TEST_VIEWS` others. Deterministic. Other arguments as of `cameras_around`.
+    Its test views are `OWN_TEST_VIEWS` others. Deterministic. Arguments and errors are those of `own_cameras`.
+    """
+    volume = field.volume()
+
+    def views(split: str, cameras: tuple[Camera, ...]) -> tuple[View, ...]:
+        images = [(camera, render(volume, camera)) for camera in cameras]
+        return tuple(
+            View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
+            for i, (camera, image) in enumerate(images)
+        )
+
+    train, test = (
+        views(split, own_cameras(field, n, side, turn=turn, below=below, about=about))
+        for split, n, turn in (("train", n_train, 0.0), ("test", OWN_TEST_VIEWS, OWN_TEST_TURN))
+    )
+    middle, radius = _ball_around(field)
+    return Scene(
+        train=train,
+        test=test,
+        background=field.equation.background,
+        near=field.equation.near,
+        far=radius + max(float(np.linalg.norm(view.camera.pose[:3, 3] - middle)) for view in (*train, *test)),
+        name="own renders",
+    )
+
+
+def own_cameras(
+    field: RadianceField, n: int, side: int, *, turn: float = 0.0, below: float = 0.5, about: About = NOTHING
+) -> tuple[Camera, ...]:
+    """Cameras around what is in a field, or where people may go. Deterministic. Other arguments as of `cameras_around`.
 
     Args:
       about: what the field says of itself. With a first view and limits of both kinds, the cameras look at what it does, within
@@ -83,46 +114,37 @@ def own_scene(field: RadianceField, n_train: int, side: int, below: float = 0.5,
     Raises:
       ValueError: there is nothing in the field, or nobody knows where its cameras were.
     """
-    lattice, volume = field.lattice, field.volume()
-    occupied = np.argwhere(volume.cells)
+    middle, radius = _ball_around(field)
+    if isinstance(field.lattice.space, Front):
+        return cameras_beside(field.lattice, n, side, turn=turn)
+    if about.view is None or about.distance is None or about.pitch is None:
+        if field.lattice.space is not None:
+            needed = "expected photos, or a view, distance and pitch as vqrf meta sets them"
+            raise ValueError(f"a field in the space {field.lattice.space.name} does not say where its cameras were: {needed}")
+        return cameras_around(middle, radius, n, side, turn=turn, below=below)
+    up = np.array(about.up or Z)
+    up = up / np.linalg.norm(up)
+    yaws = None
+    if about.yaw is not None:
+        first = float(yaw_of(np.subtract(about.view.position, about.view.target), up))
+        yaws = (first + math.radians(about.yaw[0]), first + math.radians(about.yaw[1]))
+    return cameras_within(about.view.target, about.distance, about.pitch, n, side, up=up, turn=turn, yaws=yaws)
+
+
+def _ball_around(field: RadianceField) -> tuple[Float64, float]:
+    """The middle [3] and the radius of a ball, in the world, that has all in it that is in a field.
+
+    Raises:
+      ValueError: there is nothing in it.
+    """
+    lattice = field.lattice
+    occupied = np.argwhere(field.volume().cells)
     if not len(occupied):
         raise ValueError("there is nothing in the field")
     places = lattice.world_from_index(occupied + 0.5)
     middle = (places.min(0) + places.max(0)) / 2
     cell = float(np.linalg.norm(lattice.extent / (np.array(lattice.shape) - 1)))
-    radius = float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
-
-    def cameras(n: int, turn: float) -> tuple[Camera, ...]:
-        if isinstance(lattice.space, Front):
-            return cameras_beside(lattice, n, side, turn=turn)
-        if about.view is None or about.distance is None or about.pitch is None:
-            if lattice.space is not None:
-                raise ValueError(f"a field in the space {lattice.space.name} does not say where its cameras were: give --data")
-            return cameras_around(middle, radius, n, side, turn=turn, below=below)
-        up = np.array(about.up or Z)
-        up = up / np.linalg.norm(up)
-        yaws = None
-        if about.yaw is not None:
-            first = float(yaw_of(np.subtract(about.view.position, about.view.target), up))
-            yaws = (first + math.radians(about.yaw[0]), first + math.radians(about.yaw[1]))
-        return cameras_within(about.view.target, about.distance, about.pitch, n, side, up=up, turn=turn, yaws=yaws)
-
-    def views(split: str, n: int, turn: float) -> tuple[View, ...]:
-        images = [(camera, render(volume, camera)) for camera in cameras(n, turn)]
-        return tuple(
-            View(camera, bytes_from_colors(image.rgb), f"{split}/{i}", np.rint(image.opacity * 255).astype(np.uint8))
-            for i, (camera, image) in enumerate(images)
-        )
-
-    train, test = views("train", n_train, 0.0), views("test", OWN_TEST_VIEWS, 1.0)
-    return Scene(
-        train=train,
-        test=test,
-        background=field.equation.background,
-        near=field.equation.near,
-        far=radius + max(float(np.linalg.norm(view.camera.pose[:3, 3] - middle)) for view in (*train, *test)),
-        name="own renders",
-    )
+    return middle, float(np.linalg.norm(places - middle, axis=-1).max()) + cell / 2
 
 
 def save_image(colors: Float32, path: str | Path) -> None:
