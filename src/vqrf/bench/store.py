@@ -27,7 +27,7 @@ from vqrf.files import TEMPORARY, making
 
 LOCAL = ("file", "local")
 HELD: set[tuple[Path, str]] = set()
-"""Folders of which this process knows that the store has them as they are here, each with the URL."""
+"""Run folders of which this process knows that the store has them as they are here, each with the URL."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Store:
         """Bring files and folders of `folder` to what the store has.
 
         A file that it does not have is removed here. A folder that it does not have stays, as something may be going on in it;
-        one that it has is whole, and fetched once in a process.
+        a run folder whose field it has is whole, and fetched once in a process.
 
         Raises:
           OSError: the store cannot be reached, or has a file whose name leads out of the folder; `filename` is the URL.
@@ -65,10 +65,10 @@ class Store:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with making(target) as temporary:
                         files.get_file(f"{root}/{name}", str(temporary))
-                if path.is_dir():
-                    HELD.update([(path, self.url)] if found else [])
-                elif not found:
-                    path.unlink(missing_ok=True)
+                if any(name.name == FIELD_FILE for name in found):
+                    HELD.add((path, self.url))
+                elif not found and path.is_file():
+                    path.unlink()
 
     def send(self, *paths: Path) -> None:
         """Bring the store to what `folder` has of files and folders that are there.
@@ -82,7 +82,7 @@ class Store:
             for path in paths:
                 for each in sorted(_files_of(path), key=_comes_last):
                     files.put_file(str(each), f"{root}/{self._name(each)}")
-                if path.is_dir():
+                if (path / FIELD_FILE).exists():
                     HELD.add((path, self.url))
 
     def expect_writable(self) -> None:
