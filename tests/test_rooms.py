@@ -73,7 +73,7 @@ WINGS = {
     ),
     "rendering": (
         *("render", "evaluate", "html", "contact", "page", "report", "poster", "card", "show", "follow", "serve"),
-        *("film", "layers", "surface", "splats"),
+        *("film", "layers", "surface", "splats", "vdb", "voxels"),
     ),
     "training": (
         "parameters",

@@ -146,6 +146,22 @@ def test_export_writes_splats_and_says_what_they_lose(file: Path, run: Path, tmp
     assert not list(tmp_path.glob("new.*"))
 
 
+def test_export_writes_volumes_and_says_who_makes_openvdb_of_them(file: Path, run: Path, tmp_path: Path) -> None:
+    for scene in (file, run):
+        code, out, err = vqrf("export", scene, tmp_path / "ball.nvdb", "--overwrite")
+        assert code == 0 and "voxels that absorb light" in out, err
+    assert (tmp_path / "ball.nvdb").read_bytes().startswith(b"NanoVDB0")
+    refuses("export", file, tmp_path / "ball.nvdb", saying="is there already; give --overwrite")
+    refuses("export", file, tmp_path / "new.vdb", saying="new.nvdb, of which nanovdb_convert makes a .vdb")
+    assert vqrf("export", run, tmp_path / "ball.glb", "--voxels")[0] == 0
+    assert b"EXT_primitive_voxels" in (tmp_path / "ball.glb").read_bytes()
+    for flags in (("--level", 0.2), ("--points",), ("--splats",), ("--voxels",), ("--url", "https://example.org/")):
+        refuses("export", file, tmp_path / "new.nvdb", *flags, saying=flags[0])
+    refuses("export", file, tmp_path / "new.glb", "--voxels", "--level", 0.2, saying="--level")
+    refuses("export", file, tmp_path / "new.ply", "--voxels", "--splats", saying="--voxels")
+    assert not list(tmp_path.glob("new.*"))
+
+
 def test_render_writes_layers_beside_pictures(file: Path, tmp_path: Path) -> None:
     path = ("--path", "orbit", "--frames", 2, "--width", 16, "--height", 12)
     out = tmp_path / "views"

@@ -20,7 +20,7 @@ from vqrf.rendering.splats import (
     FAR,
     HARMONIC_0,
     HARMONIC_1,
-    SPREAD_OF_PLACES,
+    SPREAD,
     Splats,
     _opacities,
     _placed,
@@ -245,8 +245,8 @@ def test_the_shadow_of_a_splat_is_that_of_its_voxel(kind: str, ball_field: Radia
         distance = np.linalg.norm(positions - middle, axis=-1, keepdims=True)
         sight = seen(positions)
         across = axes[:, :, axis] - sight * np.einsum("ni,ni->n", sight, axes[:, :, axis])[:, None]
-        off = np.linalg.norm(across / distance - SPREAD_OF_PLACES * moved, axis=-1)
-        assert np.quantile(off / np.linalg.norm(SPREAD_OF_PLACES * moved, axis=-1).clip(1e-3), 0.95) < 2e-2
+        off = np.linalg.norm(across / distance - SPREAD * moved, axis=-1)
+        assert np.quantile(off / np.linalg.norm(SPREAD * moved, axis=-1).clip(1e-3), 0.95) < 2e-2
     deep = np.linalg.norm(np.einsum("ni,nij->nj", seen(positions), axes), axis=-1)
     assert (deep < (DEEPEST + 1e-9) * np.linalg.norm(positions - middle, axis=-1)).all()
 

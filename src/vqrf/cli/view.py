@@ -61,10 +61,14 @@ from vqrf.rendering.render import Image, render, save_image
 from vqrf.rendering.serve import SceneServer, Source
 from vqrf.rendering.splats import MOST, splat_ply_of, splats_of, spz_of
 from vqrf.rendering.surface import LEAST_LEVEL, LEVEL, glb_of, ply_of, surface_of
+from vqrf.rendering.vdb import fog_of, nvdb_of
+from vqrf.rendering.voxels import voxel_glb_of
 
 CLIP_SUFFIX = ".mp4"
 PICTURE_SUFFIX = ".png"
-PAGE_SUFFIXES, SURFACE_SUFFIXES, SPLAT_SUFFIX = (".html", ".htm"), (".ply", ".glb"), ".spz"
+PAGE_SUFFIXES, SURFACE_SUFFIXES, SPLAT_SUFFIX, VOLUME_SUFFIX = (".html", ".htm"), (".ply", ".glb"), ".spz", ".nvdb"
+OPENVDB_SUFFIX = ".vdb"
+"""Of OpenVDB, which is not written; NanoVDB's own tools make it of NanoVDB."""
 OUTPUT_SUFFIXES = {".mp4", ".gif", ".mov", ".webm", ".avi", ".mkv", ".png", ".jpg", ".jpeg", ".webp", ".exr", ".tif", ".tiff"}
 """Endings of names that people mean as one film or picture."""
 MAX_FRAMES, MAX_PICTURE_SIDE = 100_000, 1 << 15
@@ -234,12 +238,13 @@ class View:
 
 @dataclass(frozen=True)
 class Export:
-    """Write one HTML page that holds a scene and needs no network; or, for other programs, a scene's surface or its splats."""
+    """Write one HTML page that holds a scene and needs no network; or, for other programs, its surface, splats or volume."""
 
     scene: tyro.conf.Positional[Path]
-    """A .vqrf file; for a surface or splats also a run folder."""
+    """A .vqrf file; for all but a page also a run folder."""
     out: tyro.conf.Positional[Path]
-    """File to write. Its ending selects the kind: .html; .ply or .glb for a surface; .spz for Gaussian splats."""
+    """File to write. Its ending selects the kind: .html; .ply or .glb for a surface; .spz for Gaussian splats;
+    .nvdb for a volume that absorbs light and has colours, as NanoVDB."""
     url: str | None = None
     """Address at which you will publish the page.
     Links to it then show a picture, which is written beside the page as a .jpg."""
@@ -251,6 +256,8 @@ class Export:
     """For a .ply: write Gaussian splats, an approximation of the scene, whose PSNR against it is printed."""
     max_splats: int = MOST
     """For splats: write no more than these. Of what is seen, that which adds most to pictures is kept."""
+    voxels: bool = False
+    """For a .glb: write voxels with colour and opacity, without a surface, by the draft EXT_primitive_voxels."""
     overwrite: bool = False
     """Replace an output that exists already."""
     limits: LimitFlags = NO_LIMITS
@@ -262,15 +269,20 @@ class Export:
             self._write_page()
         elif self.splats or ending == SPLAT_SUFFIX:
             self._write_splats(is_ply=ending == ".ply")
+        elif self.voxels or ending == VOLUME_SUFFIX:
+            self._write_volume(is_glb=ending == ".glb")
         else:
             self._write_surface(is_glb=ending == ".glb")
 
     def _expect_ending(self, ending: str) -> None:
         """Refuse a name whose ending is of no kind, or of another than what was asked for."""
-        endings = (*PAGE_SUFFIXES, *SURFACE_SUFFIXES, SPLAT_SUFFIX)
+        endings = (*PAGE_SUFFIXES, *SURFACE_SUFFIXES, SPLAT_SUFFIX, VOLUME_SUFFIX)
+        if ending == OPENVDB_SUFFIX:
+            nano = self.out.with_suffix(VOLUME_SUFFIX)
+            raise UsageError(f"{self.out}: is not written; write {nano}, of which nanovdb_convert makes a {OPENVDB_SUFFIX}")
         if ending not in endings:
             raise UsageError(f"{self.out}: expected a name that ends in {', '.join(endings)}")
-        if self.level != LEVEL and (self.splats or ending not in SURFACE_SUFFIXES):
+        if self.level != LEVEL and (self.splats or self.voxels or ending not in SURFACE_SUFFIXES):
             raise UsageError(f"--level: expected a surface, and a name that ends in .ply or .glb, got {self.out}")
         if self.points and ending != ".ply":
             raise UsageError(f"--points: expected a name that ends in .ply, got {self.out}")
@@ -280,6 +292,8 @@ class Export:
             raise UsageError(f"--max-splats: expected splats, a .ply with --splats or a {SPLAT_SUFFIX}, got {self.out}")
         if self.max_splats < 1:
             raise UsageError(f"--max-splats: expected at least 1, got {self.max_splats}")
+        if self.voxels and ending != ".glb":
+            raise UsageError(f"--voxels: expected a name that ends in .glb, got {self.out}")
         if self.url is not None and ending not in PAGE_SUFFIXES:
             raise UsageError(f"--url: expected a name that ends in {' or '.join(PAGE_SUFFIXES)}, got {self.out}")
 
@@ -327,6 +341,15 @@ class Export:
         n = len(splats.positions)
         left_out = f" of {kept.n_seen}, with {kept.share:.2%} of what pictures show" if n < kept.n_seen else ""
         say(False, f"{self.out}: {len(data)} bytes, {n} splats{left_out}; PSNR {kept.psnr:.2f} dB against the scene itself")
+
+    def _write_volume(self, is_glb: bool) -> None:
+        expect_writable(self.out, Writing(overwrite=self.overwrite))
+        field, notes, _ = load_any(self.scene)
+        with named(self.scene):
+            fog = fog_of(field)
+            data = voxel_glb_of(fog, about_of_notes(notes).up or Z) if is_glb else nvdb_of(fog)
+        write_atomically(self.out, data)
+        say(False, f"{self.out}: {len(data)} bytes, {int(fog.absorbs.sum())} voxels that absorb light")
 
 
 def _pictured(about: About, small: Compressed) -> tuple[About, bytes]:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vqrf.geometry import Lattice
+from vqrf.geometry import Float32, Float64, Lattice
 
 Activation = Literal["softplus", "relu"]
 """What makes the interpolated raw density, plus its bias, a density that is not negative."""
@@ -122,6 +122,17 @@ class Equation:
         if self.activation == "relu":
             return depth - self.density_bias
         return depth + math.log(-math.expm1(-depth)) - self.density_bias  # log(expm1(depth)), which would overflow
+
+    def depth_of(self, density: Float32) -> Float64:
+        """The optical depth of one step, [...] float64, of raw density [...]: alpha is 1 - exp(-depth).
+
+        >>> usual = Equation(-4.6, 0.5, 0.1, 0.0, 1e-4, (1.0, 1.0, 1.0))
+        >>> round(float(-np.expm1(-usual.depth_of(np.float32(usual.density_of(0.3))))), 6)
+        0.3
+        """
+        raw = density.astype(np.float64) + self.density_bias
+        activated: Float64 = np.maximum(raw, 0) if self.activation == "relu" else np.logaddexp(raw, 0)
+        return self.interval * activated
 
     @property
     def floor(self) -> float:

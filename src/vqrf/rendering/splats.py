@@ -37,11 +37,10 @@ from vqrf.kernels import select
 from vqrf.memory import expect_room
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.render import OWN_TEST_TURN, OWN_TEST_VIEWS, own_cameras, render
-from vqrf.rendering.surface import turn_up
+from vqrf.rendering.surface import rotation_of, turn_up
 
-SPREAD, SPREAD_OF_PLACES = 0.6, 0.4
-"""Standard deviation of a splat, in voxels: in a box, and in a place, which is seen from nearer and to be sharp. Below 0.4 one
-sees the single splats (docs/log/splats.md)."""
+SPREAD = 0.4
+"""Standard deviation of a splat, in voxels. Below it one sees the single splats (docs/log/splats.md)."""
 
 N_VIEWS, N_SCORED, SIDE = 24, 4, 200
 """Own cameras, by which a voxel is seen or not, others for the score, and their pixels."""
@@ -156,7 +155,7 @@ def splats_of(field: RadianceField, about: About = NOTHING, most: int = MOST) ->
     expect_room(BYTES_OF_SPLAT * len(kept), None, f"{len(kept)} splats")
     index, given = index[kept], given[kept]
     positions, axes = _placed(lattice, index, eyes)
-    harmonics = _harmonics(field, index, eyes, given)
+    harmonics = harmonics_of(field, index, None if lattice.space is None else (eyes, given))
     splats = Splats(positions.astype(np.float32), axes.astype(np.float32), opacities[kept].astype(np.float32), harmonics)
     return splats, Kept(_score(splats, field, about), n_seen, float(total[kept].sum() / total.sum()))
 
@@ -189,7 +188,7 @@ def _importance(field: RadianceField, cameras: tuple[Camera, ...]) -> tuple[NDAr
 
 def _placed(lattice: Lattice, index: NDArray[np.int64], eyes: Float64) -> tuple[Float64, Float64]:
     """Where the splats of voxels [N,3] are, and their axes [N,3,3]; seen from amid `eyes` [V,3] they are as large as voxels."""
-    positions, axes = lattice.world_from_index(index), _spread(lattice) * lattice.edges_from_index(index)
+    positions, axes = lattice.world_from_index(index), SPREAD * lattice.edges_from_index(index)
     if lattice.space is None:
         return positions, axes
     middle = eyes.mean(0)
@@ -205,15 +204,10 @@ def _placed(lattice: Lattice, index: NDArray[np.int64], eyes: Float64) -> tuple[
     return middle + nearer * away, nearer[..., None] * axes
 
 
-def _spread(lattice: Lattice) -> float:
-    return SPREAD if lattice.space is None else SPREAD_OF_PLACES
-
-
 def _opacities(field: RadianceField, index: NDArray[np.int64], eyes: Float64) -> Float64:
     """Of the middles of splats [N] that are to absorb what voxels [N,3] do, on the way of a ray from amid `eyes` [V,3]."""
     equation, lattice = field.equation, field.lattice
-    raw = field.density[tuple(index.T)].astype(np.float64) + equation.density_bias
-    depth = equation.interval * (np.maximum(raw, 0) if equation.activation == "relu" else np.logaddexp(raw, 0))
+    depth = equation.depth_of(field.density[tuple(index.T)])
     edges = lattice.extent / (np.array(lattice.shape) - 1)
     voxel: float | Float64 = float(edges.mean())
     if lattice.space is not None:
@@ -223,35 +217,35 @@ def _opacities(field: RadianceField, index: NDArray[np.int64], eyes: Float64) ->
     o = np.linspace(0, DENSEST, 4096)
     rising = np.concatenate([[1.0], -np.log1p(-o[1:]) / o[1:]])
     dilogarithm = np.concatenate([[0.0], np.cumsum((rising[1:] + rising[:-1]) / 2 * np.diff(o))])
-    opacities: Float64 = np.interp(depth * (voxel / equation.step_world), 2 * np.pi * _spread(lattice) ** 2 * dilogarithm, o)
+    opacities: Float64 = np.interp(depth * (voxel / equation.step_world), 2 * np.pi * SPREAD**2 * dilogarithm, o)
     return opacities
 
 
-def _harmonics(field: RadianceField, index: NDArray[np.int64], eyes: Float64, given: Float32) -> Float32:
-    """Least squares of the colours of voxels [N,3] over directions, [N,4,3].
+def harmonics_of(field: RadianceField, index: NDArray[np.int64], sights: tuple[Float64, Float32] | None = None) -> Float32:
+    """The colours of voxels [N,3] as harmonics of degree 0 and 1, by least squares over directions, [N,4,3]: see `Splats`.
 
-    The colour of a voxel is what a ray sees that begins there, in a field that is opaque where it has voxels of a splat. In a
+    The colour of a voxel is what a ray sees that begins there, in a field that is opaque where it has one of these voxels. In a
     box, directions are all, and those count most that see the voxel from outside. In a place they are those of the cameras, by
     the root of how much they see of it, as others will see it from between them.
 
     Args:
-      eyes: [V,3], where cameras are; given: [N,V], what voxels give to their pictures.
+      sights: of a place: where cameras are, [V,3], and what voxels give to their pictures, [N,V].
     """
     lattice, at = field.lattice, tuple(index.T)
     opaque = field.density.copy()
     opaque[at] = field.equation.density_of(OPAQUE)
     volume = replace(field, density=opaque, equation=replace(field.equation, near=0.0)).volume()
     found, ridge = np.empty((len(index), 4, 3), np.float32), np.zeros((4, 4))
-    if lattice.space is None:
+    if sights is None:
         outwards = _outwards(field, index)
     else:
-        ridge = EVEN * np.diag([0.0, 1.0, 1.0, 1.0])
+        ridge, (eyes, given) = EVEN * np.diag([0.0, 1.0, 1.0, 1.0]), sights
         every = -(-given.size // MOST_SIGHTS)
         eyes, given = eyes[::every], given[:, ::every]
     for start in range(0, len(index), VOXELS_PER_BATCH):
         batch = slice(start, start + VOXELS_PER_BATCH)
         positions = lattice.world_from_index(index[batch])
-        if lattice.space is None:
+        if sights is None:
             directions = np.broadcast_to(_directions(N_DIRECTIONS), (len(positions), N_DIRECTIONS, 3))
             weights = np.maximum(-np.einsum("ni,ndi->nd", outwards[batch], directions), FROM_ASIDE)
         else:
@@ -403,9 +397,7 @@ def _add_batch(ellipses: _Ellipses, width: int, light: Float64, sums: Float64) -
 
 def turned(splats: Splats, turn: list[float]) -> Splats:
     """The same in a world that is turned by a quaternion x, y, z, w."""
-    x, y, z, w = turn
-    across = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    matrix = np.eye(3) + 2 * w * across + 2 * across @ across
+    matrix = rotation_of(turn)
     vectors = splats.harmonics[:, [3, 1, 2]] * SIGNS[:, None]  # harmonics of degree 1 turn as vectors do
     vectors = np.einsum("ij,njc->nic", matrix, vectors) * SIGNS[:, None]
     harmonics = np.concatenate([splats.harmonics[:, :1], vectors[:, [1, 2, 0]]], 1).astype(np.float32)

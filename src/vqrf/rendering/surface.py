@@ -168,7 +168,7 @@ def glb_of(surface: Surface, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -
       up: in the field's world.
     """
     colors = np.ones((len(surface.colors), 4), "<u2")
-    colors[:, :3], colors[:, 3] = np.rint(_linear(surface.colors) * 65535), 65535
+    colors[:, :3], colors[:, 3] = np.rint(linear_of(surface.colors) * 65535), 65535
     parts = (surface.vertices, surface.normals, colors, surface.faces.astype("<u4"))
     views, accessors, data = [], [], b""
     kinds = (("VEC3", FLOAT), ("VEC3", FLOAT), ("VEC4", UINT16), ("SCALAR", UINT32))
@@ -185,18 +185,25 @@ def glb_of(surface: Surface, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -
         accessors.append(accessor)
         data += raw  # each is a whole number of four bytes
     tree = {
-        "asset": {"version": "2.0", "generator": "vqrf"},
         "extensionsUsed": ["KHR_materials_unlit"],
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "rotation": turn_up(up)}],
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2}, "indices": 3, "material": 0}]}],
         "materials": [{"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0.0}}],
-        "buffers": [{"byteLength": len(data)}],
         "bufferViews": views,
         "accessors": accessors,
     }
-    text = json.dumps(tree, separators=(",", ":")).encode()
+    return glb_file(tree, data)
+
+
+def glb_file(tree: dict[str, Any], data: bytes) -> bytes:
+    """A binary glTF 2.0 file of one scene with one node.
+
+    Args:
+      tree: of JSON, but for the scene, the buffer, and who wrote it.
+      data: the buffer, a whole number of four bytes.
+    """
+    scene = {"asset": {"version": "2.0", "generator": "vqrf"}, "scene": 0, "scenes": [{"nodes": [0]}]}
+    text = json.dumps(scene | tree | {"buffers": [{"byteLength": len(data)}]}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     chunks = b"".join(
         struct.pack("<I", len(chunk)) + kind + chunk for kind, chunk in ((JSON_CHUNK, text), (BINARY_CHUNK, data))
@@ -204,9 +211,15 @@ def glb_of(surface: Surface, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -
     return GLTF_MAGIC + struct.pack("<II", GLTF_VERSION, 12 + len(chunks)) + chunks
 
 
-def _linear(colors: Float32) -> Float32:
-    """sRGB as amounts of light, which is how glTF has colours of vertices (IEC 61966-2-1)."""
+def linear_of(colors: Float32) -> Float32:
+    """sRGB colours, 0..1, as amounts of light, which is how glTF has colours of vertices (IEC 61966-2-1)."""
     curved: Float32 = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    return curved
+
+
+def srgb_of(light: Float32) -> Float32:
+    """Amounts of light, 0..1, as sRGB colours; the inverse of `linear_of`."""
+    curved: Float32 = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
     return curved
 
 
@@ -218,3 +231,11 @@ def turn_up(up: tuple[float, float, float]) -> list[float]:
     turn = np.array([-z, 0.0, x, 1 + y])  # up cross y, and 1 + up dot y
     found: list[float] = (turn / np.linalg.norm(turn)).tolist()
     return found
+
+
+def rotation_of(turn: list[float]) -> Float64:
+    """The matrix [3,3] of a quaternion x, y, z, w of unit length."""
+    x, y, z, w = turn
+    across = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    matrix: Float64 = np.eye(3) + 2 * w * across + 2 * across @ across
+    return matrix
