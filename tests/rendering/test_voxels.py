@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vqrf.geometry import Lattice, Vector, Z
+from vqrf.memory import OverBudget, limited
 from vqrf.rendering.surface import linear_of, rotation_of, srgb_of, turn_up
 from vqrf.rendering.vdb import Fog
 from vqrf.rendering.voxels import voxel_glb_of
@@ -62,6 +63,11 @@ def test_each_voxel_stands_in_its_cell_of_the_box_with_its_colour_and_opacity(up
     np.testing.assert_allclose(found[:, :3], srgb_of(fog.colors)[fog.colored], atol=0.5 / 255 + 1e-6)
     way = np.mean([1 / 2, 1 / 4, 1 / 8])
     np.testing.assert_allclose(found[:, 3], 1 - np.exp(-fog.density[fog.colored] * way), atol=0.5 / 255 + 1e-6)
+
+
+def test_a_box_that_takes_too_much_memory_is_refused() -> None:
+    with limited(5_000), pytest.raises(OverBudget, match="a box of 120 voxels"):
+        voxel_glb_of(block())
 
 
 def test_light_and_colours_are_inverse_to_each_other() -> None:

@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 
 from vqrf.geometry import Vector, Z
+from vqrf.memory import expect_room
 from vqrf.rendering.surface import glb_file, rotation_of, srgb_of, turn_up
 from vqrf.rendering.vdb import Fog
 
 VOXELS, UINT8 = 0x7FFFFFFF, 5121
 """The mode of a primitive that has voxels, and the kind of their numbers, as glTF has these."""
+
+BYTES_OF_CELL = 96
+"""While voxels are written, of those in the box."""
 
 DRAFTS = ["EXT_primitive_voxels", "KHR_implicit_shapes"]
 """Without which there is nothing to draw."""
@@ -36,9 +40,14 @@ def voxel_glb_of(fog: Fog, up: Vector = Z) -> bytes:
 
     Args:
       up: in the field's world.
+
+    Raises:
+      OverBudget: it takes too much memory.
     """
     lattice, index = fog.lattice, np.argwhere(fog.colored)
     low, high = index.min(0), index.max(0) + 1
+    n_cells = int((high - low).prod())
+    expect_room(BYTES_OF_CELL * n_cells, None, f"a box of {n_cells} voxels")
     part = tuple(slice(*ends) for ends in zip(low, high, strict=True))
     voxel = lattice.extent / (np.array(lattice.shape) - 1)
     opacity = -np.expm1(-fog.density[part] * voxel.mean())
@@ -67,6 +76,6 @@ def voxel_glb_of(fog: Fog, up: Vector = Z) -> bytes:
         "nodes": [{"mesh": 0, "matrix": pose.T.ravel().tolist()}],
         "meshes": [{"primitives": [primitive]}],
         "bufferViews": [{"buffer": 0, "byteLength": len(data)}],
-        "accessors": [{"bufferView": 0, "componentType": UINT8, "normalized": True, "count": x * y * z, "type": "VEC4"}],
+        "accessors": [{"bufferView": 0, "componentType": UINT8, "normalized": True, "count": n_cells, "type": "VEC4"}],
     }
     return glb_file(tree, data)
