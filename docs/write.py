@@ -28,6 +28,7 @@ SUBJECTS = (
     "bases",
     "pyramid",
     "planes",
+    "perceptual",
     "search",
     "entropy",
     "decoders",

@@ -88,6 +88,7 @@ WINGS = {
         "teacher",
         "losses",
         "perception",
+        "patches",
         "card_pool",
         "loop",
         "train",

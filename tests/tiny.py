@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from vqrf.codec.compressed import CompressedField
 from vqrf.compression.compact import RATES, CompactPreset
@@ -16,6 +17,7 @@ from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
 from vqrf.kernels import LossWeights
 from vqrf.training.loop import Progress
+from vqrf.training.perception import STEPS, Features, Lpips
 from vqrf.training.stages import Appearance, LearningRates, Sampling, StageConfig, TrainConfig
 
 TINY = TrainConfig(
@@ -53,6 +55,21 @@ TINY_COMPRESS = PaperPreset(
 def tiny_scene() -> Scene:
     """12 training and 3 test views of 48x48."""
     return built_in_scene(n_train=12, n_test=3, side=48)
+
+
+def little_lpips(dtype: torch.dtype = torch.float32) -> Lpips:
+    """LPIPS by a network of VGG's shape with six channels, of random weights."""
+    rng = torch.Generator().manual_seed(0)
+    layers, before = [], 3
+    for steps in STEPS["vgg"]:
+        layer = []
+        for _ in steps:
+            weight = torch.randn(6, before, 3, 3, generator=rng, dtype=torch.float64) / (3 * before) ** 0.5
+            layer.append((weight.to(dtype), 0.1 * torch.randn(6, generator=rng, dtype=torch.float64).to(dtype)))
+            before = 6
+        layers.append(tuple(layer))
+    heads = tuple(torch.rand(1, 6, 1, 1, generator=rng, dtype=torch.float64).to(dtype) for _ in STEPS["vgg"])
+    return Lpips(Features("vgg", tuple(layers)), heads)
 
 
 def emptied(field: RadianceField) -> RadianceField:

@@ -485,6 +485,11 @@ BAD_FLAGS: dict[str, tuple[str, tuple[object, ...], str]] = {
     "no codes": ("compress", ("--preset", "paper", "--codes", 0), "--codes: expected 1..65536"),
     "too many codes": ("compress", ("--preset", "paper", "--codes", 65537), "--codes: expected 1..65536"),
     "a flag of another preset": ("compress", ("--preset", "compact", "--keep", 0.5), "--keep: the preset compact"),
+    "eyes of a preset whose bits have no price": (
+        "compress",
+        ("--preset", "paper", "--tune-for", "perceptual"),
+        "--tune-for: the preset paper",
+    ),
     "steps below 0": ("compress", ("--steps", -1), "steps"),
     "downscale below 0": ("train", ("--downscale", -1), "--downscale"),
     "downscale that leaves no pixel": ("train", ("--downscale", 49), "48x48"),

@@ -17,7 +17,7 @@ from vqrf.cli.meta import SHOWN, PresentingFlags, presented
 from vqrf.cli.progress import step_bars
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, expect_writable, named, print_json, say
 from vqrf.codec.about import NOTHING
-from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, is_unfinished
+from vqrf.compression.goal import NO_GOAL, Goal, PresetName, Profile, TunedFor, is_unfinished
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.fields.run import about_of_notes, up_of
@@ -32,6 +32,22 @@ if TYPE_CHECKING:
     from vqrf.training.loop import Report
 
 MEGABYTE = 10**6
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What carries how much."""
+
+    prune: float | None = None
+    """Voxels that add little to the photos are removed. The others carry this share of all that voxels add.
+    Without it, the preset decides; compact keeps a larger share if the field's density has a ReLU."""
+    keep: float | None = None
+    """The voxels that add most, up to this share, keep their own features; the others share a codebook. Not for compact."""
+    codes: int | None = None
+    """Number of entries of the codebook. Not for compact."""
+
+
+AS_USUAL = Shares()
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,10 @@ class Compress:
     profile: Profile = "exact"
     """exact: keep the field's own colours.
     web: replace its colour network by spherical harmonics, which a browser draws faster."""
-    prune: float | None = None
-    """Voxels that add little to the photos are removed. The others carry this share of all that voxels add.
-    Without it, the preset decides; compact keeps a larger share if the field's density has a ReLU."""
-    keep: float | None = None
-    """The voxels that add most, up to this share, keep their own features; the others share a codebook. Not for compact."""
-    codes: int | None = None
-    """Number of entries of the codebook. Not for compact."""
+    tune_for: TunedFor = "psnr"
+    """psnr: colours of single pixels.
+    perceptual: an experiment: what eyes see too, by LPIPS with VGG. It costs PSNR, and time. Not for paper and demo."""
+    shares: Annotated[Shares, tyro.conf.arg(name="voxels"), tyro.conf.OmitArgPrefixes] = AS_USUAL
     steps: int | None = None
     """Number of tuning steps, in all. Without it, the preset's."""
     goal: Annotated[Goal, tyro.conf.arg(name="goal"), tyro.conf.OmitArgPrefixes] = NO_GOAL
@@ -75,7 +88,7 @@ class Compress:
         name = self.preset or usual_preset(self.field, self.profile, is_front=self.options.space == "front")
         try:
             self.goal.check()
-            self.settings(name)
+            self.settings(name).check(())
             self.shown.about()
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -116,8 +129,11 @@ class Compress:
           ValueError: a flag that is not of the preset, or a value that cannot be.
         """
         from vqrf.compression.presets import PRESETS
+        from vqrf.training.patches import Eyes
 
-        flags = {"prune": ("prune", self.prune), "keep": ("keep", self.keep), "codes": ("n_codes", self.codes)}
+        eyes = None if self.tune_for == "psnr" else Eyes()
+        of_voxels = {"prune": ("prune", self.shares.prune), "keep": ("keep", self.shares.keep)}
+        flags = {**of_voxels, "codes": ("n_codes", self.shares.codes), "tune-for": ("eyes", eyes)}
         given: dict[str, Any] = {}
         for flag, (setting, value) in flags.items():
             if value is not None and not hasattr(PRESETS[name], setting):
@@ -226,8 +242,10 @@ def tuning_seconds(job: Job, common: Common) -> float | None:
     from vqrf.training.cost import fogginess
 
     stages, n_threads = job.preset.stages(), common.threads or os.cpu_count() or 1
-    n_steps = sum(stages.values()) + (3 * stages["tune"] if job.goal.is_searched else 0)
-    return fogginess(job.scene) * n_steps * job.preset.rays_per_step * job.preset.RAY_SECONDS / n_threads
+    n_last = stages["tune"] * (4 if job.goal.is_searched else 1)
+    n_rays = (sum(stages.values()) - stages["tune"] + n_last) * job.preset.rays_per_step
+    beside = n_last * job.preset.beside_seconds([view.camera for view in job.scene.train])
+    return fogginess(job.scene) * n_rays * job.preset.RAY_SECONDS / n_threads + beside
 
 
 def score(

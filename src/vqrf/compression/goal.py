@@ -14,6 +14,9 @@ PresetName = Literal["compact", "paper", "demo", "planes"]
 Profile = Literal["exact", "web"]
 """Whom a file is for: `exact` keeps the field's own colours, `web` those that a browser shades fast (`compression.web`)."""
 
+TunedFor = Literal["psnr", "perceptual"]
+"""What distortion means to a tuning: the squared error of pixels, or also what eyes see (`vqrf.training.patches`)."""
+
 
 @dataclass(frozen=True)
 class Goal:

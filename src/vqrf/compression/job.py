@@ -242,6 +242,7 @@ class Job:
         """
         try:
             self.goal.check()
+            self.preset.check([view.camera for view in self.scene.train])
         except ValueError as error:
             raise JobError(str(error)) from None
         if not self.scene.test and (self.goal.max_drop is not None or self.goal.target_psnr is not None):
@@ -317,7 +318,7 @@ class Job:
             before=before.evaluation,
             after=made.after,
             grid_bytes=self.field.grid_bytes,
-            settings={**self.settings(made.preset), "training": self.notes},
+            settings={**self.settings(made.preset), **made.preset.dials(self.field), "training": self.notes},
             scene=self._scene_of(made.data, name),
         )
 

@@ -6,7 +6,7 @@ A new way is a file with one subclass of `Preset` and the model that it tunes, a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
@@ -14,7 +14,7 @@ from vqrf.codec.compressed import Compressed
 from vqrf.compression.goal import Profile
 from vqrf.compression.tuning import Tuning
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Float64
+from vqrf.geometry import Camera, Float64
 from vqrf.kernels import LossWeights
 from vqrf.training.stages import FINE_LOSSES, LearningRates
 
@@ -97,6 +97,17 @@ class Preset(ABC, Generic[Kind]):
         """What a file says of the settings that it was made with, of JSON types, rounded so that they take little room."""
 
     # ------------------------------------------------------------------------------------------------- what most ways share
+
+    def check(self, cameras: Sequence[Camera]) -> None:
+        """Refuse photos of cameras that the settings cannot learn from, or what they need that is not here.
+
+        Raises:
+          ValueError: why.
+        """
+
+    def beside_seconds(self, cameras: Sequence[Camera]) -> float:
+        """Of one core, and of no more, for what a step of the last tuning takes besides rays of photos of these cameras."""
+        return 0.0
 
     def stages(self) -> dict[str, int]:
         """The steps of every tuning, by its name, in order; the last is the one that depends on all settings."""

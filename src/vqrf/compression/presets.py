@@ -58,11 +58,13 @@ def compress(
     Deterministic on the CPU with a given seed, whatever the number of threads.
 
     Raises:
-      ValueError: the preset has another name, the scene has no training views, or these see nothing of the field.
+      ValueError: the preset has another name, the scene has no training views, these see nothing of the field, or the preset
+        cannot learn from them.
     """
     chosen = preset_of(preset)
     if not scene.train:
         raise ValueError("the scene has no training views")
+    chosen.check([view.camera for view in scene.train])
     offset = field.lattice.far_offset()
     if offset.any():  # what is far from the origin is tuned at it, for float32's sake
         scene, field = moved_scene(scene, offset), replace(field, lattice=field.lattice.moved(offset))

@@ -7,7 +7,7 @@ asked for. See `vqrf.compression.compact`, which has the reasons and the sources
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,7 +16,9 @@ from vqrf.compression.goal import Profile
 from vqrf.compression.preset import Kind, Preset
 from vqrf.compression.tuning import Tuning
 from vqrf.fields.field import RadianceField
+from vqrf.geometry import Camera
 from vqrf.training.loop import Model
+from vqrf.training.patches import PIXEL_SECONDS, Eyes, expect_eyes
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class PricedPreset(Preset[Kind]):
       prune: share of the total importance, spread out, that the voxels which are not pruned carry, 0..1; `SUITED` if None.
       n_levels: of the pyramid, above the lattice's own, 0..8.
       by_surroundings: whether a first step away from 0 costs what its surroundings say, or one bit.
+      eyes: how much counts in `tune` what eyes see; None: single pixels alone. `warm` is the same for both.
     """
 
     bit_price: float = 2.1e-10
@@ -105,6 +108,7 @@ class PricedPreset(Preset[Kind]):
     n_levels: int = 4
     rounding: Rounding = Rounding()
     by_surroundings: bool = True
+    eyes: Eyes | None = None
 
     WIDEST_DIALS: ClassVar[Mapping[str, float]] = {"prune": 0.888888, "bit_price": 8.8888e-10}
 
@@ -117,6 +121,16 @@ class PricedPreset(Preset[Kind]):
         if not (0 <= self.bit_price < math.inf and 0 <= self.warm_price < math.inf):
             raise ValueError(f"bit_price and warm_price: expected 0 or more, got {self.bit_price}, {self.warm_price}")
 
+    def check(self, cameras: Sequence[Camera]) -> None:
+        if self.eyes is not None:
+            expect_eyes(cameras)
+
+    def beside_seconds(self, cameras: Sequence[Camera]) -> float:
+        if self.eyes is None:
+            return 0.0
+        _, n, side = self.eyes.split(self.rays_per_step, min(min(camera.width, camera.height) for camera in cameras))
+        return n * side**2 * PIXEL_SECONDS
+
     def kept_share(self, field: RadianceField) -> float:
         """`prune`, or what is usual for the field."""
         return SUITED[field.equation.activation].kept_share if self.prune is None else self.prune
@@ -124,7 +138,8 @@ class PricedPreset(Preset[Kind]):
     def warmed(self) -> Self:
         """The settings of the stage `warm`, which are the same for every price."""
         whole = replace(self.rounding, fineness=1.0)
-        return replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, rounding=whole)
+        usual = replace(self, bit_price=self.warm_price, steps=self.warm_steps, by_surroundings=False, rounding=whole)
+        return replace(usual, eyes=None)
 
     def stages(self) -> dict[str, int]:
         *before, tune = super().stages().items()
@@ -149,7 +164,7 @@ class PricedPreset(Preset[Kind]):
             model.settle()
             tuning.keep("warm", model, self.warm_steps)
             model.begin(self, HANDOVER, self.rates.end)
-        tuning.run("tune", model, self.steps)
+        tuning.run("tune", model, self.steps, self.eyes)
         model.settle()
 
     def turned(self, below: float, above: float) -> Self:
@@ -163,4 +178,5 @@ class PricedPreset(Preset[Kind]):
         return replace(self, bit_price=self.bit_price * DEAREST ** (1 - below) * CHEAPEST**above, rounding=rounding)
 
     def dials(self, field: RadianceField) -> dict[str, Any]:
-        return {"prune": round(self.kept_share(field), 6), "bit_price": float(f"{self.bit_price:.4e}")}
+        dials = {"prune": round(self.kept_share(field), 6), "bit_price": float(f"{self.bit_price:.4e}")}
+        return dials | ({} if self.eyes is None else {"tuned_for": "perceptual"})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vqrf.data.rays import RayPool
 from vqrf.training.checkpoint import Checkpoint
 from vqrf.training.loop import Model, Report, optimize, snapshot
+from vqrf.training.patches import Eyes, Patches, read_lpips
 from vqrf.training.stages import STAGES
 
 TUNINGS = ("tune", "bake", "warm")
@@ -43,16 +44,26 @@ class Tuning:
     report: Report | None = None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
-    def run(self, stage: str, model: Model, steps: int) -> None:
-        """Tune a model, or what is left to tune of it."""
+    def run(self, stage: str, model: Model, steps: int, eyes: Eyes | None = None) -> None:
+        """Tune a model, or what is left to tune of it.
+
+        Args:
+          eyes: what they see counts too, on half of the rays.
+        """
+        n_rays, beside = self.rays_per_step, None
+        if eyes is not None:
+            n_rays, n_patches, side = eyes.split(n_rays, self.pool.cameras.least_side)
+            lpips = read_lpips(n_patches * side**2)
+            beside = Patches(lpips, self.pool, n_patches, side, weight=eyes.weight, device=self.device)
         for progress in optimize(
             model,
             self.pool,
             steps=steps,
-            rays_per_step=self.rays_per_step,
+            rays_per_step=n_rays,
             seed=(self.seed, len(STAGES) + TUNINGS.index(stage)),
             device=self.device,
             checkpoint=self.checkpoints.get(stage),
+            beside=beside,
         ):
             if self.report is not None:
                 self.report(stage, progress)

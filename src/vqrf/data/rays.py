@@ -34,11 +34,13 @@ class CameraTable:
 
     Attributes:
       starts: the number of each one's first pixel, and of all pixels at the end, [V+1] int64.
+      least_side: pixels, of the smallest image.
     """
 
     def __init__(self, cameras: Sequence[Camera]) -> None:
         sizes = [camera.width * camera.height for camera in cameras]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.least_side = min(min(camera.width, camera.height) for camera in cameras)
         self._widths = np.array([camera.width for camera in cameras], np.int64)
         self._pinholes = np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras], np.float64)
         self._poses = np.stack([camera.pose[:3] for camera in cameras]).astype(np.float64)
@@ -159,9 +161,9 @@ class PixelSource(ABC):
     def __init__(self, cameras: Sequence[Camera], *, patch: int | None = None) -> None:
         if not cameras:
             raise ValueError("expected at least one view to take rays from")
-        if patch is not None and any(min(camera.width, camera.height) < patch for camera in cameras):
-            raise ValueError(f"expected views of at least {patch}x{patch} pixels, as patches are")
         self.cameras, self.patch = CameraTable(cameras), patch
+        if patch is not None and self.cameras.least_side < patch:
+            raise ValueError(f"expected views of at least {patch}x{patch} pixels, as patches are")
         self._kept: NDArray[np.uint32] | None = None
 
     @abstractmethod
@@ -185,14 +187,19 @@ class PixelSource(ABC):
         Raises:
           ValueError: `n` is no multiple of a patch's pixels.
         """
-        n_of_patch = 1 if self.patch is None else self.patch**2
-        if n % n_of_patch:
-            raise ValueError(f"expected a multiple of {n_of_patch} rays, got {n}")
-        pixels = self.draw(n // n_of_patch, seed=seed)
-        if self.patch is not None:
-            pixels = self.cameras.patches(pixels, self.patch)
+        if self.patch is None:
+            return self._batch(self.draw(n, seed=seed))
+        if n % self.patch**2:
+            raise ValueError(f"expected a multiple of {self.patch**2} rays, got {n}")
+        return self.sample_patches(n // self.patch**2, self.patch, seed=seed)
+
+    def sample_patches(self, n: int, side: int, *, seed: tuple[int, ...]) -> Batch:
+        """Square patches around `n` random kept pixels, whatever `patch` is; no view may be smaller than one."""
+        return self._batch(self.cameras.patches(self.draw(n, seed=seed), side), side)
+
+    def _batch(self, pixels: NDArray[np.int64], patch: int | None = None) -> Batch:
         origins, directions = self.cameras.rays(pixels)
-        return Batch(origins, directions, *self.look_up(pixels, origins, directions), self.patch)
+        return Batch(origins, directions, *self.look_up(pixels, origins, directions), patch)
 
     @property
     def kept(self) -> NDArray[np.uint32] | None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol, SupportsFloat
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.data.rays import Batch, RaySource
@@ -18,7 +19,7 @@ from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.contract import Backend
 from vqrf.training.card_pool import source_on
 from vqrf.training.checkpoint import BY, Checkpoint, say_that_bits_differ
-from vqrf.training.losses import Loss, Pixels, squared_error
+from vqrf.training.losses import Loss, Pixels, Slopes, squared_error
 from vqrf.training.workers import add_up, n_workers, share_of
 
 REFRESH_STEPS = 32
@@ -27,8 +28,11 @@ REFRESH_STEPS = 32
 FOLLOW_STEPS = 64
 """Steps between two looks of a source at the field."""
 
-SOURCE = "source."
-"""Before the names of what a source keeps in a checkpoint."""
+SOURCE, BESIDE = "source.", "beside."
+"""Before the names of what a source, and what steps learn from beside it, keep in a checkpoint."""
+
+BESIDE_SEED = 1 << 16
+"""At the end of the seeds of what steps learn from beside their rays."""
 
 
 class Model(Protocol):
@@ -48,6 +52,23 @@ class Model(Protocol):
         """Everything that `restore` needs to go on after a step, the cells that were found last among it."""
 
     def restore(self, state: dict[str, Tensor], step: int) -> None: ...
+
+
+class Beside(Protocol):
+    """What steps learn from beside their rays: others, by a loss of their own that is added to that of the rays."""
+
+    def begin(self, kernels: Backend, volume: Volume[Tensor], *, seed: tuple[int, ...]) -> None:
+        """Called before the first step of all, and not where a run goes on."""
+
+    def sample(self, *, seed: tuple[int, ...]) -> Batch[Any]:
+        """The rays of a step, which depend on nothing but `seed` and what the source of the others keeps."""
+
+    def loss(self, pixels: Pixels) -> Slopes: ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What `restore` needs to go on; names are its own."""
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,7 @@ def optimize(
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     loss: Loss | None = None,
+    beside: Beside | None = None,
 ) -> Iterator[Progress]:
     """Run `steps` steps of `model` on rays of `source`, yielding after each.
 
@@ -116,12 +138,13 @@ def optimize(
     Args:
       rays_per_step: so many always, or what `RaysPerStep` says.
       loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
+      beside: what every step learns from besides, whole in each worker.
     """
     kernels, source = select(device), source_on(source, device)
     size = rays_per_step if isinstance(rays_per_step, RaysPerStep) else RaysPerStep(rays_per_step)
     start, n_rays = 0, size.most
     if checkpoint is not None:
-        start, n_rays = resume(model, source, checkpoint, device, n_rays)
+        start, n_rays = resume(model, source, checkpoint, device, n_rays, beside)
     for step in range(start, steps):
         with torch_threads(kernels.torch_threads):
             if model.prepare(step):
@@ -130,13 +153,15 @@ def optimize(
                 source.follow(model.volume, seed=(*seed, step, FOLLOW_STEPS))
             batch = share_of(source.sample(n_rays, seed=(*seed, step)))
             terms = _differentiate(kernels, model, batch, loss, device)
+            if beside is not None:
+                _learn_beside(kernels, model, beside, (*seed, step, BESIDE_SEED), device)
             mse, n_shaded = add_up(model.gradients, len(batch.origins) / n_rays, terms["mse"], terms["n_shaded"])
             model.update(step)
         if size.shaded is not None and (step == 0 or (step + 1) % REFRESH_STEPS == 0):
             n_rays = size.suited(n_rays, float(n_shaded))
         save = None
         if checkpoint is not None:
-            collect = partial(snapshot, model, source, step + 1, n_rays, device)
+            collect = partial(snapshot, model, source, step + 1, n_rays, device, beside)
             save = partial(_save, checkpoint, collect)
             if (step + 1) % REFRESH_STEPS == 0:
                 checkpoint.save_if_due(collect)
@@ -163,6 +188,13 @@ def _differentiate(
     return {"mse": squared_error(pixels).value, "n_shaded": math.nan}
 
 
+def _learn_beside(kernels: Backend, model: Model, beside: Beside, seed: tuple[int, ...], device: str) -> None:
+    """Add the gradient of what a step learns from beside its rays; `seed` ends in the step's number and another."""
+    if seed[-2] == 0:
+        beside.begin(kernels, model.volume, seed=seed)
+    _differentiate(kernels, model, beside.sample(seed=seed), beside.loss, device)
+
+
 def _save(checkpoint: Checkpoint, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
     checkpoint.save(*collect())
 
@@ -185,18 +217,24 @@ def maker_of(device: str) -> str:
     return f"{select(device).name} on {torch.device(device).type}{workers}"
 
 
-def snapshot(model: Model, source: RaySource, step: int, n_rays: int, device: str) -> tuple[Arrays, dict[str, Any]]:
+def snapshot(
+    model: Model, source: RaySource, step: int, n_rays: int, device: str, beside: Beside | None = None
+) -> tuple[Arrays, dict[str, Any]]:
     """What a checkpoint holds after `step` steps, if the next one has `n_rays`."""
     arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
-    return arrays | {SOURCE + name: array for name, array in source.state().items()}, {
+    for prefix, kept in ((SOURCE, source.state()), (BESIDE, {} if beside is None else beside.state())):
+        arrays |= {prefix + name: array for name, array in kept.items()}
+    return arrays, {
         "step": step,
         "rays": n_rays,
         BY: maker_of(device),
     }
 
 
-def resume(model: Model, source: RaySource, checkpoint: Checkpoint, device: str, n_rays: int) -> tuple[int, int]:
-    """Put a model on `device` and its source where the checkpoint left them.
+def resume(
+    model: Model, source: RaySource, checkpoint: Checkpoint, device: str, n_rays: int, beside: Beside | None = None
+) -> tuple[int, int]:
+    """Put a model on `device`, its source and what is beside it where the checkpoint left them.
 
     Returns the steps already done and the rays of the next one: 0 and `n_rays` where there is no checkpoint, and `n_rays` where
     it does not say. The steps may have been done on another device: a line says that the bits differ then.
@@ -206,10 +244,16 @@ def resume(model: Model, source: RaySource, checkpoint: Checkpoint, device: str,
         return 0, n_rays
     arrays, state = saved
     say_that_bits_differ(state.get(BY), maker_of(device))
-    source.restore({name.removeprefix(SOURCE): array for name, array in arrays.items() if name.startswith(SOURCE)})
-    of_model = {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if not name.startswith(SOURCE)}
-    model.restore(of_model, state["step"])
+    source.restore(_kept(arrays, SOURCE))
+    if beside is not None:
+        beside.restore(_kept(arrays, BESIDE))
+    of_model = {name: array for name, array in arrays.items() if not name.startswith((SOURCE, BESIDE))}
+    model.restore({name: torch.from_numpy(array).to(device) for name, array in of_model.items()}, state["step"])
     return int(state["step"]), int(state.get("rays", n_rays))
+
+
+def _kept(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 Report = Callable[[str, Progress], None]

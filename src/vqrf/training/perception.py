@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -73,6 +73,8 @@ BYTES_OF_PIXEL: dict[Net, int] = {"alex": 200, "vgg": 2000}
 
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LPIPS_EPSILON = 1e-10
+LPIPS_LEAST = 1e-30
+"""Of the square of a length: a pixel none of whose features is above 0 has a length of 0, whose slope would be no number."""
 DISTS_MEAN, DISTS_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DISTS_C = 1e-6
 DISTS_WINDOW = (0.25, 0.5, 0.25)
@@ -83,8 +85,8 @@ def _tensor(values: object, what: str) -> Tensor:
     return torch.from_numpy(array_of(values, what)).float()
 
 
-def _channels(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values).view(1, -1, 1, 1)
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return like.new_tensor(values).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,9 @@ class Features:
                 number += 1
             found.append(tuple(layer))
         return cls(net, tuple(found))
+
+    def to(self, device: str) -> Features:
+        return replace(self, layers=tuple(tuple((w.to(device), b.to(device)) for w, b in layer) for layer in self.layers))
 
     def of(self, images: Tensor, pool: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
         """Five [N,C,h,w] of [N,3,H,W], each after its layer.
@@ -154,15 +159,27 @@ class Lpips:
         except (LookupError, TypeError, RuntimeError, Refused) as error:
             raise MetricError(f"{path}: holds no weights of {net} ({type(error).__name__}: {error})") from None
 
+    def to(self, device: str) -> Lpips:
+        return Lpips(self.features.to(device), tuple(head.to(device) for head in self.heads))
+
     def distance(self, images: Tensor, targets: Tensor) -> Tensor:
         """[N] >= 0 of [N,3,H,W] in 0..1. Differentiable."""
-        both = (2 * torch.cat([images, targets]) - 1 - _channels(LPIPS_SHIFT)) / _channels(LPIPS_SCALE)
-        total = torch.zeros(len(images))
-        for head, found in zip(self.heads, self.features.of(both), strict=True):
-            unit = found / (found.square().sum(1, keepdim=True).sqrt() + LPIPS_EPSILON)
-            apart = (unit[: len(images)] - unit[len(images) :]).square()
-            total = total + (apart * head).sum(1).mean((1, 2))
+        total = images.new_zeros(len(images))
+        for head, own, other in zip(self.heads, self._units(images), self._units(targets), strict=True):
+            total = total + ((own - other).square() * head).sum(1).mean((1, 2))
         return total
+
+    def _units(self, images: Tensor) -> list[Tensor]:
+        """The features of each layer [N,C,h,w], of length 1 over channels.
+
+        Images and targets go through the network apart, so that targets which nobody differentiates cost no way back. Where
+        the features are all 0, the root has no slope, and is taken to have none.
+        """
+        scaled = (2 * images - 1 - _channels(LPIPS_SHIFT, images)) / _channels(LPIPS_SCALE, images)
+        return [
+            found / (found.square().sum(1, keepdim=True).clamp(min=LPIPS_LEAST).sqrt() + LPIPS_EPSILON)
+            for found in self.features.of(scaled)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +215,8 @@ class Dists:
     def distance(self, images: Tensor, targets: Tensor) -> Tensor:
         """[N], about 0..1, of [N,3,H,W] in 0..1. Differentiable."""
         both = torch.cat([images, targets])
-        seen = self.features.of((both - _channels(DISTS_MEAN)) / _channels(DISTS_DEVIATION), _pool_by_norm)
-        likeness = torch.zeros(len(images))
+        seen = self.features.of((both - _channels(DISTS_MEAN, both)) / _channels(DISTS_DEVIATION, both), _pool_by_norm)
+        likeness = images.new_zeros(len(images))
         for alpha, beta, found in zip(self.alpha, self.beta, [both, *seen], strict=True):
             x, y = found[: len(images)], found[len(images) :]
             m_x, m_y = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
