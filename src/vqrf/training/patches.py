@@ -3,9 +3,9 @@
     loss    that of the step's rays + weight * (|slope of mse| / |slope of lpips|) * LPIPS(patches)
 
 where both slopes are those by the colours of pixels, of the model before its first step, over `N_PROBES` patches. So `weight`
-has no unit: at 1 a patch pulls at its pixels as strongly as their squared error does, in a scene that is easily learnt as in one
-that is not. Made comparable by their values instead, LPIPS pulled twelve times as strongly on lego, and most of that was noise to
-voxels (docs/log/perceptual.md).
+has no unit: at 1 a patch pulls at its pixels as strongly as their squared error does, in a scene that is easily learnt as in
+one that is not. Made comparable by their values instead, LPIPS pulled twelve times as strongly on lego, and most of that was
+noise to voxels (docs/log/perceptual.md).
 
 Pixels that a photo does not look at are taken to be as in the photo. Patches lie around pixels whose rays meet something, which
 the pool of the rays knows; few of them have next to nothing but background.
