@@ -63,7 +63,7 @@ class Tuning:
             seed=(self.seed, len(STAGES) + TUNINGS.index(stage)),
             device=self.device,
             checkpoint=self.checkpoints.get(stage),
-            beside=beside,
+            loss=beside,
         ):
             if self.report is not None:
                 self.report(stage, progress)

@@ -125,8 +125,7 @@ def optimize(
     seed: tuple[int, ...],
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
-    loss: Loss | None = None,
-    beside: Beside | None = None,
+    loss: Loss | Beside | None = None,
 ) -> Iterator[Progress]:
     """Run `steps` steps of `model` on rays of `source`, yielding after each.
 
@@ -137,12 +136,13 @@ def optimize(
 
     Args:
       rays_per_step: so many always, or what `RaysPerStep` says.
-      loss: to learn from; None: `model.losses`, which the kernels differentiate as they render.
-      beside: what every step learns from besides, whole in each worker.
+      loss: to learn from; None: `model.losses`, which the kernels differentiate as they render. Of a `Beside` every step learns
+        besides these; each worker from the whole of it.
     """
     kernels, source = select(device), source_on(source, device)
     size = rays_per_step if isinstance(rays_per_step, RaysPerStep) else RaysPerStep(rays_per_step)
     start, n_rays = 0, size.most
+    of_rays, beside = (loss, None) if loss is None or callable(loss) else (None, loss)
     if checkpoint is not None:
         start, n_rays = resume(model, source, checkpoint, device, n_rays, beside)
     for step in range(start, steps):
@@ -152,7 +152,7 @@ def optimize(
             if step % FOLLOW_STEPS == 0:
                 source.follow(model.volume, seed=(*seed, step, FOLLOW_STEPS))
             batch = share_of(source.sample(n_rays, seed=(*seed, step)))
-            terms = _differentiate(kernels, model, batch, loss, device)
+            terms = _differentiate(kernels, model, batch, of_rays, device)
             if beside is not None:
                 _learn_beside(kernels, model, beside, (*seed, step, BESIDE_SEED), device)
             mse, n_shaded = add_up(model.gradients, len(batch.origins) / n_rays, terms["mse"], terms["n_shaded"])
