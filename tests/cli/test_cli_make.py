@@ -28,6 +28,7 @@ from vqrf.fields.storage import describe_field, save_field
 from vqrf.geometry import Unbounded
 from vqrf.training import stages
 from vqrf.training.loop import Model
+from vqrf.training.patches import Eyes
 from vqrf.training.stages import Components
 
 
@@ -85,10 +86,10 @@ def test_a_file_of_another_size_begins_where_both_have_all_in_common(
     asked: list[tuple[str, int]] = []
     run = Tuning.run
 
-    def watched(self: Tuning, stage: str, model: Model, steps: int) -> None:
+    def watched(self: Tuning, stage: str, model: Model, steps: int, eyes: Eyes | None = None) -> None:
         checkpoint = self.checkpoints[stage].load()
         asked.append((stage, steps - (0 if checkpoint is None else checkpoint[1]["step"])))
-        run(self, stage, model, steps)
+        run(self, stage, model, steps, eyes)
 
     monkeypatch.setattr(Tuning, "run", watched)
     monkeypatch.setattr("vqrf.cli.make.Train.train", lambda *_: pytest.fail("is done already"))
