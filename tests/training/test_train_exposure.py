@@ -65,8 +65,8 @@ def test_photos_of_different_exposure_make_the_field_of_photos_that_have_none() 
     gains /= gains.mean(0)
     photos = replace(scene, train=tuple(map(with_gains, scene.train, gains)))
     demo = PRESETS["demo"]
-    coarse = replace(demo.coarse, steps=600, n_voxels=48**3, rays_per_step=1024)
-    fine = replace(demo.fine, steps=1000, n_voxels=64**3, grow_at=(100, 200, 300), rays_per_step=1024)
+    coarse = replace(demo.coarse, steps=400, n_voxels=48**3, rays_per_step=1024)
+    fine = replace(demo.fine, steps=500, n_voxels=64**3, grow_at=(50, 100, 150), rays_per_step=1024)
     config = replace(demo, coarse=coarse, fine=fine)
 
     def score(of: Scene, *, learns: bool) -> float:
