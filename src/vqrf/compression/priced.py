@@ -123,6 +123,8 @@ class PricedPreset(Preset[Kind]):
 
     def check(self, cameras: Sequence[Camera]) -> None:
         if self.eyes is not None:
+            if not self.steps:
+                raise ValueError("what eyes see is learnt in the last stage of the tuning, which has no steps")
             expect_eyes(cameras)
 
     def beside_seconds(self, cameras: Sequence[Camera]) -> float:

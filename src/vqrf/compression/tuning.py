@@ -51,7 +51,7 @@ class Tuning:
           eyes: what they see counts too, on half of the rays.
         """
         n_rays, beside = self.rays_per_step, None
-        if eyes is not None:
+        if eyes is not None and steps:
             n_rays, n_patches, side = eyes.split(n_rays, self.pool.cameras.least_side)
             lpips = read_lpips(n_patches * side**2)
             beside = Patches(lpips, self.pool, n_patches, side, weight=eyes.weight, device=self.device)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 import shlex
 import urllib.parse
@@ -38,7 +37,7 @@ ofl-1.1 ncsa unlicense zlib pddl
 """What the Hugging Face hub calls licences (its documentation, "Licenses"), but for those of models alone."""
 
 _SMALL_WORDS = {"licence", "license", "version", "the", "international", "unported", "universal"}
-_CC_ADDRESS = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/(\d\.\d)")
+_CC_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?creativecommons\.org/licenses/([a-z-]+)/(\d\.\d)(?:/[a-z.]*)*")
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~&$!@]|^[-+=:]|(?<=\d)[.)](?=\s)")
 
 
@@ -73,11 +72,12 @@ def licence_id(text: str) -> str | None:
 
     >>> [licence_id(text) for text in ("CC BY 4.0", "CC0", "Apache License, Version 2.0", "All rights reserved", "CC BY")]
     ['cc-by-4.0', 'cc0-1.0', 'apache-2.0', None, None]
-    >>> licence_id("https://creativecommons.org/licenses/by-nc/4.0/")
-    'cc-by-nc-4.0'
+    >>> address = "https://creativecommons.org/licenses/by-nc/4.0/"
+    >>> licence_id(address), licence_id(f"MIT, and photos {address}")
+    ('cc-by-nc-4.0', None)
     """
     lower = text.lower()
-    if address := _CC_ADDRESS.search(lower):
+    if address := _CC_ADDRESS.fullmatch(lower.strip()):
         lower = f"cc {address[1]} {address[2]}"
     name = "-".join(word for word in re.split(r"[\s,_-]+", lower) if word and word not in _SMALL_WORDS)
     name = {"cc0": "cc0-1.0"}.get(name, name)
@@ -89,13 +89,15 @@ def scores_of(metadata: Mapping[str, Any]) -> dict[str, float]:
 
     >>> scores_of({"test": {"psnr": 31.5, "ssim": "good", "n_views": 7}}), scores_of({"test": 3})
     ({'psnr': 31.5, 'n_views': 7}, {})
+    >>> scores_of({"test": {"psnr": 10**400, "ssim": float("nan"), "n_views": -(10**400)}})
+    {}
     """
     said = metadata.get("test")
     if not isinstance(said, dict):
         return {}
     bounds = {"psnr": MAX_PSNR, "ssim": 1.0, "n_views": 1e6}
     scores = {name: said[name] for name in bounds if type(said.get(name)) in (int, float)}
-    return {name: value for name, value in scores.items() if math.isfinite(value) and abs(value) <= bounds[name]}
+    return {name: value for name, value in scores.items() if abs(value) <= bounds[name]}  # nor are nan and inf
 
 
 def as_text(text: str) -> str:
