@@ -3,8 +3,9 @@
 huggingface_hub, the extra `hub`, does all that needs the network, and is imported where it is used. It is asked to send no
 telemetry and to say nothing by itself. Whatever it raises becomes a `HubError` in one line, in which no token stands.
 
-A server is trusted no more than a file: a size that it says is checked before anything is fetched, what it sends is cut off
-there, and the bytes must be those of which its list of files has the digest.
+A server is trusted no more than a file where it sends one: a size that it says is checked before anything is fetched, what it
+sends is cut off there, and the bytes must be those of which its list of files has the digest. That list has no limit of ours,
+as the library reads it whole.
 """
 
 from __future__ import annotations
@@ -86,9 +87,15 @@ class Held:
         """Whether these are its bytes."""
         if len(data) != self.n_bytes:
             return False
+        digest = self.begin_digest()
+        digest.update(data)
+        return bool(digest.hexdigest() == self.digest)
+
+    def begin_digest(self) -> Any:
+        """What bytes are given to, piece by piece, to get a digest of this kind."""
         if self.is_large:
-            return hashlib.sha256(data).hexdigest() == self.digest
-        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() == self.digest
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.n_bytes, usedforsecurity=False)
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,9 @@ def address_of(text: str) -> Address:
     >>> address_of("ann/lego")
     Address(repository='ann/lego', revision=None, path=None)
     """
-    found = _ADDRESS.fullmatch(text[len(SCHEME) :] if is_hub(text) else text)
-    if found is None or text.removeprefix(SCHEME).startswith(_OTHER_KINDS):
+    address = text[len(SCHEME) :] if is_hub(text) else text
+    found = _ADDRESS.fullmatch(address)
+    if found is None or address.startswith(_OTHER_KINDS):
         raise ValueError(f"{text}: expected a model repository of the Hugging Face hub, USER/NAME or USER/NAME/FILE{ENDING}")
     repository, revision, path = found.groups()
     return Address(repository, None if revision is None else urllib.parse.unquote(revision), path)
@@ -135,9 +143,16 @@ def safe_name(path: str) -> str | None:
 
 
 def url_of(repository: str) -> str:
-    """Where people look at a repository."""
+    """Where people look at a repository.
+
+    Raises:
+      HubError: the address of the hub, HF_ENDPOINT, holds a name or a password, which nobody else is to read.
+    """
     with _reasons(repository):
-        return f"{_library().constants.ENDPOINT}/{repository}"
+        endpoint = _library().constants.ENDPOINT
+    if "@" in urllib.parse.urlsplit(endpoint).netloc:
+        raise HubError(repository, "HF_ENDPOINT holds a name or a password, which a card would show", errno.EINVAL)
+    return f"{endpoint}/{repository}"
 
 
 def expect_token(repository: str) -> None:
@@ -222,27 +237,28 @@ def fetch(found: Repository, path: str, max_bytes: int | None = None) -> bytes:
     """The bytes of a file as they are at the commit.
 
     Args:
-      max_bytes: None for the usual budget of memory (see `vqrf.memory`).
+      max_bytes: None for half of the usual budget of memory (see `vqrf.memory`), as it is there twice for a moment.
 
     Raises:
       HubError: it is larger, does not arrive in time, or arrives as other bytes than the list of files says.
 
     Safe for untrusted servers.
     """
-    held, limit = found.files[path], usual_budget() if max_bytes is None else max_bytes
+    held, limit = found.files[path], usual_budget() // 2 if max_bytes is None else max_bytes
     name = f"{found.name}/{path}"
     if held.n_bytes > limit:
         said = f"has {text_of_bytes(held.n_bytes)}, the limit is {text_of_bytes(limit)}"
         raise HubError(name, f"{said} (--max-memory says how much may be taken)", errno.EFBIG)
-    data = bytearray()
+    data, digest = bytearray(), held.begin_digest()
     with _reasons(name), closing(_chunks(found, path)) as chunks:
         for chunk in chunks:
             data += chunk
+            digest.update(chunk)
             if len(data) > held.n_bytes:
                 raise HubError(name, f"more arrives than the {held.n_bytes} bytes that the repository says")
     if len(data) < held.n_bytes:
         raise HubError(name, f"ended after {len(data)} of {held.n_bytes} bytes")
-    if not held.is_of(bytes(data)):
+    if digest.hexdigest() != held.digest:
         raise HubError(name, "arrived as other bytes than the repository says that it holds")
     return bytes(data)
 
@@ -276,7 +292,7 @@ def _chunks(found: Repository, path: str) -> Generator[bytes, None, None]:
         hub.hf_raise_for_status(response)
         for chunk in response.iter_raw(CHUNK_BYTES):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"did not arrive in {FETCH_SECONDS:.0f} seconds")
+                raise HubError(f"{found.name}/{path}", f"did not arrive in {FETCH_SECONDS:.0f} seconds", errno.ETIMEDOUT)
             yield chunk
 
 

@@ -110,7 +110,7 @@ def test_rows_are_those_of_the_store_and_what_is_going_on_in_a_folder_stays(memo
 def test_a_name_that_leads_out_of_the_folder_is_refused(
     memory: Any, machines: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "find", lambda path: ["/bucket/tables/runs/a/../../../stolen"])
+    monkeypatch.setattr(memory, "find", lambda path, detail: {"/bucket/tables/runs/a/../../../stolen": {"size": 1}})
     with pytest.raises(OSError, match="leads out of it"):
         machines[0].fetch(machines[0].folder / "runs/a")
     assert not list(machines[0].folder.parent.rglob("stolen"))
@@ -130,6 +130,17 @@ def test_a_local_folder_is_itself_and_needs_no_store(name: str, tmp_path: Path, 
     assert path.read_bytes() == b"1"
     store.remove(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("out", ["file://tables", "local://a/b", "FILE://x/y"])
+def test_a_local_folder_on_a_host_is_refused(out: str) -> None:
+    with pytest.raises(OSError, match="names a host") as raised:
+        store_of(out)
+    assert raised.value.filename == out
+
+
+def test_a_url_through_several_protocols_is_one() -> None:
+    assert is_shared("simplecache::s3://bucket/tables")
 
 
 def test_each_url_has_a_folder_of_its_own_below_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,12 +102,24 @@ def test_the_library_gives_its_token_to_the_hub_alone(hub: FakeHub, file: Path) 
 
 
 @needs_library
+def test_a_hub_whose_address_holds_a_password_is_put_into_no_card(
+    hub: FakeHub, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", constants.ENDPOINT.replace("://", "://ann:secret@"))
+    outcome = vqrf("push", file, NAME)
+    assert outcome.code == 2 and "HF_ENDPOINT" in outcome.err and "secret" not in outcome.out + outcome.err
+
+
+@needs_library
 def test_the_card_says_what_the_file_says(hub: FakeHub, file: Path, ball: bytes) -> None:
     from huggingface_hub import ModelCard
 
     succeeds("push", file, NAME)
     card = ModelCard(hub.files(NAME)["README.md"].decode())
-    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "vqrf")
+    said = card.data.to_dict()
+    assert (said["license"], said["library_name"]) == ("cc-by-4.0", "vqrf")
     assert card.data.tags == ["vqrf", "radiance-field", "3d"]
     scores = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert scores == {"psnr": 31.25, "ssim": 0.95, "bytes": len(ball)}

@@ -73,7 +73,10 @@ def test_the_numbers_are_the_files() -> None:
     assert "license" not in tree and "licence" not in rest
 
 
-@pytest.mark.parametrize("wrong", [3, [], {"psnr": "much", "ssim": None, "n_views": True}, {"psnr": 1e300, "ssim": -7}])
+HUGE = {"psnr": 10**400, "n_views": -(10**400), "n_train": 10**400}
+
+
+@pytest.mark.parametrize("wrong", [3, [], {"psnr": "much", "ssim": None, "n_views": True}, {"psnr": 1e300, "ssim": -7}, HUGE])
 def test_numbers_that_are_none_are_not_said(wrong: object) -> None:
     assert scores_of({"test": wrong}) == {}
     tree, rest = card({"test": wrong, "training": wrong, "generator": wrong})
@@ -94,6 +97,8 @@ def test_every_licence_of_the_hub_is_known_by_its_name() -> None:
         ("https://creativecommons.org/licenses/by-sa/3.0/", "cc-by-sa-3.0"),
         ("MIT License", "mit"),
         ("The Unlicense", "unlicense"),
+        ("https://creativecommons.org/licenses/by/4.0/legalcode", "cc-by-4.0"),
+        ("https://creativecommons.org/licenses/by/4.0/legalcode and MIT", None),
         ("CC BY", None),
         ("CC BY 9.0", None),
         ("not MIT", None),

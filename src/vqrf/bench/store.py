@@ -57,11 +57,14 @@ class Store:
             for path in paths:
                 if (path, self.url) in HELD:
                     continue
-                found = [PurePosixPath(name).relative_to(root) for name in files.find(f"{root}/{self._name(path)}")]
+                sizes = files.find(f"{root}/{self._name(path)}", detail=True)
+                found = {PurePosixPath(name).relative_to(root): about["size"] for name, about in sizes.items()}
                 for name in sorted(found, key=_comes_last):
                     if ".." in name.parts:
                         raise OSError(errno.EINVAL, f"has a file that leads out of it: {str(name)[:200]!a}")
                     target = self.folder / name
+                    if target != path and target.is_file() and target.stat().st_size == found[name]:
+                        continue  # what a folder holds is named by what it is made of, and does not change
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with making(target) as temporary:
                         files.get_file(f"{root}/{name}", str(temporary))
@@ -119,6 +122,8 @@ class Store:
             files.invalidate_cache()
             yield files, root.rstrip("/")
         except Exception as error:  # each kind of store has its own
+            if isinstance(error, OSError) and str(error.filename).startswith(str(self.folder)):
+                raise  # of this machine
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise OSError(getattr(error, "errno", None) or errno.EIO, reason, self.url) from error
 
@@ -129,19 +134,26 @@ def is_shared(out: str) -> bool:
 
 
 def scheme_of(out: str) -> str:
-    """What stands before `://`; empty where nothing does."""
-    found = re.match(r"([a-z][a-z0-9+.-]*)://", out, re.IGNORECASE)
+    """What stands before `://`, one protocol or several with `::` between them; empty where nothing does."""
+    found = re.match(r"([a-z][a-z0-9+.:-]*)://", out, re.IGNORECASE)
     return found[1].lower() if found else ""
 
 
 def store_of(out: str) -> Store:
-    """The store of a folder's name, or of a URL; one of a URL works in a folder below the user's cache."""
+    """The store of a folder's name, or of a URL; one of a URL works in a folder below the user's cache.
+
+    Raises:
+      OSError: the URL of a local folder names a host, as `file://tables` does; `filename` is the URL.
+    """
     if is_shared(out):
         url = out.rstrip("/")
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return Store((cache / "vqrf" / "tables" / f"{zlib.crc32(url.encode()):08x}").resolve(), url)
     if scheme_of(out):
-        return Store(Path(urllib.request.url2pathname(urllib.parse.urlsplit(out).path)).resolve())
+        _, host, path, _, _ = urllib.parse.urlsplit(out)
+        if host not in ("", "localhost"):
+            raise OSError(errno.EINVAL, "names a host; expected three slashes before a folder's path", out)
+        return Store(Path(urllib.request.url2pathname(path)).resolve())
     return Store(Path(out).resolve())
 
 

@@ -248,14 +248,15 @@ class Export:
     url: str | None = None
     """Address at which you will publish the page.
     Links to it then show a picture, which is written beside the page as a .jpg."""
-    level: float = LEVEL
-    """For a surface: the share of the light, between 0 and 1, that the field absorbs there within one voxel's length."""
+    level: float | None = None
+    """For a surface: the share of the light, between 0 and 1, that the field absorbs there within one voxel's length.
+    Without it, 0.5."""
     points: bool = False
     """For a .ply: write points on the surface, without triangles."""
     splats: bool = False
     """For a .ply: write Gaussian splats, an approximation of the scene, whose PSNR against it is printed."""
-    max_splats: int = MOST
-    """For splats: write no more than these. Of what is seen, that which adds most to pictures is kept."""
+    max_splats: int | None = None
+    """For splats: write no more than these. Of what is seen, that which adds most to pictures is kept. Without it, 2000000."""
     voxels: bool = False
     """For a .glb: write voxels with colour and opacity, without a surface, by the draft EXT_primitive_voxels."""
     overwrite: bool = False
@@ -282,15 +283,15 @@ class Export:
             raise UsageError(f"{self.out}: is not written; write {nano}, of which nanovdb_convert makes a {OPENVDB_SUFFIX}")
         if ending not in endings:
             raise UsageError(f"{self.out}: expected a name that ends in {', '.join(endings)}")
-        if self.level != LEVEL and (self.splats or self.voxels or ending not in SURFACE_SUFFIXES):
+        if self.level is not None and (self.splats or self.voxels or ending not in SURFACE_SUFFIXES):
             raise UsageError(f"--level: expected a surface, and a name that ends in .ply or .glb, got {self.out}")
         if self.points and ending != ".ply":
             raise UsageError(f"--points: expected a name that ends in .ply, got {self.out}")
         if self.splats and (self.points or ending not in (".ply", SPLAT_SUFFIX)):
             raise UsageError(f"--splats: expected a name that ends in .ply or {SPLAT_SUFFIX}, and no --points, got {self.out}")
-        if self.max_splats != MOST and not (self.splats or ending == SPLAT_SUFFIX):
+        if self.max_splats is not None and not (self.splats or ending == SPLAT_SUFFIX):
             raise UsageError(f"--max-splats: expected splats, a .ply with --splats or a {SPLAT_SUFFIX}, got {self.out}")
-        if self.max_splats < 1:
+        if self.max_splats is not None and self.max_splats < 1:
             raise UsageError(f"--max-splats: expected at least 1, got {self.max_splats}")
         if self.voxels and ending != ".glb":
             raise UsageError(f"--voxels: expected a name that ends in .glb, got {self.out}")
@@ -319,12 +320,13 @@ class Export:
         say(False, f"{self.out}: {len(page)} bytes, {len(data)} of them the scene's")
 
     def _write_surface(self, is_glb: bool) -> None:
-        if not LEAST_LEVEL <= self.level < 1:
-            raise UsageError(f"--level: expected a value between {LEAST_LEVEL:g} and 1, got {self.level:g}")
+        level = LEVEL if self.level is None else self.level
+        if not LEAST_LEVEL <= level < 1:
+            raise UsageError(f"--level: expected a value between {LEAST_LEVEL:g} and 1, got {level:g}")
         expect_writable(self.out, Writing(overwrite=self.overwrite))
         field, notes, _ = load_any(self.scene)
         with named(self.scene):
-            surface = surface_of(field, self.level)
+            surface = surface_of(field, level)
         data = glb_of(surface, about_of_notes(notes).up or Z) if is_glb else ply_of(surface, with_faces=not self.points)
         write_atomically(self.out, data)
         triangles = "" if self.points else f" and {len(surface.faces)} triangles"
@@ -335,7 +337,7 @@ class Export:
         field, notes, _ = load_any(self.scene)
         with named(self.scene):
             about = about_of_notes(notes)
-            splats, kept = splats_of(field, about, self.max_splats)
+            splats, kept = splats_of(field, about, self.max_splats or MOST)
             data = (splat_ply_of if is_ply else spz_of)(splats, about.up or Z)
         write_atomically(self.out, data)
         n = len(splats.positions)

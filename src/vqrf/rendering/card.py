@@ -26,6 +26,9 @@ TASK = "novel-view-synthesis"
 MAX_PSNR = 1000.0
 """dB: more than any picture has."""
 
+MAX_PHOTOS = 1_000_000
+"""More than any scene is learnt from."""
+
 HUB_LICENCES = """
 apache-2.0 mit afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0
 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0
@@ -38,7 +41,7 @@ ofl-1.1 ncsa unlicense zlib pddl
 
 _SMALL_WORDS = {"licence", "license", "version", "the", "international", "unported", "universal"}
 _CC_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?creativecommons\.org/licenses/([a-z-]+)/(\d\.\d)(?:/[a-z.]*)*")
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~&$!@]|^[-+=:]|(?<=\d)[.)](?=\s)")
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>#|~&$!@]|^[-+=:]|(?<=\d)[.)](?=\s)|:(?=//)|(?<=[wW]{3})\.")
 
 
 def card_of(small: Compressed, file: str, n_bytes: int, home: str, *, page: str | None = None) -> bytes:
@@ -105,6 +108,8 @@ def as_text(text: str) -> str:
 
     >>> print(as_text("<b>A *ball*</b>"))
     \<b\>A \*ball\*\</b\>
+    >>> print(as_text("https://a.org, www.a.org"))
+    https\://a.org, www\.a.org
     """
     return _MARKDOWN.sub(lambda found: f"\\{found[0]}", text)
 
@@ -146,7 +151,7 @@ def _facts(small: Compressed, about: About, file: str, n_bytes: int, scores: Map
         facts["SSIM"] = f"{scores['ssim']:.4f}{photos}"
     training = small.metadata.get("training")
     n_train = training.get("n_train") if isinstance(training, dict) else None
-    facts["learnt from"] = f"{n_train} photos" if type(n_train) is int and n_train > 0 else ""
+    facts["learnt from"] = f"{n_train} photos" if type(n_train) is int and 0 < n_train <= MAX_PHOTOS else ""
     generator = small.metadata.get("generator")
     if isinstance(generator, str) and generator.isprintable() and len(generator) <= MAX_CHARACTERS:
         facts["made by"] = as_text(generator)
