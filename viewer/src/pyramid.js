@@ -383,13 +383,11 @@ export function addUp(steps, levels) {
     const coarse = above
     eachNode(level, (node, x, y, z) => {
       const at = node * width
-      for (let c = 0; c < width; c++) values[at + c] *= steps[c]
-      if (!parents) return
-      const found = parents.of(x, y, z)
-      const share = 1 / parents.n
-      for (let p = 0; p < parents.n; p++) {
-        const from = found[p] * width
-        for (let c = 0; c < width; c++) values[at + c] += coarse[from + c] * share
+      const found = parents?.of(x, y, z) ?? []
+      for (let c = 0; c < width; c++) {
+        let sum = 0
+        if (parents) for (let p = 0; p < parents.n; p++) sum += coarse[found[p] * width + c] / parents.n
+        values[at + c] = values[at + c] * steps[c] + sum
       }
     })
     above = values

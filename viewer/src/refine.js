@@ -2,11 +2,11 @@
  * In which sizes and in which pieces a picture is drawn. Sides are in pixels, shares are of a whole picture's sides.
  *
  * A picture at rest climbs a ladder: the whole of it at an eighth, a quarter, a half and all of its size, each complete before the
- * next begins. Within a size, what is near the middle is drawn first.
+ * next begins; of a coarse field first at a sixteenth. Within a size, what is near the middle is drawn first.
  */
 
 /** Shares of the sides, coarse to fine. */
-export const LADDER = [1 / 8, 1 / 4, 1 / 2, 1]
+export const LADDER = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
 /** Sizes of the moving picture: so many to one halving of its side. */
 const SIZES_PER_HALVING = 4
 /** A moving picture grows by two sizes or not at all, so that it does not flicker between two. */

@@ -111,7 +111,8 @@ vec3 add_color(vec3 at, float its_weight) {
   ${each((channel, c) => `sum[${c}] += texel_${channel >> 2}[${channel & 3}] * basis_${channel};`)}
   return ${color};
 }
-vec3 finish_color(bool is_last) { return vec3(0.0); }`
+vec3 finish_color() { return vec3(0.0); }
+bool is_full() { return false; }`
 }
 
 /** @param {number} n */
@@ -224,7 +225,7 @@ function layersSource({ layers, channels, featureFrequencies }) {
   })
   const last = layers.length % 2 ? 'a' : 'b'
   return `
-vec4 weight_at(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1}, i / ${WEIGHTS_WIDTH}), 0); }
+vec4 weight_at(int i) { return texelFetch(uWeights, ivec2(i & ${WEIGHTS_WIDTH - 1}, i >> 8), 0); }
 vec4 of_ray[${first.out}];
 vec4 queue[${QUEUE}];
 int queued = 0;
@@ -257,15 +258,15 @@ vec3 colors_from(int first_due) {
   return sum;
 }
 /* The one call of the network: a compiler that puts functions where they are called has to see it only once. */
-vec3 finish_color(bool is_last) {
-  int due = is_last || queued == ${QUEUE} ? queued : 0;
+vec3 finish_color() {
   vec3 sum = vec3(0.0);
-  for (; due > 0 && !is_prepared; is_prepared = true) prepare();
-  for (int i = due; i < ${QUEUE} && due > 0; i++) queue[i] = vec4(0.0);
-  for (int i = 0; i < due; i += ${AT_ONCE}) sum += colors_from(i);
-  if (due > 0) queued = 0;
+  for (; queued > 0 && !is_prepared; is_prepared = true) prepare();
+  for (int i = queued; i < ${QUEUE}; i++) queue[i] = vec4(0.0);
+  for (int i = 0; i < queued; i += ${AT_ONCE}) sum += colors_from(i);
+  queued = 0;
   return sum;
 }
+bool is_full() { return queued == ${QUEUE}; }
 vec3 add_color(vec3 at, float its_weight) {
   queue[queued++] = vec4(at, its_weight);
   return vec3(0.0);
@@ -408,43 +409,45 @@ void main() {
   float until = 0.0;
   while (is_going) {
     do {
-      vec3 p = start;
-      for (is_found = false; n < ${limit} && !is_found && (k <= last${isUnbounded ? ` || k < 3e38 && follow()` : ''}); n++) {
-        p = start + k * stride;
-        ivec3 cell = ivec3(clamp(p, vec3(0.0), ceil(uCells) - 1.0));
-        block = cell >> ${BLOCK_BITS};
-        info = texelFetch(uBlocks, block.zyx, 0);
-        int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
-        is_found = info.w == 0u && (((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) != 0u;
-        vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
-        k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${BLOCK_CELLS}.0, k);
-      }
-      vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${BRICK}.0 - vec3(block * ${BLOCK_CELLS}) + 0.5;
-      vec3 at = ((p + corner) * uTexel).zyx;
-      vec3 level = textureLod(uDensity, at, 0.0).rgb;
-      float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(drawn.emptyDensity)}, uRange[0].y, level.g);
-      float its_weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(drawn)}) : 0.0;
-      light.a -= its_weight;
-      next = its_weight > ${float(drawn.alphaThreshold)} ? vec4(at, 1.0) * its_weight : vec4(0.0);
-      if (run.w == 0.0) {
-        home = info.z;
-        until = k + ${length};
-      }
-      float total = run.w + next.w;
-      bool is_near = info.z == home && k <= until;
-      if (is_near || total < uShare) {
-        run = is_near ? run + next : next.w > run.w ? next * total / next.w : run * total / run.w;
-        next = vec4(0.0);
-      }
-      is_going = is_found && light.a >= ${LIGHT_LEFT};
-    } while (is_going && next.w == 0.0);
-    if (run.w > 0.0) light.rgb += add_color(run.xyz / run.w, run.w);
-    run = next;
-    home = info.z;
-    until = k + ${length};
-    k = is_going ? k : 3e38;
-    is_going = is_going || run.w > 0.0;
-    light.rgb += finish_color(!is_going);
+      do {
+        vec3 p = start;
+        for (is_found = false; n < ${limit} && !is_found && (k <= last${isUnbounded ? ` || k < 3e38 && follow()` : ''}); n++) {
+          p = start + k * stride;
+          ivec3 cell = ivec3(clamp(p, vec3(0.0), ceil(uCells) - 1.0));
+          block = cell >> ${BLOCK_BITS};
+          info = texelFetch(uBlocks, block.zyx, 0);
+          int bit = ((cell.x & 1) << 4) | ((cell.y & 3) << 2) | (cell.z & 3);
+          is_found = info.w == 0u && (((cell.x & 2) == 0 ? info.x : info.y) >> bit & 1u) != 0u;
+          vec3 far = vec3(block) + mix(vec3(1.0 - float(info.w)), vec3(info.w), ahead);
+          k = is_found ? k + 1.0 : leaving(info.w == 0u ? vec3(cell) + ahead : far * ${BLOCK_CELLS}.0, k);
+        }
+        vec3 corner = vec3(info.z & 255u, (info.z >> 8) & 255u, info.z >> 16) * ${BRICK}.0 - vec3(block * ${BLOCK_CELLS}) + 0.5;
+        vec3 at = ((p + corner) * uTexel).zyx;
+        vec3 level = textureLod(uDensity, at, 0.0).rgb;
+        float density = uRange[0].x * (level.r + level.b / 256.0) + mix(${float(drawn.emptyDensity)}, uRange[0].y, level.g);
+        float its_weight = is_found && density > ${float(floor)} ? light.a * (1.0 - ${lightThrough(drawn)}) : 0.0;
+        light.a -= its_weight;
+        next = its_weight > ${float(drawn.alphaThreshold)} ? vec4(at, 1.0) * its_weight : vec4(0.0);
+        if (run.w == 0.0) {
+          home = info.z;
+          until = k + ${length};
+        }
+        float total = run.w + next.w;
+        bool is_near = info.z == home && k <= until;
+        if (is_near || total < uShare) {
+          run = is_near ? run + next : next.w > run.w ? next * total / next.w : run * total / run.w;
+          next = vec4(0.0);
+        }
+        is_going = is_found && light.a >= ${LIGHT_LEFT};
+      } while (is_going && next.w == 0.0);
+      if (run.w > 0.0) light.rgb += add_color(run.xyz / run.w, run.w);
+      run = next;
+      home = info.z;
+      until = k + ${length};
+      k = is_going ? k : 3e38;
+      is_going = is_going || run.w > 0.0;
+    } while (is_going && !is_full());
+    light.rgb += finish_color();
   }
 }`
 }

@@ -6,7 +6,7 @@
 
 import { Controls } from './controls.js'
 import { Orbit } from './orbit.js'
-import { areaOf, movingShare, nextShare, piecesOf } from './refine.js'
+import { areaOf, LADDER, movingShare, nextShare, piecesOf } from './refine.js'
 import { CANNOT, NoGraphics, Renderer, resized } from './renderer.js'
 import { claim, giveBack, settle } from './slots.js'
 
@@ -327,7 +327,7 @@ export class Stage {
   /** Go on with the next size, or with the whole one. @param {Renderer} renderer */
   drawResting(renderer) {
     if (!this.plan) {
-      const share = nextShare(this.share)
+      const share = nextShare(this.share || (this.drawn?.isCoarse ? 0 : LADDER[0]))
       const [width, height] = this.sides(share)
       this.plan = { share, width, height, pieces: piecesOf(width, height, this.pixels) }
     }

@@ -268,14 +268,13 @@ function voxelsOf(field) {
   }
   const { density: densities, features } = 'mix' in field ? multiplyOut(field, dequantize(field.mix)) : valuesOf(field)
   let [low, high] = [MAX_DENSITY, -MAX_DENSITY]
-  for (const [row, value] of densities.entries()) {
-    const density = Math.max(-MAX_DENSITY, Math.min(value, MAX_DENSITY))
-    densities[row] = density
+  for (let row = 0; row < densities.length; row++) {
+    const density = (densities[row] = Math.max(-MAX_DENSITY, Math.min(densities[row], MAX_DENSITY)))
     low = Math.min(low, density)
     high = Math.max(high, density)
   }
   const step = (high - low) / 65535 || 1
-  const levels = Uint16Array.from(densities, (density) => Math.round((density - low) / step))
+  const levels = new Uint16Array(densities.map((density) => Math.round((density - low) / step)))
   return { densities, levels, range: [255 * 256 * step, low], tables: [features, new Float32Array(0)], codes: undefined }
 }
 

@@ -7,13 +7,14 @@ import { areaOf, movingShare, nextShare, piecesOf } from '../src/refine.js'
 
 const FRAME_MS = 28
 
-test('a picture climbs by eighths, quarters and halves to the whole, from wherever the movement left it', () => {
+test('a picture climbs by sixteenths, eighths, quarters and halves to the whole, from wherever the movement left it', () => {
   const climb = (shown) => {
     const seen = []
     for (let share = shown; share < 1; seen.push(share)) share = nextShare(share)
     return seen
   }
-  assert.deepEqual(climb(0), [1 / 8, 1 / 4, 1 / 2, 1])
+  assert.deepEqual(climb(0), [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
+  assert.deepEqual(climb(1 / 16), [1 / 8, 1 / 4, 1 / 2, 1])
   assert.deepEqual(climb(0.21), [1 / 4, 1 / 2, 1])
   assert.deepEqual(climb(0.97), [1])
 })
