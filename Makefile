@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 
 # After every change: what breaks most often, in a minute and a half.
 check: lint
-	$(PYTEST) -m "not slow" tests/test_rooms.py tests/test_pages.py tests/test_geometry.py tests/kernels tests/codec
+	$(PYTEST) -m "not slow" tests/test_rooms.py tests/test_pages.py tests/test_geometry.py tests/test_cameras.py tests/kernels tests/codec
 
 # Before a change lands: all but what is marked slow.
 test: lint

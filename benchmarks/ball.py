@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.codec.compressed import CODED, PRUNED, CompressedField, Quantized
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Float32, Lattice
+from vqrf.geometry import Float32, Lattice
 from vqrf.kernels import Volume
 from vqrf.kernels.constants import Equation
 from vqrf.training.stages import Appearance, Sampling

@@ -33,13 +33,14 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from vqrf.cameras import Camera
 from vqrf.compression.importance import measure_importance
 from vqrf.data.load import load_scene
 from vqrf.data.rays import CameraTable, RayPool
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import load_field
-from vqrf.geometry import Camera, Float32
+from vqrf.geometry import Float32
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.equation import render as render_samples
 from vqrf.kernels.equation import tensors, waves

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
+from vqrf.cameras import Z
 from vqrf.codec.about import about_of
 from vqrf.codec.bitstream import decode
 from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import expand
-from vqrf.geometry import Z
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.film import orbit
 from vqrf.rendering.page import page_with_scene

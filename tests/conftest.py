@@ -8,15 +8,20 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from apart import Apart
+from hypothesis import settings
 from tiny import TINY, tiny_scene
 
+from vqrf.cameras import Camera
 from vqrf.compression.importance import measure_importance
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Lattice
+from vqrf.geometry import Lattice
 from vqrf.kernels.constants import Equation
 from vqrf.training.train import fit
+
+settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("any machine")
 
 BALL_RADIUS = 0.6
 """World units, around the origin; here density + bias is 0 and one step has alpha 1 - 2^-0.5 = 0.29."""

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from tiny import TINY
 
+from vqrf.cameras import Camera
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.paper import PaperPreset
 from vqrf.compression.presets import compress
 from vqrf.data.scene import Scene, moved_scene
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Camera
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render
 from vqrf.training.train import fit

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vqrf.cameras import Camera
 from vqrf.data.rays import CameraTable
-from vqrf.geometry import Camera
 from vqrf.lens import BROWN, CLOSED, Lens, names_of
 
 WIDTH, HEIGHT = 640, 480

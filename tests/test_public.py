@@ -21,11 +21,11 @@ from tiny import TINY
 
 import vqrf
 from vqrf import bars
+from vqrf.cameras import Camera
 from vqrf.codec.bitstream import encode
 from vqrf.compression import presets
 from vqrf.fields.field import RadianceField
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import own_scene, render
 from vqrf.training import stages

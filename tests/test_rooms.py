@@ -35,6 +35,7 @@ WARP = ("warp_march", "warp_rays", "warp_rows", "warp_sums", "warp_launch", "war
 WINGS = {
     "lens": (),
     "geometry": (),
+    "cameras": (),
     "memory": (),
     "files": (),
     "hub": (),

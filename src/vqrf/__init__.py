@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
+    from vqrf.cameras import Camera as Camera
     from vqrf.codec.bitstream import decode as decode
     from vqrf.codec.bitstream import encode as encode
     from vqrf.codec.compressed import Compressed as Compressed
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
     from vqrf.data.scene import View as View
     from vqrf.fields.field import RadianceField as RadianceField
     from vqrf.fields.field import expand as expand
-    from vqrf.geometry import Camera as Camera
     from vqrf.geometry import Lattice as Lattice
     from vqrf.rendering.evaluate import Evaluation as Evaluation
     from vqrf.rendering.evaluate import evaluate as evaluate
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Camera": "geometry",
+    "Camera": "cameras",
     "CompactPreset": "compression.compact",
     "Compressed": "codec.compressed",
     "CompressedField": "codec.compressed",

@@ -13,9 +13,9 @@ import pytest
 import torch
 from changed import changed
 
+from vqrf.cameras import Camera
 from vqrf.data.rays import CameraTable
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.kernels import equation
 from vqrf.rendering.render import render
 

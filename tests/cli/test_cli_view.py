@@ -20,6 +20,7 @@ import PIL.Image
 import pytest
 from tiny import TINY, assert_same_field
 
+from vqrf.cameras import cameras_within
 from vqrf.cli import view as cli_view
 from vqrf.cli.convert import AS_THEY_ARE, OwnRenders, load_to_compress
 from vqrf.cli.main import main
@@ -33,7 +34,6 @@ from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, load_run
 from vqrf.fields.storage import load_field, save_field
-from vqrf.geometry import cameras_within
 from vqrf.interop import bytes_of_dvgo, files_of_vqrf, load_checkpoint, load_vqrf, zip_of_vqrf
 from vqrf.kernels import has_native
 from vqrf.rendering.film import orbit

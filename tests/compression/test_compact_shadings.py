@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from changed import changed
 
+from vqrf.cameras import Camera
 from vqrf.codec.bitstream import decode, encode
 from vqrf.compression.compact import CompactPreset, PyramidModel
 from vqrf.compression.priced import Rounding
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Camera
 from vqrf.rendering.render import render
 from vqrf.training.loop import optimize
 

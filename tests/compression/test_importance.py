@@ -10,12 +10,12 @@ from changed import changed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqrf.cameras import Camera
 from vqrf.codec.compressed import CODED, KEPT, PRUNED
 from vqrf.compression.importance import carrying, deal_out, measure_importance, partition_voxels, spread_out
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.rendering.render import render
 
 

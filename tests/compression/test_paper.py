@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny import TINY_COMPRESS, Interrupted, Recorder, assert_same_compressed
 
+from vqrf.cameras import Camera
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, float_table
 from vqrf.compression.importance import EMPTY_MARGIN, partition_voxels
@@ -20,7 +21,6 @@ from vqrf.compression.tuning import Checkpoints
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Camera
 from vqrf.kernels import has_native
 from vqrf.rendering.evaluate import evaluate
 from vqrf.rendering.render import render

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from vqrf.geometry import Camera
+from vqrf.cameras import Camera
 
 SPOT = 0.06
 """World size of the walls' spots."""

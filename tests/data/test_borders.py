@@ -10,10 +10,10 @@ import pytest
 from foreign_places import HEIGHT, N_CAMERAS, WIDTH, save_cameras
 from PIL import Image
 
+from vqrf.cameras import Camera
 from vqrf.data.borders import border_widths, without_borders
 from vqrf.data.load import load_scene
 from vqrf.data.scene import View
-from vqrf.geometry import Camera
 
 
 def photos(n: int = 10, size: tuple[int, int] = (60, 45), seed: int = 0, floor: int = 255) -> list[View]:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from corner import cameras_along, draw_corner
 
+from vqrf.cameras import Camera, cameras_around
 from vqrf.data.check import FEW_VIEWS, check_scene, reprojection_errors, stand_of
 from vqrf.data.colmap import Observations
 from vqrf.data.listing import Listing, Optics, Shot
 from vqrf.data.scene import Scene, View
-from vqrf.geometry import Camera, cameras_around
 
 UP = (0.0, 0.0, 1.0)
 AROUND = cameras_around((0.5, -1.0, 2.0), 1.0, 40, 64)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vqrf.cameras import Camera, cameras_around
 from vqrf.data.listing import Listing, SceneError
 from vqrf.data.load import SceneOptions, load_scene
 from vqrf.data.placement import Placement, PlacementError, Wishes, fault_of, place
 from vqrf.data.scene import Scene, View, camera_bounds, save_scene
-from vqrf.geometry import Camera, cameras_around
 
 LISTING = Listing(Path("x"), "x", ())
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])

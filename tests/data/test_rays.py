@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqrf.cameras import Camera
 from vqrf.data import rays as rays_module
 from vqrf.data.rays import CameraTable, RayPool
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.kernels import Volume, select
 
 

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vqrf.cameras import Camera
 from vqrf.data import camera_json
 from vqrf.data.builtin import built_in_scene
 from vqrf.data.listing import COLORS, SceneError
 from vqrf.data.load import load_scene
 from vqrf.data.scene import Scene, View, camera_bounds, save_scene
-from vqrf.geometry import Camera
 
 LEGO = Path(__file__).parents[3] / "shared" / "data" / "nerf_synthetic" / "lego"
 needs_lego = pytest.mark.skipif(not LEGO.is_dir(), reason=f"needs the Synthetic-NeRF lego scene in {LEGO}")

@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vqrf.cameras import Camera
 from vqrf.data.listing import SceneError
 from vqrf.data.load import SceneOptions, load_scene
-from vqrf.geometry import Camera
 from vqrf.lens import Lens
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -13,9 +13,10 @@ from changed import changed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqrf.cameras import Camera
 from vqrf.codec.compressed import CODED, KEPT, PRUNED, CompressedField, Quantized, Table, float_table
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Camera, Lattice
+from vqrf.geometry import Lattice
 from vqrf.kernels import reference
 from vqrf.kernels.constants import Activation, Equation
 from vqrf.rendering.render import render

@@ -9,11 +9,11 @@ import pytest
 from changed import changed
 from tiny import emptied
 
+from vqrf.cameras import Camera
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.render import render
 

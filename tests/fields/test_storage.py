@@ -18,12 +18,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny import assert_same_field
 
+from vqrf.cameras import Camera
 from vqrf.data.scene import Scene
 from vqrf.fields import storage
 from vqrf.fields.cells import active_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError, load_arrays, load_field, save_arrays, save_field
-from vqrf.geometry import Camera, Lattice
+from vqrf.geometry import Lattice
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.render import render
 

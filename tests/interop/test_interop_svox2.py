@@ -15,10 +15,10 @@ from foreign import FIXTURES, Malice, decibels, needs_fixtures, object_npy, offi
 from oracles import harmonics, trilinear
 from tiny import assert_same_field
 
+from vqrf.cameras import Camera
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.interop import CheckpointError, Sampling, archives, bytes_of_svox2, guess_scale, is_checkpoint, load_checkpoint, svox2
 from vqrf.rendering.render import render
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_scenes import LOSSES, SCENES, make_volume, random_targets, zero_gradients
 
+from vqrf.cameras import Camera
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import load_field, save_field
-from vqrf.geometry import Camera, Front, Lattice
+from vqrf.geometry import Front, Lattice
 from vqrf.kernels import Volume, reference, select
 from vqrf.kernels.constants import Equation
 from vqrf.kernels.equation import pieces_of, tensors

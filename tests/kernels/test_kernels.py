@@ -14,9 +14,9 @@ import torch
 from changed import changed
 from kernel_scenes import LOSSES, Rays, every_scene, make_rays, make_volume, random_targets, zero_gradients
 
+from vqrf.cameras import Camera
 from vqrf.codec.pyramid import children_of
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.kernels import (
     ADAM_BETAS,
     ADAM_EPSILON,

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_scenes import LOSSES, SCENES, make_volume, random_targets, zero_gradients
 
+from vqrf.cameras import Camera
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import load_field, save_field
-from vqrf.geometry import FARTHEST, Camera, Lattice, Unbounded
+from vqrf.geometry import FARTHEST, Lattice, Unbounded
 from vqrf.kernels import Volume, reference, select
 from vqrf.kernels.constants import Equation
 from vqrf.kernels.equation import LOSS_TERMS, Piece, pieces_of, tensors

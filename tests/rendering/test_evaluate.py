@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqrf.cameras import Camera
 from vqrf.data.scene import View
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.rendering.evaluate import EQUAL_PSNR, Evaluation, ViewScore, evaluate, psnr, ssim
 from vqrf.rendering.render import Image, bytes_from_colors, render
 

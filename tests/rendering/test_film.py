@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vqrf.cameras import Camera, cameras_within, yaw_of
 from vqrf.codec.about import About, FirstView
-from vqrf.geometry import Camera, Lattice, cameras_within, yaw_of
+from vqrf.geometry import Lattice
 from vqrf.rendering.film import FOV, PathError, load_path, orbit, spiral, writing_clip
 from vqrf.rendering.poster import camera_of, view_amid
 

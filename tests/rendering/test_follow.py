@@ -15,10 +15,10 @@ import pytest
 from tiny import TINY, assert_same_field, emptied
 
 import vqrf
+from vqrf.cameras import Camera
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.scene import Scene
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.rendering import follow
 from vqrf.rendering.poster import camera_of, first_view
 from vqrf.rendering.render import render

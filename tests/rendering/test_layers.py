@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vqrf.cameras import Camera
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.rendering.layers import distances_of, exr_of, layer_files
 from vqrf.rendering.render import Image, render
 

@@ -13,12 +13,13 @@ import pytest
 from changed import changed
 from test_bitstream import generate
 
+from vqrf.cameras import Z, cameras_around, cameras_within, upright, yaw_of
 from vqrf.cli.meta import presented
 from vqrf.codec.about import About, FirstView, poster_sides
 from vqrf.codec.compressed import CODED, PRUNED
 from vqrf.codec.pyramid import PyramidField
 from vqrf.fields.field import RadianceField, expand
-from vqrf.geometry import Vector, Z, cameras_around, cameras_within, upright, yaw_of
+from vqrf.geometry import Vector
 from vqrf.kernels import has_native, select
 from vqrf.rendering import poster
 from vqrf.rendering.poster import (

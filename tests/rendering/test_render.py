@@ -14,9 +14,9 @@ import pytest
 from changed import changed
 from tiny import emptied
 
+from vqrf.cameras import Camera, Z, yaw_of
 from vqrf.codec.about import About, FirstView
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Z, yaw_of
 from vqrf.kernels import select
 from vqrf.rendering.render import OWN_TEST_VIEWS, own_scene, render, save_image
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqrf.cameras import Camera
 from vqrf.codec.about import About, FirstView
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Front, Lattice, Unbounded, Vector
+from vqrf.geometry import Front, Lattice, Unbounded, Vector
 from vqrf.memory import OverBudget, limited
 from vqrf.rendering.splats import (
     BLUR,

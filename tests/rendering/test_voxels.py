@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vqrf.geometry import Lattice, Vector, Z
+from vqrf.cameras import Z
+from vqrf.geometry import Lattice, Vector
 from vqrf.memory import OverBudget, limited
 from vqrf.rendering.surface import linear_of, rotation_of, srgb_of, turn_up
 from vqrf.rendering.vdb import Fog

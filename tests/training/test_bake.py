@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny import assert_same_field
 
+from vqrf.cameras import Camera
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.kernels.equation import view_harmonics
 from vqrf.rendering.evaluate import evaluate, psnr
 from vqrf.rendering.render import render

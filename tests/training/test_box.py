@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqrf.cameras import cameras_around
 from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Front, Lattice, Unbounded, cameras_around
+from vqrf.geometry import Front, Lattice, Unbounded
 from vqrf.kernels import select
 from vqrf.training import box
 from vqrf.training.box import (

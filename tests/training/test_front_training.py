@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vqrf.cameras import Camera, cameras_around, cameras_beside
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.listing import Listing
@@ -15,7 +16,7 @@ from vqrf.data.placement import PlacementError, Wishes, place
 from vqrf.data.scene import Scene, View, front_bounds
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera, Front, Lattice, cameras_around, cameras_beside
+from vqrf.geometry import Front, Lattice
 from vqrf.interop import bytes_of_dvgo
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.evaluate import evaluate

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny import little_lpips
 
+from vqrf.cameras import Camera
 from vqrf.data.images import bytes_from_colors
 from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.kernels import Gradients, Volume, reference, select
 from vqrf.kernels.equation import tensors
 from vqrf.rendering.evaluate import MetricError

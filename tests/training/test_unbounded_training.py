@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqrf.cameras import Camera, cameras_around
 from vqrf.codec.about import About, FirstView
 from vqrf.codec.bitstream import decode, encode
 from vqrf.data.images import bytes_from_colors
@@ -14,7 +15,7 @@ from vqrf.data.placement import look_of
 from vqrf.data.scene import CUBE_LOOKED_AT, Scene, View, opaque_scene, unbounded_bounds
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera, Lattice, Unbounded, cameras_around
+from vqrf.geometry import Lattice, Unbounded
 from vqrf.interop import bytes_of_dvgo
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.evaluate import evaluate

@@ -28,6 +28,7 @@ import pytest
 from changed import changed
 from oracles import harmonics, trilinear
 
+from vqrf.cameras import Camera
 from vqrf.codec.about import About
 from vqrf.codec.bitstream import decode, encode
 from vqrf.codec.compressed import PRUNED
@@ -36,7 +37,7 @@ from vqrf.codec.planes import PlanesField, shadows
 from vqrf.codec.pyramid import PyramidField, build_nodes
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera, Front, Lattice, Unbounded
+from vqrf.geometry import Front, Lattice, Unbounded
 from vqrf.rendering.evaluate import Evaluation, ViewScore, psnr
 from vqrf.rendering.page import exhibit, page_with_scene, page_with_source
 from vqrf.rendering.poster import first_view, poster_of

@@ -22,7 +22,7 @@ const ANYWHERE = [-Infinity, Infinity]
 /** @typedef {[number, number, number]} Vector */
 
 /**
- * The rotation that takes z to a direction by the shortest way, row by row: `vqrf.geometry.upright`.
+ * The rotation that takes z to a direction by the shortest way, row by row: `vqrf.cameras.upright`.
  *
  * @param {readonly number[]} up
  * @returns {Vector[]}

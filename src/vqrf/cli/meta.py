@@ -13,6 +13,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
+from vqrf.cameras import Camera, Z, upright, yaw_of
 from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, named, one_line, print_json, print_whole, read_bytes, say
 from vqrf.cli.view import expect_drawable
 from vqrf.codec.about import NOTHING, TEXTS, About, FirstView, about_of, poster_sides
@@ -23,7 +24,7 @@ from vqrf.codec.contents import metadata_of
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.run import up_of
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Vector, Z, upright, yaw_of
+from vqrf.geometry import Vector
 from vqrf.memory import decoding_budget
 from vqrf.rendering.poster import first_view, poster_of, view_amid
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.bars import progress_bar
+from vqrf.cameras import Camera, Z
 from vqrf.cli.convert import (
     AS_THEY_ARE,
     ImportFlags,
@@ -48,7 +49,7 @@ from vqrf.fields.field import RadianceField, drawing_fault_of, expand
 from vqrf.fields.preview import preview
 from vqrf.fields.run import FIELD_FILE, about_of_notes, load_like, load_run, up_of
 from vqrf.files import is_url, read_file, read_url, write_atomically
-from vqrf.geometry import Camera, Lattice, Z
+from vqrf.geometry import Lattice
 from vqrf.hub import address_of, choose_scene, fetch, is_hub, open_repository
 from vqrf.interop import is_checkpoint, is_vqrf, load_vqrf
 from vqrf.kernels import has_native, select

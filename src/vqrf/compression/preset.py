@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
+from vqrf.cameras import Camera
 from vqrf.codec.compressed import Compressed
 from vqrf.compression.goal import Profile
 from vqrf.compression.tuning import Tuning
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 from vqrf.kernels import LossWeights
 from vqrf.training.stages import FINE_LOSSES, LearningRates
 

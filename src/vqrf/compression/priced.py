@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
+from vqrf.cameras import Camera
 from vqrf.codec.pyramid import MAX_LEVELS
 from vqrf.compression.goal import Profile
 from vqrf.compression.preset import Kind, Preset
 from vqrf.compression.tuning import Tuning
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera
 from vqrf.training.loop import Model
 from vqrf.training.patches import PIXEL_SECONDS, Eyes, expect_eyes
 

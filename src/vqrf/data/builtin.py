@@ -18,9 +18,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vqrf.cameras import Camera
 from vqrf.data.listing import COLORS
 from vqrf.data.scene import Scene, View
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 
 CAMERA_ANGLE_X = 0.6911112070083618
 CAMERA_DISTANCE = 4.0

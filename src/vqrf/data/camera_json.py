@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from vqrf.cameras import MAX_ROTATION_ERROR, Camera
 from vqrf.data.listing import MAX_SIDE, WORDS_SHOWN, Optics, SceneError, some_names
 from vqrf.files import read_file
-from vqrf.geometry import MAX_ROTATION_ERROR, Camera, Float64
+from vqrf.geometry import Float64
 from vqrf.lens import Lens
 
 Tree = dict[str, Any]

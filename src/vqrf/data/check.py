@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.data.colmap import Observations
 from vqrf.data.frames import sharpness
 from vqrf.data.listing import Listing
 from vqrf.data.placement import Vector
 from vqrf.data.scene import Scene, View
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 
 FEW_VIEWS = 20
 """Training views below which a field has little to go by; Blender's scenes have 100, LLFF's about 20 of one side."""

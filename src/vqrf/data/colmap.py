@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.cameras import Camera
 from vqrf.data.listing import (
     MAX_DISTANCE,
     Listing,
@@ -38,7 +39,7 @@ from vqrf.data.listing import (
     some_names,
 )
 from vqrf.files import read_file
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 from vqrf.lens import Lens
 
 MODEL_FOLDERS = ("sparse", "colmap/sparse", "dense/0/sparse", "dense/sparse", "undistorted/sparse", "sparse_txt", ".")

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vqrf.cameras import Camera
 from vqrf.data.colmap import view_from_pose
 from vqrf.data.images import bombs_refused, read_head
 from vqrf.data.listing import Listing, Shot, color_name, expect_inside
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera
 from vqrf.lens import BROWN, Lens, names_of
 
 FLAT_NAMES = {"k1": "k1", "k2": "k2", "p1": "p1", "p2": "p2", "k3": "k3", "d1": "k4", "d2": "k5", "d3": "k6"}

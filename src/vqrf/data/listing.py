@@ -18,7 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from vqrf.geometry import Camera, Float64
+from vqrf.cameras import Camera
+from vqrf.geometry import Float64
 from vqrf.lens import Lens
 
 Split = Literal["train", "test"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.data.listing import (
     MAX_DISTANCE,
     PHOTO_ENDINGS,
@@ -27,7 +28,7 @@ from vqrf.data.listing import (
     photo_folders,
 )
 from vqrf.files import read_file
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 
 FILE, TEST_FILE = "poses_bounds.npy", "test_img_id.txt"
 COLUMNS = 17

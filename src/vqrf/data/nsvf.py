@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.data.listing import (
     MAX_DISTANCE,
     MAX_SHOTS,
@@ -29,7 +30,7 @@ from vqrf.data.listing import (
     some_names,
 )
 from vqrf.files import read_file
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 
 POSES, PHOTOS, INTRINSICS, BOX, BOUNDS = "pose", "rgb", "intrinsics.txt", "bbox.txt", "near_and_far.txt"
 MAX_TEXT_BYTES = 1 << 20

@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.data.images import Bytes, Head, averaged_mask, read_head, read_mask, read_photo
 from vqrf.data.listing import Color, Listing, SceneError, Shot, expect_inside, find_mask, some_names
 from vqrf.data.scene import View
-from vqrf.geometry import Camera
 from vqrf.memory import OverBudget, expect_room
 
 READ_THREADS = 4

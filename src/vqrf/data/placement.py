@@ -18,8 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.cameras import Camera
 from vqrf.data.listing import MAX_DISTANCE, Box, Listing
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 
 Axes = Literal["opengl", "opencv"]
 SpaceName = Literal["box", "front", "unbounded"]

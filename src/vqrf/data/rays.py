@@ -16,8 +16,9 @@ from typing import Any, Generic, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.cameras import Camera, seen_directions
 from vqrf.data.scene import View
-from vqrf.geometry import Camera, Float32, Float64, seen_directions
+from vqrf.geometry import Float32, Float64
 from vqrf.kernels import A, Volume, select
 from vqrf.kernels.contract import B
 from vqrf.lens import directions_of

@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.data.images import Bytes, png_from_image
 from vqrf.data.listing import PHOTO_ENDINGS, Box, Color, color_name, color_of, path_inside
 from vqrf.data.placement import SpaceName, look_of, mean_axis
 from vqrf.files import write_atomically
-from vqrf.geometry import FARTHEST, Camera, Float32, Float64, Front, Unbounded
+from vqrf.geometry import FARTHEST, Float32, Float64, Front, Unbounded
 
 SPLITS = ("train", "test")
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from vqrf.cameras import upright
 from vqrf.data.listing import Shot, Split
 from vqrf.data.placement import look_of, up_of
-from vqrf.geometry import upright
 
 USUAL_HOLD_OUT = "8"
 """Every 8th photo is held out where a dataset has no test split, as the field does with LLFF's scenes."""

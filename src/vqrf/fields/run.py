@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vqrf.cameras import Z
 from vqrf.codec.about import About, about_of
 from vqrf.data.exposure import without_exposures
 from vqrf.data.listing import MAX_SIDE, SceneError, is_color
@@ -21,7 +22,7 @@ from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField
 from vqrf.fields.storage import StorageError, load_field
-from vqrf.geometry import Vector, Z
+from vqrf.geometry import Vector
 
 FIELD_FILE = "field.safetensors"
 FACTORS_FILE = "tensorf.th"

@@ -96,7 +96,7 @@ def pixel_rays(pixels: A, starts: Array, widths: Array, pinholes: Array, poses: 
       poses: [V,3,4] float64, camera to world, OpenGL axes.
 
     Returns:
-      Origins and unit directions, [N,3] float32 each. Oracle: `geometry.Camera.rays`.
+      Origins and unit directions, [N,3] float32 each. Oracle: `cameras.Camera.rays`.
 
     Raises:
       ValueError: a pixel is out of range.

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vqrf.cameras import Camera
 from vqrf.data.check import Check, PhotoFacts
 from vqrf.data.images import Bytes
 from vqrf.data.listing import Box
 from vqrf.data.placement import Vector
 from vqrf.data.scene import Scene, View
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float64
+from vqrf.geometry import Float64
 from vqrf.rendering.html import MAX_IMAGE_BYTES, data_uri, page_of, table_of
 
 THUMBNAIL = 160

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.cameras import SWAY, Camera, Z, pose_beside, upright
 from vqrf.codec.about import NOTHING, About
 from vqrf.data.camera_json import expect_known, number, optics_of, pose_of, read_json
 from vqrf.data.listing import SceneError
 from vqrf.data.transforms import TREE_KEYS
 from vqrf.files import expect_file, making
-from vqrf.geometry import SWAY, Camera, Float32, Float64, Front, Lattice, Unbounded, Vector, Z, pose_beside, upright
+from vqrf.geometry import Float32, Float64, Front, Lattice, Unbounded, Vector
 from vqrf.rendering.poster import AMID, FOV
 
 MAX_PATH_BYTES = 1 << 26

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vqrf.cameras import Camera, Z
 from vqrf.data.images import bytes_from_colors, png_from_image
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Vector, Z
+from vqrf.geometry import Vector
 from vqrf.rendering.poster import camera_of, first_view
 from vqrf.rendering.render import Image, render
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vqrf.cameras import Camera, Z, upright, yaw_of
 from vqrf.codec.about import MAX_POSTER_BYTES, About, FirstView
 from vqrf.codec.compressed import Compressed
 from vqrf.data.images import averaged_colors, bytes_from_colors
 from vqrf.data.placement import look_of
 from vqrf.fields.field import Layers, RadianceField
-from vqrf.geometry import Camera, Float64, Front, Unbounded, Vector, Z, upright, yaw_of
+from vqrf.geometry import Float64, Front, Unbounded, Vector
 from vqrf.rendering.html import encoded
 from vqrf.rendering.render import render
 

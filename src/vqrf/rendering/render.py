@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vqrf.cameras import Camera, Z, cameras_around, cameras_beside, cameras_within, yaw_of
 from vqrf.codec.about import NOTHING, About
 from vqrf.data.images import bytes_from_colors, png_from_image
 from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene, View
 from vqrf.fields.field import RadianceField
 from vqrf.files import write_atomically
-from vqrf.geometry import Camera, Float32, Float64, Front, Z, cameras_around, cameras_beside, cameras_within, yaw_of
+from vqrf.geometry import Float32, Float64, Front
 from vqrf.kernels import Volume, select
 
 OWN_TEST_VIEWS = 8

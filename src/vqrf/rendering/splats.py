@@ -29,10 +29,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.cameras import GOLDEN_ANGLE, Camera, Z
 from vqrf.codec.about import NOTHING, About
 from vqrf.data.rays import CameraTable
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import GOLDEN_ANGLE, Camera, Float32, Float64, Lattice, Vector, Z
+from vqrf.geometry import Float32, Float64, Lattice, Vector
 from vqrf.kernels import select
 from vqrf.memory import expect_room
 from vqrf.rendering.evaluate import psnr

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from vqrf.geometry import Vector, Z
+from vqrf.cameras import Z
+from vqrf.geometry import Vector
 from vqrf.memory import expect_room
 from vqrf.rendering.surface import glb_file, rotation_of, srgb_of, turn_up
 from vqrf.rendering.vdb import Fog

@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqrf.cameras import Camera
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Lattice
+from vqrf.geometry import Lattice
 from vqrf.kernels import Gradients, LossWeights, select
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS
 from vqrf.kernels.equation import colorize, tensors, view_harmonics

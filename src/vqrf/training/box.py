@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.nn.functional import max_pool3d
 
+from vqrf.cameras import Camera
 from vqrf.data.rays import CameraTable
 from vqrf.data.scene import Scene
 from vqrf.fields.cells import active_voxels, cells_of_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Lattice, Space
+from vqrf.geometry import Lattice, Space
 from vqrf.kernels import select
 from vqrf.training.grids import UNSEEN_DENSITY
 

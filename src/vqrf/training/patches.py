@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vqrf.cameras import Camera
 from vqrf.data.rays import Batch, PixelSource
-from vqrf.geometry import Camera
 from vqrf.kernels import Volume
 from vqrf.kernels.contract import Backend
 from vqrf.memory import expect_room

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrf.cameras import Camera
 from vqrf.data.rays import PixelSource
 from vqrf.fields.field import RadianceField
-from vqrf.geometry import Camera, Float32
+from vqrf.geometry import Float32
 from vqrf.kernels import select
 
 
