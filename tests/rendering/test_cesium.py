@@ -23,12 +23,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vqrf.cameras import Camera
 from vqrf.cli.main import main
 from vqrf.codec.about import About
 from vqrf.codec.bitstream import decode, encode
 from vqrf.fields.field import RadianceField, expand
 from vqrf.fields.preview import preview
-from vqrf.geometry import Camera, Lattice
+from vqrf.geometry import Lattice
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.evaluate import psnr
 from vqrf.rendering.render import render
@@ -57,8 +58,8 @@ SIDE, UP, SCALE = 96, (0.6, 0.0, -0.8), 10
 Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
 """From a world whose y is up, as glTF's is, to one whose z is."""
 RIGHT_DB, WRONG_DB = 25, 18
-"""What a right picture has at least, and a wrong one at most; they had 27.4, and 15.2 at most. Inside of the egg the pictures agree
-to some bytes. At its border CesiumJS interpolates opacities, which the field does not."""
+"""What a right picture has at least, and a wrong one at most; they had 27.4, and 15.2 at most. Inside of the egg the pictures
+agree to some bytes. At its border CesiumJS interpolates opacities, which the field does not."""
 
 DRAWING = """
 const canvas = document.querySelector('canvas')
