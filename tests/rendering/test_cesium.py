@@ -57,9 +57,10 @@ SIDE, UP, SCALE = 96, (0.6, 0.0, -0.8), 10
 """Pixels; what is up in the scene's world; metres of CesiumJS's a world unit."""
 Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
 """From a world whose y is up, as glTF's is, to one whose z is."""
-RIGHT_DB, WRONG_DB = 25, 18
+RIGHT_DB, WRONG_DB, SAME_DB = 25, 18, 45
 """What a right picture has at least, and a wrong one at most; they had 27.4, and 15.2 at most. Inside of the egg the pictures
-agree to some bytes. At its border CesiumJS interpolates opacities, which the field does not."""
+agree to some bytes. At its border CesiumJS interpolates opacities, which the field does not. Two pictures of its own of the
+same voxels differ by up to 5 of 255 at one number in 500, in some runs."""
 
 DRAWING = """
 const canvas = document.querySelector('canvas')
@@ -271,7 +272,7 @@ def test_cesium_also_reads_the_file_as_the_content_of_a_tileset(
         "geometricError": 1,
         "root": {**root, "content": content, "implicitTiling": tiling},
     }
-    np.testing.assert_allclose(tab.picture(camera, glb, tileset), drawn, atol=2 / 255)
+    assert psnr(tab.picture(camera, glb, tileset), drawn) >= SAME_DB
 
 
 def test_nothing_is_asked_of_another_host(tab: Tab, drawn: np.ndarray) -> None:
