@@ -27,6 +27,9 @@ sees all of the largest box that is drawn (`vqrf.kernels.constants`) stands a qu
 MAX_PIXELS = 1e12
 """Largest focal length and place in an image; its inverse is the smallest focal length, so that no direction overflows."""
 
+PIXELS_AT_ONCE = 1 << 18
+"""Pixels that a lens is asked for at a time where it is asked for all: some 60 MB."""
+
 Z: Vector = (0.0, 0.0, 1.0)
 """What is up, where nobody says what else is."""
 
@@ -135,7 +138,9 @@ class Camera:
         """The numbers of pixels through which the lens sees no direction, as in the corners of a fisheye's image."""
         if self.lens is None:
             return np.zeros(0, np.int64)
-        return np.flatnonzero(np.isnan(self.lens.directions(*self._places(np.arange(self.width * self.height)))[:, 2]))
+        n_pixels = self.width * self.height
+        parts = (np.arange(first, min(first + PIXELS_AT_ONCE, n_pixels)) for first in range(0, n_pixels, PIXELS_AT_ONCE))
+        return np.concatenate([part[np.isnan(self.lens.directions(*self._places(part))[:, 2])] for part in parts])
 
     def _places(self, pixels: NDArray[np.int64]) -> tuple[Float64, Float64]:
         """The middles of pixels in focal lengths from the principal point."""

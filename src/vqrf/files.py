@@ -12,7 +12,7 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -120,7 +120,14 @@ def expect_file(path: str | Path) -> None:
 
 
 def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
+    """Write all `parts`, see `write_each_atomically`."""
+    write_each_atomically(path, parts)
+
+
+def write_each_atomically(path: str | Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write all `parts`, one after the other, so that `path` holds the old bytes or all of the new ones, whatever happens.
+
+    Each is asked for when those before it are written, so that they need not all be held.
 
     The bytes go to a file beside it, which is flushed to the disk and renamed; on failure it is removed, and where this process
     is killed, the next that writes into the folder does so. A path that exists and is no regular file (a device, a pipe) cannot

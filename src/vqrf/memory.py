@@ -66,6 +66,11 @@ def decoding_budget() -> int:
     return _limits[-1] if _limits else min(usual_budget(), DECODING_BYTES)
 
 
+def training_budget() -> int:
+    """Bytes for a training, of which is told the most that it may take: what `limited` says, or all that is free."""
+    return _limits[-1] if _limits else int(usual_budget() / USUAL_SHARE)
+
+
 def usual_budget() -> int:
     """Bytes that may be taken where nobody says: what `limited` says, or a share of what is free now on this machine, or in its
     container."""

@@ -102,6 +102,14 @@ def test_a_training_says_first_what_it_will_do(data: Path, tmp_path: Path) -> No
     assert first.endswith(" of memory")
 
 
+def test_a_training_that_takes_more_memory_than_it_may_is_refused_before_it_changes_anything(
+    data: Path, tmp_path: Path
+) -> None:
+    words = ("train", data, "--preset", "standard", "--out")
+    refuses(*words, tmp_path / "run", "--max-memory", "500MB", saying=("training data takes", "the limit is 500.0 MB"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("stage", ["coarse", "fine"])
 def test_a_refused_training_changes_no_file(data: Path, tmp_path: Path, stage: str) -> None:
     out = tmp_path / "run"

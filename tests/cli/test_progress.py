@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vqrf.cli import progress as progress_module
-from vqrf.cli.progress import step_bars, tell_plan
+from vqrf.cli.progress import reading_bar, step_bars, tell_plan
 from vqrf.cli.terminal import Terminated
 from vqrf.training.loop import Progress
 
@@ -188,3 +188,12 @@ def test_a_plan_says_steps_time_and_memory_where_they_are_known(capsys: pytest.C
         "vqrf: training lego: coarse 300 steps, fine 500 steps; about 1.5 h and 3.1 GB of memory\n"
         "vqrf: compressing: tune 80 steps\n"
     )
+
+
+def test_what_reads_photos_says_now_and_then_how_many_it_has_read(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+    with reading_bar(quiet=False) as report:
+        for number in range(1, 41):
+            clock.now += 1
+            report(number, 40)
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["vqrf: read 5 of 40 photos", "vqrf: read 35 of 40 photos"]

@@ -356,7 +356,7 @@ def test_a_photo_that_asks_for_too_much_memory_is_refused_in_a_line(tmp_path: Pa
         raise MemoryError
 
     PIL.Image.fromarray(random_photo()).save(tmp_path / "a.png")
-    monkeypatch.setattr(PIL.Image.Image, "convert", ask)
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", ask)
     with pytest.raises(SceneError, match=r"a\.png: cannot be read: it asks for too much memory"):
         read_photo(tmp_path / "a.png", 1, (1.0, 1.0, 1.0))
 

@@ -381,7 +381,7 @@ def test_photos_that_take_too_much_memory_together_are_refused_before_one_is_rea
     file = folder / "images/0001.jpg"
     PIL.Image.fromarray(np.zeros((2000, 2000, 3), np.uint8)).save(file)
     file.write_bytes(file.read_bytes()[:700])  # its head is whole
-    with pytest.raises(SceneError, match=r"to hold 9 photos takes 64.0 MB"):
+    with pytest.raises(SceneError, match=r"to hold 9 photos takes 84.0 MB"):
         load_scene(folder, max_bytes=1 << 20)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from vqrf.data.scene import Scene
 from vqrf.fields import storage
 from vqrf.fields.cells import active_voxels, voxels_of_cells
 from vqrf.fields.field import RadianceField
-from vqrf.fields.storage import StorageError, load_arrays, load_field, save_arrays, save_field
+from vqrf.fields.storage import Made, StorageError, bytes_of_arrays, load_arrays, load_field, save_arrays, save_field
 from vqrf.geometry import Lattice
 from vqrf.kernels.constants import Equation
 from vqrf.rendering.render import render
@@ -270,3 +271,23 @@ def test_a_failed_save_leaves_the_old_field_and_nothing_else(
     assert caught.value.filename == str(path)
     assert load_field(path)[1] == {"old": True}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_made_when_it_is_asked_for_is_let_go_before_the_next(tmp_path: Path) -> None:
+    """Rows of a large lattice are copies: a save holds one array of them at a time."""
+    alive: set[int] = set()
+
+    def maker(number: int) -> Callable[[], np.ndarray]:
+        def make() -> np.ndarray:
+            assert not alive
+            array = np.full(1000, number, np.float32)
+            alive.add(number)
+            weakref.finalize(array, alive.remove, number)
+            return array
+
+        return make
+
+    made = Made({f"a{number}": maker(number) for number in range(3)})
+    save_arrays(tmp_path / "made.safetensors", made, {"format": "made"})
+    plain = {f"a{number}": np.full(1000, number, np.float32) for number in range(3)}
+    assert (tmp_path / "made.safetensors").read_bytes() == bytes_of_arrays(plain, {"format": "made"})

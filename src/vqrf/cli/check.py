@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vqrf.cli.dataset import PhotoFlags, Photos, flags_named
+from vqrf.cli.progress import reading_bar
 from vqrf.cli.terminal import NO_LIMITS, LimitFlags, Writing, expect_writable, print_json, print_whole, printable, say
 from vqrf.data.check import Check as Found
 from vqrf.data.check import check_scene, reprojection_errors
@@ -58,8 +59,8 @@ class Check:
         if self.out is not None:
             expect_writable(self.out, Writing(overwrite=self.overwrite))
         listing = list_photos(self.data)
-        with flags_named():
-            options = self.photos.options()
+        with flags_named(), reading_bar(self.as_json) as report:
+            options = self.photos.options(report)
             scene = load_scene(self.data, side=CHECKED_SIDE, background=self.background, options=options)
         found = check_scene(scene, reprojection_errors(listing, list_observations(self.data)))
         box = None if scene.space != "box" else camera_bounds(scene) if scene.box is None else scene.box

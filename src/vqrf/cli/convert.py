@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from vqrf.cli.dataset import convert_dataset
+from vqrf.cli.progress import reading_bar
 from vqrf.cli.terminal import NO_LIMITS, LimitFlags, UsageError, is_file_of_ours, load_any, load_compressed, named, say, tell
 from vqrf.codec.bitstream import encode
 from vqrf.codec.compressed import Compressed, CompressedField
@@ -237,7 +238,8 @@ def load_to_compress(
         field, notes = load_run(path)
     photos = None
     if data is not None:
-        photos = load_like(notes, data, ("test",) if own.own else ("train", "test"))
+        with reading_bar(quiet) as report:
+            photos = load_like(notes, data, ("test",) if own.own else ("train", "test"), report=report)
         if not own.own:
             return field, notes, photos
         field = field.with_background(photos.background)

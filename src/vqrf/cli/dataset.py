@@ -13,7 +13,7 @@ import tyro
 from vqrf.cli.terminal import UsageError
 from vqrf.data.export import write_dataset
 from vqrf.data.listing import SceneError
-from vqrf.data.load import SceneOptions, list_photos
+from vqrf.data.load import ReadReport, SceneOptions, list_photos
 from vqrf.data.photos import Masks as MaskOptions
 from vqrf.data.placement import Axes, SpaceName, Wishes
 from vqrf.data.scene import Scene
@@ -56,10 +56,10 @@ class Photos:
     masks_inverted: bool = False
     """The masks are black, not white, where the object is."""
 
-    def options(self) -> SceneOptions:
+    def options(self, report: ReadReport | None = None) -> SceneOptions:
         place = Wishes(self.near, self.far, self.box, self.up, self.space)
         masks = MaskOptions(self.masks, self.masked, self.masks_inverted)
-        return SceneOptions(hold_out=self.hold_out, place=place, axes=self.axes, masks=masks)
+        return SceneOptions(hold_out=self.hold_out, place=place, axes=self.axes, masks=masks, report=report)
 
 
 PhotoFlags = Annotated[Photos, tyro.conf.arg(name="photo"), tyro.conf.OmitArgPrefixes]

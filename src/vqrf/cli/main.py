@@ -29,6 +29,7 @@ from vqrf.cli.hub import Pull, Push
 from vqrf.cli.make import Make
 from vqrf.cli.meta import Meta, in_short, presented
 from vqrf.cli.process import Process
+from vqrf.cli.progress import reading_bar
 from vqrf.cli.terminal import (
     NO_LIMITS,
     Common,
@@ -104,7 +105,8 @@ class Eval:
         expect_counts(self.every, self.downscale)
         metrics = metrics_of(self.metrics)
         field, notes, sizes = load_field_of(self.scene, self.options, self.data, self.split, quiet=self.common.quiet)
-        scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
+        with reading_bar(self.common.quiet or self.as_json) as report:
+            scene = load_like(notes, self.data, (self.split,), self.downscale, self.every, report)
         views = getattr(scene, self.split)
         expect_scorable(views)
         result = score(field, views, scene.background, self.common.quiet or self.as_json, metrics)

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from vqrf.bars import Step, is_shown, stage_bars
+from vqrf.bars import Step, bars_on_terminal, is_shown, stage_bars
 from vqrf.cli.terminal import Terminated, tell
+from vqrf.data.load import ReadReport
 from vqrf.files import write_atomically
 from vqrf.memory import text_of_bytes
 
@@ -29,7 +30,7 @@ METRICS_STEPS = 100
 """Between two lines of JSON."""
 
 FIRST_LINE, NEXT_LINE = 5.0, 30.0
-"""Seconds until the first line of text about steps, where there is no terminal, and between two of them."""
+"""Seconds until the first line of text, where there is no terminal, and between two of them."""
 
 
 def tell_plan(quiet: bool, what: str, stages: dict[str, int], seconds: float | None, n_bytes: int | None) -> None:
@@ -49,6 +50,23 @@ def text_of_seconds(seconds: float) -> str:
     if seconds < 60:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def reading_bar(quiet: bool) -> Iterator[ReadReport]:
+    """What to call after each photo that is read: a bar, or now and then a line where there is no terminal."""
+    due = time.monotonic() + FIRST_LINE
+    with bars_on_terminal(quiet) as bars:
+        task = bars.add_task("photos", total=None, note="", visible=False)
+
+        def report(n_read: int, n: int) -> None:
+            nonlocal due
+            bars.update(task, completed=n_read, total=n, visible=True)
+            if bars.disable and n_read < n and time.monotonic() >= due:
+                tell(quiet, f"read {n_read} of {n} photos")
+                due = time.monotonic() + NEXT_LINE
+
+        yield report
 
 
 @contextmanager

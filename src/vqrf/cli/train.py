@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from vqrf.cli.dataset import PhotoFlags, Photos, flags_named, lines_of
-from vqrf.cli.progress import step_bars, tell_plan
+from vqrf.cli.progress import reading_bar, step_bars, tell_plan
 from vqrf.cli.terminal import Common, CommonFlags, UsageError, say
 from vqrf.cli.view import showing
 from vqrf.codec.about import NOTHING
 from vqrf.data.listing import color_name
-from vqrf.data.load import load_scene
+from vqrf.data.load import ReadReport, load_scene
 from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
 from vqrf.fields.field import RadianceField
 from vqrf.fields.run import FACTORS_FILE, FIELD_FILE, about_of_notes, load_run
 from vqrf.files import remove_stale, write_atomically
+from vqrf.memory import expect_room, training_budget
 from vqrf.rendering.poster import view_amid
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Train:
 
     def load(self) -> tuple[Scene, dict[str, Any]]:
         """The photos, and notes of how they were prepared."""
-        return load_sized(self.data, self.name, self.downscale, self.background, self.photos)
+        with reading_bar(self.common.quiet) as report:
+            return load_sized(self.data, self.name, self.downscale, self.background, self.photos, report)
 
     def train(self, scene: Scene, images: dict[str, Any]) -> None:
         """Train on photos that are loaded."""
@@ -102,9 +104,16 @@ class Train:
             train_into(self.out, scene, self.name, config, images, self.common, watch)
 
 
-def load_sized(data: Path, preset: str, downscale: int, background: str | None, photos: Photos) -> tuple[Scene, dict[str, Any]]:
+def load_sized(
+    data: Path,
+    preset: str,
+    downscale: int,
+    background: str | None,
+    photos: Photos,
+    report: ReadReport | None = None,
+) -> tuple[Scene, dict[str, Any]]:
     """The training views at the preset's size, and notes: how to prepare photos of the same dataset alike and, of photos of a
-    place, near where people are to stay."""
+    place, near where people are to stay. `report` is that of `SceneOptions`."""
     from vqrf.training.stages import PRESETS
 
     if downscale < 0 or preset not in PRESETS:
@@ -117,7 +126,7 @@ def load_sized(data: Path, preset: str, downscale: int, background: str | None, 
             downscale=downscale or None,
             side=side,
             background=background,
-            options=photos.options(),
+            options=photos.options(report),
         )
     images: dict[str, Any] = {"downscale": scene.downscale, "background": color_name(scene.background)}
     if len({(view.camera.width, view.camera.height) for view in scene.train}) > 1 and not downscale:
@@ -151,21 +160,24 @@ def train_into(
       preset: the name that the field's notes have; config: its settings, or what became of them.
 
     Raises:
+      OverBudget: the training takes more memory than it may.
       UsageError: there is a field already, or nothing came of the training: where that is clear after the coarse stage nothing
         is kept of it, and otherwise the field is, to look at.
     """
+    from vqrf.training.cost import estimate_bytes
     from vqrf.training.run import Run, save_run
     from vqrf.training.verdict import judge, remarks_on
     from vqrf.training.workers import decided, is_first
 
     kept = Run.of(run, scene, config, common.seed)
     notes = {**images, "preset": preset, "seed": common.seed, "scene": scene.name, "n_train": len(scene.train)}
-    if not decided(lambda: _claim(run, kept, {**notes, "config": asdict(config)}, common)):
+    n_bytes = estimate_bytes(config, scene) if common.device == "cpu" else None
+    if not decided(lambda: _claim(run, kept, {**notes, "config": asdict(config)}, common, n_bytes)):
         return
     for line in (*lines_of(scene), *remarks_on(scene)):
         say(common.quiet, line)
     start = time.perf_counter()
-    model = _trained(run, scene, config, common, watch)
+    model = _trained(run, scene, config, common, n_bytes, watch)
     if not is_first():
         return
     field, factors = model.field(), model.grid.factors()
@@ -180,28 +192,34 @@ def train_into(
         raise UsageError(f"{run / FIELD_FILE}: {fault}")
 
 
-def _claim(run: Path, kept: Run, record: dict[str, Any], common: Common) -> bool:
+def _claim(run: Path, kept: Run, record: dict[str, Any], common: Common, n_bytes: int | None) -> bool:
     """Make the run folder this training's own, with a record of its settings; False where nothing is left to train."""
     from vqrf.training.run import clear_run
 
+    if not common.overwrite:
+        is_begun = kept.is_begun()
+        if is_begun and (run / FIELD_FILE).exists():
+            finish_run(run, common)
+            return False
+        if (run / FIELD_FILE).exists():
+            raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
+    if n_bytes is not None:
+        expect_room(n_bytes, training_budget(), f"training {record['scene']}")
     if common.overwrite:
         for name in (FIELD_FILE, FACTORS_FILE, METRICS_FILE):
             (run / name).unlink(missing_ok=True)
         clear_run(run)
-    elif kept.is_begun() and (run / FIELD_FILE).exists():
-        finish_run(run, common)
-        return False
-    elif (run / FIELD_FILE).exists():
-        raise UsageError(f"{run}: holds a trained field already; give --overwrite to train it anew")
     run.mkdir(parents=True, exist_ok=True)
     remove_stale(run)
     write_atomically(run / CONFIG_FILE, json.dumps(record, indent=2).encode())
     return True
 
 
-def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch: Watch | None) -> FieldModel:
+def _trained(
+    run: Path, scene: Scene, config: TrainConfig, common: Common, n_bytes: int | None, watch: Watch | None
+) -> FieldModel:
     """The model at the end of a training that tells of itself on the way."""
-    from vqrf.training.cost import estimate_bytes, estimate_seconds
+    from vqrf.training.cost import estimate_seconds
     from vqrf.training.run import clear_run
     from vqrf.training.train import fit_model
     from vqrf.training.verdict import judge
@@ -219,7 +237,7 @@ def _trained(run: Path, scene: Scene, config: TrainConfig, common: Common, watch
     is_cpu = common.device == "cpu"
     seconds = estimate_seconds(config, scene, common.threads or os.cpu_count() or 1) if is_cpu else None
     what = f"training {scene.name} on {len(scene.train)} photos"
-    tell_plan(common.quiet, what, stages, seconds, estimate_bytes(config, scene) if is_cpu else None)
+    tell_plan(common.quiet, what, stages, seconds, n_bytes)
     with step_bars(stages, run / METRICS_FILE if is_first() else None, common.quiet) as report:
         return fit_model(
             scene,

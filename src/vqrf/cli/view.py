@@ -26,6 +26,7 @@ from vqrf.cli.convert import (
     open_checkpoint,
     sampling_of,
 )
+from vqrf.cli.progress import reading_bar
 from vqrf.cli.terminal import (
     NO_LIMITS,
     LimitFlags,
@@ -125,7 +126,8 @@ class Render:
             if self.data is None:
                 raise UsageError("expected cameras: give --data FOLDER, or --path orbit, spiral or FILE")
             expect_counts(self.every, self.downscale)
-            scene = load_like(notes, self.data, (self.split,), self.downscale, self.every)
+            with reading_bar(self.common.quiet) as report:
+                scene = load_like(notes, self.data, (self.split,), self.downscale, self.every, report)
             field = field.with_background(scene.background)
             views = pictures_of(getattr(scene, self.split))
         for name in views:

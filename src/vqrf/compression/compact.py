@@ -20,6 +20,7 @@ rounding (arXiv 1308.3432); averages of iterates (Polyak and Juditsky 1992); imp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -262,10 +263,10 @@ class PyramidModel:
             rows = channels.levels[0].gradient
             self.kernels.move_gradients(gradient.view(-1, rows.shape[1]), self.voxels, self.touched.view(-1), matrix, rows)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Mapping[str, Tensor]:
         return self.parameters.state() | self.density.named_bits | self.latents.named_bits | {"cells": self._cells}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
         self.parameters.restore(state)
         for name, bits in (self.density.named_bits | self.latents.named_bits).items():
             bits.copy_(state[name])

@@ -238,10 +238,10 @@ class TiedModel:
         self.mlp.update(self.kernels, rates.mlp * share_left, step + 1)
         self.touched.zero_()
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Mapping[str, Tensor]:
         return self.parameters.state() | {"cells": self._cells}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
         self.parameters.restore(state)
         self._cells, self._skip = state["cells"], self.kernels.measure_skip(state["cells"])
         self._show(find_cells=False)

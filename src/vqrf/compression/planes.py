@@ -15,7 +15,7 @@ Sources: TensoRF (arXiv 2203.09517); Masked Wavelet Representation (arXiv 2212.0
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Self
@@ -320,10 +320,10 @@ class PlanesModel:
     def _named_bits(self) -> dict[str, Tensor]:
         return {k: bits for sheet in (*self.planes, *self.lines) for k, bits in sheet.channels.named_bits.items()}
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Mapping[str, Tensor]:
         return self.parameters.state() | self._named_bits() | {"cells": self._cells}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
         self.parameters.restore(state)
         for name, bits in self._named_bits().items():
             bits.copy_(state[name])

@@ -115,10 +115,10 @@ def read_head(path: Path) -> Head:
 
 def read_photo(
     path: Path, downscale: int, background: Color, *, orientation: int = 1, mask: Bytes | None = None
-) -> tuple[Bytes, Bytes]:
+) -> tuple[Bytes, Bytes | None]:
     """A photo as [H/n,W/n,3] and [H/n,W/n] uint8: block averages of premultiplied colour on the background, and of alpha.
 
-    What is left over at the right and at the bottom is dropped.
+    What is left over at the right and at the bottom is dropped. There is no alpha where nothing can be transparent.
 
     Args:
       orientation: of EXIF, by which it is turned first.
@@ -131,8 +131,7 @@ def read_photo(
     """
     pixels = _read_pixels(path, orientation)
     if pixels.shape[2] == 3 and mask is None:
-        colors = averaged_colors(pixels, downscale)
-        return colors, np.full(colors.shape[:2], 255, np.uint8)
+        return averaged_colors(pixels, downscale), None
     rgba = pixels if pixels.shape[2] == 4 else np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], -1)
     height, width = (side // downscale for side in rgba.shape[:2])
     colors, opacity = np.empty((height, width, 3), np.uint8), np.empty((height, width), np.uint8)
@@ -255,7 +254,8 @@ def _read_pixels(path: Path, orientation: int) -> Bytes:
                 raise SceneError(path, f"expected rgb or gray, with or without alpha, got mode {image.mode}: convert it to PNG")
             is_opaque = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
             turned = image if orientation == 1 else image.transpose(TURNS[orientation])
-            return np.asarray(turned.convert("RGB" if is_opaque else "RGBA"), np.uint8)
+            mode = "RGB" if is_opaque else "RGBA"
+            return np.asarray(turned if turned.mode == mode else turned.convert(mode), np.uint8)  # or Pillow makes a copy
         gray = Image.fromarray(_eight_bits(path, image))
         return np.asarray((gray if orientation == 1 else gray.transpose(TURNS[orientation])).convert("RGB"), np.uint8)
 
@@ -263,10 +263,10 @@ def _read_pixels(path: Path, orientation: int) -> Bytes:
 def _eight_bits(path: Path, image: Image.Image) -> Bytes:
     """An image as uint8, [H,W] or [H,W,3], gray of 16 bits rounded to 8, which Pillow would clip."""
     if image.mode in WIDE_MODES:
-        levels = np.asarray(image).astype(np.int64)
+        levels = np.asarray(image)
         if levels.min(initial=0) < 0 or levels.max(initial=0) > 65535:
             raise SceneError(path, f"has values beyond 16 bits in mode {image.mode}: convert it to PNG")
-        return ((levels * 255 + 32767) // 65535).astype(np.uint8)
+        return ((levels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if image.mode not in IMAGE_MODES:
         raise SceneError(path, f"expected rgb or gray, got mode {image.mode}: convert it to PNG")
     return np.asarray(image.convert("RGB"), np.uint8)

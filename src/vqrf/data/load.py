@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from vqrf.data import blender, colmap, llff, nsvf, transforms
@@ -27,6 +27,10 @@ READ_AS = (
 )
 
 
+ReadReport = Callable[[int, int], None]
+"""How many photos are read, and how many there are."""
+
+
 @dataclass(frozen=True)
 class SceneOptions:
     """How to take a dataset; what is not given is worked out.
@@ -37,12 +41,14 @@ class SceneOptions:
       axes: of the poses: "opencv" has y down and z forward; "opengl" takes them as they are, even where the cameras look away
         from what they stand around; None does so too, but refuses such.
       masks: where masks are, and what they mean.
+      report: called after each photo with how many are read, and how many there are.
     """
 
     hold_out: str = ""
     place: Wishes = Wishes()
     axes: Axes | None = None
     masks: Masks = Masks()  # noqa: RUF009 (frozen)
+    report: ReadReport | None = None
 
 
 def load_scene(
@@ -94,9 +100,10 @@ def load_scene(
                 raise SceneError(listing.folder, f"has no photos {what}")
         tasks = {split: tasks_of(listing, wanted[split], downscale, side) for split in splits}
         every_task = [task for of_split in tasks.values() for task in of_split]
-        expect_room_for(listing, every_task, max_bytes)
+        n_at_once = expect_room_for(listing, every_task, max_bytes)
         tasks, remarks = with_masks(listing, tasks, options.masks)
-        views = {split: read_views(tasks[split], transparent) for split in splits}
+        report = _counting(len(every_task), options.report)
+        views = {split: read_views(tasks[split], transparent, n_at_once, report) for split in splits}
     behind = behind_photos(views, transparent, stands_on=listing.background, is_said=background is not None)
     views, of_borders = _without_borders(views, is_plain=behind.is_plain)
     found = _place(listing, tasks, options, is_plain=behind.is_plain)
@@ -125,6 +132,12 @@ def _expect_in_range(splits: Sequence[str], downscale: int | None, every: int) -
         raise ValueError(f"downscale and every: expected at least 1, got {downscale} and {every}")
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"splits: expected one or both of {SPLITS}, got {tuple(splits)}")
+
+
+def _counting(total: int, report: ReadReport | None) -> Callable[[], None]:
+    """What to call after each of `total` photos."""
+    numbers = count(1)
+    return lambda: None if report is None else report(next(numbers), total)
 
 
 def _without_borders(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +20,17 @@ from vqrf.cameras import Camera
 from vqrf.data.images import Bytes, Head, averaged_mask, read_head, read_mask, read_photo
 from vqrf.data.listing import Color, Listing, SceneError, Shot, expect_inside, find_mask, some_names
 from vqrf.data.scene import View
-from vqrf.memory import OverBudget, expect_room
+from vqrf.memory import OverBudget, expect_room, usual_budget
 
 READ_THREADS = 4
-DECODE_BYTES = 12
-"""Bytes that a pixel of a photo takes while it is read: as the file's own, as RGBA, and a strip of it as floats."""
+HELD_BYTES = 5
+"""Bytes that a pixel of a view takes: its colour, its opacity and its weight."""
+
+DECODE_BYTES = 16
+"""Bytes that a pixel of a photo takes while it is read: as Pillow has it, turned by EXIF, and as rows of bytes twice."""
 
 DECODE_BUDGET = 1 << 30
-"""Bytes of photos that are read at a time, if it is more than one: four of 20 megapixels."""
+"""Bytes of photos that are read at a time, if it is more than one: four of 16 megapixels."""
 
 MASKS_LOOKED_AT = 8
 """Of all masks, how many are asked what they mean."""
@@ -145,14 +148,16 @@ def remarks_of(tasks: Iterable[Task]) -> tuple[str, ...]:
     return tuple(f"{len(names)} photos ({some_names(names)}) {doubt}" for doubt, names in doubtful.items())
 
 
-def expect_room_for(listing: Listing, tasks: Sequence[Task], max_bytes: int | None) -> None:
-    """Refuse photos that take more memory together than they may. Raises SceneError."""
-    n_bytes = sum(4 * task.camera.width * task.camera.height for task in tasks)
-    n_bytes += DECODE_BYTES * max((task.n_pixels for task in tasks), default=0)
+def expect_room_for(listing: Listing, tasks: Sequence[Task], max_bytes: int | None) -> int:
+    """How many photos may be read at a time. Raises SceneError where they take more memory together than they may."""
+    held = HELD_BYTES * sum(task.camera.width * task.camera.height for task in tasks)
+    one = DECODE_BYTES * max((task.n_pixels for task in tasks), default=1)
     try:
-        expect_room(n_bytes, max_bytes, f"to hold {len(tasks)} photos")
+        expect_room(held + one, max_bytes, f"to hold {len(tasks)} photos")
     except OverBudget as error:
         raise SceneError(listing.folder, str(error)) from None
+    left = (usual_budget() if max_bytes is None else max_bytes) - held
+    return max(min(READ_THREADS, os.cpu_count() or 1, min(DECODE_BUDGET, left) // one), 1)
 
 
 def with_masks(listing: Listing, tasks: dict[str, list[Task]], masks: Masks) -> tuple[dict[str, list[Task]], tuple[str, ...]]:
@@ -210,35 +215,57 @@ def _read_mask(task: Task) -> Bytes:
     return 255 - mask if task.is_inverted else mask
 
 
-def read_views(tasks: Sequence[Task], background: Color) -> tuple[View, ...]:
-    """Read the photos, in order. Raises SceneError where one cannot be read."""
+def read_views(tasks: Sequence[Task], background: Color, n_at_once: int, report: Callable[[], None]) -> tuple[View, ...]:
+    """Read the photos, in order, `n_at_once` at a time. Raises SceneError where one cannot be read.
 
-    def read(task: Task) -> tuple[Bytes, Bytes, Bytes | None]:
+    Args:
+      report: called after each.
+    """
+
+    def read(task: Task) -> tuple[Bytes, Bytes | None, Bytes | None]:
         mask = None if task.mask is None else _read_mask(task)
         on = mask if task.mask_mean == "background" else None
         image, opacity = read_photo(task.file, task.n, background, orientation=task.orientation, mask=on)
-        weight = averaged_mask(mask, task.n) if mask is not None and on is None else None
-        return image, opacity, _seen(weight, task.camera)
+        return image, opacity, averaged_mask(mask, task.n) if mask is not None and on is None else None
 
-    largest = max((task.n_pixels for task in tasks), default=1)
-    n_threads = max(min(READ_THREADS, os.cpu_count() or 1, DECODE_BUDGET // (DECODE_BYTES * largest)), 1)
-    if n_threads == 1:
-        images = [read(task) for task in tasks]
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            images = list(pool.map(read, tasks))
-    has_opacity = any(opacity.min() < 255 for _, opacity, _ in images)
+    cameras, images = {_optics_of(task.camera): task.camera for task in tasks}, []
+    with ThreadPoolExecutor(n_at_once) as pool:
+        seen = dict(zip(cameras, pool.map(_seen_pixels, cameras.values()), strict=True))
+        for image in pool.map(read, tasks):
+            images.append(image)
+            report()
+    has_opacity = any(opacity is not None and opacity.min() < 255 for _, opacity, _ in images)
     return tuple(
-        View(task.camera, image, task.name, opacity if has_opacity else None, weight)
+        View(
+            task.camera,
+            image,
+            task.name,
+            _opaque_if_none(opacity, image) if has_opacity else None,
+            _both(weight, seen[_optics_of(task.camera)]),
+        )
         for task, (image, opacity, weight) in zip(tasks, images, strict=True)
     )
 
 
-def _seen(weight: Bytes | None, camera: Camera) -> Bytes | None:
-    """The weight, with none for pixels that the lens sees nothing through; None where all count alike."""
+def _opaque_if_none(opacity: Bytes | None, image: Bytes) -> Bytes:
+    return np.full(image.shape[:2], 255, np.uint8) if opacity is None else opacity
+
+
+def _optics_of(camera: Camera) -> tuple[object, ...]:
+    """What is alike of cameras through which the same pixels see: photos share one lens, for which this is asked once."""
+    return camera.lens, camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height
+
+
+def _seen_pixels(camera: Camera) -> Bytes | None:
+    """[H,W] uint8, 0 for pixels that the lens sees nothing through, else 255; None where it sees through all."""
     blind = camera.blind_pixels()
     if not len(blind):
-        return weight
-    seen = np.full(camera.width * camera.height, 255, np.uint8) if weight is None else weight.ravel().copy()
+        return None
+    seen = np.full(camera.width * camera.height, 255, np.uint8)
     seen[blind] = 0
     return seen.reshape(camera.height, camera.width)
+
+
+def _both(weight: Bytes | None, seen: Bytes | None) -> Bytes | None:
+    """The weight where the lens sees something, else 0."""
+    return weight if seen is None else seen if weight is None else np.minimum(weight, seen)

@@ -254,7 +254,17 @@ class PixelSource(ABC):
             if not counts.any():
                 raise ValueError("expected a pixel that counts, got weights of 0 alone")
             kept = kept & counts if (kept & counts).any() else counts
-        self._kept = np.flatnonzero(kept).astype(np.uint32) if kept.any() else None
+        self._kept = _numbers_of(kept) if kept.any() else None
+
+
+def _numbers_of(kept: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """Where a mask [P] is set, as numbers of half the size that NumPy would give all of them at first."""
+    numbers, end = np.empty(np.count_nonzero(kept), np.uint32), 0
+    for first in range(0, len(kept), PIXELS_PER_CHUNK):
+        found = np.flatnonzero(kept[first : first + PIXELS_PER_CHUNK])
+        numbers[end : end + len(found)] = found + first
+        end += len(found)
+    return numbers
 
 
 class RayPool(PixelSource):

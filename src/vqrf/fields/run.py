@@ -16,7 +16,7 @@ from vqrf.cameras import Z
 from vqrf.codec.about import About, about_of
 from vqrf.data.exposure import without_exposures
 from vqrf.data.listing import MAX_SIDE, SceneError, is_color
-from vqrf.data.load import SceneOptions, load_scene
+from vqrf.data.load import ReadReport, SceneOptions, load_scene
 from vqrf.data.photos import Masks
 from vqrf.data.scene import Scene
 from vqrf.data.splits import OWN
@@ -47,7 +47,14 @@ def load_run(path: Path) -> tuple[RadianceField, dict[str, Any]]:
     return load_field(path / FIELD_FILE)
 
 
-def load_like(notes: Mapping[str, Any], data: Path, splits: tuple[str, ...], downscale: int = 0, every: int = 1) -> Scene:
+def load_like(
+    notes: Mapping[str, Any],
+    data: Path,
+    splits: tuple[str, ...],
+    downscale: int = 0,
+    every: int = 1,
+    report: ReadReport | None = None,
+) -> Scene:
     """The dataset as the field was trained on it: same downscale, background, masks, exposures and photos held out.
 
     Args:
@@ -55,6 +62,7 @@ def load_like(notes: Mapping[str, Any], data: Path, splits: tuple[str, ...], dow
       splits: see `load_scene`.
       downscale: in the place of the one that the notes say; 0: theirs.
       every: of the test split, take frames 0, n, 2n, ...
+      report: see `vqrf.data.load.SceneOptions`.
 
     Raises:
       SceneError: the dataset cannot be used.
@@ -83,6 +91,7 @@ def load_like(notes: Mapping[str, Any], data: Path, splits: tuple[str, ...], dow
                 hold_out=hold_out,
                 axes=axes if axes in ("opengl", "opencv") else None,
                 masks=masks_of_notes(notes.get("masks")),
+                report=report,
             ),
         )
     except SceneError:

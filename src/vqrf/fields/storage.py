@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from safetensors.numpy import load as tensors_from_bytes
 from vqrf.codec.compressed import MAX_LAYERS
 from vqrf.fields.cells import active_voxels
 from vqrf.fields.field import RadianceField, dense_bytes, layers_fault
-from vqrf.files import read_file, write_atomically
+from vqrf.files import read_file, write_each_atomically
 from vqrf.geometry import Front, Lattice, Space, Unbounded
 from vqrf.kernels.constants import NUMBERS, Equation
 from vqrf.memory import expect_room
@@ -43,6 +44,7 @@ DTYPES = {
 """What safetensors calls NumPy's types."""
 
 Arrays = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 class StorageError(ValueError):
@@ -54,43 +56,81 @@ class StorageError(ValueError):
         self.reason = reason
 
 
-def save_arrays(path: Path, arrays: Arrays, header: Mapping[str, Any]) -> None:
-    """Write arrays with a JSON header, whole or not at all."""
-    write_atomically(path, *_parts_of_arrays(arrays, header))
+class Made(Mapping[str, T]):
+    """What is made when it is asked for, each time anew: of rows of large arrays, a file is written without holding them all.
+
+    Args:
+      makers: what makes it, by name.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], T]]) -> None:
+        self._makers = dict(makers)
+
+    def __getitem__(self, name: str) -> T:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __or__(self, other: Mapping[str, T]) -> Made[T]:
+        return Made(self._makers | {name: partial(other.__getitem__, name) for name in other})
 
 
-def bytes_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> bytes:
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
+    """Write arrays with a JSON header, whole or not at all. Each is asked for twice, and one is held at a time."""
+    write_each_atomically(path, _parts_of_arrays(arrays, header))
+
+
+def bytes_of_arrays(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
     """What `save_arrays` writes: the same bytes for the same arrays and header."""
     return b"".join(_parts_of_arrays(arrays, header))
 
 
-def _parts_of_arrays(arrays: Arrays, header: Mapping[str, Any]) -> list[bytes | memoryview]:
+def _parts_of_arrays(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
     """These bytes, of arrays no copies.
 
     The format is safetensors', whose own writer puts the keys of `__metadata__` in an order that differs from run to run.
     """
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(header, sort_keys=True)
-    entries: dict[str, Any] = {"__metadata__": {CRC_KEY: checksum(contiguous, text), HEADER_KEY: text}}
-    names, end = sorted(contiguous, key=lambda name: (-contiguous[name].itemsize, name)), 0  # so each starts where it may
+    crc, kinds = _looked_through(arrays, text)
+    entries: dict[str, Any] = {"__metadata__": {CRC_KEY: crc, HEADER_KEY: text}}
+    names, end = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name)), 0  # so each starts where it may
     for name in names:
-        array = contiguous[name]
-        begin, end = end, end + array.nbytes
-        entries[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
+        dtype, shape = kinds[name]
+        begin, end = end, end + dtype.itemsize * math.prod(shape)
+        entries[name] = {"dtype": DTYPES[dtype.name], "shape": list(shape), "data_offsets": [begin, end]}
     head = json.dumps(entries, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    little = (contiguous[name].astype(contiguous[name].dtype.newbyteorder("<"), copy=False) for name in names)
-    return [len(head).to_bytes(8, "little"), head, *(array.reshape(-1).view(np.uint8).data for array in little)]
+    yield len(head).to_bytes(8, "little")
+    yield head
+    for name in names:  # none gets a name here, under which it would be held while the next is made
+        yield _bytes_of(np.asarray(arrays[name], kinds[name][0].newbyteorder("<")))
 
 
-def checksum(arrays: Arrays, header: str) -> str:
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return np.asarray(array, order="C").reshape(-1).view(np.uint8).data
+
+
+def checksum(arrays: Mapping[str, NDArray[Any]], header: str) -> str:
     """CRC-32 of header and arrays: safetensors itself does not notice a changed number."""
-    crc = zlib.crc32(header.encode())
+    return _looked_through(arrays, header)[0]
+
+
+def _looked_through(
+    arrays: Mapping[str, NDArray[Any]], header: str
+) -> tuple[str, dict[str, tuple[np.dtype[Any], tuple[int, ...]]]]:
+    """The checksum, and type and shape of each array by name."""
+    crc, kinds = zlib.crc32(header.encode()), {}
     for name in sorted(arrays):
         array = arrays[name]
+        kinds[name] = array.dtype, array.shape
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
-    return f"{crc:08x}"
+        crc = zlib.crc32(_bytes_of(array), crc)
+        del array  # or it would be held while the next is made
+    return f"{crc:08x}", kinds
 
 
 def field_checksum(field: RadianceField) -> str:
@@ -100,8 +140,7 @@ def field_checksum(field: RadianceField) -> str:
         arrays["allowed"] = field.allowed
     for i, (weight, bias) in enumerate(field.color_mlp):
         arrays |= {f"mlp{i}.weight": weight, f"mlp{i}.bias": bias}
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return checksum(contiguous, f"{field.lattice}{field.lattice.space or ''} {field.equation}")
+    return checksum(arrays, f"{field.lattice}{field.lattice.space or ''} {field.equation}")
 
 
 def load_arrays(path: Path, expected_format: str) -> tuple[Arrays, dict[str, Any]]:

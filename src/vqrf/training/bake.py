@@ -12,7 +12,7 @@ squares over the training cameras' directions instead of by an integral over the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -150,10 +150,10 @@ class HarmonicsModel:
             moments.update(self.kernels, self.touched, rate * share, step + 1)
         self.touched.zero_()
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Mapping[str, Tensor]:
         return self.parameters.state() | {"cells": self.volume.cells}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
         self.parameters.restore(state)
         self._occupy(state["cells"])
 

@@ -61,7 +61,7 @@ def count_views(scene: Scene, lattice: Lattice) -> np.ndarray:
         local = camera.local(points)
         x, y = camera.project(local)
         seen += (x >= 0) & (x <= camera.width) & (y >= 0) & (y <= camera.height)  # nan is none of these
-        covered |= (local**2).sum(-1) < scene.near**2
+        covered |= _squared_length(local) < scene.near**2
     seen[covered] = 0
     return seen.reshape(lattice.shape)
 
@@ -228,8 +228,15 @@ def cells_beside_cameras(scene: Scene, lattice: Lattice) -> np.ndarray:
         index = np.stack(np.broadcast_arrays(plane, *np.indices(beside.shape[1:])), -1) + 0.5
         middles = lattice.world_from_index(index)
         for eye in eyes:
-            beside[plane] |= ((middles - eye) ** 2).sum(-1) < scene.near**2
+            beside[plane] |= _squared_length(middles - eye) < scene.near**2
     return beside
+
+
+def _squared_length(vectors: np.ndarray) -> np.ndarray:
+    """Of vectors [...,3]. NumPy's sum over so short an axis takes five times as long, and gives the same bits."""
+    x, y, z = (vectors[..., axis] for axis in range(3))
+    squared: np.ndarray = x * x + y * y + z * z
+    return squared
 
 
 def cells_on(cells: np.ndarray, lattice: Lattice) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqrf.data.scene import Scene
 from vqrf.fields.storage import Arrays, StorageError, load_arrays, save_arrays
@@ -24,6 +25,9 @@ SHARE_OF_SAVES = 0.05
 
 WRITTEN_A_SECOND = 5e6
 """Bytes of checkpoints a second, in the mean, at most: flash memory wears out by what is written."""
+
+Snapshot = tuple[Mapping[str, NDArray[Any]], dict[str, Any]]
+"""What a checkpoint is to hold: arrays, and what is said in JSON."""
 
 BY = "by"
 """Under which name a checkpoint says by what its steps were made."""
@@ -86,7 +90,7 @@ class Checkpoint:
             raise StorageError(self.path, "belongs to other images or settings; give --overwrite to start afresh")
         return arrays, header["state"]
 
-    def save_if_due(self, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+    def save_if_due(self, collect: Callable[[], Snapshot]) -> None:
         """Save what `collect` returns (arrays and JSON-able state) if the last save is long enough ago."""
         begun = time.monotonic()
         if begun >= self._due:
@@ -95,7 +99,7 @@ class Checkpoint:
             pause = max(self.seconds, (ended - begun) / SHARE_OF_SAVES, n_bytes / WRITTEN_A_SECOND)
             self._due = ended + (self.seconds and pause)
 
-    def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
+    def save(self, arrays: Mapping[str, NDArray[Any]], state: Mapping[str, Any]) -> None:
         if not is_first():  # of several workers one writes
             return
         save_arrays(self.path, arrays, {"format": CHECKPOINT_FORMAT, "fingerprint": self.fingerprint, "state": state})

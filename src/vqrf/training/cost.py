@@ -81,12 +81,12 @@ def estimate_bytes(config: TrainConfig, scene: Scene) -> int:
 def _grid_bytes(stage: StageConfig, active: float) -> float:
     """Of density and features in float32, with gradients and Adam's moments; of factors, of these and of what they make.
 
-    Beside what is learnt there are means of active voxels, and then either a save, which takes the rows of values and moments
-    of these, or at the end the field, a whole copy, and the rows of it that are written.
+    Beside what is learnt there are means of active voxels, and a save, which takes the rows of these of one array at a time. At
+    the end there are the values alone, the field, a whole copy, and rows of it that are written: that is less.
     """
     n_channels = stage.appearance.channels
     if stage.components is None:
-        n_arrays = LEARNT + max(4 * active, 1 + 2 * active)
+        n_arrays = LEARNT + 2 * active
         return stage.n_voxels * (MARK_BYTES + n_arrays * 4 * (1 + n_channels))
     made = 4 * (2 + active + (1 + WRITTEN) * active * n_channels)  # the density and its copy; features, a few twice
     return (MARK_BYTES + made) * stage.n_voxels + 4 * _factor_values(stage.components, stage.n_voxels)

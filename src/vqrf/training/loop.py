@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.data.rays import Batch, RaySource
-from vqrf.fields.storage import Arrays
+from vqrf.fields.storage import Arrays, Made
 from vqrf.kernels import Gradients, LossWeights, Volume, select
 from vqrf.kernels.contract import Backend
 from vqrf.training.card_pool import source_on
-from vqrf.training.checkpoint import BY, Checkpoint, say_that_bits_differ
+from vqrf.training.checkpoint import BY, Checkpoint, Snapshot, say_that_bits_differ
 from vqrf.training.losses import Loss, Pixels, Slopes, squared_error
 from vqrf.training.workers import add_up, n_workers, share_of
 
@@ -48,10 +48,11 @@ class Model(Protocol):
     def update(self, step: int) -> None:
         """Apply the summed gradients and clear them."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that `restore` needs to go on after a step, the cells that were found last among it."""
+    def state(self) -> Mapping[str, Tensor]:
+        """Everything that `restore` needs to go on after a step, the cells that were found last among it; as it is when it is
+        asked for."""
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None: ...
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None: ...
 
 
 class Beside(Protocol):
@@ -195,7 +196,7 @@ def _learn_beside(kernels: Backend, model: Model, beside: Beside, seed: tuple[in
     _differentiate(kernels, model, beside.sample(seed=seed), beside.loss, device)
 
 
-def _save(checkpoint: Checkpoint, collect: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+def _save(checkpoint: Checkpoint, collect: Callable[[], Snapshot]) -> None:
     checkpoint.save(*collect())
 
 
@@ -217,18 +218,22 @@ def maker_of(device: str) -> str:
     return f"{select(device).name} on {torch.device(device).type}{workers}"
 
 
-def snapshot(
-    model: Model, source: RaySource, step: int, n_rays: int, device: str, beside: Beside | None = None
-) -> tuple[Arrays, dict[str, Any]]:
-    """What a checkpoint holds after `step` steps, if the next one has `n_rays`."""
-    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state().items()}
+def snapshot(model: Model, source: RaySource, step: int, n_rays: int, device: str, beside: Beside | None = None) -> Snapshot:
+    """What a checkpoint holds after `step` steps, if the next one has `n_rays`. To be written before that: it holds no copy."""
+    tensors = model.state()
+    arrays: Made[NDArray[Any]] = Made({name: partial(_as_array, tensors, name) for name in tensors})
     for prefix, kept in ((SOURCE, source.state()), (BESIDE, {} if beside is None else beside.state())):
-        arrays |= {prefix + name: array for name, array in kept.items()}
+        arrays = arrays | {prefix + name: array for name, array in kept.items()}
     return arrays, {
         "step": step,
         "rays": n_rays,
         BY: maker_of(device),
     }
+
+
+def _as_array(tensors: Mapping[str, Tensor], name: str) -> NDArray[Any]:
+    array: NDArray[Any] = tensors[name].cpu().numpy()
+    return array
 
 
 def resume(

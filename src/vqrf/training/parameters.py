@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from vqrf.fields.storage import Made
 from vqrf.kernels.contract import Backend
 
 AVERAGED = 0.1
@@ -122,10 +124,16 @@ class Parameters(Mapping[str, Moments]):
         for name, mean in self.means.items():
             self._put(name, "values", mean)
 
-    def state(self) -> dict[str, Tensor]:
-        """What `restore` needs: parts as `name.part`. Some are no copies."""
-        parts = {f"{name}.{part}": self._rows(name, part) for name in self for part in Moments.KEPT_PARTS}
-        return parts | {f"{name}.{MEAN}": mean for name, mean in self.means.items()}
+    def let_go(self) -> None:
+        """Keep nothing but the values: nothing is learnt any more."""
+        self.means = {}
+        for moments in self.values():
+            moments.give_up()
+
+    def state(self) -> Made[Tensor]:
+        """What `restore` needs: parts as `name.part`, as they are when one is asked for. Some are no copies."""
+        parts = {f"{name}.{part}": partial(self._rows, name, part) for name in self for part in Moments.KEPT_PARTS}
+        return Made(parts) | {f"{name}.{MEAN}": mean for name, mean in self.means.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave of these names; others are passed over."""

@@ -34,7 +34,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,6 +49,7 @@ from vqrf.data.rays import RayPool
 from vqrf.data.scene import Scene, camera_bounds, front_bounds, moved_scene, opaque_scene, unbounded_bounds
 from vqrf.fields.cells import voxels_of_cells
 from vqrf.fields.field import RadianceField
+from vqrf.fields.storage import Made
 from vqrf.geometry import Lattice, Space, Unbounded, far_origin
 from vqrf.kernels import Gradients, Volume, select
 from vqrf.kernels.constants import Equation, interval_of_step
@@ -273,6 +274,11 @@ class FieldModel:
         self.parameters.settle()
         self._refresh()
 
+    def let_go(self) -> None:
+        """Keep what is learnt, and nothing that learning needs: a field and its file take as much memory again."""
+        del self.gradients, self.grid.gradients
+        self.parameters.let_go()
+
     def field(self) -> RadianceField:
         """The field as it stands, its cells limited to those occupied now."""
         self.step = self.stage.steps
@@ -309,14 +315,14 @@ class FieldModel:
         equation = replace(self.equation, shading="mlp", feature_frequencies=0)
         return RadianceField(self.lattice, density, features, (), equation, self.volume.cells.cpu().numpy())
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Made[Tensor]:
         threshold = torch.tensor(self.volume.equation.alpha_threshold, dtype=torch.float64)
         state = self.parameters.state() | {"cells": self.volume.cells, "alpha_threshold": threshold}
-        if self.reach is not None and self.allowed is not None:
-            state |= {"reach": self.reach.reshape(-1), "allowed": self.allowed}
-        return state
+        if self.reach is None or self.allowed is None:
+            return state
+        return state | {"reach": self.reach.reshape(-1), "allowed": self.allowed}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
         grown = sum(at < step for at in self.stage.grow_at)
         self.step = step
         reach = state["reach"].cpu().numpy() if "reach" in state else None
@@ -489,3 +495,4 @@ def _run_stage(name: str, model: FieldModel, pool: RayPool, seed: int, kept: Run
         if watched.watch is not None and progress.step % REFRESH_STEPS == 0:  # the next step finds the cells anew in any case
             watched.watch(model.field)
     model.settle()
+    model.let_go()
