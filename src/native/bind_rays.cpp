@@ -178,6 +178,13 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
     expect(targets.ndim() == 2 && targets.shape(0) == origins.shape(0) && (targets.shape(1) == 3 || targets.shape(1) == 4),
            "targets: expected [N,3] or [N,4]");
     expect(!weights || weights->shape(0) == origins.shape(0), "weights: expected one per ray");
+    float surely = 0;
+    const float *chances = nullptr;
+    nb::object roulette = losses.attr("roulette");
+    if (!roulette.is_none()) {
+        surely = nb::cast<float>(roulette.attr("weight"));
+        chances = keep<const float>(volume, roulette.attr("chances"), "roulette.chances", {rays.n});
+    }
     const LossView loss{targets.data(),
                         static_cast<int>(targets.shape(1)),
                         nb::cast<float>(losses.attr("background_entropy")),
@@ -185,7 +192,9 @@ nb::dict render_gradients(nb::object object, Dense<const float> origins, Dense<c
                         nb::cast<float>(losses.attr("opacity")),
                         nb::cast<float>(losses.attr("distortion")),
                         volume.view.step / nb::cast<double>(object.attr("lattice").attr("longest_way")),
-                        weights ? weights->data() : nullptr};
+                        weights ? weights->data() : nullptr,
+                        surely,
+                        chances};
     const GradientView to = read_gradients(volume, gradients);
     const BatchStats stats = without_gil([&] { return kernels().gradients(volume.view, rays, loss, to); });
     const double n = static_cast<double>(std::max<int64_t>(rays.n, 1));

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "factors.hpp"
+#include "group.hpp"
 #include "harmonics.hpp"
+#include "losses.hpp"
 #include "march.hpp"
 #include "mlp.hpp"
 #include "scatter.hpp"
@@ -18,34 +20,12 @@
 namespace vqrf::VQRF_ISA {
 
 constexpr int N_SLOTS = 32;
-constexpr int GROUP_RAYS = 64;       // rays whose view parts are held at once
-constexpr int GROUP_SHADED = 1024;   // shaded samples whose activations are held at once: about 0.6 MB at width 128
 
 struct RayRange {
     int64_t begin, end;
 };
 
 static RayRange slot_range(int64_t n, int slot) { return {n * slot / N_SLOTS, n * (slot + 1) / N_SLOTS}; }
-
-struct Group {
-    std::vector<Sample> samples;
-    std::vector<int64_t> rays;
-    std::vector<int32_t> first;   // first sample of each ray, and one past the last
-    std::vector<int32_t> shaded;  // per sample: its number among the shaded ones, -1 for none
-    std::vector<int32_t> colored; // per shaded one: its number among the samples; where the volume has factors
-    std::vector<float> background;
-    std::vector<int32_t> view_of;
-    int n_shaded = 0;
-    std::vector<float> features, rgb, rgb_gradient, input_gradient, harmonics, encodings, view_parts, view_gradients, products;
-    Activations activations;
-    BackwardScratch scratch;
-
-    void clear() {
-        samples.clear(), rays.clear(), first.clear(), shaded.clear(), background.clear(), view_of.clear();
-        n_shaded = 0;
-    }
-    bool full() const { return rays.size() >= GROUP_RAYS || n_shaded >= GROUP_SHADED; }
-};
 
 struct Slot {
     Group group;
@@ -59,166 +39,6 @@ struct Slot {
 static std::vector<Slot> &slots() {
     static std::vector<Slot> all(N_SLOTS);
     return all;
-}
-
-static void encode_view(const float *direction, int n_view, float *out) {
-    const int n = (n_view - 3) / 6;
-    for (int axis = 0; axis < 3; ++axis) {
-        out[axis] = direction[axis];
-        for (int k = 0; k < n; ++k) {
-            const float angle = direction[axis] * static_cast<float>(1 << k);
-            out[3 + axis * n + k] = std::sin(angle);
-            out[3 + (3 + axis) * n + k] = std::cos(angle);
-        }
-    }
-}
-
-// A row out of range, above or below, counts as no row: nothing is read or written through it.
-static inline bool is_pruned(const VolumeView &v, int64_t voxel) {
-    return v.rows && static_cast<uint32_t>(v.rows[voxel]) >= static_cast<uint32_t>(v.n_rows);
-}
-
-template <int C4>
-static inline void gather_quads(const VolumeView &v, const int32_t *corners, const float *w, float *out) {
-    v4 sum[C4] = {};
-    for (int corner = 0; corner < 8; ++corner) {
-        const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
-        if (is_pruned(v, corners[corner])) continue;
-        const float *p = v.features + row * (4 * C4);
-        for (int c = 0; c < C4; ++c) sum[c] += w[corner] * load4(p + 4 * c);
-    }
-    for (int c = 0; c < C4; ++c) store4(out + 4 * c, sum[c]);
-}
-
-// The same where the number of channels is known and no multiple of 4: the compiler unrolls it.
-template <int C>
-static inline void gather_row(const VolumeView &v, const int32_t *corners, const float *w, float *out) {
-    float sum[C] = {};
-    for (int corner = 0; corner < 8; ++corner) {
-        const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
-        if (is_pruned(v, corners[corner])) continue;
-        const float *p = v.features + row * C;
-        for (int c = 0; c < C; ++c) sum[c] += w[corner] * p[c];
-    }
-    for (int c = 0; c < C; ++c) out[c] = sum[c];
-}
-
-static inline void gather_features(const VolumeView &v, const Sample &s, float *out) {
-    float w[8];
-    int32_t corners[8];
-    corner_shares(s.share, w);
-    corner_voxels(v, s.voxel, corners);
-    if (v.channels == 12) return gather_quads<3>(v, corners, w, out);
-    if (v.channels == 27) return gather_row<27>(v, corners, w, out);
-    for (int c = 0; c < v.channels; ++c) out[c] = 0;
-    for (int corner = 0; corner < 8; ++corner) {
-        const int64_t row = v.rows ? v.rows[corners[corner]] : corners[corner];
-        if (is_pruned(v, corners[corner])) continue;
-        const float *p = v.features + row * v.channels;
-        for (int c = 0; c < v.channels; ++c) out[c] += w[corner] * p[c];
-    }
-}
-
-static inline void prefetch_features(const VolumeView &v, int32_t voxel) {
-    if (v.rows || v.is_factored()) return;
-    const int64_t sx = static_cast<int64_t>(v.shape[1]) * v.shape[2], sy = v.shape[2];
-    for (int64_t base : {int64_t{0}, sy, sx, sx + sy}) {
-        const char *p = reinterpret_cast<const char *>(v.features + (voxel + base) * v.channels);
-        __builtin_prefetch(p);
-        __builtin_prefetch(p + 64);
-    }
-}
-
-static void march_into(const VolumeView &v, const RayView &rays, int64_t ray, Group &g) {
-    const int32_t number = static_cast<int32_t>(g.rays.size());
-    g.rays.push_back(ray);
-    g.first.push_back(static_cast<int32_t>(g.samples.size()));
-    g.background.push_back(march(v, rays.origins + 3 * ray, rays.directions + 3 * ray, [&](const Sample &s) {
-        const bool is_shaded = s.transmittance * s.alpha > v.alpha_threshold;
-        g.samples.push_back(s);
-        g.shaded.push_back(is_shaded ? g.n_shaded++ : -1);
-        if (is_shaded) {
-            g.view_of.push_back(number);
-            prefetch_features(v, s.voxel);
-        }
-    }));
-}
-
-// Features of the group's shaded samples, as the first of what the network takes of each.
-static void read_features(const VolumeView &v, const Mix *mix, Group &g) {
-    const size_t stride = v.n_inputs();
-    g.features.resize(round_up(g.n_shaded, TILE_ROWS) * stride);
-    if (!v.is_factored()) {
-        for (size_t i = 0; i < g.samples.size(); ++i)
-            if (g.shaded[i] >= 0) gather_features(v, g.samples[i], &g.features[g.shaded[i] * stride]);
-        return;
-    }
-    const FactorView &f = v.factors;
-    g.colored.resize(g.n_shaded);
-    for (size_t i = 0; i < g.samples.size(); ++i)
-        if (g.shaded[i] >= 0) g.colored[g.shaded[i]] = static_cast<int32_t>(i);
-    mix_products(
-        f, *mix, g.n_shaded, g.products,
-        [&](int i, int p, float *to) {
-            const Sample &s = g.samples[g.colored[i]];
-            int cell[3];
-            cell_of_voxel(f.shape, s.voxel, cell);
-            const Spot spot(f, p, cell, s.share);
-            const AtSample at(f, p, spot, f.n_density);
-            by_lanes(f.n_features, [&](auto of, int r) { of.put(to + r, at.plane(of, r) * at.line(of, r)); });
-        },
-        [&](int i) { return &g.features[i * stride]; });
-}
-
-// What the kernels of rays make of a volume once for all rays.
-struct Prepared {
-    Mlp mlp;
-    std::optional<Mix> mix;
-
-    explicit Prepared(const VolumeView &v) {
-        if (v.n_layers) mlp.prepare(v);
-        if (v.is_factored()) mix.emplace(v.factors);
-    }
-    const Mix *mix_or_null() const { return mix ? &*mix : nullptr; }
-};
-
-// Features and colours of the group's shaded samples.
-static void shade(const VolumeView &v, const RayView &rays, const Prepared &prepared, Group &g) {
-    g.first.push_back(static_cast<int32_t>(g.samples.size()));
-    const int C = v.channels, n = g.n_shaded, n_rays = static_cast<int>(g.rays.size());
-    g.rgb.resize(static_cast<size_t>(n) * 3);
-    read_features(v, prepared.mix_or_null(), g);
-    const Mlp &mlp = prepared.mlp;
-    if (v.n_layers == 0) {
-        const int n_harmonics = C / 3;
-        g.harmonics.resize(static_cast<size_t>(n_rays) * n_harmonics);
-        for (int r = 0; r < n_rays; ++r)
-            view_harmonics(rays.directions + 3 * g.rays[r], n_harmonics, &g.harmonics[static_cast<size_t>(r) * n_harmonics]);
-        const auto forward = C == 3 ? harmonics_forward<1> : C == 12 ? harmonics_forward<4> : harmonics_forward<9>;
-        return forward(g.features.data(), g.view_of.data(), g.harmonics.data(), n, v.relu_color, g.rgb.data());
-    }
-    if (v.feature_frequencies) encode_features(v, n, g.features.data());
-    g.encodings.resize(static_cast<size_t>(n_rays) * v.n_view);
-    g.view_parts.resize(static_cast<size_t>(n_rays) * v.width);
-    for (int r = 0; r < n_rays; ++r) {
-        encode_view(rays.directions + 3 * g.rays[r], v.n_view, &g.encodings[static_cast<size_t>(r) * v.n_view]);
-        mlp.view_part(&g.encodings[static_cast<size_t>(r) * v.n_view], &g.view_parts[static_cast<size_t>(r) * v.width]);
-    }
-    mlp_forward(mlp, g.features.data(), g.view_of.data(), g.view_parts.data(), n, g.activations, g.rgb.data());
-}
-
-static inline float weight_of(const Sample &s) { return s.transmittance * s.alpha; }
-
-static void composite(const VolumeView &v, const Group &g, int r, float *pixel, float *depth) {
-    for (int c = 0; c < 3; ++c) pixel[c] = g.background[r] * v.background[c];
-    float distance = 0;
-    for (int i = g.first[r]; i < g.first[r + 1]; ++i) {
-        const float w = weight_of(g.samples[i]);
-        distance += w * g.samples[i].distance;
-        if (g.shaded[i] < 0) continue;
-        for (int c = 0; c < 3; ++c) pixel[c] += w * g.rgb[3 * static_cast<size_t>(g.shaded[i]) + c];
-    }
-    if (depth) *depth = distance;
 }
 
 static void render(const VolumeView &v, const RayView &rays, float *rgb, float *background_weight, float *depth) {
@@ -239,98 +59,6 @@ static void render(const VolumeView &v, const RayView &rays, float *rgb, float *
     });
 }
 
-// How a loss changes with what one ray sees.
-struct PixelSlope {
-    float rgb[3];
-    float background;     // with the background weight, what that does to the colour included
-    float depth;
-    float point_color;    // the weight of that term of the loss
-    float weight;         // of the ray
-    const float *target;  // what the colours of samples are compared with
-};
-
-// Of `LossWeights.distortion`: how far the weights of a ray's samples are apart, for samples that are gone through from the last.
-struct Apart {
-    const double spacing;
-    double weight = 0, moment = 0;                // of all samples, and then of those before
-    double weight_behind = 0, moment_behind = 0;  // of those that are gone through
-    double total = 0;
-
-    Apart(double spacing, const Group &g, int r) : spacing(spacing) {
-        for (int i = g.first[r]; i < g.first[r + 1]; ++i) {
-            weight += weight_of(g.samples[i]);
-            moment += weight_of(g.samples[i]) * (g.samples[i].way * spacing);
-        }
-    }
-
-    // How it changes with the weight of the next sample.
-    double slope(const Sample &s) {
-        const double w = weight_of(s), at = s.way * spacing;
-        weight -= w, moment -= w * at;
-        const double away = at * weight - moment + moment_behind - at * weight_behind;  // sum over others of w_j |s_i - s_j|
-        weight_behind += w, moment_behind += w * at;
-        total += w * (away + spacing / 3 * w);
-        return 2 * (away + spacing / 3 * w);
-    }
-};
-
-// The loss against targets. One of its terms looks at the samples themselves, and none at the depth.
-struct TargetLoss {
-    static constexpr bool IS_OF_PIXELS = false;
-    const LossView &loss;
-    int64_t n_rays;
-
-    bool counts(int64_t ray) const { return !loss.weights || loss.weights[ray] != 0; }
-    double spacing() const { return loss.spacing; }
-    double by_apart(const PixelSlope &slope) const { return slope.weight * loss.distortion / static_cast<double>(n_rays); }
-
-    PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &stats) const {
-        const float *target = loss.targets + loss.target_channels * g.rays[r];
-        const float last = g.background[r], weight = loss.weights ? loss.weights[g.rays[r]] : 1.0f;
-        float pixel[3];
-        PixelSlope slope{{}, 0, 0, weight * loss.point_color, weight, target};
-        composite(v, g, r, pixel, nullptr);
-        for (int c = 0; c < 3; ++c) {
-            const float error = pixel[c] - target[c];
-            stats.squared_error += weight * (static_cast<double>(error) * error);
-            slope.rgb[c] = weight * (2 * error / (3 * static_cast<float>(n_rays)));
-            slope.background += slope.rgb[c] * v.background[c];
-        }
-        const float p = lesser(greater(last, 1e-6f), 1 - 1e-6f);
-        stats.background_entropy += weight * static_cast<double>(-(p * std::log(p) + (1 - p) * std::log(1 - p)));
-        if (last > 1e-6f && last < 1 - 1e-6f)
-            slope.background += weight * loss.background_entropy / static_cast<float>(n_rays) * (std::log(1 - p) - std::log(p));
-        if (loss.target_channels == 4 && !std::isnan(target[3])) {  // one that nobody knows is no target
-            const float error = last - (1 - target[3]);
-            stats.opacity += weight * (static_cast<double>(error) * error);
-            slope.background += weight * loss.opacity * 2 * error / static_cast<float>(n_rays);
-        }
-        return slope;
-    }
-};
-
-// Any other loss, of which the slopes are known.
-struct GivenSlopes {
-    static constexpr bool IS_OF_PIXELS = true;
-    const PixelSlopeView &given;
-    int64_t n_rays;
-
-    bool counts(int64_t) const { return true; }
-    double spacing() const { return 0; }
-    double by_apart(const PixelSlope &) const { return 0; }
-
-    PixelSlope operator()(const VolumeView &v, const Group &g, int r, BatchStats &) const {
-        const int64_t ray = g.rays[r];
-        PixelSlope slope{{}, 0, given.depth ? given.depth[ray] : 0, 0, 1, nullptr};
-        for (int c = 0; c < 3; ++c) {
-            slope.rgb[c] = given.rgb[3 * ray + c];
-            slope.background += slope.rgb[c] * v.background[c];
-        }
-        if (given.background_weight) slope.background += given.background_weight[ray];
-        return slope;
-    }
-};
-
 // The gradient of one ray with respect to colours (into g.rgb_gradient) and densities (into the records).
 template <class Loss>
 static void ray_backward(const VolumeView &v, const Loss &loss, int r, Slot &slot) {
@@ -349,17 +77,21 @@ static void ray_backward(const VolumeView &v, const Loss &loss, int r, Slot &slo
         if (g.shaded[i] >= 0) {
             const float *color = &g.rgb[3 * static_cast<size_t>(g.shaded[i])];
             float *gradient = &g.rgb_gradient[3 * static_cast<size_t>(g.shaded[i])];
+            const float factor = g.factors[g.shaded[i]], counted = w * factor;
             for (int c = 0; c < 3; ++c) {
-                weight_gradient += slope.rgb[c] * color[c];
                 if constexpr (Loss::IS_OF_PIXELS) {
+                    weight_gradient += slope.rgb[c] * color[c];
                     gradient[c] = w * slope.rgb[c];
                 } else {
                     const float error = color[c] - slope.target[c];
-                    gradient[c] = w * (slope.rgb[c] + slope.point_color * 2 * error / static_cast<float>(loss.n_rays));
-                    slot.stats.point_color += slope.weight * (static_cast<double>(w) * error * error);
+                    weight_gradient += slope.rgb[c] * (loss.is_by_chance() ? factor * error + slope.target[c] : color[c]);
+                    gradient[c] = counted * (slope.rgb[c] + slope.point_color * 2 * error / static_cast<float>(loss.n_rays));
+                    slot.stats.point_color += slope.weight * (static_cast<double>(counted) * error * error);
                 }
             }
             record.feature = static_cast<int64_t>(slot.feature_gradients.size()) + static_cast<int64_t>(g.shaded[i]) * v.channels;
+        } else if (!Loss::IS_OF_PIXELS && g.shaded[i] == PASSED_OVER) {
+            for (int c = 0; c < 3; ++c) weight_gradient += slope.rgb[c] * slope.target[c];
         }
         record.amount = s.slope * (weight_gradient * s.transmittance * (1 - s.alpha) - behind);
         behind += weight_gradient * w;
@@ -442,7 +174,7 @@ static BatchStats differentiate(const VolumeView &v, const RayView &rays, const 
         for (int64_t ray = range.begin; ray < range.end;) {
             g.clear();
             for (; ray < range.end && !g.full(); ++ray)
-                if (loss.counts(ray)) march_into(v, rays, ray, g);
+                if (loss.counts(ray)) march_into(v, rays, ray, g, loss.chance(ray));
             shade(v, rays, prepared, g);
             group_backward(v, loss, mlp, slot);
         }

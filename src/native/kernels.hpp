@@ -117,6 +117,8 @@ struct LossView {
     float background_entropy, point_color, opacity, distortion;
     double spacing;  // of samples, by the longest way through the lattice
     const float *weights;  // of rays, or null: all are 1; a ray of weight 0 is not looked at
+    float surely;          // shaded samples of this weight and more have a colour, the others by chance; where there are
+    const float *chances;  // of rays, in 0..1, or null: all have one
 };
 
 // How a loss changes with the pixels of rays, one after the other.

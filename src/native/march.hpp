@@ -17,6 +17,8 @@ struct Sample {
     float way;              // which of the samples it is that the ray could have, from 0
 };
 
+static inline float weight_of(const Sample &s) { return s.transmittance * s.alpha; }
+
 struct Path {           // a straight piece of a ray in the lattice
     int n;              // samples inside the lattice, at most MAX_SAMPLES
     float t0;

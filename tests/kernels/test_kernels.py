@@ -25,11 +25,13 @@ from vqrf.kernels import (
     STOP_TRANSMITTANCE,
     Gradients,
     LossWeights,
+    Roulette,
     Volume,
     reference,
     reference_rows,
 )
 from vqrf.kernels.equation import render, tensors, view_harmonics
+from vqrf.kernels.reference import leaves_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -546,6 +548,37 @@ def test_a_ray_of_weight_0_is_not_looked_at_and_weights_of_1_are_none() -> None:
     np.testing.assert_array_equal(halves.touched, some.touched)
     np.testing.assert_allclose(halves.density, some.density / 2, atol=1e-15)  # the mean is over all 40
     assert of_half["n_live"] == of_some["n_live"] and of_half["mse"] == pytest.approx(of_some["mse"] / 2)
+
+
+@every_scene
+def test_roulette_is_the_pixel_and_its_gradient_in_the_mean(kind: str, has_rows: bool) -> None:
+    volume = leaves_of(tensors(make_volume(kind, has_rows)))
+    origins, directions = (torch.tensor(array) for array in make_rays(30))
+    targets, slopes = torch.tensor(random_targets(30)), torch.tensor(np.random.default_rng(9).normal(size=(30, 3)))
+    leaves = [volume.density, volume.features, *(array for layer in volume.layers for array in layer)]
+
+    def seen_by(roulette: Roulette[torch.Tensor] | None) -> tuple[list[torch.Tensor], int]:
+        seen = render(volume, origins, directions, roulette)
+        pixel = seen.looks(None, targets).pixel
+        return [pixel.detach(), *torch.autograd.grad((pixel * slopes).sum(), leaves)], len(seen.color)
+
+    everything, n_shaded = seen_by(None)
+    n = 128  # spread evenly over 0..1, they take each sample p of the time, but for 1 / n
+    chances = [seen_by(Roulette(0.05, torch.full((30,), (i + 0.5) / n, dtype=torch.float64))) for i in range(n)]
+    assert 0.1 * n_shaded < np.mean([n_colors for _, n_colors in chances]) < 0.9 * n_shaded
+    for exact, *each in zip(everything, *(results for results, _ in chances), strict=True):
+        mean, spread = torch.stack(each).mean(0), torch.stack(each).std(0).norm()
+        assert spread > 0 and (mean - exact).norm() <= 8 * spread / n
+
+
+def test_roulette_that_passes_nothing_over_is_none() -> None:
+    volume, rays, targets = make_volume("small", False), make_rays(40), random_targets(40)
+    plain, played = zero_gradients(volume), zero_gradients(volume)
+    terms = reference.render_gradients(volume, *rays, targets, LOSSES, plain)
+    all_have_one = Roulette(volume.equation.alpha_threshold, np.random.default_rng(1).random(40))
+    assert reference.render_gradients(volume, *rays, targets, replace(LOSSES, roulette=all_have_one), played) == terms
+    np.testing.assert_array_equal(played.density, plain.density)
+    np.testing.assert_array_equal(played.features, plain.features)
 
 
 def test_a_ray_whose_opacity_is_unknown_counts_as_one_without_a_target_for_it() -> None:

@@ -21,6 +21,7 @@ from test_kernels_native import (
     run_hits,
     run_importance,
     run_rendering,
+    run_roulette,
     run_weighted,
 )
 
@@ -30,7 +31,7 @@ KINDS = ("logits", "harmonics2", "plenoxels", "small", "frequencies")
 SIZES = {"logits": (2, 3), "harmonics2": (17, 5), "plenoxels": (1, 33), "small": (16, 48), "frequencies": (5, 19)}
 """Components of density and of features: fewer than the lanes of a vector, as many, and more."""
 
-OF_RAYS = (run_hits, run_rendering, run_gradients, run_weighted, run_backpropagation, run_importance)
+OF_RAYS = (run_hits, run_rendering, run_gradients, run_weighted, run_roulette, run_backpropagation, run_importance)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 __all__ = ["native"]

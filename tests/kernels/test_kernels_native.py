@@ -27,7 +27,7 @@ from kernel_scenes import (
 )
 
 from vqrf.codec.pyramid import children_of
-from vqrf.kernels import Children, Gradients, Volume, has_native, reference
+from vqrf.kernels import Children, Gradients, Roulette, Volume, has_native, reference
 
 
 def load_native() -> ModuleType | None:
@@ -100,6 +100,16 @@ def run_weighted(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
     targets[weights == 0] = np.nan
     targets[::5, 3] = np.nan
     terms = kernels.render_gradients(volume, *rays, targets, LOSSES, gradients, weights=weights)
+    return results_of(gradients) | {f"rgb_{name}": np.array(float(value)) for name, value in terms.items()}
+
+
+def run_roulette(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
+    """Some samples have a colour by chance alone; every seventh ray is not looked at."""
+    n = len(rays[0])
+    gradients, targets, rng = zero_gradients(volume), random_targets(n, np.float32), np.random.default_rng(8)
+    weights = (np.arange(n) % 7 != 0).astype(np.float32)
+    losses = replace(LOSSES, roulette=Roulette(0.03, rng.random(n, np.float32)))
+    terms = kernels.render_gradients(volume, *rays, targets, losses, gradients, weights=weights)
     return results_of(gradients) | {f"rgb_{name}": np.array(float(value)) for name, value in terms.items()}
 
 
@@ -248,7 +258,15 @@ def run_images(kernels: ModuleType, volume: Volume, rays: Rays) -> Results:
 
 
 Run = Callable[[ModuleType, Volume, Rays], Results]
-OF_RAYS: list[Run] = [run_hits, run_rendering, run_gradients, run_weighted, run_backpropagation, run_importance]
+OF_RAYS: list[Run] = [
+    run_hits,
+    run_rendering,
+    run_gradients,
+    run_weighted,
+    run_roulette,
+    run_backpropagation,
+    run_importance,
+]
 OF_ARRAYS: list[Run] = [run_cells, run_adam, run_total_variation, run_codes, run_tying, run_factors, run_pyramid, run_images]
 
 

@@ -204,12 +204,13 @@ void run_step(const Kernels &kernels, const Scene &scene, Answers &answers) {
     }
     for (int layer = 0; layer < v.n_layers; ++layer)
         to.weight[layer] = layers[2 * layer].data(), to.bias[layer] = layers[2 * layer + 1].data();
-    const BatchStats stats = kernels.gradients(v, scene.rays(), {scene.targets.data(), 4, 0.1f, 0.1f, 0.1f, 0.1f, 0.01, nullptr}, to);
+    const BatchStats stats = kernels.gradients(v, scene.rays(), {scene.targets.data(), 4, 0.1f, 0.1f, 0.1f, 0.1f, 0.01, nullptr, 0, nullptr}, to);
     expect(stats.live > N_RAYS && stats.shaded > 0, "the rays meet nothing: this proves nothing");
     answers.doubles.insert(answers.doubles.end(), {stats.squared_error, stats.background_entropy, stats.point_color, stats.distortion});
     std::vector<float> weights(N_RAYS);
     for (int ray = 0; ray < N_RAYS; ++ray) weights[ray] = static_cast<float>(ray % 3) / 2;
-    kernels.gradients(v, scene.rays(), {scene.targets.data(), 4, 0.1f, 0.1f, 0.1f, 0.1f, 0.01, weights.data()}, to);
+    const std::vector<float> chances(weights.size(), 0.5f);
+    kernels.gradients(v, scene.rays(), {scene.targets.data(), 4, 0.1f, 0.1f, 0.1f, 0.1f, 0.01, weights.data(), 0.1f, chances.data()}, to);
     kernels.backpropagate(v, scene.rays(), {scene.origins.data(), weights.data(), scene.targets.data()}, to);
     kernels.backpropagate(v, scene.rays(), {scene.origins.data(), nullptr, nullptr}, to);
     answers.add(density), answers.add(features);

@@ -57,6 +57,9 @@ class Preset(ABC, Generic[Kind]):
     RAY_SECONDS: ClassVar[float] = 21e-6
     """Of one core, for a ray of a step of tuning; measured on lego with the field that the way is for."""
 
+    ROULETTE: ClassVar[float] = 0.0
+    """Samples of less weight have a colour by chance in a step of tuning (`vqrf.kernels.Roulette`); 0: all have one."""
+
     WIDEST_DIALS: ClassVar[Mapping[str, float]] = {}
     """Of `dials`, numbers that are as long in a file as any: so its size is known before they are."""
 

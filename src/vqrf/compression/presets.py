@@ -70,7 +70,7 @@ def compress(
         scene, field = moved_scene(scene, offset), replace(field, lattice=field.lattice.moved(offset))
     with stage_bars(chosen.stages(), quiet or report is not None) as show:
         pool, kept = RayPool(scene.train), checkpoints or Checkpoints()
-        tuning = Tuning(pool, chosen.rays_per_step, seed, device, report or show, kept)
+        tuning = Tuning(pool, chosen.rays_per_step, seed, device, chosen.ROULETTE, report or show, kept)
         if chosen.profile == "web" and not is_fast(field):
             field = bake(field, scene, tuning, chosen.losses, chosen.bake_steps)
         importance = measure_importance(field, tuning.pool)

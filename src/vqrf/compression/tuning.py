@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vqrf.data.rays import RayPool
 from vqrf.training.checkpoint import Checkpoint
-from vqrf.training.loop import Model, Report, optimize, snapshot
+from vqrf.training.loop import Model, RaysPerStep, Report, optimize, snapshot
 from vqrf.training.patches import Eyes, Patches, read_lpips
 from vqrf.training.stages import STAGES
 
@@ -33,6 +33,7 @@ class Tuning:
     """On which rays models are tuned, and who hears of it; all tunings of a compression have this in common.
 
     Attributes:
+      roulette: see `Preset.ROULETTE`.
       report: called after every step with the tuning's name and its progress.
       checkpoints: what a tuning goes on from, if it is there.
     """
@@ -41,6 +42,7 @@ class Tuning:
     rays_per_step: int
     seed: int = 0
     device: str = "cpu"
+    roulette: float = 0.0
     report: Report | None = None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
@@ -59,7 +61,7 @@ class Tuning:
             model,
             self.pool,
             steps=steps,
-            rays_per_step=n_rays,
+            rays_per_step=RaysPerStep(n_rays, roulette=self.roulette),
             seed=(self.seed, len(STAGES) + TUNINGS.index(stage)),
             device=self.device,
             checkpoint=self.checkpoints.get(stage),

@@ -210,6 +210,32 @@ class Children(Generic[A]):
 
 
 @dataclass(frozen=True)
+class Roulette(Generic[A]):
+    """Which shaded samples have a colour in a step that learns: Russian roulette, which saves most of the colour MLP's work.
+
+    A sample of weight w has one with the probability p = min(w / `weight`, 1), and then counts w / p. Which ones is settled by
+    one number a ray: the p below 1 are added up along the ray, from that number on, and where the sum passes a whole number the
+    sample has a colour. What is passed over has the target's colour y, and what others count too much is taken from that:
+
+        pixel = sum_kept w_i / p_i color_i + ( sum_shaded w_i - sum_kept w_i / p_i ) y + background_weight * background
+
+    Over the numbers its mean is the pixel of the notation above, and so is that of its gradient, in which p is constant. In the
+    mean of its square error the variance is left over, which draws colours of faint samples to the target's; so does
+    `point_color`, which counts as the pixel does. `n_shaded` counts those that have a colour.
+
+    Attributes:
+      weight: above 0, at most 1.
+      chances: [N] of the rays, evenly distributed over 0..1.
+
+    Source: Arvo and Kirk, Particle Transport and Image Synthesis (SIGGRAPH 1990). Departs: systematic sampling along the ray in
+    the place of one number a sample, and the target as control variate.
+    """
+
+    weight: float
+    chances: A
+
+
+@dataclass(frozen=True)
 class LossWeights:
     """The loss over N rays with targets y: mean squared error of the pixel, plus
 
@@ -222,6 +248,9 @@ class LossWeights:
     The distortion draws the weights of a ray together: s is how far a sample is along its ray through the places of the
     lattice, in units of the longest way there, and so is the spacing of samples.
 
+    Attributes:
+      roulette: which of the shaded samples have a colour; None: all.
+
     Source: DVGO sec. 4.2, eq. 8 to 10 (all natural logarithms); mip-NeRF 360 (arXiv 2111.12077), eq. 15. Departs: the opacity
     is not theirs; s is of places, which is what mip-NeRF 360's normalised distance is for.
     """
@@ -230,6 +259,7 @@ class LossWeights:
     point_color: float
     opacity: float = 0.0
     distortion: float = 0.0
+    roulette: Roulette[Any] | None = None
 
 
 def has_native() -> bool:

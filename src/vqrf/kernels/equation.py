@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqrf.geometry import Unbounded
-from vqrf.kernels import PLANE_AXES, STOP_TRANSMITTANCE, A, Array, FactorArrays, Volume
+from vqrf.kernels import PLANE_AXES, STOP_TRANSMITTANCE, A, Array, FactorArrays, Roulette, Volume
 from vqrf.kernels.constants import HARMONICS_OF_CHANNELS, count_view_frequencies, shading_fault
 
 ENTROPY_MARGIN = 1e-6
@@ -494,7 +494,9 @@ class Rendering:
       pixel: [N,3].
       background_weight: [N].
       samples: the live ones, M; theirs are `weight` [M] and `density_at_voxels` [M,8].
-      shaded: the shaded ones, S; theirs are `shaded_weight` [S], `color` [S,3], `features_at_voxels` [S,8,C].
+      shaded: the shaded ones that have a colour, S; theirs are `counted` [S], what they count in the pixel, `color` [S,3] and
+        `features_at_voxels` [S,8,C].
+      owed: [N] what the target's colour counts in the pixel, which has it not yet; see `Roulette`.
     """
 
     pixel: Tensor
@@ -503,15 +505,17 @@ class Rendering:
     weight: Tensor
     density_at_voxels: Tensor
     shaded: Samples
-    shaded_weight: Tensor
+    counted: Tensor
     color: Tensor
     features_at_voxels: Tensor
+    owed: Tensor
 
-    def looks(self, spacing: float | None) -> Looks:
-        """Args: spacing: see `distortion`; None: that is not looked at, and 0."""
+    def looks(self, spacing: float | None, target: Tensor) -> Looks:
+        """Args: spacing: see `distortion`; None: that is not looked at, and 0. target: [N,3] or more."""
         nothing = torch.zeros_like(self.background_weight)
         apart = nothing if spacing is None else distortion(self.samples, self.weight, spacing, len(self.pixel))
-        return Looks(self.pixel, self.background_weight, self.shaded.ray_id, self.shaded_weight, self.color, apart)
+        pixel = self.pixel + self.owed[:, None] * target[:, :3]
+        return Looks(pixel, self.background_weight, self.shaded.ray_id, self.counted, self.color, apart)
 
 
 def weigh(volume: Volume[Tensor], samples: Samples, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -522,16 +526,32 @@ def weigh(volume: Volume[Tensor], samples: Samples, n_rays: int) -> tuple[Tensor
     return before * alpha_from_depth(depth), background_weight, at_voxels
 
 
-def render(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Rendering:
+@torch.no_grad()
+def play(roulette: Roulette[Tensor], weight: Tensor, ray_id: Tensor, n_rays: int) -> Tensor:
+    """What the weights [S] of shaded samples count times: 1 / p for those that have a colour, 0 for others. See `Roulette`."""
+    share = (weight / roulette.weight).clamp(max=1.0)
+    faint = torch.where(share < 1, share, 0.0)
+    before, _ = _sums_before(faint, ray_id, n_rays)
+    before = before + roulette.chances[ray_id]
+    kept = (share >= 1) | ((before + faint).floor() > before.floor())
+    return torch.where(kept, 1 / share, 0.0)
+
+
+def render(volume: Volume[Tensor], origins: Tensor, directions: Tensor, roulette: Roulette[Tensor] | None = None) -> Rendering:
     """The rendering equation; differentiable in density, features and layers."""
     samples = keep_live(volume, march(volume, origins, directions), len(origins))
     weight, background_weight, density_at_voxels = weigh(volume, samples, len(origins))
     has_color = weight > volume.equation.alpha_threshold
-    shaded, shaded_weight = samples.where(has_color), weight[has_color]
+    shaded, counted = samples.where(has_color), weight[has_color]
+    owed = torch.zeros_like(background_weight)
+    if roulette is not None:
+        factor = play(roulette, counted, shaded.ray_id, len(origins))
+        owed = owed.index_add(0, shaded.ray_id, counted * (1 - factor))
+        shaded, counted = shaded.where(factor > 0), (counted * factor)[factor > 0]
     features, features_at_voxels = read_features(volume, shaded)
     color = colorize(volume, features, directions[shaded.ray_id])
     pixel = background_weight[:, None] * origins.new_tensor(volume.equation.background)
-    pixel = pixel.index_add(0, shaded.ray_id, shaded_weight[:, None] * color)
+    pixel = pixel.index_add(0, shaded.ray_id, counted[:, None] * color)
     return Rendering(
         pixel=pixel,
         background_weight=background_weight,
@@ -539,9 +559,10 @@ def render(volume: Volume[Tensor], origins: Tensor, directions: Tensor) -> Rende
         weight=weight,
         density_at_voxels=density_at_voxels,
         shaded=shaded,
-        shaded_weight=shaded_weight,
+        counted=counted,
         color=color,
         features_at_voxels=features_at_voxels,
+        owed=owed,
     )
 
 

@@ -28,6 +28,7 @@ from vqrf.kernels import (
     FactorArrays,
     Gradients,
     LossWeights,
+    Roulette,
     Volume,
 )
 from vqrf.kernels.contract import B
@@ -194,18 +195,22 @@ def render_gradients(
     """
     v = leaves_of(tensors(volume))
     o, d, target = rays_of(v, origins, directions, targets)
-    n_rays, share = max(len(o), 1), None
+    n_rays, share, chances, roulette = max(len(o), 1), None, None, losses.roulette
     spacing = v.equation.step_world / v.lattice.longest_way if losses.distortion else None
+    if roulette is not None:
+        (chances,) = rays_of(v, roulette.chances)
     if weights is not None:
         (share,) = rays_of(v, weights)
         looked_at = share != 0
         o, d, target, share = o[looked_at], d[looked_at], target[looked_at], share[looked_at]
+        chances = None if chances is None else chances[looked_at]
     factors = {name: getattr(losses, name) for name in LOSS_TERMS} | {"mse": 1.0}
     into = writable_gradients(gradients)
     totals = dict.fromkeys(("mse", *LOSS_TERMS, "n_live", "n_shaded"), 0.0)
     for part in _chunks(v, len(o)):
-        seen = render(v, o[part], d[part])
-        terms = loss_terms(seen.looks(spacing), target[part], None if share is None else share[part], n_rays)
+        drawn = None if roulette is None or chances is None else Roulette(roulette.weight, chances[part])
+        seen = render(v, o[part], d[part], drawn)
+        terms = loss_terms(seen.looks(spacing, target[part]), target[part], None if share is None else share[part], n_rays)
         loss = torch.stack([factors[name] * term for name, term in terms.items()]).sum()
         _add_gradients(v, seen, loss, into)
         for name, term in terms.items():

@@ -26,7 +26,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Volume, warp_march, warp_rays, warp_sums
+from vqrf.kernels import A, Array, FactorArrays, Gradients, LossWeights, Roulette, Volume, warp_march, warp_rays, warp_sums
 from vqrf.kernels.contract import B
 from vqrf.kernels.equation import LOSS_TERMS, Looks, colorize, loss_terms, rays_of, result_like, tensors, writable
 from vqrf.kernels.reference import leaves_of, writable_gradients
@@ -100,35 +100,51 @@ def _grid_of(volume: Volume[Tensor]) -> warp_march.Grid:
 
 @dataclass(frozen=True)
 class _Samples:
-    """The live samples of n rays, M, and the shaded ones, S; `warp_rays.Samples` with what its tensors are needed for.
+    """The live samples of n rays, M, and those with a colour, S; `warp_rays.Samples` with what its tensors are needed for.
 
     Attributes:
       weight: [M].
-      live, ray: [S] int32 and int64; number of the live sample, and of the ray.
+      live, ray, factor: [S] int32, int64 and float32; number of the live sample, and of the ray; what the weight counts times.
       arrays: the same and more, for kernels.
     """
 
     weight: Tensor
     live: Tensor
     ray: Tensor
+    factor: Tensor
     arrays: warp_rays.Samples
+
+    @property
+    def counted(self) -> Tensor:
+        """What the samples with a colour count in a pixel, [S]."""
+        return self.weight[self.live] * self.factor
 
 
 class _Rays:
     """N rays in a volume, and how many samples they have. A ray of weight 0 has none; without weights all have theirs.
 
     Attributes:
-      background_weight, depth: [N].
+      background_weight, depth, owed: [N]; the last is what the target's colour counts, see `Roulette`.
     """
 
-    def __init__(self, volume: Volume[Tensor], origins: Tensor, directions: Tensor, weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        volume: Volume[Tensor],
+        origins: Tensor,
+        directions: Tensor,
+        weights: Tensor | None = None,
+        *,
+        roulette: Roulette[Tensor] | None = None,
+    ) -> None:
+        self.roulette = roulette
         self.weights = origins.new_empty(0) if weights is None else weights.contiguous()
         self.volume, self.origins, self.directions = volume, origins.contiguous(), directions.contiguous()
         self.grid, self.device, n = _grid_of(volume), volume.density.device, len(origins)
         self.counts = torch.empty(2, n, dtype=torch.int32, device=self.device)
-        self.background_weight, self.depth = torch.empty(2, n, device=self.device).unbind()
-        rays = triples(self.origins), triples(self.directions), numbers(self.weights)
-        out = numbers(self.counts), numbers(self.background_weight), numbers(self.depth)
+        sums = torch.empty(3, n, device=self.device)
+        self.background_weight, self.depth, self.owed = sums.unbind()
+        rays = triples(self.origins), triples(self.directions), numbers(self.weights), self._played(slice(0, n))
+        out = numbers(self.counts), numbers(sums)
         launch(warp_rays.count_samples, self.device, n, self.grid, *rays, *out)
         self.n_live, self.n_shaded = self.counts.sum(1).tolist()  # waits for the card
 
@@ -144,6 +160,14 @@ class _Rays:
             part = slice(start, stop)
             yield part, self._samples(part, *self.counts[:, part].sum(1).tolist())
 
+    def _played(self, part: slice) -> warp_rays.Roulette:
+        made = warp_rays.Roulette()
+        if self.roulette is None:
+            made.chances = numbers(self.origins.new_empty(0))
+        else:
+            made.weight, made.chances = self.roulette.weight, numbers(self.roulette.chances[part].contiguous())
+        return made
+
     def _samples(self, part: slice, n_live: int, n_shaded: int) -> _Samples:
         counts = self.counts[:, part].contiguous()
         starts = (counts.cumsum(1) - counts).int()
@@ -153,14 +177,16 @@ class _Rays:
         voxel, shaded = torch.empty(2, n_live, dtype=torch.int32, device=self.device).unbind()
         live = torch.empty(n_shaded, dtype=torch.int32, device=self.device)
         ray = torch.empty(n_shaded, dtype=torch.int64, device=self.device)
+        factor = torch.empty(n_shaded, device=self.device)
         arrays.t, arrays.way, arrays.weight, arrays.left, arrays.slope = map(numbers, (t, way, weight, left, slope))
-        arrays.voxel, arrays.shaded, arrays.live, arrays.ray = map(numbers, (voxel, shaded, live, ray))
+        arrays.voxel, arrays.shaded, arrays.live, arrays.ray, arrays.factor = map(numbers, (voxel, shaded, live, ray, factor))
+        arrays.owed_color = triples(self.origins[:0])
         arrays.share = triples(torch.empty(n_live, 3, device=self.device))
         arrays.starts, arrays.counts = numbers(starts), numbers(counts)
         weights = self.weights[part] if len(self.weights) else self.weights
-        rays = triples(self.origins[part]), triples(self.directions[part]), numbers(weights)
+        rays = triples(self.origins[part]), triples(self.directions[part]), numbers(weights), self._played(part)
         launch(warp_rays.write_samples, self.device, len(counts[0]), self.grid, *rays, arrays)
-        return _Samples(weight, live, ray, arrays)
+        return _Samples(weight, live, ray, factor, arrays)
 
 
 # ------------------------------------------------------------------------------------------------- what rays look like
@@ -265,18 +291,24 @@ def render_gradients(
         (share,) = rays_of(v, weights)
         target = torch.where(share[:, None] != 0, target, 0.0)
     factors = torch.tensor([1.0, *(getattr(losses, name) for name in LOSS_TERMS)], device=o.device)
-    rays, into = _Rays(v, o, d, None if weights is None else share), writable_gradients(gradients)
+    played = losses.roulette
+    drawn = None if played is None else Roulette(played.weight, rays_of(v, played.chances)[0])
+    rays = _Rays(v, o, d, None if weights is None else share, roulette=drawn)
+    into = writable_gradients(gradients)
     totals = torch.zeros(len(factors), dtype=torch.float64, device=o.device)
     for part, samples in rays.parts():
         values = _gather(rays, samples).requires_grad_()
         color = _color(rays, part, samples, values)
-        pixel = _composite(rays, part, samples, color.detach())
+        colors = target[part, :3].contiguous()
+        pixel = _composite(rays, part, samples, color.detach()) + rays.owed[part, None] * colors
         apart = _distortion(rays, samples, len(pixel)) if losses.distortion else torch.zeros_like(pixel[:, 0])
         leaves = [array.detach().requires_grad_() for array in (pixel, rays.background_weight[part], color, apart)]
-        seen = Looks(leaves[0], leaves[1], samples.ray, samples.weight[samples.live], leaves[2], leaves[3])
+        seen = Looks(leaves[0], leaves[1], samples.ray, samples.counted, leaves[2], leaves[3])
         terms = loss_terms(seen, target[part], share[part], n_rays)
         each = torch.stack([terms[name] for name in ("mse", *LOSS_TERMS)])
         by_pixel, by_light, by_color, by_apart = torch.autograd.grad((each * factors).sum(), leaves)
+        if drawn is not None:
+            samples.arrays.owed_color = triples(colors)
         slopes = _Slopes(by_pixel, by_light, torch.zeros_like(by_light), by_apart, by_color)
         _add_gradients(rays, samples, (values, color), slopes, into)
         totals += each.detach()

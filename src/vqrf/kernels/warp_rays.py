@@ -19,6 +19,7 @@ wp.set_module_options({"enable_backward": False})
 STOP = wp.constant(wp.float32(STOP_TRANSMITTANCE))
 LARGEST_EXPONENT = wp.constant(wp.float32(80.0))  # exp stays finite; alpha is 1 long before
 NOT_SHADED = wp.constant(wp.int32(-1))
+PASSED_OVER = wp.constant(wp.int32(-2))
 
 
 @wp.struct
@@ -40,8 +41,9 @@ class Samples:
       voxel, share: [M] of the cell, and where in it.
       t, way, weight, left, slope: [M] distance, number among the samples that its ray could have, weight, transmittance behind
         the sample, slope of the optical depth.
-      shaded: [M] number of the shaded sample, or NOT_SHADED.
-      live, ray: [S] number of the live sample, and of the ray.
+      shaded: [M] number of the shaded sample that has a colour, or NOT_SHADED, or PASSED_OVER.
+      live, ray, factor: [S] number of the live sample, and of the ray; what its weight counts times.
+      owed_color: [N] what samples have that are passed over, or empty where none are.
     """
 
     spacing: wp.float32
@@ -57,6 +59,16 @@ class Samples:
     shaded: wp.array(dtype=wp.int32)
     live: wp.array(dtype=wp.int32)
     ray: wp.array(dtype=wp.int64)
+    factor: wp.array(dtype=wp.float32)
+    owed_color: wp.array(dtype=wp.vec3)
+
+
+@wp.struct
+class Roulette:
+    """`vqrf.kernels.Roulette`; without chances every shaded sample has a colour."""
+
+    weight: wp.float32
+    chances: wp.array(dtype=wp.float32)
 
 
 # ------------------------------------------------------------------------------------------------- samples of a ray
@@ -68,6 +80,25 @@ def is_looked_at(weights: wp.array(dtype=wp.float32), ray: int) -> wp.bool:
     if weights.shape[0] == 0:
         return True
     return weights[ray] != 0.0
+
+
+@wp.func
+def chance_of(roulette: Roulette, ray: int) -> float:
+    """From which number on the shares of a ray's samples are added up."""
+    if roulette.chances.shape[0] == 0:
+        return 0.0
+    return roulette.chances[ray]
+
+
+@wp.func
+def play(roulette: Roulette, weight: float, added_up: float):
+    """What the weight of the next shaded sample counts times, 0 where it has no colour, and what is added up then."""
+    factor = float(1.0)
+    if roulette.chances.shape[0] != 0 and weight < roulette.weight:
+        added_up += weight / roulette.weight
+        factor = wp.where(added_up >= 1.0, roulette.weight / weight, 0.0)
+        added_up = wp.where(added_up >= 1.0, added_up - 1.0, added_up)
+    return factor, added_up
 
 
 @wp.func
@@ -225,11 +256,14 @@ def count_samples(
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
     weights: wp.array(dtype=wp.float32),
+    roulette: Roulette,
     counts: wp.array2d(dtype=wp.int32),
-    background_weight: wp.array(dtype=wp.float32),
-    depth: wp.array(dtype=wp.float32),
+    sums: wp.array2d(dtype=wp.float32),
 ):
-    """Count each ray's live and shaded samples [2,N], and say what else is known without a colour."""
+    """Count each ray's live samples, and those with a colour [2,N], and say what else is known without one.
+
+    `sums` [3,N] are the background weight, the depth, and what the target's colour counts.
+    """
     ray = wp.tid()
     way = way_of(grid, origins[ray], directions[ray])
     way.side = wp.where(is_looked_at(weights, ray), way.side, NO_SIDE)
@@ -237,6 +271,8 @@ def count_samples(
     distance = float(0.0)
     n_live = int(0)
     n_shaded = int(0)
+    added_up = chance_of(roulette, ray)
+    debt = float(0.0)
     while way.side != NO_SIDE and light >= STOP:
         path, left = next_path(grid, way)
         way = left
@@ -248,13 +284,18 @@ def count_samples(
                 n_live += 1
                 weight = light * found.alpha
                 if weight > grid.threshold:
-                    n_shaded += 1
+                    factor, sum = play(roulette, weight, added_up)
+                    added_up = sum
+                    debt += weight * (1.0 - factor)
+                    if factor != 0.0:
+                        n_shaded += 1
                 distance += weight * distance_at(path, found.place.i)
                 light = light * (1.0 - found.alpha)
     counts[0, ray] = n_live
     counts[1, ray] = n_shaded
-    background_weight[ray] = light
-    depth[ray] = distance
+    sums[0, ray] = light
+    sums[1, ray] = distance
+    sums[2, ray] = debt
 
 
 @wp.kernel
@@ -263,6 +304,7 @@ def write_samples(
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
     weights: wp.array(dtype=wp.float32),
+    roulette: Roulette,
     into: Samples,
 ):
     """March again, and write all but `starts` and `counts`, which are known."""
@@ -270,6 +312,7 @@ def write_samples(
     way = way_of(grid, origins[ray], directions[ray])
     way.side = wp.where(is_looked_at(weights, ray), way.side, NO_SIDE)
     light = float(1.0)
+    added_up = chance_of(roulette, ray)
     live = int(into.starts[0, ray])
     shaded = int(into.starts[1, ray])
     while way.side != NO_SIDE and light >= STOP:
@@ -291,10 +334,16 @@ def write_samples(
                 into.slope[live] = found.slope
                 into.shaded[live] = NOT_SHADED
                 if weight > grid.threshold:
-                    into.shaded[live] = shaded
-                    into.live[shaded] = live
-                    into.ray[shaded] = wp.int64(ray)
-                    shaded += 1
+                    factor, sum = play(roulette, weight, added_up)
+                    added_up = sum
+                    if factor == 0.0:
+                        into.shaded[live] = PASSED_OVER
+                    else:
+                        into.shaded[live] = shaded
+                        into.live[shaded] = live
+                        into.ray[shaded] = wp.int64(ray)
+                        into.factor[shaded] = factor
+                        shaded += 1
                 live += 1
         way.n_before += path.n
 
@@ -314,7 +363,7 @@ def add_colors(
     total = background_weight[ray] * background
     for k in range(samples.counts[1, ray]):
         shaded = samples.starts[1, ray] + k
-        total += samples.weight[samples.live[shaded]] * color[shaded]
+        total += samples.weight[samples.live[shaded]] * samples.factor[shaded] * color[shaded]
     pixel[ray] = total
 
 
@@ -384,9 +433,14 @@ def differentiate_weights(
             weight_behind += w
             moment_behind += w * at
         shaded = samples.shaded[i]
-        if shaded != NOT_SHADED:
-            d_weight += wp.dot(d_pixel[ray], color[shaded])
-            d_color[shaded] = d_color[shaded] + samples.weight[i] * d_pixel[ray]
+        if shaded >= 0:
+            seen = color[shaded]
+            if samples.owed_color.shape[0] != 0:
+                seen = samples.factor[shaded] * (seen - samples.owed_color[ray]) + samples.owed_color[ray]
+            d_weight += wp.dot(d_pixel[ray], seen)
+            d_color[shaded] = d_color[shaded] + samples.weight[i] * samples.factor[shaded] * d_pixel[ray]
+        elif shaded == PASSED_OVER:
+            d_weight += wp.dot(d_pixel[ray], samples.owed_color[ray])
         d_density[i] = samples.slope[i] * (d_weight * samples.left[i] - behind)
         behind += d_weight * samples.weight[i]
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, SupportsFloat
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vqrf.data.rays import Batch, RaySource
 from vqrf.fields.storage import Arrays, Made
-from vqrf.kernels import Gradients, LossWeights, Volume, select
+from vqrf.kernels import Gradients, LossWeights, Roulette, Volume, select
 from vqrf.kernels.contract import Backend
 from vqrf.training.card_pool import source_on
 from vqrf.training.checkpoint import BY, Checkpoint, Snapshot, say_that_bits_differ
@@ -33,6 +34,9 @@ SOURCE, BESIDE = "source.", "beside."
 
 BESIDE_SEED = 1 << 16
 """At the end of the seeds of what steps learn from beside their rays."""
+
+ROULETTE_SEED = BESIDE_SEED + 1
+"""At the end of the seeds by which samples are passed over."""
 
 
 class Model(Protocol):
@@ -95,16 +99,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class RaysPerStep:
-    """How many rays a step has.
+    """How many rays a step has, and which of their samples have a colour.
 
     Attributes:
       most: so many where little is shaded.
       shaded: about so many samples are shaded in a step, by fewer rays where that takes it, an eighth of `most` at least; None:
         however many there are.
+      roulette: the weight of `Roulette`, where steps learn from `Model.losses`; 0: every shaded sample has a colour.
     """
 
     most: int
     shaded: int | None = None
+    roulette: float = 0.0
 
     def suited(self, n_rays: int, n_shaded: float) -> int:
         """How many rays the next steps have, where `n_rays` shaded `n_shaded` samples.
@@ -153,7 +159,8 @@ def optimize(
             if step % FOLLOW_STEPS == 0:
                 source.follow(model.volume, seed=(*seed, step, FOLLOW_STEPS))
             batch = share_of(source.sample(n_rays, seed=(*seed, step)))
-            terms = _differentiate(kernels, model, batch, of_rays, device)
+            played = _play(size.roulette, len(batch.origins), (*seed, step, ROULETTE_SEED), device)
+            terms = _differentiate(kernels, model, batch, of_rays, device, played)
             if beside is not None:
                 _learn_beside(kernels, model, beside, (*seed, step, BESIDE_SEED), device)
             mse, n_shaded = add_up(model.gradients, len(batch.origins) / n_rays, terms["mse"], terms["n_shaded"])
@@ -169,8 +176,20 @@ def optimize(
         yield Progress(step + 1, steps, mse, n_shaded, save)
 
 
+def _play(weight: float, n_rays: int, seed: tuple[int, ...], device: str) -> Roulette[Tensor] | None:
+    """Which samples of a step's rays are passed over, see `Roulette`; None where none are."""
+    if not weight:
+        return None
+    return Roulette(weight, torch.from_numpy(np.random.default_rng(seed).random(n_rays, np.float32)).to(device))
+
+
 def _differentiate(
-    kernels: Backend, model: Model, batch: Batch[Any], loss: Loss | None, device: str
+    kernels: Backend,
+    model: Model,
+    batch: Batch[Any],
+    loss: Loss | None,
+    device: str,
+    roulette: Roulette[Tensor] | None = None,
 ) -> Mapping[str, SupportsFloat]:
     """Add the gradient of the loss over a batch to the model's; `mse` of the colours, and `n_shaded`, where it is counted."""
     origins, directions, targets = (torch.as_tensor(array, device=device) for array in batch.arrays)
@@ -178,9 +197,8 @@ def _differentiate(
     if loss is not None and not len(origins):  # the share of one worker of many
         return {"mse": 0.0, "n_shaded": math.nan}
     if loss is None:
-        return kernels.render_gradients(
-            model.volume, origins, directions, targets, model.losses, model.gradients, weights=weights
-        )
+        losses = replace(model.losses, roulette=roulette)
+        return kernels.render_gradients(model.volume, origins, directions, targets, losses, model.gradients, weights=weights)
     seen = kernels.render_rays(model.volume, origins, directions)
     pixels = Pixels(*seen, targets, weights, batch.patch)
     slopes = loss(pixels)

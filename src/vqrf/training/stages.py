@@ -16,6 +16,10 @@ DISTORTION = 0.01
 """Weight of the distortion in spaces that are no box, as mip-NeRF 360 and DirectVoxGO have it; at 0.1 photos are fitted worse
 (docs/log/front.md#what-does-a-distortion-loss-bring-in-front)."""
 
+ROULETTE = 0.03
+"""Weight from which on every sample of a step has a colour; below it, half of them have one, and a step takes three fifths of
+the time (docs/log/speed.md#must-every-sample-of-a-step-have-a-colour)."""
+
 FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01, opacity=0.1)
 
 
@@ -66,6 +70,7 @@ class Sampling:
       faint_steps: for so many steps at the start the threshold is a tenth of `alpha_init`, so that a field that begins
         fainter than the threshold can rise above it.
       drawn_voxels: distance between samples of the field that is learnt, in voxels; None: as it is learnt.
+      roulette: samples of less weight have a colour by chance in a step (`vqrf.kernels.Roulette`); 0: all have one.
     """
 
     step_voxels: float = 0.5
@@ -73,6 +78,7 @@ class Sampling:
     alpha_threshold: float = 1e-3
     faint_steps: int = 0
     drawn_voxels: float | None = None
+    roulette: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -240,12 +246,14 @@ FINE = StageConfig(
     steps=12000,
     n_voxels=160**3,
     grow_at=(700, 1400, 2100, 2800),
+    sampling=Sampling(roulette=ROULETTE),
     rates=LearningRates(density=0.3, features=0.3, mlp=3e-3, end=0.05),
 )
 
 PLENOXELS = replace(
     FINE,
     is_sparse=True,
+    sampling=Sampling(),  # harmonics cost next to nothing
     appearance=Appearance(channels=27, depth=0, shading="sh_relu", activation="relu"),
     rates=replace(FINE.rates, density=0.1, features=0.03),
     penalties=Penalties(density_variation=3e-10, feature_variation=2e-9),

@@ -484,7 +484,7 @@ def _run_stage(name: str, model: FieldModel, pool: RayPool, seed: int, kept: Run
         model,
         pool,
         steps=model.stage.steps,
-        rays_per_step=RaysPerStep(model.stage.rays_per_step, model.stage.shaded_per_step),
+        rays_per_step=RaysPerStep(model.stage.rays_per_step, model.stage.shaded_per_step, model.stage.sampling.roulette),
         seed=(seed, STAGES.index(name)),
         device=model.device,
         checkpoint=None if kept is None else kept.checkpoint(name),
