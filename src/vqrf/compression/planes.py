@@ -45,7 +45,7 @@ from vqrf.kernels.contract import Backend
 from vqrf.kernels.equation import inputs_of_layers, tensors
 from vqrf.training.loop import REFRESH_STEPS, torch_threads
 from vqrf.training.parameters import Moments, Parameters, decay, share_of_newest
-from vqrf.training.stages import LearningRates
+from vqrf.training.stages import ROULETTE, LearningRates
 
 LINE_STEP = 1 / 8
 """Step size of lines, which are about 1. 1/32 takes 13 kB more at 128^3, and starts 0.04 dB better (docs/log/planes.md)."""
@@ -92,7 +92,8 @@ class PlanesPreset(PricedPreset[PlanesField]):
     rounding: Rounding = STEPS
     filled: int = FILLED
 
-    RAY_SECONDS: ClassVar[float] = 65e-6
+    RAY_SECONDS: ClassVar[float] = 45e-6
+    ROULETTE: ClassVar[float] = ROULETTE
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,9 @@ from vqrf.training.stages import SHADED_IN_PLACE, Components, StageConfig, Train
 RAY_SECONDS = {"mlp": 17e-6, "sh": 35e-6, "sh_relu": 35e-6}
 """Of one core, for a ray of a step, by the shading."""
 
+BY_CHANCE = 0.62
+"""Times as long where faint samples have a colour by chance (docs/log/speed.md#must-every-sample-of-a-step-have-a-colour)."""
+
 SHADED = 8
 """Samples that such a ray shades."""
 
@@ -62,6 +65,8 @@ def _stage_seconds(stage: StageConfig, foggy: float) -> float:
     if stage.components is not None:
         n_inputs = look.channels * (1 + 2 * look.feature_frequencies)
         factor = FACTORED * (1 + INPUT * (n_inputs - USUAL_INPUTS))
+    if stage.sampling.roulette:
+        factor *= BY_CHANCE
     rays = foggy * stage.rays_per_step
     if stage.shaded_per_step is not None:
         rays = min(rays, stage.shaded_per_step / SHADED)

@@ -17,8 +17,8 @@ DISTORTION = 0.01
 (docs/log/front.md#what-does-a-distortion-loss-bring-in-front)."""
 
 ROULETTE = 0.03
-"""Weight from which on every sample of a step has a colour; below it, half of them have one, and a step takes three fifths of
-the time (docs/log/speed.md#must-every-sample-of-a-step-have-a-colour)."""
+"""Weight from which on every sample of a step has a colour. Fainter ones have one by chance: that is half of all samples, in
+three fifths of the time (docs/log/speed.md#must-every-sample-of-a-step-have-a-colour)."""
 
 FINE_LOSSES = LossWeights(background_entropy=0.001, point_color=0.01, opacity=0.1)
 
@@ -211,7 +211,8 @@ class TrainConfig:
         Only a box has a coarse stage. In the others every ray ends somewhere, often where few photos look, and what a coarse
         stage misses there would be shut out for good (docs/log/front.md#does-a-space-that-is-no-box-need-a-coarse-stage).
         They have a distortion loss too, which draws fog together, and samples farther apart. Voxels have total variation:
-        photos are few for all that they show (docs/log/front.md#what-does-a-smoother-lattice-bring-in-front).
+        photos are few for all that they show (docs/log/front.md#what-does-a-smoother-lattice-bring-in-front). All samples have
+        a colour: so many are faint that chance loses 0.3 dB.
         """
         if space == "box":
             return self
@@ -222,7 +223,10 @@ class TrainConfig:
             n_voxels=self.place_voxels or self.fine.n_voxels,
             losses=replace(self.fine.losses, distortion=DISTORTION),
             sampling=replace(
-                self.fine.sampling, step_voxels=PLACE_STEP, drawn_voxels=FRONT_DRAWN if space == "front" else None
+                self.fine.sampling,
+                step_voxels=PLACE_STEP,
+                drawn_voxels=FRONT_DRAWN if space == "front" else None,
+                roulette=0.0,
             ),
             penalties=PLACE_PENALTIES if penalties == Penalties() else penalties,
         )
