@@ -84,6 +84,7 @@ WINGS = {
         "workers",
         "checkpoint",
         "run",
+        "pace",
         "cost",
         "verdict",
         "teacher",

@@ -8,9 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import tiny_scene
 
+from vqrf.kernels import LossWeights, select
+from vqrf.training import cost, pace
 from vqrf.training.cost import FOGGY, SHADED, estimate_seconds
 from vqrf.training.stages import PLACE_SHADED, PRESETS
 
@@ -50,6 +53,22 @@ def test_a_training_takes_the_memory_that_it_is_told_to_take_or_a_little_less(tm
     said = subprocess.run(words, env=variables, capture_output=True, text=True, check=True).stdout
     told, taken = map(int, said.split())
     assert taken <= told <= 1.3 * taken, (told, taken)
+
+
+def test_a_machine_half_as_fast_is_told_twice_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for here in (1.5, 3.0):
+        monkeypatch.setattr(cost, "pace", lambda here=here: here)
+        told.append(estimate_seconds(PRESETS["standard"], tiny_scene(), 2))
+    assert told[1] == pytest.approx(2 * told[0])
+
+
+def test_what_tells_how_fast_a_machine_is_shades_as_many_samples_as_a_thing() -> None:
+    volume, gradients = pace._tried()
+    ray = np.float32([[0.1, 0.2, 1.5]]), np.float32([[0.0, 0.0, -1.0]])
+    terms = select().render_gradients(volume, *ray, np.zeros((1, 3), np.float32), LossWeights(0.0, 0.0), gradients)
+    assert 8 <= terms["n_shaded"] <= 12
+    assert pace.pace() == pace.pace() > 0
 
 
 def test_a_place_is_reckoned_by_what_its_steps_may_shade() -> None:

@@ -240,12 +240,13 @@ def tuning_seconds(job: Job, common: Common) -> float | None:
     if common.device != "cpu":
         return None
     from vqrf.training.cost import fogginess
+    from vqrf.training.pace import pace
 
     stages, n_threads = job.preset.stages(), common.threads or os.cpu_count() or 1
     n_last = stages["tune"] * (4 if job.goal.is_searched else 1)
     n_rays = (sum(stages.values()) - stages["tune"] + n_last) * job.preset.rays_per_step
     beside = n_last * job.preset.beside_seconds([view.camera for view in job.scene.train])
-    return fogginess(job.scene) * n_rays * job.preset.RAY_SECONDS / n_threads + beside
+    return pace() * (fogginess(job.scene) * n_rays * job.preset.RAY_SECONDS / n_threads + beside)
 
 
 def score(

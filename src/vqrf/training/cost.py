@@ -1,10 +1,11 @@
-"""About how long a training takes and how much memory, before it begins. Measured on lego."""
+"""About how long a training takes and how much memory, before it begins. Measured on lego, on another machine (`pace`)."""
 
 from __future__ import annotations
 
 import math
 
 from vqrf.data.scene import Scene
+from vqrf.training.pace import pace
 from vqrf.training.stages import SHADED_IN_PLACE, Components, StageConfig, TrainConfig
 
 RAY_SECONDS = {"mlp": 17e-6, "sh": 35e-6, "sh_relu": 35e-6}
@@ -55,9 +56,9 @@ def fogginess(scene: Scene) -> float:
 
 
 def estimate_seconds(config: TrainConfig, scene: Scene, n_threads: int) -> float:
-    """On so many cores that do nothing else."""
+    """On so many cores of this machine that do nothing else."""
     foggy = fogginess(scene)
-    return sum(_stage_seconds(stage, foggy) for stage in (config.coarse, config.fine)) / max(n_threads, 1)
+    return pace() * sum(_stage_seconds(stage, foggy) for stage in (config.coarse, config.fine)) / max(n_threads, 1)
 
 
 def _stage_seconds(stage: StageConfig, foggy: float) -> float:
